@@ -1,0 +1,310 @@
+//! A field: a register, a map, a counter, or what concurrent writers made of it.
+//!
+//! A field keeps the last value assigned to it (the register), the fields below it (the map) and
+//! what was added to it (the counter). An assignment hides everything older below it, so a field's
+//! *floor* is the latest of its own register's stamp and the floor above it; whatever is older than
+//! its floor is dropped, everywhere and for ever. With that, merging is a union with a maximum per
+//! part, which makes it commutative, associative and idempotent.
+//!
+//! A counter counts on top of the assignment it saw: its `base` is the floor it was begun at. An
+//! assignment is a new floor and begins the count anew; of a concurrent assignment and increment
+//! of the same field the assignment wins.
+
+use std::collections::BTreeMap;
+
+use super::stamp::Stamp;
+use crate::ids::ActorId;
+use crate::value::Value;
+
+/// The last value assigned to a field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Register {
+    /// When.
+    pub stamp: Stamp,
+    /// A scalar or an array; `None` if the field was removed.
+    pub value: Option<Value>,
+}
+
+/// What one actor added to a counter. Both parts only grow, since an actor's writes are ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// The sum of its increments.
+    pub added: u64,
+    /// The sum of its decrements.
+    pub subtracted: u64,
+}
+
+/// A PN-counter (Shapiro et al., 2011) on top of an assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// The floor it counts from; `None` if nothing was ever assigned.
+    pub base: Option<Stamp>,
+    /// The last increment.
+    pub stamp: Stamp,
+    /// What each actor added.
+    pub shares: BTreeMap<ActorId, Share>,
+}
+
+/// A field and what is below it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Field {
+    /// The last assignment of something that is not an object.
+    pub register: Option<Register>,
+    /// When it was last used as an object: the last write to any field below it.
+    pub map: Option<Stamp>,
+    /// What was added to it.
+    pub counter: Option<Box<Counter>>,
+    /// The fields below it.
+    pub fields: Fields,
+}
+
+/// Fields by name.
+pub type Fields = BTreeMap<String, Field>;
+
+/// Why a field could not be counted up; the field stays as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IncrementRefused {
+    /// It holds something that is not a number, or lies below something that is not an object.
+    NotANumber,
+    /// The sum of one actor's increments does not fit 64 bits.
+    Overflow,
+}
+
+impl Field {
+    fn floor(&self, above: Option<Stamp>) -> Option<Stamp> {
+        above.max(self.register.as_ref().map(|register| register.stamp))
+    }
+
+    /// The latest write at or below this field.
+    pub fn last_write(&self) -> Option<Stamp> {
+        let own = [
+            self.register.as_ref().map(|register| register.stamp),
+            self.map,
+            self.counter.as_ref().map(|counter| counter.stamp),
+        ];
+        own.into_iter().chain(self.fields.values().map(Field::last_write)).max().flatten()
+    }
+
+    /// Drops whatever is older than its floor.
+    fn normalise(&mut self, above: Option<Stamp>) {
+        if self.register.as_ref().is_some_and(|register| Some(register.stamp) < above) {
+            self.register = None;
+        }
+        let floor = self.floor(above);
+        if self.map < floor {
+            self.map = None;
+        }
+        if self.counter.as_ref().is_some_and(|counter| counter.base < floor) {
+            self.counter = None;
+        }
+        normalise(&mut self.fields, floor);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.register.is_none()
+            && self.map.is_none()
+            && self.counter.is_none()
+            && self.fields.is_empty()
+    }
+
+    /// Takes over what `other` knows. Both were normalised; the caller normalises afterwards.
+    fn merge(&mut self, other: &Field) {
+        if let Some(theirs) = &other.register
+            && self.register.as_ref().is_none_or(|ours| ours.stamp < theirs.stamp)
+        {
+            self.register = Some(theirs.clone());
+        }
+        self.map = self.map.max(other.map);
+        match (&mut self.counter, &other.counter) {
+            (Some(ours), Some(theirs)) => ours.merge(theirs),
+            (ours @ None, Some(theirs)) => *ours = Some(theirs.clone()),
+            (_, None) => {}
+        }
+        merge(&mut self.fields, &other.fields);
+    }
+
+    /// The value a reader sees, or `None` if the field is missing. `self` is normalised.
+    pub fn value(&self) -> Option<Value> {
+        let counted = self.counter.as_ref().map(|counter| counter.stamp);
+        if self.map.is_some() && self.map > counted {
+            return Some(value(&self.fields));
+        }
+        let assigned = self.register.as_ref().and_then(|register| register.value.clone());
+        match &self.counter {
+            Some(counter) => counter.on_top_of(assigned),
+            None => assigned,
+        }
+    }
+
+    fn is_something_else_than_a_map(&self) -> bool {
+        !matches!(self.value(), None | Some(Value::Object(_)))
+    }
+
+    /// Assigns `value`; objects are merged by key. Whether anything changed: an equal value is not.
+    fn set(&mut self, value: &Value, stamp: Stamp) -> bool {
+        if let Value::Object(entries) = value {
+            let mut changed = !matches!(self.value(), Some(Value::Object(_)));
+            for (name, value) in entries {
+                changed |= self.fields.entry(name.clone()).or_default().set(value, stamp);
+            }
+            if changed {
+                self.map = Some(stamp);
+            }
+            return changed;
+        }
+        if self.value().as_ref() == Some(value) {
+            return false;
+        }
+        self.assign(Some(value.clone()), stamp);
+        true
+    }
+
+    /// Removes the field. Whether it was there.
+    fn unset(&mut self, stamp: Stamp) -> bool {
+        let present = self.value().is_some();
+        if present {
+            self.assign(None, stamp);
+        }
+        present
+    }
+
+    fn assign(&mut self, value: Option<Value>, stamp: Stamp) {
+        *self = Field { register: Some(Register { stamp, value }), ..Field::default() };
+    }
+
+    /// Adds `by`, for `stamp.actor`.
+    fn increment(
+        &mut self,
+        by: i64,
+        above: Option<Stamp>,
+        stamp: Stamp,
+    ) -> Result<bool, IncrementRefused> {
+        match self.value() {
+            None | Some(Value::Int(_) | Value::Float(_)) => {}
+            Some(_) => return Err(IncrementRefused::NotANumber),
+        }
+        if by == 0 {
+            return Ok(false);
+        }
+        let base = self.floor(above);
+        let counter = self
+            .counter
+            .get_or_insert_with(|| Box::new(Counter { base, stamp, shares: BTreeMap::new() }));
+        let share = counter.shares.entry(stamp.actor).or_default();
+        let part = if by > 0 { &mut share.added } else { &mut share.subtracted };
+        *part = part.checked_add(by.unsigned_abs()).ok_or(IncrementRefused::Overflow)?;
+        counter.stamp = stamp;
+        Ok(true)
+    }
+}
+
+impl Counter {
+    fn merge(&mut self, other: &Counter) {
+        if self.base != other.base {
+            if self.base < other.base {
+                *self = other.clone();
+            }
+            return;
+        }
+        self.stamp = self.stamp.max(other.stamp);
+        for (actor, theirs) in &other.shares {
+            let ours = self.shares.entry(*actor).or_default();
+            ours.added = ours.added.max(theirs.added);
+            ours.subtracted = ours.subtracted.max(theirs.subtracted);
+        }
+    }
+
+    /// The sum on top of the value assigned before. What is not a number stays as it is.
+    fn on_top_of(&self, assigned: Option<Value>) -> Option<Value> {
+        let sum: i128 = self
+            .shares
+            .values()
+            .map(|share| i128::from(share.added) - i128::from(share.subtracted))
+            .sum();
+        let whole = |sum: i128| match i64::try_from(sum) {
+            Ok(sum) => Value::Int(sum),
+            Err(_) => Value::Float(sum as f64),
+        };
+        match assigned {
+            None => Some(whole(sum)),
+            Some(Value::Int(start)) => Some(whole(i128::from(start) + sum)),
+            Some(Value::Float(start)) => Some(Value::Float(start + sum as f64)),
+            Some(other) => Some(other),
+        }
+    }
+}
+
+/// One change of one field.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Write<'a> {
+    /// Assigns a value; an object is merged by key.
+    Set(&'a Value),
+    /// Removes the field.
+    Unset,
+    /// Adds to it.
+    Increment(i64),
+}
+
+/// Writes to the field at `path`, which is not empty, below the floor `above`. Whether anything
+/// changed: an equal value, a removed field that was missing and a sum with 0 change nothing.
+/// `stamp` is later than everything in `fields`.
+pub(super) fn write(
+    fields: &mut Fields,
+    path: &[String],
+    write: Write<'_>,
+    above: Option<Stamp>,
+    stamp: Stamp,
+) -> Result<bool, IncrementRefused> {
+    let (name, below) = path.split_first().expect("a path has at least one step");
+    if matches!(write, Write::Unset) && !fields.contains_key(name) {
+        return Ok(false);
+    }
+    let field = fields.entry(name.clone()).or_default();
+    let changed = if below.is_empty() {
+        match write {
+            Write::Set(value) => Ok(field.set(value, stamp)),
+            Write::Unset => Ok(field.unset(stamp)),
+            Write::Increment(by) => field.increment(by, above, stamp),
+        }
+    } else if !matches!(write, Write::Set(_)) && field.is_something_else_than_a_map() {
+        // Only an assignment may turn a scalar into an object.
+        match write {
+            Write::Increment(_) => Err(IncrementRefused::NotANumber),
+            _ => Ok(false),
+        }
+    } else {
+        let floor = field.floor(above);
+        let changed = self::write(&mut field.fields, below, write, floor, stamp);
+        if changed == Ok(true) {
+            field.map = Some(stamp);
+        }
+        changed
+    };
+    if fields[name].is_empty() {
+        fields.remove(name);
+    }
+    changed
+}
+
+/// Drops whatever is older than the floor `above`.
+pub(super) fn normalise(fields: &mut Fields, above: Option<Stamp>) {
+    fields.retain(|_, field| {
+        field.normalise(above);
+        !field.is_empty()
+    });
+}
+
+/// Takes over what `theirs` knows; the caller normalises afterwards.
+pub(super) fn merge(ours: &mut Fields, theirs: &Fields) {
+    for (name, field) in theirs {
+        ours.entry(name.clone()).or_default().merge(field);
+    }
+}
+
+/// The object a reader sees.
+pub(super) fn value(fields: &Fields) -> Value {
+    fields
+        .iter()
+        .filter_map(|(name, field)| field.value().map(|value| (name.clone(), value)))
+        .collect()
+}

@@ -1,0 +1,53 @@
+//! The query language: statements and conditions, parsed, and conditions evaluated.
+//!
+//! ```text
+//! INSERT INTO c DOCUMENTS (:d), ({'_id': 1}) [ON ID CONFLICT FAIL | DO NOTHING | DO UPDATE | DO UPDATE_LOCAL_DIFF]
+//! SELECT * | path [AS name], .. FROM c [WHERE condition] [LIMIT n]
+//! UPDATE c [SET path = value, ..] [UNSET path, ..] [APPLY path INCREMENT BY n, ..] WHERE condition
+//! DELETE FROM c WHERE condition
+//! ```
+//!
+//! A condition is made of `= == != <> < <= > >=`, `IS [NOT] NULL`, `IS [NOT] MISSING`, `[NOT] IN`,
+//! `[NOT] BETWEEN`, `[NOT] LIKE`, `AND`, `OR`, `NOT` and parentheses over dotted paths, literals
+//! and `:arguments`. One evaluator, [`Predicate::matches`], serves reads and replication filters.
+//!
+//! **Meaning.** NULL and MISSING differ. A comparison with either is unknown, and so is one
+//! between values of different types; `x IS NULL` is unknown where `x` is missing, `IS MISSING`
+//! never is. A condition that is unknown does not match. Numbers compare exactly, whether they are
+//! held as integers or as doubles; strings compare by code point; arrays and objects as in
+//! [`total_cmp`].
+//!
+//! **Text.** Names go bare, in backticks or in double quotes; strings in single quotes, without
+//! escapes except the doubled quote. Inside `{}` and `[]` double quotes mean a string, as in JSON.
+//! `x IN (:list)` takes an argument that is an array as the list.
+//!
+//! **Bounds.** Length and nesting of the text are limited, chains of AND and OR are lists and not
+//! trees: no text can exhaust the stack.
+
+mod error;
+mod eval;
+mod order;
+mod parse;
+mod path;
+mod pattern;
+mod predicate;
+mod statement;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use error::{Location, QueryError, QueryErrorCode};
+pub use order::total_cmp;
+pub use parse::{parse, parse_filter};
+pub use path::FieldPath;
+pub use predicate::Predicate;
+pub use statement::{
+    Args, Column, Delete, Insert, OnConflict, Projection, Select, Statement, Update,
+};
+
+/// The longest statement, in bytes; large values belong into arguments.
+pub const MAX_STATEMENT_BYTES: usize = 64 * 1024;
+/// The longest condition with its arguments in place, and the longest filter, in bytes.
+pub const MAX_FILTER_BYTES: usize = 1024 * 1024;
+/// How deep parentheses, literals, arguments and paths may nest: as deep as documents.
+pub const MAX_DEPTH: usize = 64;

@@ -1,0 +1,284 @@
+//! A place in the text, and errors about what is found there.
+
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Location as TokenLocation, Token, Tokenizer, Word};
+
+use super::super::MAX_DEPTH;
+use super::super::error::{Location, QueryError, QueryErrorCode};
+use super::super::path::is_reserved;
+use super::super::statement::Args;
+use super::dialect::AnabranchDialect;
+
+/// What is read next, the arguments, and how deep in parentheses or brackets it is.
+pub(super) struct Cursor<'a> {
+    parser: Parser<'static>,
+    text: &'a str,
+    /// `None` where there are no arguments at all.
+    args: Option<&'a Args>,
+    end: Location,
+    pub(super) depth: usize,
+}
+
+/// Words of SQL that this version does not know; they deserve a better error than others.
+const UNSUPPORTED: [&str; 17] = [
+    "CASE", "CAST", "DISTINCT", "ESCAPE", "EVICT", "EXISTS", "EXPLAIN", "GROUP", "HAVING", "JOIN",
+    "OFFSET", "ORDER", "RETURNING", "SELECT", "UNION", "VALUES", "WITH",
+];
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(
+        text: &'a str,
+        args: Option<&'a Args>,
+        limit: usize,
+    ) -> Result<Self, QueryError> {
+        if text.len() > limit {
+            let message = format!("the text is {} bytes long; the limit is {limit}", text.len());
+            return Err(QueryError::new(QueryErrorCode::TooLong, message)
+                .with_hint("give large values as arguments"));
+        }
+        let tokens = Tokenizer::new(&AnabranchDialect, text)
+            .tokenize_with_location()
+            .map_err(|error| {
+                let message = error.message.trim_end_matches('.').to_lowercase();
+                syntax_error(message).at(location_of(error.location))
+            })?;
+        let end = tokens.last().map_or(TokenLocation::new(1, 1), |last| last.span.end);
+        Ok(Cursor {
+            parser: Parser::new(&AnabranchDialect).with_tokens_with_locations(tokens),
+            text,
+            args,
+            end: location_of(end),
+            depth: 0,
+        })
+    }
+
+    /// The next token; `Token::EOF` at the end.
+    pub(super) fn peek(&self) -> &Token {
+        &self.parser.peek_token_ref().token
+    }
+
+    /// Where the next token starts.
+    pub(super) fn location(&self) -> Location {
+        match self.parser.peek_token_ref() {
+            token if token.token == Token::EOF => self.end,
+            token => location_of(token.span.start),
+        }
+    }
+
+    /// Moves past the next token and returns it.
+    pub(super) fn advance(&mut self) -> Token {
+        self.parser.next_token().token
+    }
+
+    /// Moves past the next token if it is this one.
+    pub(super) fn take(&mut self, token: &Token) -> bool {
+        self.parser.consume_token(token)
+    }
+
+    /// Moves past the next token, which must be this one.
+    pub(super) fn expect(&mut self, token: &Token) -> Result<(), QueryError> {
+        if self.take(token) { Ok(()) } else { Err(self.expected(&format!("'{token}'"))) }
+    }
+
+    /// The text must end here, after at most one semicolon.
+    pub(super) fn expect_end(&mut self, expected: &str) -> Result<(), QueryError> {
+        if self.take(&Token::SemiColon) && *self.peek() != Token::EOF {
+            return Err(self.expected("the end after ';'").with_hint("send one statement at a time"));
+        }
+        if *self.peek() == Token::EOF { Ok(()) } else { Err(self.expected(expected)) }
+    }
+
+    /// Whether the next token is this word, bare and in any case.
+    pub(super) fn at_keyword(&self, keyword: &str) -> bool {
+        is_keyword(self.peek(), keyword)
+    }
+
+    /// Whether the next two tokens are these words.
+    pub(super) fn at_keywords(&self, first: &str, second: &str) -> bool {
+        self.at_keyword(first) && is_keyword(&self.parser.peek_nth_token_ref(1).token, second)
+    }
+
+    /// Moves past the next token if it is this word.
+    pub(super) fn take_keyword(&mut self, keyword: &str) -> bool {
+        let found = self.at_keyword(keyword);
+        if found {
+            self.parser.advance_token();
+        }
+        found
+    }
+
+    /// Moves past the next token, which must be this word.
+    pub(super) fn expect_keyword(&mut self, keyword: &str) -> Result<(), QueryError> {
+        if self.take_keyword(keyword) { Ok(()) } else { Err(self.expected(keyword)) }
+    }
+
+    /// Reads a name: a word that is not reserved, or anything in backticks or double quotes.
+    pub(super) fn name(&mut self, expected: &str) -> Result<String, QueryError> {
+        match self.peek() {
+            Token::Word(Word { value, quote_style: None, .. }) if is_reserved(value) => {
+                let hint = format!("a name that is a word of the language is quoted: `{value}`");
+                let error = self.expected(expected);
+                Err(if error.hint().is_some() { error } else { error.with_hint(hint) })
+            }
+            Token::Word(_) => self.any_word(expected),
+            Token::SingleQuotedString(text) => {
+                let hint = format!("names are written bare or in backticks: `{}`", shorten(text));
+                Err(self.expected(expected).with_hint(hint))
+            }
+            _ => Err(self.expected(expected)),
+        }
+    }
+
+    /// Reads a word, reserved or not.
+    pub(super) fn any_word(&mut self, expected: &str) -> Result<String, QueryError> {
+        match self.peek() {
+            Token::Word(_) => match self.advance() {
+                Token::Word(word) => Ok(word.value),
+                _ => Err(self.expected(expected)),
+            },
+            Token::Number(..) => Err(self
+                .expected(expected)
+                .with_hint("a name that starts with a digit is quoted, such as `2nd`")),
+            _ => Err(self.expected(expected)),
+        }
+    }
+
+    /// Reads one or more, separated by commas.
+    pub(super) fn list<T>(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<T, QueryError>,
+    ) -> Result<Vec<T>, QueryError> {
+        let mut items = vec![read(self)?];
+        while self.take(&Token::Comma) {
+            items.push(read(self)?);
+        }
+        Ok(items)
+    }
+
+    /// Reads something one level deeper, if that is not too deep.
+    pub(super) fn nested<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        if self.depth == MAX_DEPTH {
+            let message = format!("the text nests deeper than {MAX_DEPTH} levels");
+            return Err(QueryError::new(QueryErrorCode::TooDeep, message).at(self.location()));
+        }
+        self.depth += 1;
+        let result = read(self);
+        self.depth -= 1;
+        result
+    }
+
+    /// Reads `name` right after a colon and returns it with its value.
+    pub(super) fn argument(&mut self) -> Result<(String, &'a crate::Value), QueryError> {
+        let location = self.location();
+        let adjacent = {
+            let previous = self.parser.get_current_token().span.end;
+            previous == self.parser.peek_token_ref().span.start
+        };
+        let name = match self.peek() {
+            Token::Word(Word { value, quote_style: None, .. }) if adjacent => value.clone(),
+            _ => {
+                return Err(self
+                    .expected("an argument's name right after ':'")
+                    .with_hint("an argument is written ':name'"));
+            }
+        };
+        self.parser.advance_token();
+        match self.args.and_then(|args| args.get(&name)) {
+            Some(value) => Ok((name, value)),
+            None => Err(self.missing_argument(&name).at(location)),
+        }
+    }
+
+    fn missing_argument(&self, name: &str) -> QueryError {
+        let error = QueryError::new(
+            QueryErrorCode::UnknownArgument,
+            format!("missing argument ':{name}'"),
+        );
+        let Some(args) = self.args else {
+            return error.with_hint("a filter has no arguments: write the value into it");
+        };
+        if args.contains_key(&format!(":{name}")) {
+            return error
+                .with_hint(format!("arguments are named without the colon: give it as '{name}'"));
+        }
+        let unused: Vec<_> = args
+            .keys()
+            .filter(|given| !self.text.contains(&format!(":{given}")))
+            .take(3)
+            .map(|given| format!("'{}'", shorten(given)))
+            .collect();
+        if unused.is_empty() {
+            error.with_hint(format!("give a value for '{name}' with the statement"))
+        } else {
+            let unused = unused.join(", ");
+            error.with_hint(format!("given, but not used by the statement: {unused}"))
+        }
+    }
+
+    /// The error that something else was expected here.
+    pub(super) fn expected(&self, expected: &str) -> QueryError {
+        let found = self.peek();
+        let message = format!("expected {expected}, found {}", describe(found));
+        let (code, hint) = match found {
+            Token::Word(Word { value, quote_style: None, .. })
+                if UNSUPPORTED.iter().any(|word| word.eq_ignore_ascii_case(value)) =>
+            {
+                let hint = format!("{} is not supported here", value.to_uppercase());
+                (QueryErrorCode::Unsupported, Some(hint))
+            }
+            Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod
+            | Token::StringConcat => {
+                (QueryErrorCode::Unsupported, Some("arithmetic is not supported here".to_owned()))
+            }
+            Token::LBracket => {
+                let hint = "elements of arrays cannot be addressed";
+                (QueryErrorCode::Unsupported, Some(hint.to_owned()))
+            }
+            Token::Placeholder(_) | Token::AtSign => {
+                let hint = "an argument is written ':name'";
+                (QueryErrorCode::SyntaxError, Some(hint.to_owned()))
+            }
+            _ => (QueryErrorCode::SyntaxError, None),
+        };
+        let error = QueryError::new(code, message).at(self.location());
+        match hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// An error in the grammar.
+pub(super) fn syntax_error(message: impl Into<String>) -> QueryError {
+    QueryError::new(QueryErrorCode::SyntaxError, message)
+}
+
+/// The start of a text, for messages.
+pub(super) fn shorten(text: &str) -> String {
+    const LONGEST: usize = 40;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}..", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn is_keyword(token: &Token, keyword: &str) -> bool {
+    matches!(token, Token::Word(Word { value, quote_style: None, .. })
+        if value.eq_ignore_ascii_case(keyword))
+}
+
+fn describe(token: &Token) -> String {
+    match token {
+        Token::EOF => "the end".to_owned(),
+        Token::SingleQuotedString(text) => format!("the string '{}'", shorten(text)),
+        Token::Number(text, _) => format!("the number {}", shorten(text)),
+        other => format!("'{}'", shorten(&other.to_string())),
+    }
+}
+
+fn location_of(location: TokenLocation) -> Location {
+    Location { line: location.line, column: location.column }
+}

@@ -1,0 +1,33 @@
+//! From text to statements.
+//!
+//! The words come from `sqlparser`, whose tokenizer reads them in a [dialect](dialect) of ours and
+//! whose parser is the cursor over them. The grammar on top of it is ours: `sqlparser`'s own
+//! expressions are trees as deep as a chain of operators is long, which overflow the stack when
+//! they are dropped, and they give meaning to words such as `interval` that are ordinary fields.
+
+mod condition;
+mod cursor;
+mod dialect;
+mod literal;
+mod statements;
+
+use self::cursor::Cursor;
+use super::error::QueryError;
+use super::predicate::Predicate;
+use super::statement::{Args, Statement};
+use super::{MAX_FILTER_BYTES, MAX_STATEMENT_BYTES};
+
+/// Reads one statement and puts the arguments in place. Arguments that it does not name are
+/// ignored.
+pub fn parse(statement: &str, args: &Args) -> Result<Statement, QueryError> {
+    let mut cursor = Cursor::new(statement, Some(args), MAX_STATEMENT_BYTES)?;
+    cursor.statement()
+}
+
+/// Reads a condition alone, as it stands after WHERE. It takes no arguments.
+pub fn parse_filter(predicate: &str) -> Result<Predicate, QueryError> {
+    let mut cursor = Cursor::new(predicate, None, MAX_FILTER_BYTES)?;
+    let predicate = cursor.predicate()?;
+    cursor.expect_end("AND, OR or the end of the filter")?;
+    Ok(predicate)
+}

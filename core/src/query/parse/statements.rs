@@ -1,0 +1,290 @@
+//! Statements.
+
+use sqlparser::tokenizer::Token;
+
+use super::super::error::{QueryError, QueryErrorCode};
+use super::super::path::FieldPath;
+use super::super::predicate::Predicate;
+use super::super::statement::{
+    Column, Delete, Insert, OnConflict, Projection, Select, Statement, Update,
+};
+use super::cursor::{Cursor, shorten, syntax_error};
+use super::literal::{Given, check_depth};
+use crate::Value;
+use crate::ids::Collection;
+
+impl Cursor<'_> {
+    /// Reads one statement up to the end.
+    pub(super) fn statement(&mut self) -> Result<Statement, QueryError> {
+        if self.take_keyword("SELECT") {
+            self.select().map(Statement::Select)
+        } else if self.take_keyword("INSERT") {
+            self.insert().map(Statement::Insert)
+        } else if self.take_keyword("UPDATE") {
+            self.update().map(Statement::Update)
+        } else if self.take_keyword("DELETE") {
+            self.delete().map(Statement::Delete)
+        } else {
+            Err(self.expected("SELECT, INSERT, UPDATE or DELETE"))
+        }
+    }
+
+    fn select(&mut self) -> Result<Select, QueryError> {
+        let projection = if self.take(&Token::Mul) {
+            Projection::All
+        } else {
+            let columns = self.list(Self::column)?;
+            check_names(&columns)?;
+            Projection::Columns(columns)
+        };
+        if !self.take_keyword("FROM") {
+            let expected = match projection {
+                Projection::All => "FROM",
+                Projection::Columns(_) => "',', AS or FROM",
+            };
+            return Err(self.expected(expected));
+        }
+        let collection = self.collection()?;
+        let filter = if self.take_keyword("WHERE") { Some(self.predicate()?) } else { None };
+        let limit = if self.take_keyword("LIMIT") { Some(self.limit()?) } else { None };
+        self.expect_end(match (&filter, limit) {
+            (_, Some(_)) => "the end of the statement",
+            (Some(_), None) => "AND, OR, LIMIT or the end of the statement",
+            (None, None) => "WHERE, LIMIT or the end of the statement",
+        })?;
+        Ok(Select { collection, projection, filter, limit })
+    }
+
+    fn column(&mut self) -> Result<Column, QueryError> {
+        let path = match self.peek() {
+            Token::Word(_) => self.path()?,
+            _ => return Err(self.expected("'*' or a field")),
+        };
+        let name = if self.take_keyword("AS") {
+            self.name("a name after AS")?
+        } else {
+            path.name().to_owned()
+        };
+        Ok(Column { path, name })
+    }
+
+    fn limit(&mut self) -> Result<u64, QueryError> {
+        let given = self.value()?;
+        match given.value {
+            Value::Int(limit) => u64::try_from(limit).ok(),
+            _ => None,
+        }
+        .ok_or_else(|| given.unfit("a whole number from 0 after LIMIT"))
+    }
+
+    fn insert(&mut self) -> Result<Insert, QueryError> {
+        self.expect_keyword("INTO")?;
+        let collection = self.collection()?;
+        self.expect_keyword("DOCUMENTS")?;
+        let documents = self.list(Self::documents)?.concat();
+        let on_conflict = if self.take_keyword("ON") {
+            self.on_conflict()?
+        } else if *self.peek() == Token::EOF || *self.peek() == Token::SemiColon {
+            OnConflict::default()
+        } else {
+            return Err(self.expected("',', ON ID CONFLICT or the end of the statement"));
+        };
+        self.expect_end("the end of the statement")?;
+        Ok(Insert { collection, documents, on_conflict })
+    }
+
+    /// One document in parentheses, or an array of some.
+    fn documents(&mut self) -> Result<Vec<Value>, QueryError> {
+        const EXPECTED: &str = "an object or an array of objects";
+        if !self.take(&Token::LParen) {
+            return Err(self.expected("'('").with_hint("each document stands in parentheses"));
+        }
+        let location = self.location();
+        let mut given = if self.take(&Token::Colon) {
+            // An array of documents may nest one deeper than a document.
+            let (name, value) = self.argument()?;
+            Given { value: value.clone(), location, argument: Some(name) }
+        } else {
+            self.value()?
+        };
+        let documents = match std::mem::take(&mut given.value) {
+            Value::Array(documents) => documents,
+            document @ Value::Object(_) => vec![document],
+            other => {
+                given.value = other;
+                return Err(given.unfit(EXPECTED));
+            }
+        };
+        for (index, document) in documents.iter().enumerate() {
+            check_depth(document).map_err(|error| error.at(location))?;
+            if document.as_object().is_none() {
+                let message = format!(
+                    "expected {EXPECTED}, found an array whose element {index} is of type {}",
+                    document.type_name()
+                );
+                return Err(QueryError::new(QueryErrorCode::InvalidArgument, message).at(location));
+            }
+        }
+        match self.peek() {
+            Token::RParen => {
+                self.advance();
+                Ok(documents)
+            }
+            Token::Comma => {
+                Err(self.expected("')'").with_hint("each document stands in its own parentheses"))
+            }
+            _ => Err(self.expected("')'")),
+        }
+    }
+
+    fn on_conflict(&mut self) -> Result<OnConflict, QueryError> {
+        self.expect_keyword("ID")?;
+        self.expect_keyword("CONFLICT")?;
+        if self.take_keyword("FAIL") {
+            return Ok(OnConflict::Fail);
+        }
+        if !self.take_keyword("DO") {
+            return Err(self.expected("FAIL or DO"));
+        }
+        if self.take_keyword("NOTHING") {
+            Ok(OnConflict::DoNothing)
+        } else if self.take_keyword("UPDATE") {
+            Ok(OnConflict::DoUpdate)
+        } else if self.take_keyword("UPDATE_LOCAL_DIFF") {
+            Ok(OnConflict::DoUpdateLocalDiff)
+        } else {
+            Err(self.expected("NOTHING, UPDATE or UPDATE_LOCAL_DIFF"))
+        }
+    }
+
+    /// The clauses may come in any order.
+    fn update(&mut self) -> Result<Update, QueryError> {
+        let collection = self.collection()?;
+        let (mut set, mut unset, mut increment) = (Vec::new(), Vec::new(), Vec::new());
+        loop {
+            if self.take_keyword("SET") {
+                set.extend(self.list(Self::assignment)?);
+            } else if self.take_keyword("UNSET") {
+                unset.extend(self.list(Self::changed_path)?);
+            } else if self.take_keyword("APPLY") {
+                increment.extend(self.list(Self::increment)?);
+            } else {
+                break;
+            }
+        }
+        if set.is_empty() && unset.is_empty() && increment.is_empty() {
+            return Err(self.expected("SET, UNSET or APPLY"));
+        }
+        check_disjoint(
+            set.iter().map(|(path, _)| path).chain(&unset).chain(increment.iter().map(|(p, _)| p)),
+        )?;
+        let filter = self.required_filter("UPDATE", "',', SET, UNSET, APPLY or WHERE")?;
+        Ok(Update { collection, set, unset, increment, filter })
+    }
+
+    fn assignment(&mut self) -> Result<(FieldPath, Value), QueryError> {
+        let path = self.changed_path()?;
+        self.expect(&Token::Eq)?;
+        Ok((path, self.value()?.value))
+    }
+
+    fn increment(&mut self) -> Result<(FieldPath, i64), QueryError> {
+        let path = self.changed_path()?;
+        self.expect_keyword("INCREMENT")?;
+        self.expect_keyword("BY")?;
+        let given = self.value()?;
+        match given.value {
+            Value::Int(amount) => Ok((path, amount)),
+            _ => Err(given.unfit("a whole number after INCREMENT BY")),
+        }
+    }
+
+    fn changed_path(&mut self) -> Result<FieldPath, QueryError> {
+        let location = self.location();
+        let path = self.path()?;
+        if path.is_within_id() {
+            let message = format!("'{path}' cannot be changed: it is the document's id");
+            return Err(QueryError::new(QueryErrorCode::ImmutableId, message)
+                .at(location)
+                .with_hint("insert the document under the new id and delete the old one"));
+        }
+        Ok(path)
+    }
+
+    fn delete(&mut self) -> Result<Delete, QueryError> {
+        self.expect_keyword("FROM")?;
+        let collection = self.collection()?;
+        let filter = self.required_filter("DELETE", "WHERE")?;
+        Ok(Delete { collection, filter })
+    }
+
+    /// The WHERE that ends an UPDATE or DELETE. It is required, so that leaving it out by mistake
+    /// does not change everything.
+    fn required_filter(
+        &mut self,
+        statement: &str,
+        expected: &str,
+    ) -> Result<Predicate, QueryError> {
+        if matches!(self.peek(), Token::EOF | Token::SemiColon) {
+            let message = format!("{statement} needs a WHERE, found the end");
+            return Err(QueryError::new(QueryErrorCode::MissingWhere, message)
+                .at(self.location())
+                .with_hint("to mean every document, write WHERE true"));
+        }
+        if !self.take_keyword("WHERE") {
+            return Err(self.expected(expected));
+        }
+        let filter = self.predicate()?;
+        self.expect_end("AND, OR or the end of the statement")?;
+        Ok(filter)
+    }
+
+    fn collection(&mut self) -> Result<Collection, QueryError> {
+        let location = self.location();
+        let mut name = self.name("a collection's name")?;
+        while self.take(&Token::Period) {
+            name.push('.');
+            name.push_str(&self.any_word("a collection's name")?);
+        }
+        if *self.peek() == Token::Minus {
+            let hint = format!("a name with '-' is quoted: `{}-..`", shorten(&name));
+            return Err(syntax_error(format!("expected the end of the name '{name}', found '-'"))
+                .at(self.location())
+                .with_hint(hint));
+        }
+        name.parse().map_err(|error: crate::ids::IdError| {
+            QueryError::new(QueryErrorCode::InvalidCollection, error.to_string()).at(location)
+        })
+    }
+}
+
+fn check_names(columns: &[Column]) -> Result<(), QueryError> {
+    let mut names: Vec<_> = columns.iter().map(|column| &column.name).collect();
+    names.sort();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => {
+            let message = format!("two columns have the name '{}'", shorten(pair[0]));
+            Err(QueryError::new(QueryErrorCode::DuplicateName, message)
+                .with_hint("give one another name: AS .."))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses fields that are named twice or lie inside another. Sorted, a field stands directly
+/// before those inside it.
+fn check_disjoint<'a>(paths: impl Iterator<Item = &'a FieldPath>) -> Result<(), QueryError> {
+    let mut paths: Vec<_> = paths.collect();
+    paths.sort();
+    match paths.windows(2).find(|pair| pair[0].contains(pair[1])) {
+        Some(pair) => {
+            let message = if pair[0] == pair[1] {
+                format!("the statement changes '{}' twice", pair[0])
+            } else {
+                format!("the statement changes both '{}' and '{}' inside it", pair[0], pair[1])
+            };
+            Err(QueryError::new(QueryErrorCode::ConflictingPaths, message))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,21 @@
+//! The log: the only source of truth. [`Journal`] is modelled on exactly what Kafka promises, and
+//! has two implementations that pass one [`conformance`] suite: [`kafka`] and [`embedded`]. On top
+//! of it: the round writer with its group commit ([`rounds`]), the metadata store ([`metadata`]),
+//! and positions kept with what was written from them ([`cursors`]).
+
+pub mod conformance;
+pub mod cursors;
+pub mod embedded;
+mod error;
+pub mod kafka;
+mod log;
+pub mod metadata;
+mod rotating;
+pub mod rounds;
+
+pub use error::Error;
+pub use log::{
+    Bounds, Cleanup, Journal, NewRecord, Offset, Partition, ReadFrom, Reader, Record, TopicName,
+    TopicPartition, TopicSpec, TransactionalId, Writer,
+};
+pub use rotating::RotatingWriter;

@@ -1,0 +1,257 @@
+//! Avro single-object encoding: two marker bytes, the schema's fingerprint, the datum. The
+//! fingerprint says which record and which version of it follows.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::LazyLock;
+
+use apache_avro::Schema;
+use apache_avro::rabin::Rabin;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::writer::datum::GenericDatumWriter;
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, Error as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
+
+use anabranch_core::ErrorKind;
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
+
+const MARKER: [u8; 2] = [0xc3, 0x01];
+const HEADER_BYTES: usize = 10;
+
+/// Bytes that are not the record they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// No single-object header, or too short.
+    #[error("{0} bytes are not a record: the header is missing")]
+    NoHeader(usize),
+    /// Another record, or a version this program does not know.
+    #[error("not a {wanted} of a known version: schema fingerprint {found}")]
+    UnknownSchema {
+        /// What was to be read.
+        wanted: &'static str,
+        /// The fingerprint found, in hexadecimal.
+        found: String,
+    },
+    /// The datum does not fit its schema, or holds a value that makes no sense.
+    #[error("broken {record}: {reason}")]
+    Broken {
+        /// What was to be read.
+        record: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl RecordError {
+    /// Always [`ErrorKind::Corrupt`].
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Corrupt
+    }
+}
+
+/// A record of a topic.
+pub trait Record: Sized + Serialize + DeserializeOwned + 'static {
+    /// Its schema; only the newest version is written.
+    fn codec() -> &'static Codec<Self>;
+}
+
+/// How a record is written and read.
+pub struct Codec<R> {
+    name: &'static str,
+    header: [u8; HEADER_BYTES],
+    writer: GenericDatumWriter<'static>,
+    reader: GenericDatumReader<'static>,
+    record: PhantomData<fn() -> R>,
+}
+
+impl<R> Codec<R> {
+    pub(crate) fn new(name: &'static str, schema: &'static LazyLock<Schema>) -> Self {
+        let fingerprint = schema.fingerprint::<Rabin>();
+        let mut header = [0; HEADER_BYTES];
+        header[..2].copy_from_slice(&MARKER);
+        header[2..].copy_from_slice(&fingerprint.bytes);
+        let writer = GenericDatumWriter::builder(schema).human_readable(false).build();
+        let reader = GenericDatumReader::builder(schema).human_readable(false).build();
+        Codec {
+            name,
+            header,
+            writer: writer.expect("a schema of this crate resolves"),
+            reader: reader.expect("a schema of this crate resolves"),
+            record: PhantomData,
+        }
+    }
+
+    pub(crate) fn broken(&self, reason: impl fmt::Display) -> RecordError {
+        RecordError::Broken { record: self.name, reason: reason.to_string() }
+    }
+
+    fn is(&self, bytes: &[u8]) -> bool {
+        bytes.starts_with(&self.header)
+    }
+}
+
+/// Whether `bytes` hold a record of this type, going by its header.
+pub(crate) fn is<R: Record>(bytes: &[u8]) -> bool {
+    R::codec().is(bytes)
+}
+
+/// The bytes of a record.
+pub fn encode<R: Record>(record: &R) -> Bytes {
+    let codec = R::codec();
+    let mut bytes = Vec::with_capacity(256);
+    bytes.extend_from_slice(&codec.header);
+    codec.writer.write_ser(&mut bytes, record).expect("a typed record fits its schema");
+    bytes.into()
+}
+
+/// The record that `bytes` hold.
+pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, RecordError> {
+    let codec = R::codec();
+    let Some((header, mut datum)) = bytes.split_at_checked(HEADER_BYTES) else {
+        return Err(RecordError::NoHeader(bytes.len()));
+    };
+    if header[..2] != MARKER {
+        return Err(RecordError::NoHeader(bytes.len()));
+    }
+    if header != codec.header {
+        let found = header[2..].iter().map(|byte| format!("{byte:02x}")).collect();
+        return Err(RecordError::UnknownSchema { wanted: codec.name, found });
+    }
+    let record = codec.reader.read_deser(&mut datum).map_err(|error| codec.broken(error))?;
+    if datum.is_empty() { Ok(record) } else { Err(codec.broken("bytes are left over")) }
+}
+
+/// Gives a record its schema.
+macro_rules! record {
+    ($record:ty, $name:literal, $file:literal) => {
+        impl $crate::avro::Record for $record {
+            fn codec() -> &'static $crate::avro::Codec<Self> {
+                use std::sync::LazyLock;
+                static SCHEMA: LazyLock<apache_avro::Schema> = LazyLock::new(|| {
+                    apache_avro::Schema::parse_str(include_str!(concat!("../avro/", $file)))
+                        .expect("a schema of this crate parses")
+                });
+                static CODEC: LazyLock<$crate::avro::Codec<$record>> =
+                    LazyLock::new(|| $crate::avro::Codec::new($name, &SCHEMA));
+                &CODEC
+            }
+        }
+    };
+}
+pub(crate) use record;
+
+/// What Avro holds as a `long`.
+pub(crate) trait Long: Copy {
+    fn to_long(self) -> u64;
+    fn from_long(value: u64) -> Self;
+}
+
+impl Long for u64 {
+    fn to_long(self) -> u64 {
+        self
+    }
+    fn from_long(value: u64) -> Self {
+        value
+    }
+}
+
+impl Long for TxnId {
+    fn to_long(self) -> u64 {
+        self.0
+    }
+    fn from_long(value: u64) -> Self {
+        TxnId(value)
+    }
+}
+
+impl Long for Hlc {
+    fn to_long(self) -> u64 {
+        self.0
+    }
+    fn from_long(value: u64) -> Self {
+        Hlc(value)
+    }
+}
+
+/// `long` of a `u64`, bit for bit: Avro has no unsigned type.
+pub(crate) mod long {
+    use super::*;
+
+    pub(crate) fn serialize<T: Long, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(value.to_long().cast_signed())
+    }
+
+    pub(crate) fn deserialize<'de, T: Long, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        i64::deserialize(from).map(|value| T::from_long(value.cast_unsigned()))
+    }
+}
+
+/// `["null", "long"]`.
+pub(crate) mod optional_long {
+    use super::*;
+
+    pub(crate) fn serialize<T: Long, S: Serializer>(
+        value: &Option<T>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.map(|value| value.to_long().cast_signed()).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, T: Long, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<T>, D::Error> {
+        let value = Option::<i64>::deserialize(from)?;
+        Ok(value.map(|value| T::from_long(value.cast_unsigned())))
+    }
+}
+
+/// What Avro holds as a `fixed` of 16 bytes.
+pub(crate) trait Fixed: Copy {
+    fn to_uuid(self) -> Uuid;
+    fn from_uuid(uuid: Uuid) -> Self;
+}
+
+macro_rules! fixed {
+    ($($id:ident),*) => {$(
+        impl Fixed for $id {
+            fn to_uuid(self) -> Uuid {
+                self.0
+            }
+            fn from_uuid(uuid: Uuid) -> Self {
+                $id(uuid)
+            }
+        }
+    )*};
+}
+fixed!(RoundId, AppId, ActorId);
+
+/// `fixed` of a UUID's 16 bytes.
+pub(crate) mod uuid_bytes {
+    use super::*;
+
+    pub(crate) fn serialize<T: Fixed, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(value.to_uuid().as_bytes())
+    }
+
+    pub(crate) fn deserialize<'de, T: Fixed, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<T, D::Error> {
+        struct BytesVisitor;
+
+        impl Visitor<'_> for BytesVisitor {
+            type Value = Uuid;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("16 bytes")
+            }
+            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Uuid, E> {
+                Uuid::from_slice(bytes).map_err(E::custom)
+            }
+        }
+
+        from.deserialize_bytes(BytesVisitor).map(T::from_uuid).map_err(D::Error::custom)
+    }
+}

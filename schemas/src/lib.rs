@@ -1,0 +1,27 @@
+//! Every record, message and topic name that crosses a process or a disk.
+//!
+//! * [`records`]: what stands in the topics, as Avro in single-object encoding, whose header names
+//!   the schema and so its version. The schemas are in `avro/`, frozen once released; `golden/`
+//!   has bytes of every version with the value they must give.
+//! * [`state`]: the CRDT state of a document, as protobuf.
+//! * [`store`] and [`link`]: what processes say to each other, as protobuf (`proto/`).
+//! * [`topics`]: the names of a cluster's topics, built nowhere else.
+
+mod avro;
+pub mod records;
+pub mod state;
+pub mod topics;
+
+pub use avro::{Record, RecordError, decode, encode};
+
+/// Messages between the services of a cluster and its store nodes.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod store {
+    tonic::include_proto!("anabranch.store.v1");
+}
+
+/// Messages between the bridges of two clusters.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod link {
+    tonic::include_proto!("anabranch.link.v1");
+}
