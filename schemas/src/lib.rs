@@ -5,10 +5,12 @@
 //!   has bytes of every version with the value they must give.
 //! * [`state`]: the CRDT state of a document, as protobuf.
 //! * [`store`] and [`link`]: what processes say to each other, as protobuf (`proto/`).
+//! * [`resources`]: what operators declare, as JSON.
 //! * [`topics`]: the names of a cluster's topics, built nowhere else.
 
 mod avro;
 pub mod records;
+pub mod resources;
 pub mod state;
 pub mod topics;
 
