@@ -236,9 +236,7 @@ pub(crate) mod uuid_bytes {
         to.serialize_bytes(value.to_uuid().as_bytes())
     }
 
-    pub(crate) fn deserialize<'de, T: Fixed, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<T, D::Error> {
+    pub(crate) fn deserialize<'de, T: Fixed, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
         struct BytesVisitor;
 
         impl Visitor<'_> for BytesVisitor {

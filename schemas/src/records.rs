@@ -12,9 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use anabranch_core::Value;
 use anabranch_core::document::Mutation;
 use anabranch_core::hlc::Hlc;
-use anabranch_core::ids::{
-    ActorId, AppId, Collection, DocumentId, DocumentKey, RoundId, TxnId,
-};
+use anabranch_core::ids::{ActorId, AppId, Collection, DocumentId, DocumentKey, RoundId, TxnId};
 use anabranch_core::keyspace::Slice;
 use anabranch_core::query::{FieldPath, OnConflict};
 
@@ -322,10 +320,11 @@ impl Serialize for DocumentMutation {
                     value: value.to_json(),
                 }));
                 unset.extend(unsets.iter().map(FieldPath::steps));
-                increment.extend(increments.iter().map(|(path, by)| Increment {
-                    path: Cow::Borrowed(path.steps()),
-                    by: *by,
-                }));
+                increment.extend(
+                    increments
+                        .iter()
+                        .map(|(path, by)| Increment { path: Cow::Borrowed(path.steps()), by: *by }),
+                );
             }
             Mutation::Delete => {}
             Mutation::Merge(document) => {

@@ -230,7 +230,8 @@ impl Lookup {
 
     fn counter(&self, counter: &wire::Counter) -> Result<Counter, StateError> {
         let wire::Counter { base, stamp, shares } = counter;
-        let stamp = self.stamp(*stamp)?.ok_or_else(|| StateError("a counter's stamp".to_owned()))?;
+        let stamp =
+            self.stamp(*stamp)?.ok_or_else(|| StateError("a counter's stamp".to_owned()))?;
         let shares = shares.iter().map(|share| {
             let wire::Share { actor: index, added, subtracted } = share;
             let share = Share { added: *added, subtracted: *subtracted };

@@ -1,0 +1,355 @@
+//! Laws of merging, convergence of histories, and the races of insert, update and delete.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::hlc::Hlc;
+use crate::ids::ActorId;
+use crate::query::{FieldPath, OnConflict};
+
+fn actor(number: u8) -> ActorId {
+    ActorId(Uuid::from_u128(u128::from(number) + 1))
+}
+
+fn commit(actor_number: u8, millis: u64, sequence: u64) -> Commit {
+    Commit { hlc: Hlc::from_millis(millis), actor: actor(actor_number), sequence }
+}
+
+fn json(text: &str) -> Value {
+    Value::from_json(text.as_bytes()).unwrap()
+}
+
+fn path(dotted: &str) -> FieldPath {
+    FieldPath::new(dotted.split('.').map(str::to_owned).collect()).unwrap()
+}
+
+fn insert(text: &str) -> Mutation {
+    Mutation::Insert { fields: json(text), on_conflict: OnConflict::DoUpdate }
+}
+
+fn set(dotted: &str, value: &str) -> Mutation {
+    Mutation::Update { set: vec![(path(dotted), json(value))], unset: vec![], increment: vec![] }
+}
+
+fn unset(dotted: &str) -> Mutation {
+    Mutation::Update { set: vec![], unset: vec![path(dotted)], increment: vec![] }
+}
+
+fn increment(dotted: &str, by: i64) -> Mutation {
+    Mutation::Update { set: vec![], unset: vec![], increment: vec![(path(dotted), by)] }
+}
+
+fn seen(document: &Document) -> String {
+    document.value().map_or("none".to_owned(), |value| value.to_json())
+}
+
+/// Applies mutations one after the other in one cluster, a millisecond apart.
+fn history(mutations: &[Mutation]) -> Document {
+    let mut document = Document::default();
+    for (index, mutation) in mutations.iter().enumerate() {
+        document.apply(mutation, commit(0, 100 + index as u64, index as u64));
+    }
+    document
+}
+
+fn merged(a: &Document, b: &Document) -> Document {
+    let mut joined = a.clone();
+    joined.merge(b);
+    joined
+}
+
+#[test]
+fn operations_give_what_a_reader_expects() {
+    let cases: &[(&[Mutation], &str)] = &[
+        (&[insert(r#"{"a":1,"b":{"c":2}}"#)], r#"{"a":1,"b":{"c":2}}"#),
+        (&[insert(r#"{"a":1}"#), insert(r#"{"b":2}"#)], r#"{"a":1,"b":2}"#),
+        (&[insert(r#"{"b":{"c":2}}"#), set("b", r#"{"d":3}"#)], r#"{"b":{"c":2,"d":3}}"#),
+        (&[insert(r#"{"b":{"c":2}}"#), set("b", "[1,2]"), set("b.d", "3")], r#"{"b":{"d":3}}"#),
+        (&[insert(r#"{"b":{"c":2}}"#), unset("b.c")], r#"{"b":{}}"#),
+        (&[insert(r#"{"b":{"c":2}}"#), unset("b"), set("b.d", "1")], r#"{"b":{"d":1}}"#),
+        (&[insert(r#"{"n":5}"#), increment("n", 2), increment("n", -9)], r#"{"n":-2}"#),
+        (&[insert(r#"{"n":5}"#), increment("n", 2), set("n", "1"), increment("n", 1)], r#"{"n":2}"#),
+        (&[insert("{}"), increment("deep.n", 3)], r#"{"deep":{"n":3}}"#),
+        (&[insert(r#"{"n":0.5}"#), increment("n", 1)], r#"{"n":1.5}"#),
+        (&[insert(r#"{"s":"x"}"#), increment("s", 1)], r#"{"s":"x"}"#),
+        (&[insert(r#"{"s":"x"}"#), increment("s.n", 1), unset("s.n")], r#"{"s":"x"}"#),
+        (&[insert(r#"{"a":1}"#), Mutation::Delete], "none"),
+        (&[set("a", "1")], "none"),
+        (&[insert(r#"{"n":1}"#), set("n.x", "2")], r#"{"n":{"x":2}}"#),
+    ];
+    for (mutations, expected) in cases {
+        assert_eq!(seen(&history(mutations)), *expected, "{mutations:?}");
+    }
+}
+
+#[test]
+fn equal_writes_change_nothing() {
+    let before = history(&[insert(r#"{"a":1,"m":{"x":[1]},"n":3}"#), increment("n", 4)]);
+    let same = [
+        insert(r#"{"a":1,"m":{"x":[1]}}"#),
+        set("m", r#"{"x":[1]}"#),
+        set("m", "{}"),
+        set("n", "7"),
+        increment("n", 0),
+        unset("missing.deep"),
+    ];
+    for mutation in same {
+        let mut document = before.clone();
+        let (effect, notes) = document.apply(&mutation, commit(1, 900, 50));
+        assert_eq!((effect, notes.len()), (Effect::Unchanged, 0), "{mutation:?}");
+        assert_eq!(document, before, "{mutation:?}");
+    }
+}
+
+#[test]
+fn insert_follows_its_policy() {
+    let there = history(&[insert(r#"{"a":1}"#)]);
+    let try_insert = |on_conflict| {
+        let mut document = there.clone();
+        let mutation = Mutation::Insert { fields: json(r#"{"a":2}"#), on_conflict };
+        let effect = document.apply(&mutation, commit(0, 500, 9)).0;
+        (effect, seen(&document))
+    };
+    let one = r#"{"a":1}"#.to_owned();
+    assert_eq!(try_insert(OnConflict::Fail), (Effect::Conflict, one.clone()));
+    assert_eq!(try_insert(OnConflict::DoNothing), (Effect::Unchanged, one));
+    let two = (Effect::Changed, r#"{"a":2}"#.to_owned());
+    assert_eq!(try_insert(OnConflict::DoUpdate), two);
+    assert_eq!(try_insert(OnConflict::DoUpdateLocalDiff), two);
+}
+
+#[test]
+fn an_increment_that_makes_no_sense_is_noted_and_left_out() {
+    let mut document = history(&[insert(r#"{"s":"x"}"#)]);
+    let (effect, notes) = document.apply(&increment("s", 1), commit(0, 500, 9));
+    assert_eq!(effect, Effect::Unchanged);
+    assert_eq!(notes, vec![Note { path: path("s"), refused: IncrementRefused::NotANumber }]);
+    document.apply(&set("n", "1"), commit(0, 501, 10));
+    document.apply(&increment("n", i64::MIN), commit(0, 502, 11));
+    document.apply(&increment("n", i64::MIN), commit(0, 503, 12));
+    let (_, notes) = document.apply(&increment("n", i64::MIN), commit(0, 504, 13));
+    assert_eq!(notes, vec![Note { path: path("n"), refused: IncrementRefused::Overflow }]);
+}
+
+#[test]
+fn the_log_decides_inside_a_cluster_however_clocks_differ() {
+    let mut document = Document::default();
+    document.apply(&insert(r#"{"a":1}"#), commit(0, 5_000, 1));
+    document.apply(&set("a", "2"), commit(0, 1_000, 2));
+    assert_eq!(seen(&document), r#"{"a":2}"#);
+    document.apply(&Mutation::Delete, commit(0, 10, 3));
+    assert_eq!(seen(&document), "none");
+    document.apply(&insert(r#"{"b":1}"#), commit(0, 1, 4));
+    assert_eq!(seen(&document), r#"{"b":1}"#, "an older generation came back");
+}
+
+#[test]
+fn a_concurrent_update_brings_the_whole_document_back_and_never_a_husk() {
+    let start = history(&[insert(r#"{"a":1,"b":2}"#)]);
+    let mut deleted = start.clone();
+    deleted.apply(&Mutation::Delete, commit(1, 500, 1));
+    let mut updated = start.clone();
+    updated.apply(&set("a", "9"), commit(2, 600, 1));
+    assert_eq!(seen(&merged(&deleted, &updated)), r#"{"a":9,"b":2}"#);
+    let mut earlier = start;
+    earlier.apply(&set("a", "9"), commit(2, 400, 1));
+    assert_eq!(seen(&merged(&deleted, &earlier)), "none");
+}
+
+#[test]
+fn a_new_generation_hides_older_fields_for_ever() {
+    let start = history(&[insert(r#"{"old":1}"#)]);
+    let mut again = start.clone();
+    again.apply(&Mutation::Delete, commit(1, 500, 1));
+    again.apply(&insert(r#"{"new":1}"#), commit(1, 600, 2));
+    let mut elsewhere = start;
+    elsewhere.apply(&set("old", "2"), commit(2, 550, 1));
+    elsewhere.apply(&set("late", "2"), commit(2, 700, 2));
+    assert_eq!(seen(&merged(&again, &elsewhere)), r#"{"late":2,"new":1}"#);
+}
+
+#[test]
+fn counters_of_two_clusters_add_up() {
+    let start = history(&[insert(r#"{"n":10}"#)]);
+    let (mut east, mut west) = (start.clone(), start);
+    for round in 0..5 {
+        east.apply(&increment("n", 1), commit(1, 500 + round, round));
+        west.apply(&increment("n", -2), commit(2, 500 + round, round));
+    }
+    let joined = merged(&east, &west);
+    assert_eq!(seen(&joined), r#"{"n":5}"#);
+    assert_eq!(joined, merged(&west, &east));
+}
+
+#[test]
+fn a_later_write_below_an_object_wins_over_a_concurrent_scalar() {
+    let start = history(&[insert(r#"{"m":{"x":1,"y":1}}"#)]);
+    let (mut scalar, mut below) = (start.clone(), start);
+    scalar.apply(&set("m", "7"), commit(1, 500, 1));
+    below.apply(&set("m.x", "2"), commit(2, 600, 1));
+    assert_eq!(seen(&merged(&scalar, &below)), r#"{"m":{"x":2}}"#);
+}
+
+#[test]
+fn eviction_forgets_only_what_its_sender_knows() {
+    let sent = history(&[insert(r#"{"a":1}"#), set("a", "2")]);
+    let mut same = sent.clone();
+    assert_eq!(same.apply(&Mutation::Evict(sent.clone()), commit(1, 900, 1)).0, Effect::Evicted);
+    let mut newer = sent.clone();
+    newer.apply(&set("mine", "1"), commit(1, 800, 1));
+    assert_eq!(newer.apply(&Mutation::Evict(sent.clone()), commit(1, 900, 2)).0, Effect::Unchanged);
+    assert_eq!(seen(&newer), r#"{"a":2,"mine":1}"#);
+    let mut nothing = Document::default();
+    assert_eq!(nothing.apply(&Mutation::Evict(sent), commit(1, 900, 3)).0, Effect::Unchanged);
+}
+
+const CLUSTERS: u8 = 3;
+
+/// A step of a history over several clusters.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A cluster writes, its clock showing this many milliseconds.
+    Write(u8, u64, Mutation),
+    /// The first cluster sends its state, as it is now, to the second; it arrives later, perhaps
+    /// twice.
+    Send(u8, u8),
+    /// The message at this place of those under way arrives and stays under way.
+    Arrive(usize),
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Int(1)),
+        Just(Value::Int(2)),
+        Just(Value::Null),
+        Just(Value::from("x")),
+        Just(json("[1]")),
+        Just(json("{}")),
+        Just(json(r#"{"x":1}"#)),
+        Just(json(r#"{"x":{"y":2}}"#)),
+    ]
+}
+
+fn paths() -> impl Strategy<Value = FieldPath> {
+    prop::sample::select(vec!["a", "b", "a.x", "a.x.y", "b.x"]).prop_map(path)
+}
+
+fn mutations() -> impl Strategy<Value = Mutation> {
+    let objects = prop::collection::btree_map("[ab]", values(), 0..3).prop_map(Value::Object);
+    prop_oneof![
+        3 => (objects, prop::sample::select(vec![
+            OnConflict::Fail,
+            OnConflict::DoNothing,
+            OnConflict::DoUpdate,
+        ]))
+            .prop_map(|(fields, on_conflict)| Mutation::Insert { fields, on_conflict }),
+        4 => (paths(), values()).prop_map(|(path, value)| Mutation::Update {
+            set: vec![(path, value)],
+            unset: vec![],
+            increment: vec![],
+        }),
+        1 => paths().prop_map(|path| Mutation::Update {
+            set: vec![],
+            unset: vec![path],
+            increment: vec![],
+        }),
+        3 => (paths(), -3_i64..4).prop_map(|(path, by)| Mutation::Update {
+            set: vec![],
+            unset: vec![],
+            increment: vec![(path, by)],
+        }),
+        1 => Just(Mutation::Delete),
+    ]
+}
+
+fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..CLUSTERS, 0_u64..50, mutations()).prop_map(|(c, t, m)| Step::Write(c, t, m)),
+        2 => (0..CLUSTERS, 0..CLUSTERS).prop_map(|(from, to)| Step::Send(from, to)),
+        2 => any::<usize>().prop_map(Step::Arrive),
+    ];
+    prop::collection::vec(step, 0..most)
+}
+
+/// Runs a history: the state of each cluster, and every state that was ever sent.
+fn run(steps: &[Step]) -> (Vec<Document>, Vec<(u8, Document)>) {
+    let mut clusters = vec![Document::default(); usize::from(CLUSTERS)];
+    let mut sequences = BTreeMap::<u8, u64>::new();
+    let mut under_way: Vec<(u8, Document)> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Write(at, millis, mutation) => {
+                let sequence = sequences.entry(*at).or_default();
+                clusters[usize::from(*at)].apply(mutation, commit(*at, *millis, *sequence));
+                *sequence += 1;
+            }
+            Step::Send(from, to) => under_way.push((*to, clusters[usize::from(*from)].clone())),
+            Step::Arrive(place) if !under_way.is_empty() => {
+                let (to, state) = &under_way[place % under_way.len()];
+                clusters[usize::from(*to)].merge(state);
+            }
+            Step::Arrive(_) => {}
+        }
+    }
+    (clusters, under_way)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn merge_is_commutative_associative_and_idempotent(steps in steps(40)) {
+        let (states, _) = run(&steps);
+        let [a, b, c] = &states[..] else { unreachable!("three clusters") };
+        prop_assert_eq!(merged(a, b), merged(b, a));
+        prop_assert_eq!(merged(&merged(a, b), c), merged(a, &merged(b, c)));
+        prop_assert_eq!(&merged(a, a), a);
+        prop_assert_eq!(merged(&merged(a, b), b), merged(a, b));
+    }
+
+    #[test]
+    fn clusters_that_heard_all_agree(steps in steps(60), order in any::<u64>()) {
+        let (mut clusters, mut late) = run(&steps);
+        for (index, state) in clusters.clone().into_iter().enumerate() {
+            let others = (0..CLUSTERS).filter(|other| usize::from(*other) != index);
+            late.extend(others.map(|other| (other, state.clone())));
+        }
+        // Late and repeated messages in an order that depends on the seed.
+        let count = late.len() as u64;
+        for index in 0..count {
+            let place = (index.wrapping_mul(order | 1).wrapping_add(order >> 7)) % count;
+            let (to, state) = &late[place as usize];
+            clusters[usize::from(*to)].merge(state);
+        }
+        for (to, state) in &late {
+            clusters[usize::from(*to)].merge(state);
+        }
+        prop_assert_eq!(&clusters[0], &clusters[1]);
+        prop_assert_eq!(&clusters[1], &clusters[2]);
+    }
+
+    #[test]
+    fn a_write_that_could_have_seen_another_wins(steps in steps(40), value in values()) {
+        let (states, _) = run(&steps);
+        let mut document = merged(&states[0], &states[1]);
+        // A clock far behind must not let an older write win.
+        let fields = [("a".to_owned(), value.clone())].into_iter().collect();
+        let on_conflict = OnConflict::DoUpdate;
+        document.apply(&Mutation::Insert { fields, on_conflict }, commit(2, 0, 1_000));
+        for older in &states[..2] {
+            let joined = merged(&document, older);
+            let seen = joined.value().expect("it was just inserted");
+            let expected_inside = |value: &Value, found: Option<&Value>| match value {
+                Value::Object(entries) => entries.iter().all(|(name, inner)| {
+                    found.and_then(|f| f.get(std::slice::from_ref(name))) == Some(inner)
+                        || matches!(inner, Value::Object(_))
+                }),
+                scalar => found == Some(scalar),
+            };
+            prop_assert!(expected_inside(&value, seen.get(&["a"])), "{seen}");
+        }
+    }
+}

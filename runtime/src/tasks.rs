@@ -1,0 +1,196 @@
+//! Named tasks and threads with one shutdown.
+//!
+//! A task ends by returning `Ok` or by seeing that the shutdown has begun. One that fails or
+//! panics begins the shutdown of all: a service that has lost a part of itself is better started
+//! anew than left half alive. Whoever may be retried retries inside its task.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What a task fails with.
+pub type TaskError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The shutdown that all tasks of a process watch.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown(CancellationToken);
+
+impl Shutdown {
+    /// One that has not begun.
+    pub fn new() -> Self {
+        Shutdown::default()
+    }
+
+    /// Begins it; all tasks are to finish what is in flight and end.
+    pub fn begin(&self) {
+        self.0.cancel();
+    }
+
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Resolves when it begins.
+    pub async fn begun(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+type Task = (&'static str, JoinHandle<Result<(), TaskError>>);
+
+/// The tasks of a process.
+#[derive(Clone, Default)]
+pub struct Tasks {
+    shutdown: Shutdown,
+    running: Arc<Mutex<Vec<Task>>>,
+}
+
+/// Why [`Tasks::join`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// A task failed.
+    #[error("task '{name}' failed: {source}")]
+    Failed {
+        /// Its name.
+        name: &'static str,
+        /// What it failed with.
+        source: TaskError,
+    },
+    /// Tasks had not ended by the deadline.
+    #[error("tasks did not end within {deadline:?}: {}", names.join(", "))]
+    Late {
+        /// Their names.
+        names: Vec<&'static str>,
+        /// The deadline.
+        deadline: Duration,
+    },
+}
+
+impl Tasks {
+    /// No tasks yet.
+    pub fn new(shutdown: Shutdown) -> Self {
+        Tasks { shutdown, running: Arc::default() }
+    }
+
+    /// The shutdown they watch.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// Starts a task.
+    pub fn spawn<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = Result<(), TaskError>> + Send + 'static,
+    {
+        let shutdown = self.shutdown.clone();
+        let watched = async move {
+            let result = match tokio::spawn(task).await {
+                Ok(result) => result,
+                Err(panic) => Err(TaskError::from(panic)),
+            };
+            report(name, &result, &shutdown);
+            result
+        };
+        self.running.lock().push((name, tokio::spawn(watched)));
+    }
+
+    /// Starts a thread, for calls that block. It has to look at the shutdown now and then.
+    pub fn spawn_thread(
+        &self,
+        name: &'static str,
+        body: impl FnOnce() -> Result<(), TaskError> + Send + 'static,
+    ) {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        let shutdown = self.shutdown.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let result = catch_unwind(AssertUnwindSafe(body))
+                .unwrap_or_else(|_| Err(TaskError::from("it panicked")));
+            report(name, &result, &shutdown);
+            // The receiver is gone only if the process is past waiting.
+            let _ = done.send(result);
+        });
+        let watched = async move {
+            thread?;
+            wait.await?
+        };
+        self.running.lock().push((name, tokio::spawn(watched)));
+    }
+
+    /// Waits for the shutdown to begin, then until `deadline` has passed for all tasks to end.
+    ///
+    /// # Errors
+    /// The first failure of a task, or the names of those that were late.
+    pub async fn join(self, deadline: Duration) -> Result<(), JoinError> {
+        self.shutdown.begun().await;
+        let until = tokio::time::Instant::now() + deadline;
+        let mut failed = None;
+        let mut late = Vec::new();
+        // Tasks may start others until they end.
+        loop {
+            let Some((name, task)) = self.running.lock().pop() else { break };
+            match tokio::time::timeout_at(until, task).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(source))) => failed = Some(JoinError::Failed { name, source }),
+                Ok(Err(panic)) => {
+                    failed = Some(JoinError::Failed { name, source: panic.into() });
+                }
+                Err(_) => late.push(name),
+            }
+        }
+        match failed {
+            Some(failed) => Err(failed),
+            None if late.is_empty() => Ok(()),
+            None => Err(JoinError::Late { names: late, deadline }),
+        }
+    }
+}
+
+fn report(name: &'static str, result: &Result<(), TaskError>, shutdown: &Shutdown) {
+    if let Err(error) = result {
+        tracing::error!(task = name, %error, "a task failed; the process shuts down");
+        shutdown.begin();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_ends_all_and_is_told() {
+        let tasks = Tasks::new(Shutdown::new());
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn("waits", async move {
+            shutdown.begun().await;
+            Ok(())
+        });
+        tasks.spawn_thread("fails", || Err("no".into()));
+        let error = tasks.join(Duration::from_secs(10)).await.unwrap_err();
+        assert_eq!(error.to_string(), "task 'fails' failed: no");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure() {
+        let tasks = Tasks::new(Shutdown::new());
+        tasks.spawn("panics", async { panic!("on purpose") });
+        assert!(matches!(
+            tasks.join(Duration::from_secs(10)).await,
+            Err(JoinError::Failed { name: "panics", .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_end_is_named() {
+        let tasks = Tasks::new(Shutdown::new());
+        tasks.spawn("stuck", std::future::pending());
+        tasks.shutdown().begin();
+        let error = tasks.join(Duration::from_millis(1)).await.unwrap_err();
+        assert!(matches!(error, JoinError::Late { names, .. } if names == ["stuck"]));
+    }
+}
