@@ -100,10 +100,9 @@ impl<'a> NodeDeserializer<'a> {
     fn entries(&self) -> Result<Entries, Failure> {
         match self.0 {
             node @ Node::Table(_) => Ok(Entries::of(node)),
-            Node::Leaf(value, _) => Err(de::Error::custom(format!(
-                "this is a table of settings, not {}",
-                kind(value)
-            ))),
+            Node::Leaf(value, _) => {
+                Err(de::Error::custom(format!("this is a table of settings, not {}", kind(value))))
+            }
         }
     }
 }

@@ -113,11 +113,8 @@ fn a_wrong_value_is_told_with_its_place() {
     let error = from_file("limit = 'many'").unwrap_err().to_string();
     assert!(error.starts_with("setting 'limit' in '"), "{error}");
     assert!(error.contains("expected u32"), "{error}");
-    let error = Layers::new()
-        .flag("--limit", &["limit"], "-1")
-        .load::<Settings>()
-        .unwrap_err()
-        .to_string();
+    let error =
+        Layers::new().flag("--limit", &["limit"], "-1").load::<Settings>().unwrap_err().to_string();
     assert!(error.starts_with("setting 'limit' in --limit: invalid value"), "{error}");
     let error = from_file("ingest = 3").unwrap_err().to_string();
     assert!(error.contains("a table of settings, not integer 3"), "{error}");
@@ -132,8 +129,7 @@ fn a_wrong_value_is_told_with_its_place() {
 fn a_shorthand_stands_for_a_key_of_its_table() {
     let file = file("[kafka]\n\"bootstrap.servers\" = 'file:1'\n\"client.id\" = 'x'\n");
     let layers = Layers::new().shorthand("kafka", "bootstrap.servers").file(file.path()).unwrap();
-    let layers =
-        layers.environment("ANABRANCH_", &[], variables(&[("ANABRANCH_KAFKA", "env:2")]));
+    let layers = layers.environment("ANABRANCH_", &[], variables(&[("ANABRANCH_KAFKA", "env:2")]));
     let kafka = layers.load::<Settings>().unwrap().kafka;
     assert_eq!(kafka["bootstrap.servers"], "env:2");
     assert_eq!(kafka["client.id"], "x");
