@@ -48,7 +48,15 @@ impl Bench {
     }
 
     pub(super) fn with_cleanup(harness: &impl Harness, partitions: u16, cleanup: Cleanup) -> Self {
-        let journal = harness.open();
+        Self::on(harness.open(), partitions, cleanup)
+    }
+
+    /// Another topic of the same log.
+    pub(super) fn sibling(&self, partitions: u16, cleanup: Cleanup) -> Self {
+        Self::on(Arc::clone(&self.journal), partitions, cleanup)
+    }
+
+    fn on(journal: Arc<dyn Journal>, partitions: u16, cleanup: Cleanup) -> Self {
         let topic = TopicName::from(unique("topic"));
         let spec =
             TopicSpec { name: topic.clone(), partitions, cleanup, max_record_bytes: RECORD_LIMIT };

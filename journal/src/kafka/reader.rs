@@ -1,0 +1,322 @@
+//! Reading on Kafka: `assign` only, no consumer groups.
+//!
+//! **Positions past holes.** librdkafka hands over records, not the markers and aborted records
+//! between them. When it reaches the end of a partition it says so, with the offset in the text of
+//! the event and only there (2.12: "... reached end of partition at offset N ..."); rdkafka passes
+//! the text to the context just before it returns the event. All records below N came before it
+//! on the same queue, so the position may move to N. The conformance suite fails if a newer
+//! version words it otherwise.
+//!
+//! **A queue for each partition.** The event names its partition, not its topic. With a queue of
+//! its own a partition needs no name. Queues are split before the partitions are assigned, so
+//! nothing is delivered elsewhere first.
+//!
+//! A reader outlives its brokers: while none can be reached, `poll` finds nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::{Shared, Trouble, errors};
+use crate::error::Error;
+use crate::log::{Offset, ReadFrom, Reader, Record, TopicPartition};
+
+/// The most one `poll` returns.
+const POLL_RECORDS: usize = 10_000;
+const POLL_BYTES: usize = 8 * 1024 * 1024;
+
+/// Between two attempts to find out why a position is out of range.
+const OUT_OF_RANGE_RETRY: Duration = Duration::from_millis(10);
+
+/// The group that no reader joins; its name is what brokers with access control check.
+const GROUP: &str = "anabranch";
+
+/// Reads committed records of some partitions.
+pub(super) struct KafkaReader {
+    // Dropped before the consumer whose queues they are.
+    partitions: Vec<Assigned>,
+    ready: Arc<Ready>,
+    consumer: Arc<BaseConsumer<Context>>,
+    shared: Arc<Shared>,
+}
+
+struct Assigned {
+    at: TopicPartition,
+    queue: PartitionQueue<Context>,
+    position: Offset,
+    /// Nothing was read yet, and whatever is oldest was asked for.
+    from_start: bool,
+    health: Health,
+}
+
+enum Health {
+    Good,
+    /// The broker does not have the position; why is still to be found out.
+    OutOfRange,
+    /// Every poll says so.
+    Trimmed {
+        start: Offset,
+    },
+    PastEnd {
+        end: Offset,
+    },
+}
+
+impl KafkaReader {
+    pub(super) fn open(
+        shared: Arc<Shared>,
+        from: &[(TopicPartition, ReadFrom)],
+    ) -> Result<Self, Error> {
+        let mut starts = Vec::with_capacity(from.len());
+        for (at, from) in from {
+            shared.facts(at)?;
+            starts.push(match from {
+                ReadFrom::Start => shared.bounds(at)?.start,
+                ReadFrom::Offset(offset) => *offset,
+                ReadFrom::End => shared.bounds(at)?.end,
+            });
+        }
+        let ready = Arc::new(Ready::default());
+        let context = Context { end: Mutex::default(), trouble: shared.trouble.clone() };
+        let consumer: BaseConsumer<Context> = shared
+            .config
+            .consumer(Some(GROUP))
+            .create_with_context(context)
+            .map_err(|error| errors::creation(&error))?;
+        let consumer = Arc::new(consumer);
+        let mut partitions = Vec::with_capacity(from.len());
+        for (index, ((at, from), position)) in from.iter().zip(starts).enumerate() {
+            let number = i32::from(at.partition.0);
+            let mut queue = consumer
+                .split_partition_queue(at.topic.as_str(), number)
+                .ok_or_else(|| Error::UnknownTopic(at.to_string()))?;
+            let ready = Arc::clone(&ready);
+            queue.set_nonempty_callback(move || ready.add(index));
+            let from_start = *from == ReadFrom::Start;
+            let at = at.clone();
+            partitions.push(Assigned { at, queue, position, from_start, health: Health::Good });
+        }
+        let reader = KafkaReader { partitions, ready, consumer, shared };
+        reader.assign()?;
+        Ok(reader)
+    }
+
+    /// Starts fetching every partition from its position.
+    fn assign(&self) -> Result<(), Error> {
+        let mut list = TopicPartitionList::with_capacity(self.partitions.len());
+        for partition in &self.partitions {
+            let topic = partition.at.topic.as_str();
+            let number = i32::from(partition.at.partition.0);
+            let offset = KafkaOffset::Offset(errors::signed(partition.position.0)?);
+            list.add_partition_offset(topic, number, offset)
+                .map_err(|error| self.shared.error("assign", &error))?;
+        }
+        self.consumer.assign(&list).map_err(|error| self.shared.error("assign", &error))
+    }
+
+    /// Finds out why positions are out of range, and fails if records are gone.
+    fn check(&mut self) -> Result<(), Error> {
+        let mut reassign = false;
+        for partition in &mut self.partitions {
+            if matches!(partition.health, Health::OutOfRange) {
+                // Unavailable is asked again at the next poll.
+                let Ok(bounds) = self.shared.bounds(&partition.at) else { continue };
+                if partition.position >= bounds.start {
+                    partition.health = Health::PastEnd { end: bounds.end };
+                } else if partition.from_start {
+                    partition.position = bounds.start;
+                    partition.health = Health::Good;
+                    reassign = true;
+                } else {
+                    partition.health = Health::Trimmed { start: bounds.start };
+                }
+            }
+            let (at, wanted) = (partition.at.clone(), partition.position);
+            match partition.health {
+                Health::Good | Health::OutOfRange => {}
+                Health::Trimmed { start } => return Err(Error::Trimmed { at, wanted, start }),
+                Health::PastEnd { end } => {
+                    return Err(Error::Corrupt(format!(
+                        "offset {wanted} of {at} is past its end {end}: records that were read \
+                         before are lost, or the topic was made anew"
+                    )));
+                }
+            }
+        }
+        if reassign { self.assign() } else { Ok(()) }
+    }
+
+    /// Takes what one partition has. Gives whether there may be more.
+    fn drain(&mut self, index: usize, batch: &mut Batch) -> Result<bool, Error> {
+        let partition = &mut self.partitions[index];
+        while !batch.is_full() {
+            let Some(event) = partition.queue.poll(Duration::ZERO) else { return Ok(false) };
+            match event {
+                Ok(message) => {
+                    let offset = errors::offset(message.offset())?;
+                    if offset >= partition.position {
+                        partition.position = Offset(offset.0 + 1);
+                        partition.from_start = false;
+                        batch.push(record(&partition.at, offset, &message));
+                    }
+                }
+                Err(KafkaError::PartitionEOF(_)) => {
+                    let end = self.consumer.context().end.lock().take();
+                    partition.position = partition.position.max(end.unwrap_or_default());
+                }
+                Err(error) => match errors::code(&error) {
+                    Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                        partition.health = Health::OutOfRange;
+                        return Ok(false);
+                    }
+                    _ => {
+                        let what = partition.at.to_string();
+                        match errors::plain(&what, &error, &self.shared.trouble) {
+                            // librdkafka goes on by itself.
+                            Error::Unavailable(reason) => {
+                                tracing::debug!(reason, "reading goes on later");
+                            }
+                            error => return Err(error),
+                        }
+                    }
+                },
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Reader for KafkaReader {
+    fn poll(&mut self, timeout: Duration) -> Result<Vec<Record>, Error> {
+        let deadline = Instant::now() + timeout;
+        let mut batch = Batch::default();
+        loop {
+            // Log lines and the client's own errors; records never come this way.
+            while self.consumer.poll(Duration::ZERO).is_some() {}
+            self.check()?;
+            for index in self.ready.take() {
+                if self.drain(index, &mut batch)? {
+                    self.ready.add(index);
+                }
+            }
+            if !batch.records.is_empty() || Instant::now() >= deadline {
+                return Ok(batch.records);
+            }
+            let good = self.partitions.iter().all(|p| matches!(p.health, Health::Good));
+            let retry = Instant::now() + OUT_OF_RANGE_RETRY;
+            self.ready.wait(if good { deadline } else { deadline.min(retry) });
+        }
+    }
+
+    fn position(&self, at: &TopicPartition) -> Option<Offset> {
+        self.partitions.iter().find(|partition| partition.at == *at).map(|found| found.position)
+    }
+}
+
+/// What one poll has collected.
+#[derive(Default)]
+struct Batch {
+    records: Vec<Record>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.records.len() >= POLL_RECORDS || self.bytes >= POLL_BYTES
+    }
+
+    fn push(&mut self, record: Record) {
+        self.bytes += record.key.len() + record.value.as_ref().map_or(0, |value| value.len());
+        self.records.push(record);
+    }
+}
+
+fn record(at: &TopicPartition, offset: Offset, message: &BorrowedMessage<'_>) -> Record {
+    let timestamp = message.timestamp().to_millis().unwrap_or_default();
+    Record {
+        at: at.clone(),
+        offset,
+        timestamp_ms: u64::try_from(timestamp).unwrap_or_default(),
+        key: Bytes::copy_from_slice(message.key().unwrap_or_default()),
+        value: message.payload().map(Bytes::copy_from_slice),
+    }
+}
+
+/// The partitions whose queues have something. librdkafka's threads add to it.
+#[derive(Default)]
+struct Ready {
+    indexes: Mutex<Vec<usize>>,
+    added: Condvar,
+}
+
+impl Ready {
+    fn add(&self, index: usize) {
+        let mut indexes = self.indexes.lock();
+        if !indexes.contains(&index) {
+            indexes.push(index);
+        }
+        self.added.notify_one();
+    }
+
+    fn take(&self) -> Vec<usize> {
+        std::mem::take(&mut self.indexes.lock())
+    }
+
+    fn wait(&self, deadline: Instant) {
+        let mut indexes = self.indexes.lock();
+        if indexes.is_empty() {
+            self.added.wait_until(&mut indexes, deadline);
+        }
+    }
+}
+
+/// What librdkafka calls.
+struct Context {
+    /// Where the partition ends that the event being handled is about.
+    end: Mutex<Option<Offset>>,
+    trouble: Trouble,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if errors::code(&error) == Some(Code::PartitionEOF) {
+            *self.end.lock() = end_offset(reason);
+        } else {
+            self.trouble.note(&error, reason);
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+/// The offset in "Fetch from broker 1 reached end of partition at offset 42 (HighwaterMark 43)".
+fn end_offset(reason: &str) -> Option<Offset> {
+    let (_, rest) = reason.split_once("at offset ")?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok().map(Offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_partition_is_read_from_the_event() {
+        let text = "Fetch from broker 1 reached end of partition at offset 42 (HighwaterMark 43)";
+        assert_eq!(end_offset(text), Some(Offset(42)));
+        assert_eq!(end_offset("something else"), None);
+    }
+}
