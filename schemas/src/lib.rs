@@ -9,6 +9,8 @@
 //! * [`topics`]: the names of a cluster's topics, built nowhere else.
 
 mod avro;
+#[cfg(test)]
+mod golden;
 pub mod records;
 pub mod resources;
 pub mod state;

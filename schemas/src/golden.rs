@@ -1,0 +1,227 @@
+//! Golden files: bytes of every version of every record, with the value they must give.
+//!
+//! A frozen pair in `golden/` never changes. A new record or version gets its pair from a run with
+//! `ANABRANCH_NEW_GOLDEN=1`, which writes missing files only.
+
+use std::fmt::Debug;
+use std::fs;
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use anabranch_core::Value;
+use anabranch_core::document::{Commit as At, Document, Mutation};
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, AppId, DocumentKey, RoundId, TxnId};
+use anabranch_core::keyspace::Slice;
+use anabranch_core::query::{FieldPath, OnConflict};
+
+use crate::records::{
+    Change, ChangesCursor, ChangesRecord, Commit, DocumentMutation, Metadata, Operation,
+    PartLocation, RemoteCursor, Resolved, RoundPart,
+};
+use crate::{Record, decode, encode, state};
+
+/// Checks one pair: the bytes give the value, and the value gives the bytes.
+fn check_bytes<T: Debug>(
+    name: &str,
+    sample: &T,
+    encode: impl Fn(&T) -> Vec<u8>,
+    decode: impl Fn(&[u8]) -> T,
+) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+    let (bytes_file, value_file) = (folder.join("v1.hex"), folder.join("v1.txt"));
+    if !bytes_file.exists() && std::env::var_os("ANABRANCH_NEW_GOLDEN").is_some() {
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(&bytes_file, to_hex(&encode(sample))).unwrap();
+        fs::write(&value_file, format!("{sample:#?}\n")).unwrap();
+    }
+    let hex = fs::read_to_string(&bytes_file).unwrap();
+    let expected = fs::read_to_string(&value_file).unwrap();
+    let value = decode(&from_hex(&hex));
+    assert_eq!(format!("{value:#?}\n"), expected, "{name}: the bytes give another value");
+    assert_eq!(to_hex(&encode(&value)), hex, "{name}: the value gives other bytes");
+}
+
+fn check<R: Record + Debug>(name: &str, sample: &R) {
+    check_bytes(name, sample, |record| encode(record).to_vec(), |bytes| decode(bytes).unwrap());
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    let lines = bytes.chunks(32).map(|line| {
+        line.iter().map(|byte| format!("{byte:02x}")).chain(["\n".to_owned()]).collect::<String>()
+    });
+    lines.collect()
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    let pairs = (0..digits.len()).step_by(2);
+    pairs.map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+fn uuid(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn json(text: &str) -> Value {
+    Value::from_json(text.as_bytes()).unwrap()
+}
+
+fn path(dotted: &str) -> FieldPath {
+    FieldPath::new(dotted.split('.').map(str::to_owned).collect()).unwrap()
+}
+
+fn document() -> Document {
+    let at = |actor, sequence| At {
+        hlc: Hlc::from_millis(1_700_000_000_000 + sequence),
+        actor: ActorId(uuid(actor)),
+        sequence,
+    };
+    let mut document = Document::default();
+    let fields = json(
+        r#"{"name":"é","n":-5,"x":0.25,"ok":true,"none":null,"list":[1,{"a":[]}],"m":{"k":{}}}"#,
+    );
+    let on_conflict = OnConflict::Fail;
+    document.apply(&Mutation::Insert { fields, on_conflict }, at(1, 10));
+    let update = Mutation::Update {
+        set: vec![(path("m.deep.er"), json("9223372036854775807"))],
+        unset: vec![path("none")],
+        increment: vec![(path("n"), 7), (path("fresh"), -3)],
+    };
+    document.apply(&update, at(2, 4));
+    document.apply(&Mutation::Delete, at(1, 11));
+    document.apply(&update, at(2, 5));
+    document
+}
+
+fn mutation(key: &str, mutation: Mutation) -> DocumentMutation {
+    let key = DocumentKey::from_canonical(key).unwrap();
+    DocumentMutation { collection: "cars".parse().unwrap(), key, mutation }
+}
+
+#[test]
+fn state_of_a_document() {
+    let decode = |bytes: &[u8]| state::decode(bytes).unwrap();
+    check_bytes("state", &document(), |document| state::encode(document).to_vec(), decode);
+    check_bytes("state-empty", &Document::default(), |d| state::encode(d).to_vec(), decode);
+}
+
+#[test]
+fn round_part() {
+    let update = Mutation::Update {
+        set: vec![(path("a.b"), json("[1]")), (path("c"), Value::Null)],
+        unset: vec![path("d")],
+        increment: vec![(path("n"), i64::MIN)],
+    };
+    let insert = |on_conflict| Mutation::Insert { fields: json(r#"{"a":1}"#), on_conflict };
+    let mutations = vec![
+        mutation("\"one\"", insert(OnConflict::Fail)),
+        mutation("2", insert(OnConflict::DoNothing)),
+        mutation("3", insert(OnConflict::DoUpdate)),
+        mutation("4", insert(OnConflict::DoUpdateLocalDiff)),
+        mutation(r#"{"n":5}"#, update),
+        mutation("-6", Mutation::Delete),
+        mutation("7", Mutation::Merge(document())),
+        mutation("8", Mutation::Evict(document())),
+    ];
+    let part =
+        RoundPart { round: RoundId(uuid(7)), app: AppId(uuid(8)), index: 1, count: 3, mutations };
+    check("round_part", &part);
+}
+
+#[test]
+fn commit() {
+    let part = |slice, offset| PartLocation { slice: Slice(slice), offset, checksum: u32::MAX };
+    let commit = Commit {
+        round: RoundId(uuid(7)),
+        app: AppId(uuid(8)),
+        origin: ActorId(uuid(u128::MAX)),
+        origin_txn: Some(TxnId(1 << 40)),
+        hlc: Hlc::from_millis(1_700_000_000_000),
+        digest: vec![1, 2, 3],
+        mutations: 8,
+        parts: vec![part(0, 0), part(15, 1 << 50)],
+    };
+    check("commit", &commit);
+    let local = Commit { origin_txn: None, digest: vec![], parts: vec![], ..commit };
+    check("commit-local", &local);
+}
+
+#[test]
+fn what_stands_in_changes() {
+    let change = Change {
+        txn: TxnId(12),
+        app: AppId(uuid(8)),
+        collection: "cars".parse().unwrap(),
+        key: DocumentKey::from_canonical("\"one\"").unwrap(),
+        origin: ActorId(uuid(1)),
+        origin_txn: TxnId(11),
+        hlc: Hlc::from_millis(1_700_000_000_000),
+        operation: Operation::Update,
+        existed: true,
+        before: json(r#"{"name":"x"}"#),
+        added: vec!["fresh".to_owned()],
+        state: state::encode(&document()).to_vec(),
+    };
+    check("change", &change);
+    let resolved = Resolved { slice: Slice(3), txn: TxnId(12), hlc: Hlc(5) };
+    check("resolved", &resolved);
+    let either = |bytes: &[u8]| ChangesRecord::decode(bytes).unwrap();
+    assert_eq!(either(&encode(&change)), ChangesRecord::Change(change));
+    assert_eq!(either(&encode(&resolved)), ChangesRecord::Resolved(resolved));
+}
+
+#[test]
+fn cursors_and_metadata() {
+    check("changes_cursor", &ChangesCursor { next: TxnId(7) });
+    let cursor = RemoteCursor {
+        remote: ActorId(uuid(1)),
+        next: TxnId(7),
+        snapshot_after: Some(vec![0, 255]),
+        queries: u64::MAX,
+        hlc: Hlc(9),
+    };
+    check("remote_cursor", &cursor);
+    check("remote_cursor-tail", &RemoteCursor { snapshot_after: None, ..cursor });
+    check("metadata", &Metadata { version: 3, value: Some("{}".to_owned()) });
+    check("metadata-removed", &Metadata { version: 4, value: None });
+}
+
+#[test]
+fn a_change_gives_the_image_before_it() {
+    let change = |existed, before: &str, added: &[&str]| Change {
+        txn: TxnId(0),
+        app: AppId(uuid(8)),
+        collection: "cars".parse().unwrap(),
+        key: DocumentKey::from_canonical("1").unwrap(),
+        origin: ActorId(uuid(1)),
+        origin_txn: TxnId(0),
+        hlc: Hlc(0),
+        operation: Operation::Update,
+        existed,
+        before: json(before),
+        added: added.iter().map(|name| (*name).to_owned()).collect(),
+        state: vec![],
+    };
+    let after = json(r#"{"a":1,"b":2}"#);
+    let image = |change: Change, after| change.before_image(after).map(|value| value.to_json());
+    assert_eq!(image(change(false, "{}", &["a", "b"]), Some(&after)), None);
+    let changed = change(true, r#"{"a":0,"c":3}"#, &["b"]);
+    assert_eq!(image(changed, Some(&after)).as_deref(), Some(r#"{"a":0,"c":3}"#));
+    let deleted = change(true, r#"{"a":0}"#, &[]);
+    assert_eq!(image(deleted, None).as_deref(), Some(r#"{"a":0}"#));
+}
+
+#[test]
+fn bytes_of_something_else_are_refused() {
+    let resolved = encode(&Resolved { slice: Slice(3), txn: TxnId(12), hlc: Hlc(5) });
+    for bytes in [&[][..], &[0; 20], &resolved[..9], &resolved[..resolved.len() - 1]] {
+        assert!(decode::<Resolved>(bytes).is_err(), "{bytes:?}");
+    }
+    assert!(decode::<ChangesCursor>(&resolved).unwrap_err().to_string().contains("fingerprint"));
+    assert!(decode::<Resolved>(&[&resolved[..], &[0]].concat()).is_err());
+    for bytes in [&[][..], &[9, 1], &[1, 255]] {
+        assert!(state::decode(bytes).is_err(), "{bytes:?}");
+    }
+}
