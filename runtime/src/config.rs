@@ -114,6 +114,10 @@ impl Node {
         }
     }
 
+    fn is_leaf(&self) -> bool {
+        matches!(self, Node::Leaf(..))
+    }
+
     /// The origin of the first value at or below.
     fn origin(&self) -> Option<&Origin> {
         match self {
@@ -151,12 +155,12 @@ impl Node {
 #[derive(Clone, Debug)]
 pub struct Layers {
     root: Node,
-    shorthands: Vec<(&'static str, &'static str)>,
+    properties: Vec<(&'static str, &'static str)>,
 }
 
 impl Default for Layers {
     fn default() -> Self {
-        Layers { root: Node::Table(BTreeMap::new()), shorthands: Vec::new() }
+        Layers { root: Node::Table(BTreeMap::new()), properties: Vec::new() }
     }
 }
 
@@ -166,10 +170,12 @@ impl Layers {
         Layers::default()
     }
 
-    /// In every layer added later, a plain value for table `table` is one for its key `key`.
+    /// Makes `table`, in layers added later, one of properties: its keys have dots, whether written
+    /// as `"a.b"` or as `a.b`, or in the environment as `A_B`; its values are text. A plain value
+    /// for the table is one for its key `main`.
     #[must_use]
-    pub fn shorthand(mut self, table: &'static str, key: &'static str) -> Self {
-        self.shorthands.push((table, key));
+    pub fn properties(mut self, table: &'static str, main: &'static str) -> Self {
+        self.properties.push((table, main));
         self
     }
 
@@ -234,11 +240,12 @@ impl Layers {
     }
 
     fn expanded(&self, mut layer: Node) -> Node {
-        if let Node::Table(table) = &mut layer {
-            for (name, key) in &self.shorthands {
-                if let Some(node @ Node::Leaf(..)) = table.get_mut(*name) {
-                    let leaf = node.clone();
-                    *node = Node::Table(BTreeMap::from([((*key).to_owned(), leaf)]));
+        if let Node::Table(tables) = &mut layer {
+            for (name, main) in &self.properties {
+                if let Some(node) = tables.remove(*name) {
+                    let mut properties = BTreeMap::new();
+                    flatten(if node.is_leaf() { main } else { "" }, node, &mut properties);
+                    tables.insert((*name).to_owned(), Node::Table(properties));
                 }
             }
         }
@@ -256,6 +263,31 @@ impl Layers {
                 ConfigError::Unknown { origin, hint: hint(name, known), key }
             }
             deserialize::Reason::Message(message) => ConfigError::Wrong { key, origin, message },
+        }
+    }
+}
+
+/// Puts a tree of properties into one table, under dotted keys.
+fn flatten(key: &str, node: Node, into: &mut BTreeMap<String, Node>) {
+    match node {
+        Node::Table(table) => {
+            for (step, node) in table {
+                let key = if key.is_empty() { step } else { format!("{key}.{step}") };
+                flatten(&key, node, into);
+            }
+        }
+        Node::Leaf(value, origin) => {
+            let key = match origin {
+                Origin::Environment(_) => key.replace('_', "."),
+                _ => key.to_owned(),
+            };
+            let value = match value {
+                Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => {
+                    Value::String(value.to_string())
+                }
+                value => value,
+            };
+            into.insert(key, Node::Leaf(value, origin));
         }
     }
 }

@@ -126,13 +126,27 @@ fn a_wrong_value_is_told_with_its_place() {
 }
 
 #[test]
-fn a_shorthand_stands_for_a_key_of_its_table() {
-    let file = file("[kafka]\n\"bootstrap.servers\" = 'file:1'\n\"client.id\" = 'x'\n");
-    let layers = Layers::new().shorthand("kafka", "bootstrap.servers").file(file.path()).unwrap();
-    let layers = layers.environment("ANABRANCH_", &[], variables(&[("ANABRANCH_KAFKA", "env:2")]));
-    let kafka = layers.load::<Settings>().unwrap().kafka;
-    assert_eq!(kafka["bootstrap.servers"], "env:2");
-    assert_eq!(kafka["client.id"], "x");
+fn properties_have_dotted_names_and_text_for_values() {
+    let file = file("[kafka]\n'bootstrap.servers' = 'file:1'\nlinger.ms = 5\nclient.id = 'file'\n");
+    let environment =
+        variables(&[("ANABRANCH_KAFKA", "env:2"), ("ANABRANCH_KAFKA__CLIENT_ID", "env")]);
+    let kafka = Layers::new()
+        .properties("kafka", "bootstrap.servers")
+        .file(file.path())
+        .unwrap()
+        .environment("ANABRANCH_", &[], environment)
+        .flag("--kafka-property", &["kafka", "check.crcs"], "true")
+        .load::<Settings>()
+        .unwrap()
+        .kafka;
+    let expected = [
+        ("bootstrap.servers", "env:2"),
+        ("check.crcs", "true"),
+        ("client.id", "env"),
+        ("linger.ms", "5"),
+    ];
+    let found: Vec<_> = kafka.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(found, expected);
 }
 
 #[test]
