@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs a tool on the broker process, with `input`, through the project's script.
+/// Runs a tool on the broker process and returns what it printed.
 fn tool(broker: &BrokerProcess, name: &str, arguments: &[&str]) -> Result<String> {
     text(name, broker.tool(name, arguments)?)
 }
@@ -127,8 +127,10 @@ fn list_topics(
     client: &str,
 ) -> Result<String> {
     let properties = folder.path().join("client.properties");
-    std::fs::write(&properties, format!("{client}\ndefault.api.timeout.ms=10000\n"))?;
-    // The last of two addresses counts.
+    std::fs::write(
+        &properties,
+        format!("{client}\nrequest.timeout.ms=5000\ndefault.api.timeout.ms=10000\n"),
+    )?;
     let address = format!("127.0.0.1:{port}");
     let properties = properties.display().to_string();
     let arguments = ["--bootstrap-server", &address, "--command-config", &properties, "--list"];

@@ -33,7 +33,7 @@ pub struct Broker {
 
 enum Way {
     Named,
-    Container(Container),
+    Container(Box<Container>),
     Process(BrokerProcess),
 }
 
@@ -103,7 +103,7 @@ fn container() -> Result<Broker> {
     let container = Container::start()?;
     let address = container.address().to_owned();
     say(&format!("a container of apache/kafka at {address}"));
-    Ok(Broker { address, way: Way::Container(container) })
+    Ok(Broker { address, way: Way::Container(Box::new(container)) })
 }
 
 fn process() -> Result<Broker> {

@@ -86,14 +86,14 @@ impl BrokerProcess {
     /// SCRAM looks its users up in the broker's own metadata, PLAIN in the settings.
     fn add_user(&self) -> Result<()> {
         let Some((user, password)) = self.settings.user() else { return Ok(()) };
-        let added =
-            format!("SCRAM-SHA-256=[password={password}],SCRAM-SHA-512=[password={password}]");
-        let output = self.tool(
-            "kafka-configs",
-            &["--alter", "--entity-type", "users", "--entity-name", user, "--add-config", &added],
-        )?;
-        if !output.status.success() {
-            bail!("cannot add user {user}: {}", String::from_utf8_lossy(&output.stderr));
+        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let secret = format!("{mechanism}=[password={password}]");
+            let entity = ["--alter", "--entity-type", "users", "--entity-name", user];
+            let output =
+                self.tool("kafka-configs", &[&entity[..], &["--add-config", &secret]].concat())?;
+            if !output.status.success() {
+                bail!("cannot add user {user}: {}", String::from_utf8_lossy(&output.stderr));
+            }
         }
         Ok(())
     }
@@ -112,13 +112,20 @@ fn run(
     Ok(process)
 }
 
-/// Runs a console tool on the broker at `address`.
+/// Runs a console tool on the broker at `address`, unless the arguments name another.
 pub(super) fn tool(name: &str, address: &str, arguments: &[&str]) -> Result<Output> {
-    Command::new(script())
-        .args(["tool", name, "--bootstrap-server", address])
-        .args(arguments)
-        .output()
-        .context("cannot run scripts/kafka")
+    let mut command = Command::new(script());
+    command.args(["tool", name]).args(tool_arguments(address, arguments));
+    command.output().context("cannot run scripts/kafka")
+}
+
+pub(super) fn tool_arguments<'a>(address: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+    let mut all = Vec::with_capacity(arguments.len() + 2);
+    if !arguments.contains(&"--bootstrap-server") {
+        all.extend(["--bootstrap-server", address]);
+    }
+    all.extend(arguments);
+    all
 }
 
 fn script() -> PathBuf {

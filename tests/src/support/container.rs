@@ -28,6 +28,8 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 
+use super::broker_process::tool_arguments;
+
 const TAG: &str = "4.3.1";
 const LABEL: &str = "anabranch.test";
 /// Long enough for the image to be pulled.
@@ -66,9 +68,8 @@ impl Container {
 
     /// Runs a console tool inside the container.
     pub(super) fn tool(&self, name: &str, arguments: &[&str]) -> Result<Output> {
-        let mut command = vec![format!("{TOOLS}/{name}.sh"), "--bootstrap-server".to_owned()];
-        command.push(INNER_ADDRESS.to_owned());
-        command.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let mut command = vec![format!("{TOOLS}/{name}.sh")];
+        command.extend(tool_arguments(INNER_ADDRESS, arguments).into_iter().map(str::to_owned));
         on(&self.runtime, || async {
             let mut running = self.container.exec(ExecCommand::new(command)).await?;
             let stdout = running.stdout_to_vec().await?;

@@ -1,0 +1,146 @@
+//! A client of one cluster's HTTP API, as a user would write it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::blocking::{Client, RequestBuilder};
+use serde_json::{Value, json};
+
+use super::{APP, PATIENCE};
+
+/// How long one request may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(15);
+
+/// A client of one cluster.
+#[derive(Clone, Debug)]
+pub struct Api {
+    client: Client,
+    base: String,
+    admin: String,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body; text that is not JSON is a string.
+    pub body: Value,
+}
+
+impl Reply {
+    /// The stable code of an error.
+    pub fn code(&self) -> &str {
+        self.body["error"]["code"].as_str().unwrap_or("")
+    }
+
+    /// Whether the same request may be sent again under the same key.
+    fn may_be_repeated(&self) -> bool {
+        matches!(self.status, 429 | 500..)
+    }
+
+    /// The body, if the request succeeded.
+    pub fn success(self) -> Result<Value> {
+        ensure!(self.status < 300, "HTTP {}: {}", self.status, self.body);
+        Ok(self.body)
+    }
+}
+
+impl Api {
+    /// A client of the cluster with these two ports on the loopback.
+    pub fn new(http: u16, admin: u16) -> Self {
+        let client = Client::builder().timeout(REQUEST_LIMIT).build().expect("a plain client");
+        Api {
+            client,
+            base: format!("http://127.0.0.1:{http}"),
+            admin: format!("http://127.0.0.1:{admin}"),
+        }
+    }
+
+    /// Whether `/readyz` says so.
+    pub fn is_ready(&self) -> bool {
+        let reply = self.client.get(format!("{}/readyz", self.base)).send();
+        reply.is_ok_and(|reply| reply.status().is_success())
+    }
+
+    /// Runs a statement once.
+    pub fn try_execute(
+        &self,
+        statement: &str,
+        args: &Value,
+        idempotency_key: Option<&str>,
+    ) -> Result<Reply> {
+        let url = format!("{}/apps/{APP}/api/v1/store/execute", self.base);
+        let request = self.client.post(url).json(&json!({"statement": statement, "args": args}));
+        send(match idempotency_key {
+            Some(key) => request.header("Idempotency-Key", key),
+            None => request,
+        })
+    }
+
+    /// Runs a statement, which must succeed.
+    pub fn execute(&self, statement: &str, args: &Value) -> Result<Value> {
+        self.try_execute(statement, args, None)?.success()
+    }
+
+    /// Runs a statement until it is acknowledged, whatever dies meanwhile: always under the same
+    /// key, so that it is applied once.
+    pub fn execute_surely(&self, statement: &str, args: &Value, key: &str) -> Result<Value> {
+        let start = std::time::Instant::now();
+        loop {
+            let last = match self.try_execute(statement, args, Some(key)) {
+                Ok(reply) if reply.may_be_repeated() => format!("HTTP {reply:?}"),
+                Ok(reply) => return reply.success(),
+                Err(error) => format!("{error:#}"),
+            };
+            if start.elapsed() > PATIENCE {
+                bail!("not acknowledged within {PATIENCE:?}: {last}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Loads documents in bulk.
+    pub fn load(&self, collection: &str, ndjson: String) -> Result<Reply> {
+        let path = format!("apps/{APP}/api/v1/collections/{collection}/documents");
+        let request = self.client.post(format!("{}/{path}", self.base));
+        send(request.header("Content-Type", "application/x-ndjson").body(ndjson))
+    }
+
+    /// One document, or `None`.
+    pub fn get(&self, collection: &str, id: &str) -> Result<Option<Value>> {
+        let path = format!("apps/{APP}/api/v1/collections/{collection}/documents/{id}");
+        let reply = send(self.client.get(format!("{}/{path}", self.base)))?;
+        if reply.status == 404 { Ok(None) } else { reply.success().map(Some) }
+    }
+
+    /// All documents of a collection, by id.
+    pub fn documents(&self, collection: &str) -> Result<BTreeMap<String, Value>> {
+        let body = self.execute(&format!("SELECT * FROM {collection}"), &json!({}))?;
+        let items = body["items"].as_array().context("items")?;
+        Ok(items.iter().map(|item| (item["_id"].to_string(), item.clone())).collect())
+    }
+
+    /// Declares a resource.
+    pub fn apply(&self, resource: &Value) -> Result<()> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let kind = text(&resource["kind"]).to_lowercase();
+        let (app, name) = (text(&resource["metadata"]["app"]), text(&resource["metadata"]["name"]));
+        let url = format!("{}/api/v1/resources/{kind}/{app}/{name}", self.admin);
+        send(self.client.put(url).json(resource))?.success().map(|_| ())
+    }
+
+    /// What `anabranch status` shows.
+    pub fn status(&self) -> Result<Value> {
+        send(self.client.get(format!("{}/api/v1/status", self.admin)))?.success()
+    }
+}
+
+fn send(request: RequestBuilder) -> Result<Reply> {
+    let reply = request.send()?;
+    let status = reply.status().as_u16();
+    let text = reply.text()?;
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Ok(Reply { status, body })
+}
