@@ -17,8 +17,8 @@ use anabranch_core::keyspace::Slice;
 use anabranch_core::query::{FieldPath, OnConflict};
 
 use crate::records::{
-    Change, ChangesCursor, ChangesRecord, Commit, DocumentMutation, Metadata, Operation,
-    PartLocation, RemoteCursor, Resolved, RoundPart,
+    Change, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation, Metadata,
+    Operation, PartLocation, RemoteCursor, Resolved, RoundPart,
 };
 use crate::{Record, decode, encode, state};
 
@@ -186,6 +186,24 @@ fn cursors_and_metadata() {
     check("remote_cursor-tail", &RemoteCursor { snapshot_after: None, ..cursor });
     check("metadata", &Metadata { version: 3, value: Some("{}".to_owned()) });
     check("metadata-removed", &Metadata { version: 4, value: None });
+}
+
+#[test]
+fn dead_letter() {
+    let letter = DeadLetter {
+        app: AppId(uuid(8)),
+        replication: "japanese-cars".to_owned(),
+        remote: ActorId(uuid(1)),
+        origin: ActorId(uuid(2)),
+        origin_txn: TxnId(3),
+        document_id: vec![0, 255],
+        state: vec![9],
+        left: true,
+        code: "state".to_owned(),
+        reason: "unknown version 9".to_owned(),
+        received_ms: 1_700_000_000_000,
+    };
+    check("dead_letter", &letter);
 }
 
 #[test]

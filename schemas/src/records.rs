@@ -3,6 +3,7 @@
 //! Each has a schema in `avro/` with the meaning of its fields; the Rust types say the same with
 //! the words of [`anabranch_core`].
 
+mod dead_letter;
 mod mutation;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -14,7 +15,10 @@ use anabranch_core::keyspace::Slice;
 
 use crate::avro::{self, RecordError, record};
 
+pub use dead_letter::DeadLetter;
 pub use mutation::DocumentMutation;
+
+record!(DeadLetter, "dead letter", "dead_letter.v1.avsc");
 
 /// The mutations of one round that fall into one slice, or a part of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
