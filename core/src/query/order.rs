@@ -24,12 +24,12 @@ pub fn total_cmp(left: &Value, right: &Value) -> Ordering {
             cmp_each(left.iter().zip(right).map(|(left, right)| total_cmp(left, right)))
                 .then(left.len().cmp(&right.len()))
         }
-        (Value::Object(left), Value::Object(right)) => {
-            cmp_each(left.iter().zip(right).map(|(left, right)| {
-                left.0.cmp(right.0).then_with(|| total_cmp(left.1, right.1))
-            }))
-            .then(left.len().cmp(&right.len()))
-        }
+        (Value::Object(left), Value::Object(right)) => cmp_each(
+            left.iter()
+                .zip(right)
+                .map(|(left, right)| left.0.cmp(right.0).then_with(|| total_cmp(left.1, right.1))),
+        )
+        .then(left.len().cmp(&right.len())),
         _ => type_rank(left).cmp(&type_rank(right)),
     }
 }

@@ -3,7 +3,7 @@
 use super::error::{QueryError, QueryErrorCode};
 
 /// The longest pattern, in bytes: it bounds the work per character of a document's text.
-pub(super) const MAX_PATTERN_BYTES: usize = 1024;
+pub(super) const MAX_PATTERN_BYTES: usize = 256;
 
 /// A pattern, compiled.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,5 +80,6 @@ impl Pattern {
 /// What follows `part` at the start of `text`.
 fn strip<'a>(text: &'a str, part: &[Step]) -> Option<&'a str> {
     let mut chars = text.chars();
-    part.iter().all(|step| chars.next().is_some_and(|found| step.accepts(found))).then(|| chars.as_str())
+    let fits = part.iter().all(|step| chars.next().is_some_and(|found| step.accepts(found)));
+    fits.then_some(chars.as_str())
 }

@@ -21,9 +21,27 @@ pub(super) struct Cursor<'a> {
 
 /// Words of SQL that this version does not know; they deserve a better error than others.
 const UNSUPPORTED: [&str; 17] = [
-    "CASE", "CAST", "DISTINCT", "ESCAPE", "EVICT", "EXISTS", "EXPLAIN", "GROUP", "HAVING", "JOIN",
-    "OFFSET", "ORDER", "RETURNING", "SELECT", "UNION", "VALUES", "WITH",
+    "CASE",
+    "CAST",
+    "DISTINCT",
+    "ESCAPE",
+    "EVICT",
+    "EXISTS",
+    "EXPLAIN",
+    "GROUP",
+    "HAVING",
+    "JOIN",
+    "OFFSET",
+    "ORDER",
+    "RETURNING",
+    "SELECT",
+    "UNION",
+    "VALUES",
+    "WITH",
 ];
+
+/// Those of them that stand where a field could: nobody means a field of that name.
+const EXPRESSIONS: [&str; 3] = ["CASE", "DISTINCT", "EXISTS"];
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(
@@ -36,9 +54,8 @@ impl<'a> Cursor<'a> {
             return Err(QueryError::new(QueryErrorCode::TooLong, message)
                 .with_hint("give large values as arguments"));
         }
-        let tokens = Tokenizer::new(&AnabranchDialect, text)
-            .tokenize_with_location()
-            .map_err(|error| {
+        let tokens =
+            Tokenizer::new(&AnabranchDialect, text).tokenize_with_location().map_err(|error| {
                 let message = error.message.trim_end_matches('.').to_lowercase();
                 syntax_error(message).at(location_of(error.location))
             })?;
@@ -83,7 +100,9 @@ impl<'a> Cursor<'a> {
     /// The text must end here, after at most one semicolon.
     pub(super) fn expect_end(&mut self, expected: &str) -> Result<(), QueryError> {
         if self.take(&Token::SemiColon) && *self.peek() != Token::EOF {
-            return Err(self.expected("the end after ';'").with_hint("send one statement at a time"));
+            return Err(self
+                .expected("the end after ';'")
+                .with_hint("send one statement at a time"));
         }
         if *self.peek() == Token::EOF { Ok(()) } else { Err(self.expected(expected)) }
     }
@@ -116,9 +135,12 @@ impl<'a> Cursor<'a> {
     pub(super) fn name(&mut self, expected: &str) -> Result<String, QueryError> {
         match self.peek() {
             Token::Word(Word { value, quote_style: None, .. }) if is_reserved(value) => {
-                let hint = format!("a name that is a word of the language is quoted: `{value}`");
                 let error = self.expected(expected);
-                Err(if error.hint().is_some() { error } else { error.with_hint(hint) })
+                if EXPRESSIONS.iter().any(|word| word.eq_ignore_ascii_case(value)) {
+                    return Err(error);
+                }
+                let hint = format!("a name that is a word of the language is quoted: `{value}`");
+                Err(syntax_error(error.message()).at(self.location()).with_hint(hint))
             }
             Token::Word(_) => self.any_word(expected),
             Token::SingleQuotedString(text) => {
@@ -193,10 +215,8 @@ impl<'a> Cursor<'a> {
     }
 
     fn missing_argument(&self, name: &str) -> QueryError {
-        let error = QueryError::new(
-            QueryErrorCode::UnknownArgument,
-            format!("missing argument ':{name}'"),
-        );
+        let error =
+            QueryError::new(QueryErrorCode::UnknownArgument, format!("missing argument ':{name}'"));
         let Some(args) = self.args else {
             return error.with_hint("a filter has no arguments: write the value into it");
         };
@@ -229,7 +249,11 @@ impl<'a> Cursor<'a> {
                 let hint = format!("{} is not supported here", value.to_uppercase());
                 (QueryErrorCode::Unsupported, Some(hint))
             }
-            Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod
+            Token::Plus
+            | Token::Minus
+            | Token::Mul
+            | Token::Div
+            | Token::Mod
             | Token::StringConcat => {
                 (QueryErrorCode::Unsupported, Some("arithmetic is not supported here".to_owned()))
             }

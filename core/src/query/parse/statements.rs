@@ -81,7 +81,7 @@ impl Cursor<'_> {
         self.expect_keyword("INTO")?;
         let collection = self.collection()?;
         self.expect_keyword("DOCUMENTS")?;
-        let documents = self.list(Self::documents)?.concat();
+        let documents = self.list(Self::documents)?.into_iter().flatten().collect();
         let on_conflict = if self.take_keyword("ON") {
             self.on_conflict()?
         } else if *self.peek() == Token::EOF || *self.peek() == Token::SemiColon {
