@@ -65,31 +65,36 @@ impl Api {
     }
 
     /// Runs a statement once.
-    pub fn try_execute(
-        &self,
-        statement: &str,
-        args: &Value,
-        idempotency_key: Option<&str>,
-    ) -> Result<Reply> {
+    pub fn try_execute(&self, statement: &str, args: &Value) -> Result<Reply> {
+        send(self.request(statement, args))
+    }
+
+    fn request(&self, statement: &str, args: &Value) -> RequestBuilder {
         let url = format!("{}/apps/{APP}/api/v1/store/execute", self.base);
-        let request = self.client.post(url).json(&json!({"statement": statement, "args": args}));
-        send(match idempotency_key {
-            Some(key) => request.header("Idempotency-Key", key),
-            None => request,
-        })
+        self.client.post(url).json(&json!({"statement": statement, "args": args}))
     }
 
     /// Runs a statement, which must succeed.
     pub fn execute(&self, statement: &str, args: &Value) -> Result<Value> {
-        self.try_execute(statement, args, None)?.success()
+        self.try_execute(statement, args)?.success()
     }
 
-    /// Runs a statement until it is acknowledged, whatever dies meanwhile: always under the same
-    /// key, so that it is applied once.
-    pub fn execute_surely(&self, statement: &str, args: &Value, key: &str) -> Result<Value> {
+    /// Runs a statement, reading at least at `seen`, until it is acknowledged, whatever dies
+    /// meanwhile: always under the same key, so that it is applied once.
+    pub fn execute_surely(
+        &self,
+        statement: &str,
+        args: &Value,
+        key: &str,
+        seen: Option<u64>,
+    ) -> Result<Value> {
         let start = std::time::Instant::now();
         loop {
-            let last = match self.try_execute(statement, args, Some(key)) {
+            let request = self.request(statement, args).header("Idempotency-Key", key);
+            let last = match send(match seen {
+                Some(txn) => request.header("X-Anabranch-Txn-Id", txn),
+                None => request,
+            }) {
                 Ok(reply) if reply.may_be_repeated() => format!("HTTP {reply:?}"),
                 Ok(reply) => return reply.success(),
                 Err(error) => format!("{error:#}"),
@@ -112,6 +117,14 @@ impl Api {
     pub fn get(&self, collection: &str, id: &str) -> Result<Option<Value>> {
         let path = format!("apps/{APP}/api/v1/collections/{collection}/documents/{id}");
         let reply = send(self.client.get(format!("{}/{path}", self.base)))?;
+        if reply.status == 404 { Ok(None) } else { reply.success().map(Some) }
+    }
+
+    /// One document as it is at transaction `txn` or later.
+    pub fn get_at(&self, collection: &str, id: &str, txn: u64) -> Result<Option<Value>> {
+        let path = format!("apps/{APP}/api/v1/collections/{collection}/documents/{id}");
+        let request = self.client.get(format!("{}/{path}", self.base));
+        let reply = send(request.header("X-Anabranch-Txn-Id", txn))?;
         if reply.status == 404 { Ok(None) } else { reply.success().map(Some) }
     }
 

@@ -1,0 +1,10 @@
+//! The whole pipe with real processes: an HTTP write in one cluster arrives, filtered, in another,
+//! on Kafka and on the embedded log.
+
+mod console_consumer;
+mod embedded;
+mod kafka;
+mod pipe;
+
+/// The program under test.
+const BINARY: &str = env!("CARGO_BIN_EXE_anabranch");
