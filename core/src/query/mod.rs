@@ -1,10 +1,11 @@
 //! The query language: statements and conditions, parsed, and conditions evaluated.
 //!
 //! ```text
-//! INSERT INTO c DOCUMENTS (:d), ({'_id': 1}) [ON ID CONFLICT FAIL | DO NOTHING | DO UPDATE | DO UPDATE_LOCAL_DIFF]
+//! INSERT INTO c DOCUMENTS (:d), ({'_id': 1}) [ON ID CONFLICT policy]
 //! SELECT * | path [AS name], .. FROM c [WHERE condition] [LIMIT n]
 //! UPDATE c [SET path = value, ..] [UNSET path, ..] [APPLY path INCREMENT BY n, ..] WHERE condition
 //! DELETE FROM c WHERE condition
+//! policy: FAIL | DO NOTHING | DO UPDATE | DO UPDATE_LOCAL_DIFF
 //! ```
 //!
 //! A condition is made of `= == != <> < <= > >=`, `IS [NOT] NULL`, `IS [NOT] MISSING`, `[NOT] IN`,

@@ -16,7 +16,7 @@ use crate::ids::DocumentKey;
 /// is what a comparison with NULL, with a missing field or between different types is.
 ///
 /// It is a pure function of the document. Its text ([`std::fmt::Display`]) has its arguments
-/// inlined and is never longer than [`MAX_FILTER_BYTES`](super::MAX_FILTER_BYTES), so that
+/// inlined and is never longer than [`MAX_FILTER_BYTES`], so that
 /// [`parse_filter`](super::parse_filter) always reads it back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Predicate {

@@ -51,8 +51,11 @@ impl<'a> Cursor<'a> {
     ) -> Result<Self, QueryError> {
         if text.len() > limit {
             let message = format!("the text is {} bytes long; the limit is {limit}", text.len());
-            return Err(QueryError::new(QueryErrorCode::TooLong, message)
-                .with_hint("give large values as arguments"));
+            let error = QueryError::new(QueryErrorCode::TooLong, message);
+            return Err(match args {
+                Some(_) => error.with_hint("give large values as arguments"),
+                None => error,
+            });
         }
         let tokens =
             Tokenizer::new(&AnabranchDialect, text).tokenize_with_location().map_err(|error| {
@@ -100,8 +103,9 @@ impl<'a> Cursor<'a> {
     /// The text must end here, after at most one semicolon.
     pub(super) fn expect_end(&mut self, expected: &str) -> Result<(), QueryError> {
         if self.take(&Token::SemiColon) && *self.peek() != Token::EOF {
-            return Err(self
-                .expected("the end after ';'")
+            let error = self.expected("the end after ';'");
+            return Err(syntax_error(error.message())
+                .at(self.location())
                 .with_hint("send one statement at a time"));
         }
         if *self.peek() == Token::EOF { Ok(()) } else { Err(self.expected(expected)) }

@@ -1,6 +1,6 @@
 //! From text to statements.
 //!
-//! The words come from `sqlparser`, whose tokenizer reads them in a [dialect](dialect) of ours and
+//! The words come from `sqlparser`, whose tokenizer reads them in a dialect of ours and
 //! whose parser is the cursor over them. The grammar on top of it is ours: `sqlparser`'s own
 //! expressions are trees as deep as a chain of operators is long, which overflow the stack when
 //! they are dropped, and they give meaning to words such as `interval` that are ordinary fields.
