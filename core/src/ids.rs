@@ -9,7 +9,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::keyspace::Position;
 use crate::value::Value;
@@ -251,7 +250,7 @@ impl DocumentId {
 
     /// Where in the keyspace this document lies.
     pub fn position(&self) -> Position {
-        Position(xxh3_64(&self.to_bytes()))
+        Position::of(&self.to_bytes())
     }
 }
 

@@ -1,10 +1,18 @@
 //! The keyspace: positions, and the K equal slices it is cut into.
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A point of the keyspace: the `xxh3_64` of a canonical document id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
+
+impl Position {
+    /// Of the document with these canonical id bytes.
+    pub fn of(document_id: &[u8]) -> Self {
+        Position(xxh3_64(document_id))
+    }
+}
 
 /// One of the K equal parts of the keyspace; also the partition of every sliced topic.
 #[derive(
