@@ -1,0 +1,50 @@
+# What to do with this repository. `make run` and `make test` do all the set-up themselves.
+SHELL := /bin/bash
+CARGO := scripts/cargo
+.DEFAULT_GOAL := help
+.PHONY: help run test build demo-kafka bench audit format clean
+
+help:
+	@echo 'make run         start two clusters on this machine and watch them replicate (stop with Ctrl-C)'
+	@echo 'make test        format, lints, all tests; a real Kafka is found or started'
+	@echo 'make demo-kafka  the same two clusters as separate processes on a real Kafka'
+	@echo 'make build       an optimised binary: target/release/anabranch'
+	@echo 'make bench       measurements on a real Kafka'
+	@echo 'make audit       licences, sources and advisories of the dependencies'
+	@echo 'make format      format the code'
+	@echo 'make clean       remove what was built'
+
+# The profile of the tests, so that both share one compilation of the dependencies, which are optimised in it.
+run:
+	@scripts/dependencies build
+	@$(CARGO) build --bin anabranch
+	@exec $(CARGO) run --quiet --bin anabranch -- dev --demo
+
+test:
+	@scripts/dependencies test
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) test --workspace --no-fail-fast
+
+build:
+	@scripts/dependencies build
+	$(CARGO) build --release --bin anabranch
+
+demo-kafka:
+	@scripts/dependencies test
+	@$(CARGO) build --bin anabranch
+	@scripts/demo-kafka
+
+bench: build
+	@scripts/dependencies test
+	@scripts/bench
+
+audit:
+	@scripts/audit
+
+format:
+	$(CARGO) fmt --all
+
+clean:
+	$(CARGO) clean
+	rm -rf anabranch-data anabranch-demo
