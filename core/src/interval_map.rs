@@ -173,15 +173,16 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_bitmap(
-            splices in prop::collection::vec((0_u64..16, 0_u64..16, 0_u64..24, 0_u64..24), 0..20)
+            splices in prop::collection::vec((0_usize..16, 0_usize..16, 0_usize..24, 0_usize..24), 0..20)
         ) {
             let mut map = IntervalMap::default();
             let mut model = [[false; 24]; 16];
             for (first, last, start, end) in splices {
-                let end_position = Position((last * STEP) + (STEP - 1));
-                map.splice(Position(first * STEP), end_position, txns(start..end));
-                for row in model.iter_mut().take(last as usize + 1).skip(first as usize) {
-                    for seen in row.iter_mut().take(end as usize).skip(start as usize) {
+                let end_position = Position(last as u64 * STEP + (STEP - 1));
+                let observed = txns(start as u64..end as u64);
+                map.splice(Position(first as u64 * STEP), end_position, observed);
+                for row in model.iter_mut().take(last + 1).skip(first) {
+                    for seen in row.iter_mut().take(end).skip(start) {
                         *seen = true;
                     }
                 }

@@ -73,9 +73,7 @@ impl Document {
     pub fn apply(&mut self, mutation: &Mutation, commit: Commit) -> (Effect, Vec<Note>) {
         let mut notes = Vec::new();
         let effect = match mutation {
-            Mutation::Insert { fields, on_conflict } => {
-                self.insert(fields, *on_conflict, commit)
-            }
+            Mutation::Insert { fields, on_conflict } => self.insert(fields, *on_conflict, commit),
             Mutation::Update { set, unset, increment } if self.updated.is_some() => {
                 let sets = set.iter().map(|(path, value)| (path, Write::Set(value)));
                 let unsets = unset.iter().map(|path| (path, Write::Unset));
@@ -111,13 +109,8 @@ impl Document {
         let mut changed = !visible;
         for (name, value) in fields.as_object().into_iter().flatten() {
             let path = std::slice::from_ref(name);
-            let write = field::write(
-                &mut self.fields,
-                path,
-                Write::Set(value),
-                self.generation,
-                stamp,
-            );
+            let write =
+                field::write(&mut self.fields, path, Write::Set(value), self.generation, stamp);
             changed |= write.expect("only increments are refused");
         }
         if !changed {

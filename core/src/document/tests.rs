@@ -71,7 +71,10 @@ fn operations_give_what_a_reader_expects() {
         (&[insert(r#"{"b":{"c":2}}"#), unset("b.c")], r#"{"b":{}}"#),
         (&[insert(r#"{"b":{"c":2}}"#), unset("b"), set("b.d", "1")], r#"{"b":{"d":1}}"#),
         (&[insert(r#"{"n":5}"#), increment("n", 2), increment("n", -9)], r#"{"n":-2}"#),
-        (&[insert(r#"{"n":5}"#), increment("n", 2), set("n", "1"), increment("n", 1)], r#"{"n":2}"#),
+        (
+            &[insert(r#"{"n":5}"#), increment("n", 2), set("n", "1"), increment("n", 1)],
+            r#"{"n":2}"#,
+        ),
         (&[insert("{}"), increment("deep.n", 3)], r#"{"deep":{"n":3}}"#),
         (&[insert(r#"{"n":0.5}"#), increment("n", 1)], r#"{"n":1.5}"#),
         (&[insert(r#"{"s":"x"}"#), increment("s", 1)], r#"{"s":"x"}"#),
@@ -311,17 +314,17 @@ proptest! {
     }
 
     #[test]
-    fn clusters_that_heard_all_agree(steps in steps(60), order in any::<u64>()) {
+    fn clusters_that_heard_all_agree(steps in steps(60), order in any::<usize>()) {
         let (mut clusters, mut late) = run(&steps);
         for (index, state) in clusters.clone().into_iter().enumerate() {
             let others = (0..CLUSTERS).filter(|other| usize::from(*other) != index);
             late.extend(others.map(|other| (other, state.clone())));
         }
         // Late and repeated messages in an order that depends on the seed.
-        let count = late.len() as u64;
+        let count = late.len();
         for index in 0..count {
             let place = (index.wrapping_mul(order | 1).wrapping_add(order >> 7)) % count;
-            let (to, state) = &late[place as usize];
+            let (to, state) = &late[place];
             clusters[usize::from(*to)].merge(state);
         }
         for (to, state) in &late {
