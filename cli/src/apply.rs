@@ -1,0 +1,121 @@
+//! `anabranch apply`: declares resources.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anabranch_schemas::resources::Resource;
+use anyhow::{Context, Result};
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::client::{AdminFlags, Client};
+use crate::failure::{Exit, Failure};
+use crate::output::print;
+
+/// Declare resources: what is in the file is made so. Applying a file twice changes nothing.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A YAML file of one or more resources; '-' reads stdin.
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    admin: AdminFlags,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let Args { file, admin } = args;
+    let text = read(&file)?;
+    // All are checked before the first is applied.
+    let resources = parse(&text).with_context(|| format!("apply {}", file.display()))?;
+    let client = Client::new(&admin.server)?;
+    for resource in &resources {
+        let change =
+            put(&client, resource).await.with_context(|| format!("apply {}", name(resource)))?;
+        print(format_args!("{} {change}", name(resource)))?;
+    }
+    Ok(())
+}
+
+fn name(resource: &Resource) -> String {
+    let metadata = &resource.metadata;
+    format!("{} {} of app {}", resource.kind(), metadata.name, metadata.app)
+}
+
+fn read(file: &Path) -> Result<String> {
+    let text = if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(file)
+    };
+    text.map_err(|error| Failure::usage(format!("read {}: {error}", file.display())).into())
+}
+
+/// The resources in YAML text, checked.
+pub(crate) fn parse(text: &str) -> Result<Vec<Resource>> {
+    let mut resources = Vec::new();
+    for (number, document) in serde_norway::Deserializer::from_str(text).enumerate() {
+        let number = number + 1;
+        let value = Value::deserialize(document).map_err(|error| {
+            Failure::new(Exit::Refused, format!("document {number} is not YAML: {error}"))
+        })?;
+        // Nothing stands before the first '---' or after the last.
+        if value.is_null() {
+            continue;
+        }
+        let resource = Resource::from_value(&value).map_err(|error| {
+            let hint = error.hint.clone();
+            Failure { exit: Exit::Refused, message: format!("document {number}: {error}"), hint }
+        })?;
+        resources.push(resource);
+    }
+    if resources.is_empty() {
+        return Err(Failure::new(Exit::Refused, "there is no resource in it").into());
+    }
+    Ok(resources)
+}
+
+/// Declares one resource, and says what that changed.
+pub(crate) async fn put(client: &Client, resource: &Resource) -> Result<&'static str> {
+    let metadata = &resource.metadata;
+    let path = format!("/api/v1/resources/{}/{}/{}", resource.kind(), metadata.app, metadata.name);
+    let response =
+        client.send(client.request(Method::PUT, &path).json(&resource.to_value())).await?;
+    Ok(match response.status() {
+        reqwest::StatusCode::CREATED => "created",
+        _ => "configured",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Shown;
+
+    const GOOD: &str = "
+apiVersion: anabranch/v1
+kind: Replication
+metadata: { name: japanese-cars, app: 2164bef3-37c0-489c-9ac6-c94b034525d7 }
+spec:
+  connections: [\"west.example:4040\"]
+  subscriptions: { queriesByCollection: { cars: [\"Origin = 'Japan'\"] } }
+";
+
+    #[test]
+    fn several_documents_are_read() {
+        let text = format!("---{GOOD}---{}", GOOD.replace("japanese-cars", "cars"));
+        let names: Vec<_> =
+            parse(&text).unwrap().iter().map(|r| r.metadata.name.to_string()).collect();
+        assert_eq!(names, ["japanese-cars", "cars"]);
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_place() {
+        let text = format!("{GOOD}---{}", GOOD.replace("subscriptions", "subscription"));
+        let error = Shown(&parse(&text).unwrap_err()).to_string();
+        assert!(error.contains("document 2: spec"), "{error}");
+        assert!(parse("a: [").is_err());
+        assert!(parse("\n").is_err());
+    }
+}

@@ -1,0 +1,221 @@
+//! A client of the HTTP APIs: turns what can go wrong into messages with hints and exit codes, and
+//! repeats what may be repeated.
+
+use std::time::{Duration, Instant};
+
+use anabranch_runtime::retry::Backoff;
+use anyhow::{Context, Result};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::failure::{Exit, Failure};
+
+/// The app that `anabranch dev` and the examples use.
+pub(crate) const EXAMPLE_APP: Uuid = Uuid::from_u128(0x2164bef3_37c0_489c_9ac6_c94b034525d7);
+
+/// Where to find a server's HTTP API.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ApiFlags {
+    /// The server's HTTP API.
+    #[arg(long, value_name = "URL", env = "ANABRANCH_SERVER")]
+    #[arg(default_value = "http://127.0.0.1:8080")]
+    pub(crate) server: String,
+    /// The app whose documents are meant.
+    #[arg(long, value_name = "UUID", env = "ANABRANCH_APP", default_value_t = EXAMPLE_APP)]
+    pub(crate) app: Uuid,
+}
+
+/// Where to find a server's admin API.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct AdminFlags {
+    /// The admin address of an ingest server.
+    #[arg(long, value_name = "URL", env = "ANABRANCH_ADMIN_SERVER")]
+    #[arg(default_value = "http://127.0.0.1:8081")]
+    pub(crate) server: String,
+}
+
+/// An HTTP API.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    server: String,
+}
+
+/// What became of a statement.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Executed {
+    pub(crate) transaction_id: Option<u64>,
+    pub(crate) items: Vec<Value>,
+    pub(crate) mutated_document_ids: Vec<Value>,
+    pub(crate) warnings: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct ErrorReply {
+    error: ErrorBody,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    code: String,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(server: &str) -> Result<Self> {
+        let server = server.trim_end_matches('/').to_owned();
+        let server = if server.contains("://") { server } else { format!("http://{server}") };
+        reqwest::Url::parse(&server)
+            .ok()
+            .filter(|url| url.scheme() == "http" && url.has_host())
+            .ok_or_else(|| {
+                Failure::usage(format!("'{server}' is not the address of a server"))
+                    .with_hint("write it as http://HOST:PORT")
+            })?;
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true)
+            .build()
+            .context("make an HTTP client")?;
+        Ok(Client { http, server })
+    }
+
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.server))
+    }
+
+    /// Sends once.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+    }
+
+    /// Sends and reads the reply as JSON.
+    pub(crate) async fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<T> {
+        let body = self.send(request).await?.bytes().await;
+        let body = body.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&body).with_context(|| {
+            format!("read the reply of {}: is it an Anabranch server?", self.server)
+        })
+    }
+
+    /// Sends until it is answered with something other than "try again", for up to `patience`.
+    /// The request must be one that may be repeated.
+    pub(crate) async fn send_patiently(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        patience: Duration,
+        mut on_wait: impl FnMut(&str),
+    ) -> Result<Response> {
+        let begun = Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let (error, asked) = match request().send().await {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) => {
+                    let again = may_be_sent_again(response.status());
+                    let asked = retry_after(&response);
+                    let error = refusal(response).await;
+                    if !again {
+                        return Err(error);
+                    }
+                    (error, asked)
+                }
+                Err(error) => (self.unreachable(&error), None),
+            };
+            let delay = asked.unwrap_or_default().max(backoff.next_delay());
+            if begun.elapsed() + delay > patience {
+                return Err(error);
+            }
+            on_wait(&format!("{error:#}"));
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// Runs a statement, once.
+    pub(crate) async fn execute(
+        &self,
+        app: Uuid,
+        statement: &str,
+        args: &Value,
+    ) -> Result<Executed> {
+        self.json(self.statement(app, statement, args)).await
+    }
+
+    /// The request that runs a statement.
+    pub(crate) fn statement(&self, app: Uuid, statement: &str, args: &Value) -> RequestBuilder {
+        let path = format!("/apps/{app}/api/v1/store/execute");
+        let body = json!({ "statement": statement, "args": args });
+        self.request(Method::POST, &path).json(&body)
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
+        let server = &self.server;
+        let failure = if error.is_connect() {
+            Failure::new(Exit::Unavailable, format!("cannot connect to {server}"))
+                .with_hint("is it running? --server names another one")
+        } else {
+            let cause = root_cause(error);
+            Failure::new(Exit::Unknown, format!("no whole reply from {server}: {cause}"))
+                .with_hint("the request may have been done; read back before repeating it")
+        };
+        failure.into()
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+fn may_be_sent_again(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::INSUFFICIENT_STORAGE
+    )
+}
+
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(reqwest::header::RETRY_AFTER)?.to_str().ok()?;
+    seconds.parse().ok().map(Duration::from_secs)
+}
+
+/// The error that a server told.
+async fn refusal(response: Response) -> anyhow::Error {
+    let status = response.status();
+    let body = response.bytes().await.unwrap_or_default();
+    let (code, message, hint) = match serde_json::from_slice::<ErrorReply>(&body) {
+        Ok(ErrorReply { error: ErrorBody { code, message, hint } }) => (code, message, hint),
+        Err(_) => {
+            let text = String::from_utf8_lossy(&body);
+            (String::new(), format!("the server answered {status}: {}", text.trim()), None)
+        }
+    };
+    let exit = match status {
+        _ if code == "outcome_unknown" => Exit::Unknown,
+        status if may_be_sent_again(status) => Exit::Unavailable,
+        status if status.is_client_error() => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    let message = if code.is_empty() { message } else { format!("{message} [{code}]") };
+    Failure { exit, message, hint }.into()
+}

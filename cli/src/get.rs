@@ -1,0 +1,101 @@
+//! `anabranch get`: shows declared resources.
+
+use anabranch_schemas::resources::Kind;
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::client::{AdminFlags, Client};
+use crate::failure::{Exit, Failure};
+use crate::output::{Table, print};
+
+/// Show declared resources: all, those of a kind, or one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Their kind, such as 'replications'.
+    kind: Option<String>,
+    /// The name of one.
+    name: Option<String>,
+    /// Only those of this app.
+    #[arg(long, value_name = "UUID")]
+    app: Option<Uuid>,
+    /// How to show them; several are a table by default, one is YAML.
+    #[arg(long, short)]
+    output: Option<Format>,
+    #[command(flatten)]
+    admin: AdminFlags,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Table,
+    Yaml,
+    Json,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    items: Vec<Value>,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let Args { kind, name, app, output, admin } = args;
+    let kind = match kind {
+        None => None,
+        Some(text) => Some(text.parse::<Kind>().map_err(|error| {
+            let hint = error.hint.clone();
+            Failure { exit: Exit::Usage, message: error.to_string(), hint }
+        })?),
+    };
+    let client = Client::new(&admin.server)?;
+    let listed: Listed = client.json(client.request(Method::GET, "/api/v1/resources")).await?;
+    let wanted = listed.items.into_iter().filter(|item| {
+        let metadata = &item["metadata"];
+        kind.is_none_or(|kind| item["kind"] == kind.as_str())
+            && name.as_ref().is_none_or(|name| metadata["name"] == name.as_str())
+            && app.is_none_or(|app| metadata["app"] == app.to_string())
+    });
+    let wanted: Vec<Value> = wanted.collect();
+    if let (Some(kind), Some(name), true) = (kind, &name, wanted.is_empty()) {
+        let failure = Failure::new(Exit::Refused, format!("there is no {kind} named '{name}'"));
+        return Err(failure.with_hint("list what there is with 'anabranch get'").into());
+    }
+    match output.unwrap_or(if name.is_some() { Format::Yaml } else { Format::Table }) {
+        Format::Table => print(table(&wanted)),
+        Format::Json => wanted.iter().try_for_each(print),
+        Format::Yaml => {
+            let documents: Result<Vec<_>, _> = wanted.iter().map(serde_norway::to_string).collect();
+            let text = documents.context("write YAML")?.join("---\n");
+            print(text.trim_end())
+        }
+    }
+}
+
+fn table(resources: &[Value]) -> Table {
+    let mut table = Table::new(&["KIND", "APP", "NAME", "STATUS"]);
+    for value in resources {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let metadata = &value["metadata"];
+        let status = value.get("status").filter(|status| !status.is_null());
+        table.row([
+            text(&value["kind"]),
+            text(&metadata["app"]),
+            text(&metadata["name"]),
+            status.map(summary).unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// A status on one line: its plain values.
+fn summary(status: &Value) -> String {
+    let plain = status.as_object().into_iter().flatten().filter_map(|(name, value)| match value {
+        Value::String(text) => Some(format!("{name}={text}")),
+        Value::Bool(_) | Value::Number(_) => Some(format!("{name}={value}")),
+        _ => None,
+    });
+    plain.collect::<Vec<_>>().join(" ")
+}
