@@ -3,6 +3,7 @@
 //! of it: the round writer with its group commit ([`rounds`]), the metadata store ([`metadata`]),
 //! and positions kept with what was written from them ([`cursors`]).
 
+pub mod baseline;
 pub mod conformance;
 pub mod cursors;
 pub mod embedded;
