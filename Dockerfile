@@ -38,7 +38,7 @@ RUN for crate in core schemas runtime journal ingest store-node cdc bridge tests
 
 COPY . .
 # The real sources may be older than the empty ones.
-RUN find . -path ./target -prune -o \( -name '*.rs' -o -name '*.proto' -o -name '*.avsc' \) -exec touch {} + \
+RUN find . -path ./target -prune -o -type f -exec touch {} + \
  && cargo build --release --locked --bin anabranch
 
 FROM debian:bookworm-slim
