@@ -8,6 +8,7 @@
 //! | 1 | topic name | [`TopicEntry`] as JSON |
 //! | 2 | topic number be32, partition be16 | the partition's first offset, be64 |
 //! | 3 | topic number be32, partition be16, offset be64 | a record |
+//! | 4 | topic number be32, partition be16 | an offset that was shown to readers, be64 |
 
 use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ pub(super) const FORMAT_KEY: &[u8] = b"\0format";
 const TOPIC: u8 = 1;
 const START: u8 = 2;
 const RECORD: u8 = 3;
+const SHOWN: u8 = 4;
 /// Set in a record's key length when the record has a value.
 const HAS_VALUE: u32 = 1 << 31;
 
@@ -79,18 +81,26 @@ pub(super) struct PartitionKey {
 impl PartitionKey {
     /// The key under which the first offset is kept.
     pub(super) fn start(self) -> [u8; 7] {
-        let mut key = [START; 7];
-        key[1..5].copy_from_slice(&self.topic.to_be_bytes());
-        key[5..].copy_from_slice(&self.partition.to_be_bytes());
-        key
+        self.prefixed(START)
+    }
+
+    /// The key under which an offset is kept that has no record but was shown to readers.
+    pub(super) fn shown(self) -> [u8; 7] {
+        self.prefixed(SHOWN)
     }
 
     /// The key of the record at `offset`.
     pub(super) fn record(self, offset: u64) -> [u8; 15] {
-        let mut key = [RECORD; 15];
-        key[1..5].copy_from_slice(&self.topic.to_be_bytes());
-        key[5..7].copy_from_slice(&self.partition.to_be_bytes());
+        let mut key = [0; 15];
+        key[..7].copy_from_slice(&self.prefixed(RECORD));
         key[7..].copy_from_slice(&offset.to_be_bytes());
+        key
+    }
+
+    fn prefixed(self, kind: u8) -> [u8; 7] {
+        let mut key = [kind; 7];
+        key[1..5].copy_from_slice(&self.topic.to_be_bytes());
+        key[5..].copy_from_slice(&self.partition.to_be_bytes());
         key
     }
 }

@@ -1,9 +1,10 @@
 //! What the embedded log keeps in memory: the ends of its partitions, the transactions that are
 //! open, and who holds which transactional id. No IO and no clock.
 //!
-//! An offset is shown to readers, in a position or in [`Bounds`], only when a record at or past it
-//! has been written: offsets that were given to a transaction are forgotten when the process
-//! stops, and given out again.
+//! Readers are shown an offset, in a position or in [`Bounds`], only when that is stored: a record
+//! below it was written, or, if all that is below was aborted, the offset itself was. Offsets that
+//! were given to a transaction and not stored are given out again after a restart, and nobody may
+//! have moved past them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -45,7 +46,8 @@ pub(super) struct PartitionState {
     pub(super) at: TopicPartition,
     pub(super) key: PartitionKey,
     start: Offset,
-    /// After the last record that was written.
+    /// After the last record that was written; or what was stored as the end since only aborted
+    /// transactions followed.
     end: Offset,
     /// The next offset to give out.
     next: Offset,
@@ -61,6 +63,18 @@ impl PartitionState {
     pub(super) fn bounds(&self) -> Bounds {
         let open = self.open.first_key_value().map_or(self.end, |(first, _)| *first);
         Bounds { start: self.start, end: self.end.min(open) }
+    }
+
+    /// The end that readers could be shown, if it is past what is stored.
+    pub(super) fn hidden_end(&self) -> Option<Offset> {
+        let stable = self.open.first_key_value().map_or(self.next, |(first, _)| *first);
+        (stable > self.end).then_some(stable)
+    }
+
+    /// Shows readers an end that was stored.
+    pub(super) fn show(&mut self, end: Offset) {
+        self.end = self.end.max(end);
+        self.wake();
     }
 
     /// The offset of the last record that was written, if there was one.
@@ -154,11 +168,6 @@ impl State {
     /// A topic.
     pub(super) fn topic(&self, name: &TopicName) -> Option<&TopicState> {
         self.topics.get(name)
-    }
-
-    /// A topic whose settings are to be changed.
-    pub(super) fn topic_mut(&mut self, name: &TopicName) -> Option<&mut TopicState> {
-        self.topics.get_mut(name)
     }
 
     /// Every topic.
