@@ -130,7 +130,10 @@ impl CrashLog {
 
     fn next(&self) -> u64 {
         let last = |numbers: &BTreeSet<u64>| numbers.last().copied();
-        last(&self.committed).max(last(&self.failed)).max(last(&self.open)).map_or(0, |last| last + 1)
+        last(&self.committed)
+            .max(last(&self.failed))
+            .max(last(&self.open))
+            .map_or(0, |last| last + 1)
     }
 
     /// Fences the writer and looks at all there is in the log.

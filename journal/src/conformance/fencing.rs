@@ -44,8 +44,9 @@ pub fn a_zombie_cannot_append(harness: &impl Harness) {
     let mut zombie = bench.writer_of(&id);
     bench.fill(zombie.as_mut(), 0, &["before"]);
     let mut newer = bench.writer_of(&id);
-    let appended =
-        zombie.append(bench.record(0, "after")).and_then(|()| zombie.flush().map(|_: Vec<Offset>| ()));
+    let appended = zombie
+        .append(bench.record(0, "after"))
+        .and_then(|()| zombie.flush().map(|_: Vec<Offset>| ()));
     assert_fenced(appended, &id, "appending by a fenced writer");
     let committed = zombie.commit();
     assert!(committed.is_err(), "a fenced writer committed");

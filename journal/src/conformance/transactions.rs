@@ -166,7 +166,8 @@ pub fn flush_gives_the_offsets_readers_see(harness: &impl Harness) {
         .map(|record| (record.at.clone(), text(record), record.offset))
         .filter(|(_, text, _)| text != "last")
         .collect();
-    let told: BTreeSet<_> = told.into_iter().map(|((at, name), offset)| (at, name, offset)).collect();
+    let told: BTreeSet<_> =
+        told.into_iter().map(|((at, name), offset)| (at, name, offset)).collect();
     assert_eq!(seen, told, "readers see other offsets than flush gave");
 }
 

@@ -1,6 +1,7 @@
 //! Settings of the clients: what is ours, what an operator may set, and what nobody may.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -43,7 +44,10 @@ pub(super) const BATCH_OVERHEAD: usize = 1024;
 
 /// Properties on which correctness rests, and why each is not to be set.
 const REFUSED: [(&[&str], &str); 11] = [
-    (&["bootstrap.servers", "metadata.broker.list"], "the brokers' addresses have a setting of their own"),
+    (
+        &["bootstrap.servers", "metadata.broker.list"],
+        "the brokers' addresses have a setting of their own",
+    ),
     (
         &["acks", "request.required.acks"],
         "it is 'all': an acknowledged write must survive the loss of a broker",
@@ -59,21 +63,43 @@ const REFUSED: [(&[&str], &str); 11] = [
     ),
     (&["isolation.level"], "it is 'read_committed': readers must not see aborted records"),
     (
-        &["enable.auto.commit", "auto.commit.enable", "enable.auto.offset.store", "group.id",
-          "group.instance.id", "group.protocol"],
+        &[
+            "enable.auto.commit",
+            "auto.commit.enable",
+            "enable.auto.offset.store",
+            "group.id",
+            "group.instance.id",
+            "group.protocol",
+        ],
         "there are no consumer groups: positions are kept with the data",
     ),
     (
         &["auto.offset.reset"],
         "it is 'error': a reader must be told that records are gone, and not skip them",
     ),
-    (&["enable.partition.eof"], "it tells readers that they passed a hole at the end of a partition"),
+    (
+        &["enable.partition.eof"],
+        "it tells readers that they passed a hole at the end of a partition",
+    ),
     (
         &["retry.backoff.ms", "retry.backoff.max.ms", "delivery.report.only.error"],
         "the outcome of a transaction is told from it",
     ),
     (&["allow.auto.create.topics"], "topics are made with the settings they need, or not at all"),
 ];
+
+/// Without the values of properties, which may be secrets.
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaConfig")
+            .field("bootstrap", &self.bootstrap)
+            .field("client_id", &self.client_id)
+            .field("properties", &self.properties.keys())
+            .field("replication_factor", &self.replication_factor)
+            .field("request_timeout", &self.request_timeout)
+            .finish()
+    }
+}
 
 impl KafkaConfig {
     /// The defaults, for these brokers.
@@ -92,10 +118,15 @@ impl KafkaConfig {
         if self.bootstrap.trim().is_empty() {
             return Err(Error::Invalid("no address of a kafka broker is set".to_owned()));
         }
-        for name in self.properties.keys() {
+        for (name, value) in &self.properties {
             let refused = REFUSED.iter().find(|(names, _)| names.contains(&name.as_str()));
             if let Some((_, reason)) = refused {
                 return Err(Error::Invalid(format!("kafka.{name} cannot be set: {reason}")));
+            }
+            // librdkafka says only that it failed, and not why.
+            let is_file = name.ends_with(".location") && value != "probe";
+            if is_file && let Err(error) = std::fs::metadata(value) {
+                return Err(Error::Invalid(format!("kafka.{name}={value} is refused: {error}")));
             }
         }
         // librdkafka checks names and values when it takes the properties one by one, and how they

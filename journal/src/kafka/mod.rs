@@ -19,7 +19,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -40,6 +40,12 @@ pub use config::KafkaConfig;
 /// A transaction begun within this time of the last commit of its producer meets that one's
 /// markers, and librdkafka tries again 20 ms later.
 const REST_AFTER_COMMIT: Duration = Duration::from_millis(20);
+
+/// A complaint older than this has nothing to do with what fails now.
+const TROUBLE_COUNTS: Duration = Duration::from_secs(60);
+
+/// More than come between two calls.
+const EVENTS_AT_ONCE: usize = 16;
 
 /// A cluster's log on Kafka.
 pub struct KafkaJournal {
@@ -165,7 +171,7 @@ impl Shared {
 
     /// librdkafka's log lines wait in memory until somebody polls.
     fn serve_events(&self) {
-        while self.query.poll(Duration::ZERO).is_some() {}
+        serve(&self.query);
     }
 
     /// Runs one administrative request. Such requests are rare, so each has a client of its own.
@@ -190,24 +196,35 @@ impl Shared {
 
     /// Our error for one of librdkafka's outside a transaction.
     fn error(&self, what: &str, error: &KafkaError) -> Error {
-        self.serve_events();
+        // The reason may stand behind other lines, or come just after the call gave up.
+        self.query.poll(Duration::from_millis(20));
         errors::plain(what, error, &self.trouble)
+    }
+}
+
+/// Handles some of the events that wait: log lines and errors, one for each poll. Nothing tells
+/// whether there are more.
+fn serve<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
+    for _ in 0..EVENTS_AT_ONCE {
+        consumer.poll(Duration::ZERO);
     }
 }
 
 /// The last thing librdkafka complained about, which says why a call got no answer: a refused
 /// connection, a certificate, a password.
 #[derive(Clone, Default)]
-struct Trouble(Arc<Mutex<Option<String>>>);
+struct Trouble(Arc<Mutex<Option<(Instant, String)>>>);
 
 impl Trouble {
     fn note(&self, error: &KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client reports an error");
-        *self.0.lock() = Some(reason.to_owned());
+        *self.0.lock() = Some((Instant::now(), reason.to_owned()));
     }
 
     fn last(&self) -> Option<String> {
-        self.0.lock().clone()
+        let last = self.0.lock();
+        let recent = last.as_ref().filter(|(when, _)| when.elapsed() < TROUBLE_COUNTS);
+        recent.map(|(_, reason)| reason.clone())
     }
 }
 
@@ -226,13 +243,17 @@ impl ClientContext for Quiet {
 
 impl ConsumerContext for Quiet {}
 
-/// librdkafka's log lines are for who looks into trouble with it: a broker that goes away is not
-/// an error of ours, and whoever waits for it gets [`Error::Unavailable`].
+/// Passes librdkafka's log lines on. None is an error of ours: a broker that goes away comes back,
+/// and whoever waits for it gets [`Error::Unavailable`].
 fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            tracing::error!(facility, "librdkafka: {message}");
-        }
+        // Says that a property has no effect on this kind of client.
+        _ if facility == "CONFWARN" => tracing::debug!("librdkafka: {message}"),
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => tracing::warn!(facility, "librdkafka: {message}"),
+        RDKafkaLogLevel::Warning => tracing::info!(facility, "librdkafka: {message}"),
         _ => tracing::debug!(facility, "librdkafka: {message}"),
     }
 }

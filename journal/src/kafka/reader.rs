@@ -171,7 +171,10 @@ impl KafkaReader {
                 }
                 Err(KafkaError::PartitionEOF(_)) => {
                     let end = self.consumer.context().end.lock().take();
-                    partition.position = partition.position.max(end.unwrap_or_default());
+                    if let Some(end) = end.filter(|end| *end > partition.position) {
+                        partition.position = end;
+                        batch.passed_hole = true;
+                    }
                 }
                 Err(error) => match errors::code(&error) {
                     Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
@@ -201,14 +204,14 @@ impl Reader for KafkaReader {
         let mut batch = Batch::default();
         loop {
             // Log lines and the client's own errors; records never come this way.
-            while self.consumer.poll(Duration::ZERO).is_some() {}
+            super::serve(&self.consumer);
             self.check()?;
             for index in self.ready.take() {
                 if self.drain(index, &mut batch)? {
                     self.ready.add(index);
                 }
             }
-            if !batch.records.is_empty() || Instant::now() >= deadline {
+            if batch.is_worth_returning() || Instant::now() >= deadline {
                 return Ok(batch.records);
             }
             let good = self.partitions.iter().all(|p| matches!(p.health, Health::Good));
@@ -227,9 +230,16 @@ impl Reader for KafkaReader {
 struct Batch {
     records: Vec<Record>,
     bytes: usize,
+    /// A position moved although no record came.
+    passed_hole: bool,
 }
 
 impl Batch {
+    /// Whoever waits for a position to reach the end must not wait for a record after it.
+    fn is_worth_returning(&self) -> bool {
+        !self.records.is_empty() || self.passed_hole
+    }
+
     fn is_full(&self) -> bool {
         self.records.len() >= POLL_RECORDS || self.bytes >= POLL_BYTES
     }
@@ -311,12 +321,60 @@ fn end_offset(reason: &str) -> Option<Offset> {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_tests::support::{Broker, wait_until};
+
     use super::*;
+    use crate::conformance::PATIENCE;
+    use crate::kafka::{KafkaConfig, KafkaJournal};
+    use crate::log::{Cleanup, Journal, NewRecord, TopicSpec, TransactionalId};
 
     #[test]
     fn the_end_of_a_partition_is_read_from_the_event() {
         let text = "Fetch from broker 1 reached end of partition at offset 42 (HighwaterMark 43)";
         assert_eq!(end_offset(text), Some(Offset(42)));
         assert_eq!(end_offset("something else"), None);
+    }
+
+    /// Between the question where a log starts and the first fetch the log may be trimmed. Whoever
+    /// asked for the oldest record gets the one that is oldest then.
+    #[test]
+    fn a_reader_from_the_start_is_not_stopped_by_a_trim() {
+        let broker = Broker::shared();
+        let config = KafkaConfig::new(broker.address(), "reader");
+        let journal = KafkaJournal::connect(config).expect("the settings are right");
+        let topic = broker.unique_name("trimmed");
+        let spec = TopicSpec {
+            name: topic.as_str().into(),
+            partitions: 1,
+            cleanup: Cleanup::Delete { retention_ms: None },
+            max_record_bytes: 1024,
+        };
+        journal.ensure_topics(&[spec]).expect("a topic");
+        let at = TopicPartition::new(topic.as_str(), 0);
+        let mut writer = journal.writer(&TransactionalId::from(topic)).expect("a writer");
+        writer.begin().expect("begin");
+        for key in ["a", "b"] {
+            writer
+                .append(NewRecord { at: at.clone(), key: Bytes::from(key), value: None })
+                .expect("append");
+        }
+        let offsets = writer.flush().expect("flush");
+        writer.commit().expect("commit");
+        wait_until("the records are visible", PATIENCE, || {
+            Ok(journal.bounds(&at).expect("bounds").end > offsets[1])
+        })
+        .expect("it happens in time");
+        journal.trim(&at, offsets[1]).expect("trim");
+        // As if the start had been asked for before the trim.
+        let from = [(at.clone(), ReadFrom::Offset(offsets[0]))];
+        let mut reader = KafkaReader::open(Arc::clone(&journal.shared), &from).expect("a reader");
+        reader.partitions[0].from_start = true;
+        let mut read = Vec::new();
+        wait_until("the reader goes on", PATIENCE, || {
+            read = reader.poll(Duration::from_millis(50)).expect("poll");
+            Ok(!read.is_empty())
+        })
+        .expect("it happens in time");
+        assert_eq!(read[0].offset, offsets[1]);
     }
 }

@@ -52,6 +52,7 @@ pub(super) struct KafkaWriter {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Ready,
+    /// `since` the first record, or the begin while there is none.
     Open {
         since: Instant,
     },
@@ -75,12 +76,28 @@ impl KafkaWriter {
             .producer(id)
             .create_with_context(context)
             .map_err(|error| errors::creation(&error))?;
-        let writer = KafkaWriter { shared, id: id.clone(), producer, deliveries, state: State::Ready };
+        let writer =
+            KafkaWriter { shared, id: id.clone(), producer, deliveries, state: State::Ready };
+        let deadline = Instant::now() + writer.shared.config.request_timeout;
+        writer.connect(deadline)?;
         writer
             .producer
-            .init_transactions(writer.shared.config.request_timeout)
+            .init_transactions(deadline.saturating_duration_since(Instant::now()))
             .map_err(|error| writer.error("open a writer", &error, None))?;
         Ok(writer)
+    }
+
+    /// Waits until a broker answers. librdkafka would look for one when it begins to initialise
+    /// transactions, and if none is connected at that moment look again 500 ms later.
+    fn connect(&self, deadline: Instant) -> Result<(), Error> {
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        match self.producer.client().fetch_cluster_id(timeout) {
+            Some(_) => Ok(()),
+            None => {
+                let code = Code::OperationTimedOut;
+                Err(self.classify("open a writer", Some(code), &code.to_string(), None))
+            }
+        }
     }
 
     /// Since when the transaction is open.
@@ -105,9 +122,13 @@ impl KafkaWriter {
         text: &str,
         since: Option<Instant>,
     ) -> Error {
-        // Once fenced, a producer answers everything with an error that says less.
-        let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
-        if [code, fatal].into_iter().flatten().any(errors::is_fenced) {
+        // Once something fatal happened, a producer answers everything with errors that say less.
+        let fatal = self.producer.client().fatal_error();
+        let (code, text) = match &fatal {
+            Some((code, reason)) => (Some(*code), reason.as_str()),
+            None => (code, text),
+        };
+        if code.is_some_and(errors::is_fenced) {
             return match since {
                 Some(since) if since.elapsed() >= TRANSACTION_TIMEOUT => {
                     Error::Aborted(format!("it was open for more than {TRANSACTION_TIMEOUT:?}"))
@@ -115,11 +136,8 @@ impl KafkaWriter {
                 _ => Error::Fenced(self.id.clone()),
             };
         }
-        if let Some((code, reason)) = self.producer.client().fatal_error() {
-            return Error::Aborted(format!("{what}: {reason} ({code})"));
-        }
         match errors::from_code(what, code, text, &self.shared.trouble) {
-            Error::Unavailable(text) if aborts(code) => Error::Aborted(text),
+            Error::Unavailable(text) if fatal.is_some() || aborts(code) => Error::Aborted(text),
             error => error,
         }
     }
@@ -217,7 +235,12 @@ impl Writer for KafkaWriter {
         if bytes > limit {
             return Err(Error::TooLarge { bytes, limit });
         }
-        let opaque = self.deliveries.expect();
+        let (opaque, first) = self.deliveries.expect();
+        // The coordinator's clock starts with the first record.
+        let since = if first { Instant::now() } else { since };
+        if let State::Open { since: noted } = &mut self.state {
+            *noted = since;
+        }
         self.send(&record, opaque).map_err(|error| {
             self.deliveries.forget();
             match errors::code(&error) {
@@ -235,6 +258,9 @@ impl Writer for KafkaWriter {
         match self.deliveries.wait_for_all(deadline) {
             Flushed::All(offsets) => Ok(offsets),
             Flushed::Refused(code) => {
+                if code == Code::MessageTimedOut {
+                    self.state = State::Unreachable { since };
+                }
                 Err(self.classify("append", Some(code), &code.to_string(), Some(since)))
             }
             Flushed::Late => {
@@ -308,6 +334,8 @@ struct DeliveryState {
     offsets: Vec<Option<i64>>,
     outstanding: usize,
     refused: Option<Code>,
+    /// A record was sent.
+    begun: bool,
 }
 
 enum Flushed {
@@ -323,13 +351,15 @@ impl Deliveries {
         *state = DeliveryState { transaction, ..DeliveryState::default() };
     }
 
-    /// Takes note of a record that is about to be sent; gives what its report will carry.
-    fn expect(&self) -> usize {
+    /// Takes note of a record that is about to be sent; gives what its report will carry, and
+    /// whether it is the transaction's first.
+    fn expect(&self) -> (usize, bool) {
         let mut state = self.state.lock();
         let index = state.offsets.len();
         state.offsets.push(None);
         state.outstanding += 1;
-        (state.transaction as usize) << 32 | index
+        let first = !std::mem::replace(&mut state.begun, true);
+        (((state.transaction as usize) << 32) | index, first)
     }
 
     /// The last record noted was not sent after all.
