@@ -165,7 +165,7 @@ fn what_stands_in_changes() {
         state: state::encode(&document()).to_vec(),
     };
     check("change", &change);
-    let resolved = Resolved { slice: Slice(3), txn: TxnId(12), hlc: Hlc(5) };
+    let resolved = Resolved { slice: Slice(3), txn: TxnId(12) };
     check("resolved", &resolved);
     let either = |bytes: &[u8]| ChangesRecord::decode(bytes).unwrap();
     assert_eq!(either(&encode(&change)), ChangesRecord::Change(change));
@@ -233,7 +233,7 @@ fn a_change_gives_the_image_before_it() {
 
 #[test]
 fn bytes_of_something_else_are_refused() {
-    let resolved = encode(&Resolved { slice: Slice(3), txn: TxnId(12), hlc: Hlc(5) });
+    let resolved = encode(&Resolved { slice: Slice(3), txn: TxnId(12) });
     for bytes in [&[][..], &[0; 20], &resolved[..9], &resolved[..resolved.len() - 1]] {
         assert!(decode::<Resolved>(bytes).is_err(), "{bytes:?}");
     }

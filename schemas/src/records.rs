@@ -167,9 +167,6 @@ pub struct Resolved {
     /// The transaction, included.
     #[serde(with = "avro::long")]
     pub txn: TxnId,
-    /// Its time.
-    #[serde(with = "avro::long")]
-    pub hlc: Hlc,
 }
 record!(Resolved, "resolved mark", "resolved.v1.avsc");
 
