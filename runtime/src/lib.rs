@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod grpc;
 pub mod retry;
 pub mod tasks;
 pub mod telemetry;

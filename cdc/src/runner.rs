@@ -1,0 +1,231 @@
+//! Feeds the store node's changes to the writer, for as long as the process runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::ErrorKind;
+use anabranch_core::ids::TxnId;
+use anabranch_journal::Journal;
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_runtime::admin::ReadyFlag;
+use anabranch_runtime::grpc;
+use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tasks::{Shutdown, Tasks};
+use anabranch_schemas::store::store_node_client::StoreNodeClient;
+use anabranch_schemas::store::{FeedReply, FeedRequest};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::batch::Batch;
+use crate::config::CdcConfig;
+use crate::error::Error;
+use crate::metrics;
+use crate::writer::ChangesWriter;
+
+/// A reply of the feed holds whole transactions.
+const MAX_MESSAGE_BYTES: usize = 256 << 20;
+/// Replies that wait while a transaction is written.
+const REPLIES: usize = 8;
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const MOST_DELAY: Duration = Duration::from_secs(2);
+
+/// Starts change data capture of a cluster, from its store node at `store_node` (`host:port`).
+///
+/// # Errors
+/// If the address or the certificates cannot be used. Whatever comes later is retried.
+pub fn run(
+    config: CdcConfig,
+    cluster: ClusterIdentity,
+    store_node: &str,
+    journal: Arc<dyn Journal>,
+    tasks: &Tasks,
+    ready: ReadyFlag,
+) -> Result<(), Error> {
+    metrics::describe();
+    let channel = grpc::channel(store_node, config.store_node_tls.as_ref())?;
+    let client = StoreNodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let capture =
+        Capture { config, cluster, client, journal, shutdown: tasks.shutdown().clone(), ready };
+    tasks.spawn("change-data-capture", async move {
+        capture.run_until_shutdown().await;
+        Ok(())
+    });
+    Ok(())
+}
+
+struct Capture {
+    config: CdcConfig,
+    cluster: ClusterIdentity,
+    client: StoreNodeClient<Channel>,
+    journal: Arc<dyn Journal>,
+    shutdown: Shutdown,
+    ready: ReadyFlag,
+}
+
+impl Capture {
+    async fn run_until_shutdown(&self) {
+        let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
+        while !self.shutdown.has_begun() {
+            let begun = Instant::now();
+            let Err(error) = self.capture().await else { return };
+            if error.kind() == ErrorKind::Shutdown {
+                return;
+            }
+            if error.kind() == ErrorKind::Corrupt {
+                tracing::error!(%error, "changes cannot be captured");
+            } else {
+                tracing::warn!(%error, "capturing changes begins anew");
+            }
+            self.ready.set_not_ready(error.to_string());
+            metrics::restarted();
+            if begun.elapsed() > MOST_DELAY {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+                () = self.shutdown.begun() => {}
+            }
+        }
+    }
+
+    /// From fencing to the first error, or to the shutdown.
+    async fn capture(&self) -> Result<(), Error> {
+        let (journal, cluster) = (self.journal.clone(), self.cluster.clone());
+        let (writer, next) =
+            blocking(move || ChangesWriter::open(&journal, cluster)).await?;
+        let feed = self.open_feed(next).await?;
+        self.ready.set_ready();
+        let batch = Batch::new(self.cluster.slices, next);
+        let now = Instant::now();
+        let marked = Marked { at: now, next: TxnId(0) };
+        Sequence { capture: self, writer: Some(writer), batch, marked }.run(feed).await
+    }
+
+    /// The feed from `next` on, read ahead while a transaction is written. It ends with the
+    /// receiver.
+    async fn open_feed(
+        &self,
+        next: TxnId,
+    ) -> Result<mpsc::Receiver<Result<FeedReply, Error>>, Error> {
+        let request = FeedRequest { slices: Vec::new(), from: next.0 };
+        let failed = move |status: &tonic::Status| match grpc::code_of(status) {
+            Some("feed_trimmed") => {
+                Error::FeedTrimmed { next, reason: status.message().to_owned() }
+            }
+            _ => Error::Feed(status.message().to_owned()),
+        };
+        let mut client = self.client.clone();
+        let reply = client.feed(request).await.map_err(|status| failed(&status))?;
+        let mut stream = reply.into_inner();
+        let (replies, feed) = mpsc::channel(REPLIES);
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            loop {
+                let reply = tokio::select! {
+                    reply = stream.message() => reply,
+                    () = replies.closed() => return,
+                    () = shutdown.begun() => return,
+                };
+                let reply = match reply {
+                    Ok(Some(reply)) => Ok(reply),
+                    Ok(None) => Err(Error::Feed("it ended".to_owned())),
+                    Err(status) => Err(failed(&status)),
+                };
+                let over = reply.is_err();
+                if replies.send(reply).await.is_err() || over {
+                    return;
+                }
+            }
+        });
+        Ok(feed)
+    }
+}
+
+/// When all slices were marked last, and up to where.
+struct Marked {
+    at: Instant,
+    next: TxnId,
+}
+
+/// The transactions between two times of fencing.
+struct Sequence<'a> {
+    capture: &'a Capture,
+    /// Away while it writes.
+    writer: Option<ChangesWriter>,
+    batch: Batch,
+    marked: Marked,
+}
+
+impl Sequence<'_> {
+    async fn run(
+        mut self,
+        mut feed: mpsc::Receiver<Result<FeedReply, Error>>,
+    ) -> Result<(), Error> {
+        loop {
+            tokio::select! {
+                reply = feed.recv() => match reply {
+                    Some(reply) => self.batch.add(reply?)?,
+                    None => return Err(Error::Shutdown),
+                },
+                // A transaction that is still coming in is marked when it is whole.
+                () = tokio::time::sleep_until(self.marks_due()), if self.batch.is_whole() => {}
+                () = self.capture.shutdown.begun() => return Err(Error::Shutdown),
+            }
+            while !self.is_full()
+                && let Ok(reply) = feed.try_recv()
+            {
+                self.batch.add(reply?)?;
+            }
+            if self.batch.is_whole() {
+                self.write_if_due().await?;
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let config = &self.capture.config;
+        self.batch.is_whole()
+            && (self.batch.changes().len() >= config.max_batch_changes
+                || self.batch.bytes() >= config.max_batch_bytes)
+    }
+
+    fn marks_due(&self) -> Instant {
+        let config = &self.capture.config;
+        let behind = self.marked.next < self.batch.next();
+        let wait = if behind { config.mark_interval() } else { config.idle_mark_interval() };
+        self.marked.at + wait
+    }
+
+    async fn write_if_due(&mut self) -> Result<(), Error> {
+        let mark_all = Instant::now() >= self.marks_due();
+        if !mark_all && !self.batch.has_transactions() {
+            return Ok(());
+        }
+        if mark_all {
+            self.marked = Marked { at: Instant::now(), next: self.batch.next() };
+        }
+        let batch = self.batch.take();
+        let mut writer = self.writer.take().expect("it is back from the last transaction");
+        let (writer, written) = blocking(move || {
+            let written = writer.write(&batch, mark_all);
+            if written.is_ok() {
+                metrics::wrote(&batch);
+            }
+            Ok((writer, written))
+        })
+        .await?;
+        self.writer = Some(writer);
+        written
+    }
+}
+
+/// Runs what blocks on a thread for that.
+async fn blocking<T: Send + 'static>(
+    body: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(body).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Broken(format!("a thread ended: {error}"))),
+    }
+}

@@ -1,0 +1,255 @@
+//! Whatever becomes of a commit, each change is written once, in order, and no mark is early.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anabranch_core::ids::{ActorId, TxnId};
+use anabranch_core::keyspace::{Slice, SliceCount};
+use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::topics::cluster_topics;
+use anabranch_journal::{
+    Bounds, Error as JournalError, Journal, NewRecord, Offset, ReadFrom, Reader, TopicPartition,
+    TopicSpec, TransactionalId, Writer,
+};
+use anabranch_schemas::decode;
+use anabranch_schemas::records::Resolved;
+use anabranch_schemas::store::{FeedChange, FeedReply, FeedTransaction};
+use bytes::Bytes;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use crate::batch::Batch;
+use crate::writer::ChangesWriter;
+
+const SLICES: u16 = 4;
+
+/// What becomes of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Done,
+    DoneButUnknown,
+    NotDoneAndUnknown,
+    Refused,
+}
+
+/// A log whose commits meet the fates that are prescribed, one after the other.
+struct Fateful {
+    log: Arc<dyn Journal>,
+    fates: Arc<Vec<Fate>>,
+    met: Arc<AtomicUsize>,
+}
+
+struct FatefulWriter {
+    writer: Box<dyn Writer>,
+    fates: Arc<Vec<Fate>>,
+    met: Arc<AtomicUsize>,
+}
+
+impl Journal for Fateful {
+    fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), JournalError> {
+        self.log.ensure_topics(topics)
+    }
+    fn writer(&self, id: &TransactionalId) -> Result<Box<dyn Writer>, JournalError> {
+        let (fates, met) = (self.fates.clone(), self.met.clone());
+        Ok(Box::new(FatefulWriter { writer: self.log.writer(id)?, fates, met }))
+    }
+    fn reader(
+        &self,
+        from: &[(TopicPartition, ReadFrom)],
+    ) -> Result<Box<dyn Reader>, JournalError> {
+        self.log.reader(from)
+    }
+    fn bounds(&self, at: &TopicPartition) -> Result<Bounds, JournalError> {
+        self.log.bounds(at)
+    }
+    fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), JournalError> {
+        self.log.trim(at, before)
+    }
+    fn rest_after_commit(&self) -> Duration {
+        self.log.rest_after_commit()
+    }
+}
+
+impl Writer for FatefulWriter {
+    fn begin(&mut self) -> Result<(), JournalError> {
+        self.writer.begin()
+    }
+    fn append(&mut self, record: NewRecord) -> Result<(), JournalError> {
+        self.writer.append(record)
+    }
+    fn flush(&mut self) -> Result<Vec<Offset>, JournalError> {
+        self.writer.flush()
+    }
+    fn commit(&mut self) -> Result<(), JournalError> {
+        let number = self.met.fetch_add(1, Ordering::SeqCst);
+        let unknown = || JournalError::Unknown("the answer was lost".to_owned());
+        match self.fates.get(number).copied().unwrap_or(Fate::Done) {
+            Fate::Done => self.writer.commit(),
+            Fate::DoneButUnknown => self.writer.commit().and_then(|()| Err(unknown())),
+            // What was appended stays open until the next writer of this id fences this one.
+            Fate::NotDoneAndUnknown => Err(unknown()),
+            Fate::Refused => {
+                self.writer.abort()?;
+                Err(JournalError::Aborted("on purpose".to_owned()))
+            }
+        }
+    }
+    fn abort(&mut self) -> Result<(), JournalError> {
+        self.writer.abort()
+    }
+}
+
+/// A transaction of the feed: the slices its commit record names, each with a number of changes.
+type History = Vec<(u64, BTreeMap<u16, usize>)>;
+
+/// Transactions with holes between them.
+fn histories() -> impl Strategy<Value = History> {
+    let slices = prop::collection::btree_map(0..SLICES, 0_usize..3, 1..4);
+    let steps = prop::collection::vec((1_u64..3, slices), 1..25);
+    steps.prop_map(|steps| {
+        let mut txn = 0;
+        let mut history = Vec::new();
+        for (step, slices) in steps {
+            history.push((txn, slices));
+            txn += step;
+        }
+        history
+    })
+}
+
+fn change(slice: u16, txn: u64, number: usize) -> FeedChange {
+    FeedChange {
+        slice: u32::from(slice),
+        document_id: Bytes::from(format!("document {slice}")),
+        event: Bytes::from(format!("{txn}/{slice}/{number}")),
+    }
+}
+
+fn changes(txn: u64, slices: &BTreeMap<u16, usize>) -> Vec<FeedChange> {
+    let counts = slices.iter();
+    counts.flat_map(|(slice, count)| (0..*count).map(|n| change(*slice, txn, n))).collect()
+}
+
+/// The feed from `from` on, as a store node might send it: every third transaction is cut.
+fn feed(history: &History, from: TxnId) -> Vec<FeedReply> {
+    let mut replies = Vec::new();
+    for (txn, slices) in history.iter().filter(|(txn, _)| *txn >= from.0) {
+        let numbers = || slices.keys().map(|slice| u32::from(*slice)).collect::<Vec<_>>();
+        let part = |changes| FeedTransaction { txn: *txn, slices: numbers(), changes };
+        let mut all = changes(*txn, slices);
+        if txn % 3 == 0 && all.len() > 1 {
+            let rest = all.split_off(1);
+            replies.push(FeedReply { transactions: vec![part(all)], next: *txn });
+            all = rest;
+        }
+        replies.push(FeedReply { transactions: vec![part(all)], next: txn + 1 });
+    }
+    replies
+}
+
+fn identity() -> ClusterIdentity {
+    ClusterIdentity {
+        name: "east".parse().unwrap(),
+        actor: ActorId(Uuid::from_u128(1)),
+        slices: SliceCount::try_from(SLICES).unwrap(),
+        created_ms: 0,
+    }
+}
+
+/// Captures the whole history: begins anew after each failure, as the runner does.
+fn capture(journal: &Arc<dyn Journal>, history: &History, sizes: &[usize]) {
+    let mut sizes = sizes.iter().cycle();
+    'anew: loop {
+        let (mut writer, next) = ChangesWriter::open(journal, identity()).unwrap();
+        let mut batch = Batch::new(identity().slices, next);
+        let replies = feed(history, next);
+        let mut replies = replies.into_iter().peekable();
+        while replies.peek().is_some() {
+            for reply in replies.by_ref().take(*sizes.next().unwrap()) {
+                batch.add(reply).unwrap();
+            }
+            if !batch.is_whole() {
+                batch.add(replies.next().expect("the rest of a cut transaction")).unwrap();
+            }
+            let all = sizes.next().unwrap() % 2 == 0;
+            if writer.write(&batch.take(), all).is_err() {
+                continue 'anew;
+            }
+        }
+        return;
+    }
+}
+
+/// Reads a partition to its end; checks marks on the way (CDC-2), returns the changes.
+fn read_back(log: &Arc<dyn Journal>, slice: Slice, history: &History) -> Vec<String> {
+    let at = TopicPartition::new(identity().name.changes(), slice.0);
+    let end = log.bounds(&at).unwrap().end;
+    let mut reader = log.reader(&[(at.clone(), ReadFrom::Start)]).unwrap();
+    let mut seen = Vec::new();
+    while reader.position(&at).unwrap() < end {
+        for record in reader.poll(Duration::from_millis(10)).unwrap() {
+            let value = record.value.unwrap();
+            if !record.key.is_empty() {
+                seen.push(String::from_utf8(value.to_vec()).unwrap());
+                continue;
+            }
+            let mark: Resolved = decode(&value).unwrap();
+            assert_eq!(mark.slice, slice);
+            let below = history.iter().filter(|(txn, _)| *txn <= mark.txn.0);
+            let due: usize = below.map(|(_, slices)| slices.get(&slice.0).unwrap_or(&0)).sum();
+            assert!(seen.len() >= due, "CDC-2: a mark at {} is early", mark.txn);
+        }
+    }
+    seen
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn each_change_is_written_once_whatever_becomes_of_commits(
+        history in histories(),
+        fates in prop::collection::vec(prop::sample::select(vec![
+            Fate::Done, Fate::Done, Fate::DoneButUnknown, Fate::NotDoneAndUnknown, Fate::Refused,
+        ]), 0..20),
+        sizes in prop::collection::vec(1_usize..6, 1..6),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
+        let log: Arc<dyn Journal> = EmbeddedJournal::open(config).unwrap();
+        let identity = identity();
+        log.ensure_topics(&cluster_topics(&identity.name, identity.slices, None)).unwrap();
+        let met = Arc::new(AtomicUsize::new(0));
+        let fateful: Arc<dyn Journal> =
+            Arc::new(Fateful { log: log.clone(), fates: Arc::new(fates), met });
+        capture(&fateful, &history, &sizes);
+        for slice in identity.slices.all() {
+            let expected: Vec<_> = history
+                .iter()
+                .flat_map(|(txn, slices)| {
+                    let count = *slices.get(&slice.0).unwrap_or(&0);
+                    (0..count).map(move |number| format!("{txn}/{}/{number}", slice.0))
+                })
+                .collect();
+            prop_assert_eq!(read_back(&log, slice, &history), expected, "CDC-1");
+        }
+    }
+}
+
+#[test]
+fn a_feed_that_makes_no_sense_is_refused() {
+    let slices = identity().slices;
+    let reply = |txn, slice, next| FeedReply {
+        transactions: vec![FeedTransaction { txn, slices: vec![slice], changes: vec![] }],
+        next,
+    };
+    let add = |reply| Batch::new(slices, TxnId(5)).add(reply);
+    assert!(add(reply(5, 0, 6)).is_ok());
+    assert!(add(reply(4, 0, 6)).is_err(), "a transaction that was written");
+    assert!(add(reply(5, 4, 6)).is_err(), "a slice that is not there");
+    assert!(add(reply(7, 0, 6)).is_err(), "a position before its transaction");
+    assert!(add(FeedReply { transactions: vec![], next: 4 }).is_err(), "a position that goes back");
+}

@@ -1,0 +1,68 @@
+//! Writes batches, each in one transaction with the position it ends at.
+//!
+//! Between two steps: before the commit there is an open transaction, which the next writer's
+//! fencing aborts; after it the position in topic `cursors` has moved with the changes.
+
+use std::sync::Arc;
+
+use anabranch_core::ids::TxnId;
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::{
+    Error as JournalError, Journal, NewRecord, RotatingWriter, TopicPartition, TransactionalId,
+    cursors,
+};
+use anabranch_schemas::encode;
+use anabranch_schemas::records::{ChangesCursor, Resolved};
+use bytes::Bytes;
+
+use crate::batch::Batch;
+use crate::error::Error;
+
+/// The key of the position in topic `cursors`.
+pub const CURSOR_KEY: &str = "changes";
+
+/// Where changes are written.
+pub(crate) struct ChangesWriter {
+    cluster: ClusterIdentity,
+    writer: RotatingWriter,
+}
+
+impl ChangesWriter {
+    /// Fences every older writer, then reads where it had come to.
+    pub(crate) fn open(
+        journal: &Arc<dyn Journal>,
+        cluster: ClusterIdentity,
+    ) -> Result<(Self, TxnId), Error> {
+        let id = TransactionalId::from(cluster.name.changes());
+        let writer = RotatingWriter::open(journal, &id)?;
+        let topic = cluster.name.cursors();
+        let cursor: Option<ChangesCursor> =
+            cursors::read(journal.as_ref(), &topic.into(), CURSOR_KEY)?;
+        let next = cursor.map_or(TxnId(0), |cursor| cursor.next);
+        Ok((ChangesWriter { cluster, writer }, next))
+    }
+
+    /// Writes a batch, with marks of all slices or of those it touched.
+    pub(crate) fn write(&mut self, batch: &Batch, mark_all: bool) -> Result<(), Error> {
+        let topic = self.cluster.name.changes();
+        let cursors = self.cluster.name.cursors().into();
+        let cursor = ChangesCursor { next: batch.next() };
+        let events = batch.changes().iter().map(|event| NewRecord {
+            at: TopicPartition::new(topic.as_str(), event.slice.0),
+            key: event.key.clone(),
+            value: Some(event.value.clone()),
+        });
+        let marks = batch.marks(mark_all);
+        let marks = marks.iter().map(|mark: &Resolved| NewRecord {
+            at: TopicPartition::new(topic.as_str(), mark.slice.0),
+            key: Bytes::new(),
+            value: Some(encode(mark)),
+        });
+        let written = self.writer.transaction(|writer| {
+            events.chain(marks).try_for_each(|record| writer.append(record))?;
+            cursors::append(writer, &cursors, CURSOR_KEY, &cursor)?;
+            Ok::<(), JournalError>(())
+        });
+        written.map_err(Error::from)
+    }
+}

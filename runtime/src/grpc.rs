@@ -1,0 +1,63 @@
+//! Calls between the processes of a cluster: how a client connects, and how errors keep their
+//! stable codes.
+
+use std::time::Duration;
+
+use tonic::Status;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::tls::TlsFiles;
+
+/// The metadata key of an error's stable code.
+pub const CODE_KEY: &str = "anabranch-code";
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that does not answer a ping within this time, or twice it, is given up.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Windows that let a stream of documents use a link with some delay.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// An address or a certificate that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("use '{address}' as the address of a service: {reason}")]
+pub struct GrpcError {
+    address: String,
+    reason: String,
+}
+
+/// A channel to `host:port`, over TLS with `tls`. It connects with the first call, and again
+/// whenever the connection was lost.
+pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Channel, GrpcError> {
+    let wrong = |reason: String| GrpcError { address: address.to_owned(), reason };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+        .map_err(|error| wrong(error.to_string()))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    if let Some(files) = tls {
+        let config = client_tls(files).map_err(|error| wrong(error.to_string()))?;
+        endpoint = endpoint.tls_config(config).map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(endpoint.connect_lazy())
+}
+
+/// The stable code of an error, if it came from a service and not from the connection to it.
+pub fn code_of(status: &Status) -> Option<&str> {
+    status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok())
+}
+
+fn client_tls(files: &TlsFiles) -> std::io::Result<ClientTlsConfig> {
+    let identity =
+        Identity::from_pem(std::fs::read(&files.certificate)?, std::fs::read(&files.key)?);
+    let mut config = ClientTlsConfig::new().identity(identity);
+    for authority in &files.trusted {
+        config = config.ca_certificate(Certificate::from_pem(std::fs::read(authority)?));
+    }
+    Ok(config)
+}
