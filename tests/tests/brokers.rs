@@ -175,7 +175,7 @@ fn a_test_binary_that_waits_to_be_killed() -> Result<()> {
         return Ok(());
     }
     println!("broker={}", Broker::shared().address());
-    std::thread::sleep(LIMIT);
+    std::thread::park_timeout(LIMIT);
     bail!("nobody killed this process");
 }
 

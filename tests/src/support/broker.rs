@@ -34,7 +34,7 @@ pub struct Broker {
 enum Way {
     Named,
     Container(Box<Container>),
-    Process(BrokerProcess),
+    Process(Box<BrokerProcess>),
 }
 
 impl Broker {
@@ -110,7 +110,7 @@ fn process() -> Result<Broker> {
     let process = BrokerProcess::temporary()?;
     let address = process.address();
     say(&format!("a process of scripts/kafka at {address}"));
-    Ok(Broker { address, way: Way::Process(process) })
+    Ok(Broker { address, way: Way::Process(Box::new(process)) })
 }
 
 /// To the terminal itself: the test runner keeps back what a test that passes prints.
