@@ -1,0 +1,137 @@
+//! Settings of an ingest server.
+
+use std::time::Duration;
+
+use anabranch_runtime::tls::TlsFiles;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Settings of an ingest server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IngestConfig {
+    /// How long a request may take until its reply begins, in milliseconds; the header
+    /// `X-Anabranch-Timeout-Ms` shortens it. Of a bulk load, each round has this long.
+    pub request_timeout_ms: u64,
+    /// How long a read waits at most for the transaction in `X-Anabranch-Txn-Id`, in milliseconds.
+    pub read_wait_ms: u64,
+    /// How long a client may take to send the head of a request, in milliseconds; also how long a
+    /// connection may be idle.
+    pub header_timeout_ms: u64,
+    /// How long a body that is sent or received may pause, in milliseconds.
+    pub body_idle_timeout_ms: u64,
+    /// How many connections are open at once; more wait to be accepted.
+    pub max_connections: usize,
+    /// How many requests run at once; more are refused.
+    pub max_requests: usize,
+    /// How many bulk loads run at once; more are refused.
+    pub max_loads: usize,
+    /// The largest body of a statement, in bytes.
+    pub max_body_bytes: usize,
+    /// How many bytes the bodies of running statements may have together; more are refused.
+    pub max_buffered_bytes: usize,
+    /// The largest body of a bulk load, in bytes.
+    pub max_load_bytes: u64,
+    /// How many documents one UPDATE or DELETE may change.
+    pub max_changed_documents: usize,
+    /// How large the mutations of one statement may be together, in bytes.
+    pub max_round_bytes: usize,
+    /// The most documents that one round of a bulk load has.
+    pub load_round_documents: usize,
+    /// About how large one round of a bulk load is, in bytes.
+    pub load_round_bytes: usize,
+    /// How many rounds of one bulk load are on their way at once.
+    pub load_rounds_in_flight: usize,
+    /// With these the store node is asked over TLS.
+    pub store_node_tls: Option<TlsFiles>,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        IngestConfig {
+            request_timeout_ms: 10_000,
+            read_wait_ms: 5_000,
+            header_timeout_ms: 30_000,
+            body_idle_timeout_ms: 30_000,
+            max_connections: 4_096,
+            max_requests: 1_024,
+            max_loads: 16,
+            max_body_bytes: 16 << 20,
+            max_buffered_bytes: 256 << 20,
+            max_load_bytes: 1 << 40,
+            max_changed_documents: 50_000,
+            max_round_bytes: 32 << 20,
+            load_round_documents: 1_000,
+            load_round_bytes: 1 << 20,
+            load_rounds_in_flight: 4,
+            store_node_tls: None,
+        }
+    }
+}
+
+impl IngestConfig {
+    /// Refuses settings with which nothing would work.
+    pub fn check(&self) -> Result<(), Error> {
+        let IngestConfig {
+            request_timeout_ms,
+            read_wait_ms: _,
+            header_timeout_ms,
+            body_idle_timeout_ms,
+            max_connections,
+            max_requests,
+            max_loads,
+            max_body_bytes,
+            max_buffered_bytes,
+            max_load_bytes,
+            max_changed_documents,
+            max_round_bytes,
+            load_round_documents,
+            load_round_bytes,
+            load_rounds_in_flight,
+            store_node_tls: _,
+        } = self;
+        let positive = [
+            ("request_timeout_ms", *request_timeout_ms > 0),
+            ("header_timeout_ms", *header_timeout_ms > 0),
+            ("body_idle_timeout_ms", *body_idle_timeout_ms > 0),
+            ("max_connections", *max_connections > 0),
+            ("max_requests", *max_requests > 0),
+            ("max_loads", *max_loads > 0),
+            ("max_body_bytes", *max_body_bytes > 0),
+            ("max_load_bytes", *max_load_bytes > 0),
+            ("max_changed_documents", *max_changed_documents > 0),
+            ("max_round_bytes", *max_round_bytes > 0),
+            ("load_round_documents", *load_round_documents > 0),
+            ("load_round_bytes", *load_round_bytes > 0),
+            ("load_rounds_in_flight", *load_rounds_in_flight > 0),
+        ];
+        let wrong = |setting, reason: &str| Error::Setting { setting, reason: reason.to_owned() };
+        if let Some((setting, _)) = positive.into_iter().find(|(_, positive)| !positive) {
+            return Err(wrong(setting, "must be above 0"));
+        }
+        if *load_round_documents > 1_000 {
+            return Err(wrong("load_round_documents", "must be at most 1000"));
+        }
+        if max_buffered_bytes < max_body_bytes {
+            return Err(wrong("max_buffered_bytes", "must be at least max_body_bytes"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    pub(crate) fn read_wait(&self) -> Duration {
+        Duration::from_millis(self.read_wait_ms)
+    }
+
+    pub(crate) fn header_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
+
+    pub(crate) fn body_idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_idle_timeout_ms)
+    }
+}

@@ -1,0 +1,266 @@
+//! A cluster for tests: a log and a store node that do what the real ones do, in little, and fail
+//! when they are told to. The store node is asked over a real connection.
+
+mod log;
+mod store;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::document::{Commit, Document, Effect, Mutation};
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, DocumentId, DocumentKey, RoundId};
+use anabranch_core::query::OnConflict;
+use anabranch_journal::Journal;
+use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
+use anabranch_journal::rounds::Round;
+use anabranch_runtime::admin::Readiness;
+use anabranch_schemas::records::DocumentMutation;
+use anabranch_schemas::store as proto;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, Response, StatusCode};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::watch;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use crate::config::IngestConfig;
+use crate::execute::{Executor, RoundLog};
+use crate::http::{self, Api};
+use crate::limits::Limits;
+use crate::load::Loader;
+use crate::rounds::Rounds;
+use crate::store::Store;
+
+pub(crate) use log::{Fault, FakeLog};
+pub(crate) use store::FakeStore;
+
+/// The app of the tests.
+pub(crate) const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
+
+/// What the store holds.
+#[derive(Default)]
+pub(crate) struct World {
+    documents: BTreeMap<Vec<u8>, (Document, u64)>,
+    outcomes: HashMap<RoundId, proto::Outcome>,
+    /// Rounds in the order in which they were committed, applied or not.
+    pub(crate) committed: Vec<(u64, Round)>,
+    applied: usize,
+}
+
+/// The store and what was applied last.
+pub(crate) struct Shared {
+    pub(crate) world: Mutex<World>,
+    newest: watch::Sender<Option<u64>>,
+}
+
+impl Shared {
+    /// Applies what was committed.
+    pub(crate) fn apply(&self) {
+        let mut world = self.world.lock();
+        while let Some((txn, round)) = world.committed.get(world.applied).cloned() {
+            world.applied += 1;
+            world.apply(txn, &round);
+            self.newest.send_replace(Some(txn));
+        }
+    }
+}
+
+impl World {
+    fn apply(&mut self, txn: u64, round: &Round) {
+        if self.outcomes.contains_key(&round.id) {
+            return;
+        }
+        let actor = ActorId(Uuid::from_u128(1));
+        let commit = Commit { hlc: Hlc::from_millis(txn + 1), actor, sequence: txn };
+        let mut conflicts = Vec::new();
+        for mutation in &round.mutations {
+            let id = mutation.id(round.app).to_bytes();
+            let (document, written) = self.documents.entry(id.clone()).or_default();
+            match document.apply(&mutation.mutation, commit).0 {
+                Effect::Conflict => conflicts.push(id.into()),
+                Effect::Changed => *written = txn,
+                Effect::Unchanged | Effect::Evicted => {}
+            }
+        }
+        let digest = round.digest.clone().into();
+        self.outcomes.insert(round.id, proto::Outcome { txn, digest, conflicts });
+    }
+
+    /// The document as JSON, and the transaction that wrote it.
+    fn read(&self, id: &DocumentId) -> Option<(anabranch_core::Value, u64)> {
+        let (document, written) = self.documents.get(&id.to_bytes())?;
+        Some((with_id(id, document.value()?), *written))
+    }
+}
+
+fn with_id(id: &DocumentId, value: anabranch_core::Value) -> anabranch_core::Value {
+    let mut fields = value.as_object().cloned().unwrap_or_default();
+    fields.insert("_id".to_owned(), id.key.to_value());
+    anabranch_core::Value::Object(fields)
+}
+
+/// A reply, read whole.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).expect("the reply is JSON")
+    }
+
+    /// The code of the error.
+    pub(crate) fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn txn(&self) -> Option<u64> {
+        self.headers.get("x-anabranch-txn-id")?.to_str().ok()?.parse().ok()
+    }
+}
+
+/// An ingest server with a log and a store.
+pub(crate) struct Cluster {
+    pub(crate) api: Arc<Api>,
+    pub(crate) router: Router,
+    pub(crate) log: Arc<FakeLog>,
+    pub(crate) store: FakeStore,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) journal: Arc<dyn Journal>,
+    _directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        Cluster::with(IngestConfig::default()).await
+    }
+
+    pub(crate) async fn with(config: IngestConfig) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the log");
+        let mut settings = EmbeddedConfig::new(directory.path());
+        settings.sync = false;
+        let journal: Arc<dyn Journal> = EmbeddedJournal::open(settings).expect("the log opens");
+        let shared = Arc::new(Shared { world: Mutex::default(), newest: watch::Sender::new(None) });
+        let log = Arc::new(FakeLog::new(journal.clone(), shared.clone()));
+        let store = FakeStore::start(shared.clone()).await;
+        let client = Store::new(&store.address, None, config.read_wait()).expect("an address");
+        let rounds = Rounds::new(log.clone(), client.clone());
+        let history = RoundLog::new(journal.clone(), "east".parse().expect("a name"));
+        let api = Arc::new(Api {
+            limits: Limits::new(&config),
+            executor: Executor::new(&config, client.clone(), rounds.clone(), history),
+            loader: Loader::new(&config, client.clone(), rounds),
+            store: client,
+            readiness: Readiness::new(),
+            metrics: None,
+            config,
+        });
+        let router = http::router(api.clone());
+        Cluster { api, router, log, store, shared, journal, _directory: directory }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Reply {
+        read(self.raw(request).await).await.expect("the reply is whole")
+    }
+
+    pub(crate) async fn raw(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().oneshot(request).await.expect("the router answers")
+    }
+
+    /// Runs a statement.
+    pub(crate) async fn execute(&self, statement: &str, args: Value) -> Reply {
+        self.execute_with(statement, args, &[]).await
+    }
+
+    /// Runs a statement with headers.
+    pub(crate) async fn execute_with(
+        &self,
+        statement: &str,
+        args: Value,
+        headers: &[(&str, &str)],
+    ) -> Reply {
+        let body = serde_json::json!({"statement": statement, "args": args}).to_string();
+        self.send(post(&execute_path(), "application/json", headers, body)).await
+    }
+
+    /// Loads documents into `cars`.
+    pub(crate) async fn load(&self, body: impl Into<Body>, headers: &[(&str, &str)]) -> Reply {
+        let path = format!("/apps/{APP}/api/v1/collections/cars/documents");
+        self.send(post(&path, "application/x-ndjson", headers, body)).await
+    }
+
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::empty()).expect("a request")).await
+    }
+
+    /// Every document of `cars`, in order of id.
+    pub(crate) async fn cars(&self) -> Vec<Value> {
+        let reply = self.execute("SELECT * FROM cars", serde_json::json!({})).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        reply.json()["items"].as_array().cloned().expect("items are an array")
+    }
+}
+
+/// Settings with which what fails fails soon.
+pub(crate) fn impatient() -> IngestConfig {
+    IngestConfig { request_timeout_ms: 400, read_wait_ms: 200, ..IngestConfig::default() }
+}
+
+pub(crate) fn execute_path() -> String {
+    format!("/apps/{APP}/api/v1/store/execute")
+}
+
+/// A round that inserts into `cars`.
+pub(crate) fn insert(document: Value) -> Round {
+    let document = anabranch_core::Value::from_json(document.to_string().as_bytes());
+    let document = document.expect("it was JSON");
+    let id = document.get(&["_id"]).expect("it has an id").clone();
+    let mutation = DocumentMutation {
+        collection: "cars".parse().expect("a name"),
+        key: DocumentKey::from_value(&id).expect("an id"),
+        mutation: Mutation::Insert { fields: document, on_conflict: OnConflict::Fail },
+    };
+    let app = APP.parse().expect("a UUID");
+    let id = RoundId(Uuid::now_v7());
+    Round { id, app, origin: None, digest: Vec::new(), mutations: vec![mutation] }
+}
+
+pub(crate) fn post(
+    path: &str,
+    media_type: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> Request<Body> {
+    let mut request = Request::post(path).header("content-type", media_type);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(body.into()).expect("a request")
+}
+
+pub(crate) async fn read(response: Response<Body>) -> Result<Reply, axum::Error> {
+    let (head, body) = response.into_parts();
+    let body = to_bytes(body, usize::MAX).await?;
+    let text = String::from_utf8(body.to_vec()).expect("replies are UTF-8");
+    Ok(Reply { status: head.status, headers: head.headers, text })
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("it holds in time");
+}

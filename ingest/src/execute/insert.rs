@@ -1,0 +1,160 @@
+//! INSERT.
+//!
+//! `ON ID CONFLICT FAIL` looks for the ids first, so that a conflict writes nothing. Documents that
+//! come into being after that look are found by the store node, in the order of the log.
+//!
+//! An id that stands twice in one INSERT is refused with FAIL, where the second could only be a
+//! conflict; else the documents apply in the order given: with DO NOTHING the first stays, with DO
+//! UPDATE the later one's fields win.
+
+use std::collections::HashSet;
+
+use anabranch_core::Value;
+use anabranch_core::document::Mutation;
+use anabranch_core::ids::{Collection, DocumentId, DocumentKey, TxnId};
+use anabranch_core::query::{Args, Insert, OnConflict};
+use anabranch_schemas::records::DocumentMutation;
+
+use super::{Executor, Plan, Request};
+use crate::document::NewDocument;
+use crate::error::{Code, Refusal};
+use crate::idempotency::RequestName;
+
+/// How many ids an error lists.
+const MAX_LISTED: usize = 10;
+/// How many bytes of ids are looked up at once; a condition is limited to 1 MiB.
+const LOOKUP_BYTES: usize = 256 * 1024;
+
+impl Executor {
+    pub(super) async fn plan_insert(
+        &self,
+        request: &Request,
+        insert: &Insert,
+        name: &RequestName,
+    ) -> Result<Plan, Refusal> {
+        let mut plan = Plan::default();
+        let mut given = Vec::new();
+        for (index, document) in insert.documents.iter().enumerate() {
+            let drawn = document.get(&["_id"]).is_none();
+            let draw = || drawn_key(name, index as u64);
+            let document = NewDocument::new(document.clone(), "_id", draw, &mut plan.warnings)?;
+            if !drawn {
+                given.push(document.key.clone());
+            }
+            plan.mutations.push(DocumentMutation {
+                collection: insert.collection.clone(),
+                key: document.key,
+                mutation: Mutation::Insert {
+                    fields: document.fields,
+                    on_conflict: insert.on_conflict,
+                },
+            });
+        }
+        if insert.on_conflict == OnConflict::Fail {
+            refuse_duplicates(&given)?;
+            plan.read = self.refuse_conflicts(request, &insert.collection, &given).await?;
+            plan.may_conflict = !given.is_empty();
+        }
+        Ok(plan)
+    }
+
+    /// Looks for documents that have one of these ids.
+    async fn refuse_conflicts(
+        &self,
+        request: &Request,
+        collection: &Collection,
+        keys: &[DocumentKey],
+    ) -> Result<Option<TxnId>, Refusal> {
+        let Request { app, at_least, deadline, .. } = request;
+        if let [key] = keys {
+            let (app, collection) = (*app, collection.clone());
+            let id = DocumentId { app, collection, key: key.clone() };
+            let found = self.store.get(&id, *at_least, *deadline).await?;
+            return match found.document {
+                Some(_) => Err(conflict(keys)),
+                None => Ok(found.txn),
+            };
+        }
+        let mut read = None;
+        for keys in chunks(keys) {
+            let ids = keys.iter().map(DocumentKey::to_value).collect();
+            let args = Args::from([("ids".to_owned(), Value::Array(ids))]);
+            let limit = MAX_LISTED + 1;
+            let text =
+                format!("SELECT _id FROM `{collection}` WHERE _id IN (:ids) LIMIT {limit}");
+            let mut rows = self.store.query(*app, &text, &args, *at_least, *deadline).await?;
+            let mut taken = Vec::new();
+            while let Some(items) = rows.next().await? {
+                for item in items {
+                    taken.push(super::change::key(&item)?);
+                }
+            }
+            if !taken.is_empty() {
+                return Err(conflict(&taken));
+            }
+            read = rows.txn;
+        }
+        Ok(read)
+    }
+}
+
+/// The id of a document that brings none.
+pub(super) fn drawn_key(name: &RequestName, index: u64) -> Result<DocumentKey, Refusal> {
+    DocumentKey::from_value(&Value::String(name.document(index)))
+        .map_err(|error| Refusal::of_id(&error))
+}
+
+/// The ids of an INSERT's documents, as they are at each repeat under a key.
+pub(super) fn keys(insert: &Insert, name: &RequestName) -> Result<Vec<DocumentKey>, Refusal> {
+    let documents = insert.documents.iter().enumerate();
+    documents
+        .map(|(index, document)| match document.get(&["_id"]) {
+            Some(id) => DocumentKey::from_value(id).map_err(|error| Refusal::of_id(&error)),
+            None => drawn_key(name, index as u64),
+        })
+        .collect()
+}
+
+/// The refusal of an INSERT that found documents there.
+pub(super) fn conflict(keys: &[DocumentKey]) -> Refusal {
+    let message = match keys {
+        [key] => format!("a document with the _id {key} is there already"),
+        keys => format!("documents with these ids are there already: {}", list(keys)),
+    };
+    Refusal::new(Code::IdConflict, message)
+}
+
+fn refuse_duplicates(keys: &[DocumentKey]) -> Result<(), Refusal> {
+    let mut seen = HashSet::with_capacity(keys.len());
+    match keys.iter().find(|key| !seen.insert(*key)) {
+        Some(key) => Err(Refusal::new(
+            Code::DuplicateId,
+            format!("the _id {key} stands twice in the statement"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn list(keys: &[DocumentKey]) -> String {
+    let mut text =
+        keys.iter().take(MAX_LISTED).map(DocumentKey::as_str).collect::<Vec<_>>().join(", ");
+    if keys.len() > MAX_LISTED {
+        text.push_str(" and others");
+    }
+    text
+}
+
+/// Runs of keys that are not longer together than can be looked up at once.
+fn chunks(keys: &[DocumentKey]) -> impl Iterator<Item = &[DocumentKey]> {
+    let mut rest = keys;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fitting = rest.iter().take_while(|key| {
+            bytes += key.as_str().len() + 2;
+            bytes <= LOOKUP_BYTES
+        });
+        let (chunk, after) = rest.split_at(fitting.count());
+        rest = after;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}

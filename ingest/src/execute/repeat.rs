@@ -1,0 +1,153 @@
+//! Statements that are repeated under one key: the reply is made again from what was written.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anabranch_core::ErrorKind;
+use anabranch_core::ids::{DocumentKey, TxnId};
+use anabranch_core::query::Statement;
+use anabranch_journal::{Journal, Offset, ReadFrom, Record, TopicPartition};
+use anabranch_schemas::decode;
+use anabranch_schemas::records::{Commit, RoundPart};
+use anabranch_schemas::topics::ClusterName;
+
+use super::{Executor, Request, RoundName, Written, check_digest, insert};
+use crate::document::Warning;
+use crate::error::Refusal;
+use crate::idempotency::RequestName;
+use crate::store::Outcome;
+
+/// How long reading a round from the log may take.
+const READ_TIME: Duration = Duration::from_secs(5);
+
+impl Executor {
+    /// What an earlier try under the same key did.
+    pub(super) async fn earlier(
+        &self,
+        request: &Request,
+        statement: &Statement,
+        name: &RequestName,
+        round: &RoundName,
+    ) -> Result<Option<Written>, Refusal> {
+        if !round.has_key {
+            return Ok(None);
+        }
+        match self.store.outcome(round.id, None, request.deadline).await? {
+            Some(outcome) => {
+                check_digest(&outcome, round)?;
+                self.repeated(request, statement, name, outcome).await.map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The reply for a statement whose round was applied before.
+    pub(super) async fn repeated(
+        &self,
+        request: &Request,
+        statement: &Statement,
+        name: &RequestName,
+        outcome: Outcome,
+    ) -> Result<Written, Refusal> {
+        let mut written = Written {
+            query_type: statement.kind(),
+            txn: Some(outcome.txn),
+            ids: Vec::new(),
+            warnings: Vec::new(),
+            refusal: None,
+        };
+        // The ids of an INSERT follow from the statement and its key.
+        if let Statement::Insert(insert) = statement {
+            written.ids = insert::keys(insert, name)?;
+            written.leave_out(&outcome);
+            return Ok(written);
+        }
+        let read = self.log.keys(outcome.txn, request.deadline.into_std());
+        match read.await {
+            Some(keys) => written.ids = keys,
+            None => written.warnings.push(Warning::new(
+                "ids_unknown",
+                "this request was applied before; the ids of its documents cannot be read now",
+            )),
+        }
+        Ok(written)
+    }
+}
+
+/// Reads rounds from the log.
+#[derive(Clone)]
+pub(crate) struct RoundLog {
+    journal: Arc<dyn Journal>,
+    cluster: ClusterName,
+}
+
+impl RoundLog {
+    pub(crate) fn new(journal: Arc<dyn Journal>, cluster: ClusterName) -> Self {
+        RoundLog { journal, cluster }
+    }
+
+    /// The documents of the round that was committed as `txn`, in order of id; `None` if the log
+    /// does not give them.
+    async fn keys(&self, txn: TxnId, deadline: Instant) -> Option<Vec<DocumentKey>> {
+        let log = self.clone();
+        let deadline = deadline.min(Instant::now() + READ_TIME);
+        match tokio::task::spawn_blocking(move || log.read(txn, deadline)).await {
+            Ok(Ok(keys)) => keys,
+            Ok(Err(error)) => {
+                tracing::warn!(%txn, %error, "a round could not be read again");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn read(
+        &self,
+        txn: TxnId,
+        deadline: Instant,
+    ) -> Result<Option<Vec<DocumentKey>>, anabranch_journal::Error> {
+        let at = TopicPartition::new(self.cluster.txns(), 0);
+        let Some(record) = self.record(at, Offset(txn.0), deadline)? else { return Ok(None) };
+        let Some(commit) = value::<Commit>(&record) else { return Ok(None) };
+        let mut keys = Vec::new();
+        for part in commit.parts {
+            let at = TopicPartition::new(self.cluster.rounds(), part.slice.0);
+            let record = self.record(at, Offset(part.offset), deadline)?;
+            let Some(part) = record.and_then(|record| value::<RoundPart>(&record)) else {
+                return Ok(None);
+            };
+            keys.extend(part.mutations.into_iter().map(|mutation| mutation.key));
+        }
+        keys.sort();
+        keys.dedup();
+        Ok(Some(keys))
+    }
+
+    /// The record at one offset.
+    fn record(
+        &self,
+        at: TopicPartition,
+        offset: Offset,
+        deadline: Instant,
+    ) -> Result<Option<Record>, anabranch_journal::Error> {
+        let mut reader = self.journal.reader(&[(at, ReadFrom::Offset(offset))])?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            match reader.poll(left) {
+                Ok(records) if records.is_empty() => {}
+                Ok(records) => {
+                    return Ok(records.into_iter().next().filter(|r| r.offset == offset));
+                }
+                Err(error) if error.kind() == ErrorKind::Retry => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn value<T: anabranch_schemas::Record>(record: &Record) -> Option<T> {
+    decode(record.value.as_ref()?).ok()
+}

@@ -1,0 +1,232 @@
+//! What statements do, alone, in races, and repeated.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::config::IngestConfig;
+use crate::doubles::{Cluster, Fault};
+
+fn ids(reply: &Value) -> Vec<Value> {
+    reply["mutatedDocumentIds"].as_array().cloned().expect("ids are an array")
+}
+
+#[tokio::test]
+async fn statements_write_and_say_what() {
+    let cluster = Cluster::start().await;
+    let insert = "INSERT INTO cars DOCUMENTS (:a), ({'_id': 2, 'n': 5, 'o': {'x': 1}})";
+    let reply = cluster.execute(insert, json!({"a": {"_id": "a", "n": 1}})).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    assert_eq!(
+        reply.json(),
+        json!({
+            "transactionId": reply.txn(), "queryType": "insert", "items": [],
+            "mutatedDocumentIds": ["a", 2], "warnings": [], "error": null,
+        })
+    );
+    let update =
+        "UPDATE cars SET o.y = :y UNSET o.x APPLY n INCREMENT BY 2, m.k INCREMENT BY -1 WHERE n > 3";
+    let reply = cluster.execute(update, json!({"y": [1]})).await.json();
+    assert_eq!((&reply["queryType"], ids(&reply)), (&json!("update"), vec![json!(2)]));
+    let two = json!({"_id": 2, "n": 7, "o": {"y": [1]}, "m": {"k": -1}});
+    assert_eq!(cluster.cars().await, [json!({"_id": "a", "n": 1}), two.clone()]);
+    let reply = cluster.execute("DELETE FROM cars WHERE _id = 'a'", json!({})).await.json();
+    assert_eq!((&reply["queryType"], ids(&reply)), (&json!("delete"), vec![json!("a")]));
+    assert_eq!(cluster.cars().await, [two]);
+}
+
+#[tokio::test]
+async fn what_matches_nothing_writes_nothing() {
+    let cluster = Cluster::start().await;
+    let first = cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 1})", json!({})).await;
+    for statement in ["UPDATE cars SET a = 1 WHERE _id = 2", "DELETE FROM cars WHERE a = 1"] {
+        let reply = cluster.execute(statement, json!({})).await;
+        assert_eq!(reply.txn(), first.txn());
+        assert_eq!(ids(&reply.json()), [] as [Value; 0]);
+    }
+    assert_eq!(cluster.shared.world.lock().committed.len(), 1);
+}
+
+#[tokio::test]
+async fn documents_without_an_id_get_one() {
+    let cluster = Cluster::start().await;
+    let insert = "INSERT INTO cars DOCUMENTS ({'n': 1}), ({'n': 2})";
+    let reply = cluster.execute(insert, json!({})).await.json();
+    let ids = ids(&reply);
+    assert!(ids.iter().all(|id| uuid::Uuid::parse_str(id.as_str().unwrap()).is_ok()));
+    assert_ne!(ids[0], ids[1]);
+    assert_eq!(cluster.cars().await.len(), 2);
+}
+
+#[tokio::test]
+async fn ids_that_are_taken() {
+    let cluster = Cluster::start().await;
+    cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 1, 'n': 1})", json!({})).await;
+    for statement in [
+        "INSERT INTO cars DOCUMENTS ({'_id': 1})",
+        "INSERT INTO cars DOCUMENTS ({'_id': 0}), ({'_id': 1}) ON ID CONFLICT FAIL",
+    ] {
+        let reply = cluster.execute(statement, json!({})).await;
+        let expected = (StatusCode::CONFLICT, "id_conflict".to_owned());
+        assert_eq!((reply.status, reply.code()), expected, "{}", reply.text);
+        assert!(reply.text.contains('1'), "the id is named");
+    }
+    assert_eq!(cluster.shared.world.lock().committed.len(), 1, "nothing was written");
+    let twice = "INSERT INTO cars DOCUMENTS ({'_id': 1, 'n': 2}), ({'_id': 1, 'm': 3})";
+    cluster.execute(&format!("{twice} ON ID CONFLICT DO NOTHING"), json!({})).await;
+    assert_eq!(cluster.cars().await, [json!({"_id": 1, "n": 1})]);
+    cluster.execute(&format!("{twice} ON ID CONFLICT DO UPDATE"), json!({})).await;
+    assert_eq!(cluster.cars().await, [json!({"_id": 1, "n": 2, "m": 3})]);
+}
+
+#[tokio::test]
+async fn ids_that_get_taken_meanwhile() {
+    let cluster = Cluster::start().await;
+    let other = cluster.log.clone();
+    // Another server writes the same id after this one looked.
+    let rival = crate::doubles::insert(json!({"_id": 1, "of": "other"}));
+    cluster.store.node.after_read(move || other.commit_now(&rival));
+    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1, 'of': 'this'}), ({'_id': 2})";
+    let reply = cluster.execute(insert, json!({})).await;
+    let expected = (StatusCode::CONFLICT, "id_conflict".to_owned());
+    assert_eq!((reply.status, reply.code()), expected);
+    assert_eq!(ids(&reply.json()), [json!(2)], "the others were written");
+    assert_eq!(reply.json()["transactionId"].as_u64(), reply.txn());
+    assert_eq!(cluster.cars().await, [json!({"_id": 1, "of": "other"}), json!({"_id": 2})]);
+}
+
+#[tokio::test]
+async fn what_is_not_a_number_is_not_counted_up() {
+    let cluster = Cluster::start().await;
+    cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 1, 'n': 'x', 'm': 1.5})", json!({})).await;
+    for path in ["n", "m.k"] {
+        let update = format!("UPDATE cars SET z = 1 APPLY {path} INCREMENT BY 1 WHERE true");
+        let reply = cluster.execute(&update, json!({})).await;
+        assert_eq!((reply.status.as_u16(), reply.code()), (422, "not_a_number".to_owned()));
+        assert!(reply.text.contains(path));
+    }
+    assert_eq!(cluster.shared.world.lock().committed.len(), 1, "nothing was written");
+    let update = "UPDATE cars APPLY m INCREMENT BY 1, new.k INCREMENT BY 1 WHERE true";
+    assert_eq!(cluster.execute(update, json!({})).await.status, StatusCode::OK);
+    let expected = json!({"_id": 1, "n": "x", "m": 2.5, "new": {"k": 1}});
+    assert_eq!(cluster.cars().await, [expected]);
+}
+
+#[tokio::test]
+async fn documents_must_not_grow_too_large() {
+    let cluster = Cluster::start().await;
+    let insert = "INSERT INTO cars DOCUMENTS (:d)";
+    let large = json!({"_id": 1, "a": "x".repeat(300_000)});
+    let reply = cluster.execute(insert, json!({"d": large})).await.json();
+    assert_eq!(reply["warnings"][0]["code"], "large_document");
+    let set = "UPDATE cars SET b.c = :v WHERE _id = 1";
+    let reply = cluster.execute(set, json!({"v": "x".repeat(3_000_000)})).await.json();
+    assert_eq!(reply["warnings"][0]["code"], "large_document");
+    // The same again is no larger; beside it, it is too large.
+    let again = cluster.execute(set, json!({"v": "y".repeat(3_000_000)})).await;
+    assert_eq!(again.status, StatusCode::OK, "{}", again.text);
+    let beside = "UPDATE cars SET b.d = :v WHERE _id = 1";
+    let reply = cluster.execute(beside, json!({"v": "x".repeat(3_000_000)})).await;
+    let expected = (StatusCode::PAYLOAD_TOO_LARGE, "document_too_large".to_owned());
+    assert_eq!((reply.status, reply.code()), expected);
+}
+
+#[tokio::test]
+async fn one_statement_changes_so_much_and_no_more() {
+    let config = IngestConfig {
+        max_changed_documents: 3,
+        max_round_bytes: 2_000,
+        ..IngestConfig::default()
+    };
+    let cluster = Cluster::with(config).await;
+    let lines: String = (0..4).map(|id| format!("{{\"_id\": {id}}}\n")).collect();
+    cluster.load(lines, &[]).await;
+    let reply = cluster.execute("DELETE FROM cars WHERE true", json!({})).await;
+    assert_eq!((reply.status.as_u16(), reply.code()), (422, "too_many_documents".to_owned()));
+    let set = "UPDATE cars SET a = :a WHERE _id < 3";
+    let reply = cluster.execute(set, json!({"a": "x".repeat(1_000)})).await;
+    assert_eq!((reply.status.as_u16(), reply.code()), (422, "round_too_large".to_owned()));
+    assert_eq!(cluster.cars().await.len(), 4);
+    let reply = cluster.execute("DELETE FROM cars WHERE _id < 3", json!({})).await;
+    assert_eq!(reply.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn long_arguments_still_make_a_condition() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": \"where\", \"n\": 1}\n{\"_id\": \"b\", \"n\": 1}", &[]).await;
+    let list: Vec<_> = (0..5_000).map(|n| json!(format!("where-{n:020}"))).collect();
+    let mut args = json!({"list": list, "s": "a where b"});
+    args["list"].as_array_mut().unwrap().push(json!("where"));
+    let update = "UPDATE cars SET s = 'a where b' WHERE _id IN (:list) AND n = 1";
+    let reply = cluster.execute(update, args.clone()).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    assert_eq!(ids(&reply.json()), [json!("where")]);
+    let reply = cluster.execute("DELETE FROM cars WHERE _id in (:list)", args).await;
+    assert_eq!(ids(&reply.json()), [json!("where")]);
+}
+
+const KEY: [(&str, &str); 1] = [("idempotency-key", "once")];
+
+#[tokio::test]
+async fn a_repeat_is_applied_once_and_answered_alike() {
+    for statement in [
+        "INSERT INTO cars DOCUMENTS ({'n': 1}), ({'_id': 'b', 'n': 1})",
+        "UPDATE cars APPLY n INCREMENT BY 1 WHERE n < 2",
+        "UPDATE cars SET n = 7 WHERE n < 2",
+        "DELETE FROM cars WHERE n < 2",
+    ] {
+        let cluster = Cluster::start().await;
+        cluster.load("{\"_id\": \"z\", \"n\": 1}\n{\"_id\": \"a\", \"n\": 1}", &[]).await;
+        let first = cluster.execute_with(statement, json!({}), &KEY).await;
+        assert_eq!(first.status, StatusCode::OK, "{}", first.text);
+        let after = cluster.cars().await;
+        let again = cluster.execute_with(statement, json!({}), &KEY).await;
+        assert_eq!((again.txn(), again.text), (first.txn(), first.text.clone()));
+        assert_eq!(cluster.shared.world.lock().committed.len(), 2, "not even written");
+
+        // The store node does not know of the first yet when it is asked.
+        cluster.store.node.forget(1);
+        let late = cluster.execute_with(statement, json!({}), &KEY).await;
+        assert_eq!((late.txn(), late.text), (first.txn(), first.text));
+        assert_eq!(cluster.cars().await, after);
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_that_is_written_twice_is_applied_once() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1, \"n\": 1}", &[]).await;
+    let update = "UPDATE cars APPLY n INCREMENT BY 1 WHERE true";
+    cluster.store.node.forget(usize::MAX);
+    let first = cluster.execute_with(update, json!({}), &KEY).await;
+    let again = cluster.execute_with(update, json!({}), &KEY).await;
+    assert_eq!((again.status, again.text), (StatusCode::OK, first.text));
+    assert_eq!(cluster.shared.world.lock().committed.len(), 3);
+    assert_eq!(cluster.cars().await, [json!({"_id": 1, "n": 2})]);
+}
+
+#[tokio::test]
+async fn an_effect_that_cannot_be_learnt_is_said_to_be_unknown() {
+    let cluster = Cluster::with(crate::doubles::impatient()).await;
+    cluster.log.set_lagging(true);
+    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1})";
+    let reply = cluster.execute_with(insert, json!({}), &KEY).await;
+    let expected = (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown".to_owned());
+    assert_eq!((reply.status, reply.code()), expected);
+    assert!(reply.txn().is_some(), "where it was written is known");
+    cluster.log.set_lagging(false);
+    let again = cluster.execute_with(insert, json!({}), &KEY).await;
+    assert_eq!((again.status, again.txn()), (StatusCode::OK, reply.txn()));
+}
+
+#[tokio::test]
+async fn an_unknown_commit_under_a_key_is_found_out() {
+    let cluster = Cluster::start().await;
+    cluster.log.inject([Fault::Forget, Fault::Lose]);
+    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1})";
+    let reply = cluster.execute_with(insert, json!({}), &KEY).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    assert_eq!(ids(&reply.json()), [json!(1)]);
+    let first = cluster.shared.world.lock().committed[0].0;
+    assert_eq!(reply.txn(), Some(first));
+}

@@ -1,0 +1,94 @@
+//! Headers and parts of the path that requests have in common.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anabranch_core::ids::{AppId, Collection, TxnId};
+use axum::http::{HeaderMap, header};
+use tokio::time::Instant;
+
+use super::reply::TXN_HEADER;
+use crate::error::{Code, Refusal};
+use crate::idempotency::IdempotencyKey;
+
+const KEY_HEADER: &str = "idempotency-key";
+const TIMEOUT_HEADER: &str = "x-anabranch-timeout-ms";
+
+/// The value of a header that may stand once.
+fn value<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let wrong = |why| Refusal::new(Code::InvalidHeader, format!("the header {name} {why}"));
+    let mut values = headers.get_all(name).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(wrong("stands more than once"));
+    }
+    first.to_str().map(Some).map_err(|_| wrong("is not printable ASCII"))
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>, Refusal> {
+    let Some(text) = value(headers, name)? else { return Ok(None) };
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = if is_number { text.parse().ok() } else { None };
+    number.map(Some).ok_or_else(|| {
+        Refusal::new(Code::InvalidHeader, format!("the header {name} is not a whole number"))
+    })
+}
+
+/// The transaction that a read must include.
+pub(super) fn at_least(headers: &HeaderMap) -> Result<Option<TxnId>, Refusal> {
+    Ok(number(headers, TXN_HEADER.as_str())?.map(TxnId))
+}
+
+/// The name under which the request may be repeated.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal> {
+    value(headers, KEY_HEADER)?.map(IdempotencyKey::from_str).transpose()
+}
+
+/// When the request is given up.
+pub(super) fn deadline(headers: &HeaderMap, most: Duration) -> Result<Instant, Refusal> {
+    Ok(Instant::now() + timeout(headers, most)?)
+}
+
+/// How long a request may take: `most`, or less if the client says so.
+pub(super) fn timeout(headers: &HeaderMap, most: Duration) -> Result<Duration, Refusal> {
+    let timeout = match number(headers, TIMEOUT_HEADER)? {
+        Some(0) => {
+            let message = format!("the header {TIMEOUT_HEADER} must be above 0");
+            return Err(Refusal::new(Code::InvalidHeader, message));
+        }
+        Some(millis) => Duration::from_millis(millis).min(most),
+        None => most,
+    };
+    Ok(timeout)
+}
+
+/// The media type of a body, in lower case and without parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> Result<String, Refusal> {
+    if value(headers, header::CONTENT_ENCODING.as_str())?.is_some_and(|it| it != "identity") {
+        let message = "the body has a Content-Encoding; it must be sent as it is";
+        return Err(Refusal::new(Code::UnsupportedMediaType, message));
+    }
+    let text = value(headers, header::CONTENT_TYPE.as_str())?.unwrap_or_default();
+    let media_type = text.split_once(';').map_or(text, |(media_type, _)| media_type);
+    Ok(media_type.trim().to_ascii_lowercase())
+}
+
+/// The refusal of a media type.
+pub(super) fn unsupported(found: &str, wanted: &str) -> Refusal {
+    let message = match found {
+        "" => "the header Content-Type is missing".to_owned(),
+        found => format!("the Content-Type '{found}' is not known here"),
+    };
+    Refusal::new(Code::UnsupportedMediaType, message)
+        .with_hint(format!("send it with -H 'Content-Type: {wanted}'"))
+}
+
+/// The app in a path.
+pub(super) fn app(text: &str) -> Result<AppId, Refusal> {
+    text.parse().map_err(|error| Refusal::new(Code::InvalidApp, format!("{error}")))
+}
+
+/// The collection in a path.
+pub(super) fn collection(text: &str) -> Result<Collection, Refusal> {
+    text.parse().map_err(|error| Refusal::new(Code::InvalidCollection, format!("{error}")))
+}

@@ -1,0 +1,165 @@
+//! `POST /apps/{app}/api/v1/collections/{collection}/documents`.
+
+use std::sync::Arc;
+
+use anabranch_core::ids::TxnId;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::reply::{ErrorBody, ErrorReply, refused, set_txn};
+use super::{Api, headers, path_refusal, query_refusal};
+use crate::document::Warning;
+use crate::error::Refusal;
+use crate::limits::discard;
+use crate::load::{Format, LineError, Request};
+
+/// Parameters of a bulk load.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LoadParameters {
+    /// The field whose value is a document's id. It stays in the document. By default `_id`, and
+    /// a document without one gets a UUID.
+    #[param(example = "sku")]
+    id: Option<String>,
+}
+
+/// What a bulk load did.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LoadReply {
+    /// The last transaction that was written; `null` if none was.
+    #[schema(value_type = Option<u64>, example = 1042)]
+    transaction_id: Option<TxnId>,
+    /// How many documents arrived.
+    received: u64,
+    /// How many of them were written, equal ones included.
+    written: u64,
+    /// Documents that were not written, and why: the first 100.
+    errors: Vec<LineError>,
+    /// How many errors are not listed.
+    more_errors: u64,
+    /// What was done but is not well.
+    warnings: Vec<Warning>,
+    /// Why the load broke off. What was written until then stays; it is safe to send it all again.
+    error: Option<ErrorBody>,
+}
+
+/// Writes many documents.
+#[utoipa::path(
+    post,
+    path = "/apps/{app}/api/v1/collections/{collection}/documents",
+    tag = "documents",
+    description = "Writes many documents: one a line, or one array, of any length. They are \
+        merged into those that are there; an equal one changes nothing. Documents are written in \
+        rounds of at most 1,000; of two with the same id the later one wins. A document that \
+        cannot be used is listed and left out. The reply does not wait for the store node: read \
+        with the transaction id to see what was written.",
+    params(
+        ("app" = uuid::Uuid, Path, description = "The app"),
+        ("collection" = String, Path, description = "The collection"),
+        LoadParameters,
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "Names the load, so that it can be repeated: up to 255 characters"),
+        ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
+            description = "When to give up a round, if earlier than the server does"),
+    ),
+    request_body(
+        description = "Documents",
+        content((String = "application/x-ndjson"), (Vec<Object> = "application/json")),
+    ),
+    responses(
+        (status = 200, description = "All documents were written but for those in `errors`",
+            body = LoadReply,
+            headers(("X-Anabranch-Txn-Id" = u64, description = "As `transactionId`"))),
+        (status = 400, description = "The request is wrong, or the array ends where it should \
+            not", body = LoadReply),
+        (status = 408, description = "The body did not arrive in time", body = LoadReply),
+        (status = 413, description = "The body is too large", body = LoadReply),
+        (status = 415, description = "The media type is not known", body = ErrorReply),
+        (status = 422, description = "The Idempotency-Key was used for another load",
+            body = LoadReply),
+        (status = 500, description = "The server is at fault", body = LoadReply),
+        (status = 503, description = "Not now, or not all of it", body = LoadReply,
+            headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
+        (status = 507, description = "The server's disk is full", body = LoadReply),
+    ),
+)]
+pub(super) async fn load(
+    State(api): State<Arc<Api>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    parameters: Result<Query<LoadParameters>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let start = head(&api, path, parameters, &headers).and_then(|it| Ok((it, api.limits.load()?)));
+    let (request, loader, _place) = match start {
+        Ok(((request, loader), place)) => (request, loader, place),
+        Err(refusal) => {
+            discard(&headers, body.into_data_stream());
+            return Err(refusal);
+        }
+    };
+    let mut chunks = api.limits.chunks(&headers, body)?;
+    let loaded = Box::pin(loader.load(request, &mut chunks)).await;
+    if loaded.refusal.is_some() {
+        discard(&headers, chunks);
+    }
+    Ok(reply(loaded))
+}
+
+fn head(
+    api: &Api,
+    path: Result<Path<(String, String)>, PathRejection>,
+    parameters: Result<Query<LoadParameters>, QueryRejection>,
+    headers: &HeaderMap,
+) -> Result<(Request, crate::load::Loader), Refusal> {
+    let Path((app, collection)) = path.map_err(|rejection| path_refusal(&rejection))?;
+    let Query(parameters) = parameters.map_err(|rejection| query_refusal(&rejection))?;
+    let request = Request {
+        app: headers::app(&app)?,
+        collection: headers::collection(&collection)?,
+        format: format(headers)?,
+        id_field: parameters.id.unwrap_or_else(|| "_id".to_owned()),
+        key: headers::idempotency_key(headers)?,
+    };
+    let mut loader = api.loader.clone();
+    loader.round_timeout = headers::timeout(headers, api.config.request_timeout())?;
+    Ok((request, loader))
+}
+
+fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
+    match headers::media_type(headers)?.as_str() {
+        "application/json" => Ok(Format::Array),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl"
+        | "application/x-jsonlines" | "application/jsonlines" => Ok(Format::Lines),
+        "application/octet-stream" => Ok(Format::Either),
+        other => Err(headers::unsupported(other, "application/x-ndjson")),
+    }
+}
+
+fn reply(mut loaded: crate::load::Loaded) -> Response {
+    let warnings = loaded.take_warnings();
+    let crate::load::Loaded { txn, received, written, errors, more_errors, refusal, .. } = loaded;
+    let body = Json(LoadReply {
+        transaction_id: txn,
+        received,
+        written,
+        errors,
+        more_errors,
+        warnings,
+        error: refusal.as_ref().map(ErrorBody::from),
+    });
+    let mut response = match &refusal {
+        Some(refusal) => refused(refusal, body),
+        None => body.into_response(),
+    };
+    set_txn(response.headers_mut(), txn);
+    response
+}

@@ -1,0 +1,143 @@
+//! The HTTP API: routes, what a request is, how a reply looks.
+//!
+//! Handlers only translate; what is done is in [`crate::execute`] and [`crate::load`]. Whatever is
+//! refused is refused as JSON, unknown routes and methods too.
+
+mod document;
+mod execute;
+mod headers;
+mod load;
+mod openapi;
+mod reply;
+mod rows;
+pub(crate) mod server;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::telemetry::MetricsHandle;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+
+use crate::config::IngestConfig;
+use crate::error::{Code, Refusal};
+use crate::limits::Limits;
+use crate::load::Loader;
+use crate::metrics;
+use crate::store::Store;
+
+pub(crate) use reply::ErrorReply;
+
+/// What the handlers share.
+pub(crate) struct Api {
+    pub(crate) config: IngestConfig,
+    pub(crate) limits: Limits,
+    pub(crate) executor: crate::execute::Executor,
+    pub(crate) loader: Loader,
+    pub(crate) store: Store,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Option<MetricsHandle>,
+}
+
+/// The routes of the API.
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    let limited = Router::new()
+        .route("/apps/{app}/api/v1/store/execute", post(execute::execute))
+        .route(
+            "/apps/{app}/api/v1/collections/{collection}/documents",
+            post(load::load).get(document::by_key),
+        )
+        .route(
+            "/apps/{app}/api/v1/collections/{collection}/documents/{id}",
+            get(document::by_path),
+        )
+        .route_layer(middleware::from_fn_with_state(api.clone(), admit));
+    Router::new()
+        .merge(limited)
+        .route("/openapi.json", get(openapi::openapi))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(metrics::observe))
+        .with_state(api)
+}
+
+/// Lets a request in, or refuses it when as many run as may.
+async fn admit(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    match api.limits.request() {
+        Ok(place) => {
+            request.extensions_mut().insert(place.clone());
+            next.run(request).await
+        }
+        Err(refusal) => {
+            metrics::turned_away();
+            refusal.into_response()
+        }
+    }
+}
+
+/// Says that the server lives.
+#[utoipa::path(get, path = "/healthz", tag = "server",
+    responses((status = 200, description = "The server lives", body = String)))]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Says whether the server can do its work.
+#[utoipa::path(get, path = "/readyz", tag = "server",
+    responses(
+        (status = 200, description = "The server can do its work", body = String),
+        (status = 503, description = "What is not ready, and why", body = String),
+    ))]
+async fn readyz(State(api): State<Arc<Api>>) -> Response {
+    let missing = api.readiness.not_ready();
+    if missing.is_empty() {
+        return "ready\n".into_response();
+    }
+    let lines: String = missing.iter().map(|(part, why)| format!("{part}: {why}\n")).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, lines).into_response()
+}
+
+/// What the server did, in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "server",
+    responses((status = 200, description = "Metrics", body = String)))]
+async fn render(State(api): State<Arc<Api>>) -> Response {
+    let text = api.metrics.as_ref().map(MetricsHandle::render).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+pub(crate) async fn unknown_route(method: Method, uri: Uri) -> Refusal {
+    Refusal::new(Code::UnknownRoute, format!("there is no {method} {}", uri.path()))
+}
+
+pub(crate) async fn method_not_allowed(
+    method: Method,
+    path: Option<MatchedPath>,
+    uri: Uri,
+) -> Refusal {
+    let path = path.as_ref().map_or(uri.path(), MatchedPath::as_str);
+    Refusal::new(Code::MethodNotAllowed, format!("{path} does not take {method}"))
+}
+
+pub(crate) fn path_refusal(rejection: &PathRejection) -> Refusal {
+    Refusal::new(Code::InvalidRequest, format!("the path cannot be used: {rejection}"))
+        .with_hint("percent-encode each part of the path as UTF-8")
+}
+
+pub(crate) fn query_refusal(rejection: &QueryRejection) -> Refusal {
+    Refusal::new(Code::InvalidParameter, rejection.body_text())
+}
+
+/// A reply that is JSON.
+pub(crate) fn json(value: impl serde::Serialize) -> Response {
+    Json(value).into_response()
+}

@@ -1,0 +1,74 @@
+//! What the API is, as OpenAPI 3.1, made from the handlers themselves.
+
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{Info, RefOr, Schema};
+use utoipa::{OpenApi, PartialSchema, ToSchema};
+
+use super::reply::{ErrorBody, ErrorReply};
+use super::{document, execute, load};
+use crate::document::Warning;
+use crate::error::Code;
+use crate::load::LineError;
+
+/// The stable codes of errors, with their meaning.
+pub(super) struct ErrorCode;
+
+impl PartialSchema for ErrorCode {
+    fn schema() -> RefOr<Schema> {
+        let table: String = Code::ALL
+            .iter()
+            .map(|code| format!("* `{}` ({}): {}\n", code.as_str(), code.status(), code.hint()))
+            .collect();
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(Code::ALL.iter().map(|code| code.as_str())))
+            .description(Some(format!("Stable codes, with HTTP status and hint:\n\n{table}")))
+            .into()
+    }
+}
+
+impl ToSchema for ErrorCode {}
+
+#[derive(OpenApi)]
+#[openapi(
+    paths(
+        execute::execute,
+        load::load,
+        document::by_path,
+        document::by_key,
+        super::healthz,
+        super::readyz,
+        super::render,
+    ),
+    components(schemas(
+        execute::ExecuteRequest,
+        execute::ExecuteReply,
+        load::LoadReply,
+        LineError,
+        Warning,
+        ErrorReply,
+        ErrorBody,
+        ErrorCode,
+    )),
+    tags(
+        (name = "documents", description = "Reading and writing documents"),
+        (name = "server", description = "How the server is"),
+    ),
+)]
+struct Api;
+
+/// The API as OpenAPI.
+pub(super) fn document() -> utoipa::openapi::OpenApi {
+    let mut document = Api::openapi();
+    document.info = Info::new("Anabranch", env!("CARGO_PKG_VERSION"));
+    document.info.description = Some(
+        "A document database whose only source of truth is a log. Every error has a stable code, \
+         a message and a hint."
+            .to_owned(),
+    );
+    document
+}
+
+pub(super) async fn openapi() -> axum::response::Response {
+    super::json(document())
+}

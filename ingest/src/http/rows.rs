@@ -1,0 +1,108 @@
+//! The reply to a SELECT: sent as the rows arrive, so that a result of any size takes little
+//! memory on either side.
+//!
+//! A small result is sent whole. If a large one fails on the way, its status is sent already: then
+//! the reply ends with the error in its place and the connection is broken off, so that nobody
+//! takes a part for the whole.
+
+use std::io;
+
+use anabranch_schemas::store::QueryItem;
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures::stream;
+
+use super::reply::{ErrorBody, set_txn};
+use crate::error::Refusal;
+use crate::limits::Place;
+use crate::store::Rows;
+
+/// A reply up to this many bytes is sent whole.
+const WHOLE_BYTES: usize = 256 * 1024;
+
+/// Text of a reply that grows.
+struct Text {
+    bytes: Vec<u8>,
+    is_first: bool,
+}
+
+/// What is still to be sent.
+enum Rest {
+    /// The text so far and the rows to come.
+    Rows(Text, Rows, Place),
+    /// Only the error that broke the reply off.
+    Broken(Refusal),
+}
+
+/// The reply to a SELECT. The place of the request is held until the last row is sent.
+pub(super) async fn reply(mut rows: Rows, place: Place) -> Result<Response, Refusal> {
+    let mut text = Text::new(&rows);
+    let txn = rows.txn;
+    let body = loop {
+        match rows.next().await? {
+            None => break Body::from(text.end(None)),
+            Some(items) => text.add(&items),
+        }
+        if text.bytes.len() > WHOLE_BYTES {
+            let rest = Rest::Rows(text, rows, place);
+            break Body::from_stream(stream::unfold(Some(rest), next));
+        }
+    };
+    let mut response = Response::new(body);
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    set_txn(response.headers_mut(), txn);
+    Ok(response)
+}
+
+async fn next(rest: Option<Rest>) -> Option<(io::Result<Bytes>, Option<Rest>)> {
+    let (mut text, mut rows, place) = match rest? {
+        Rest::Rows(text, rows, place) => (text, rows, place),
+        Rest::Broken(refusal) => return Some((Err(io::Error::other(refusal)), None)),
+    };
+    if !text.bytes.is_empty() {
+        let bytes = Bytes::from(std::mem::take(&mut text.bytes));
+        return Some((Ok(bytes), Some(Rest::Rows(text, rows, place))));
+    }
+    match rows.next().await {
+        Ok(Some(items)) => {
+            text.add(&items);
+            let bytes = Bytes::from(std::mem::take(&mut text.bytes));
+            Some((Ok(bytes), Some(Rest::Rows(text, rows, place))))
+        }
+        Ok(None) => Some((Ok(text.end(None)), None)),
+        Err(refusal) => {
+            tracing::warn!(error = %refusal, "a reply broke off after its first rows");
+            Some((Ok(text.end(Some(&refusal))), Some(Rest::Broken(refusal))))
+        }
+    }
+}
+
+impl Text {
+    fn new(rows: &Rows) -> Self {
+        let txn = rows.txn.map_or_else(|| "null".to_owned(), |txn| txn.to_string());
+        let head = format!(r#"{{"transactionId":{txn},"queryType":"select","items":["#);
+        Text { bytes: head.into_bytes(), is_first: true }
+    }
+
+    /// The items are JSON text as they come.
+    fn add(&mut self, items: &[QueryItem]) {
+        for item in items {
+            if !std::mem::take(&mut self.is_first) {
+                self.bytes.push(b',');
+            }
+            self.bytes.extend_from_slice(item.item.as_bytes());
+        }
+    }
+
+    fn end(mut self, refusal: Option<&Refusal>) -> Bytes {
+        let error = serde_json::to_vec(&refusal.map(ErrorBody::from))
+            .expect("an error is made of strings");
+        self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":[],"error":"#);
+        self.bytes.extend_from_slice(&error);
+        self.bytes.push(b'}');
+        Bytes::from(self.bytes)
+    }
+}

@@ -1,0 +1,231 @@
+//! Accepts connections and keeps slow ones from holding on for ever.
+//!
+//! The head of a request has to arrive in time, and a reply has to be taken in time. Bodies of
+//! requests are watched where they are read. A shutdown stops accepting at once and lets the
+//! requests that run finish.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tasks::Shutdown;
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+
+use crate::config::IngestConfig;
+use crate::metrics;
+
+/// How many bytes tell the versions of HTTP apart.
+const GREETING_BYTES: usize = 24;
+/// How many requests one HTTP/2 connection runs at once.
+const MAX_STREAMS: u32 = 256;
+
+/// Serves `routes` until the shutdown begins and what is in flight is answered.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    routes: Router,
+    config: &IngestConfig,
+    shutdown: &Shutdown,
+) {
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(config.max_connections));
+    let builder = builder(config);
+    while let Some((stream, place)) = accept(&listener, &places, shutdown).await {
+        let stream = Paced::new(stream, config.header_timeout(), config.body_idle_timeout());
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            let _counted = metrics::connection();
+            let _place = place;
+            // A client that goes away or is too slow is nothing to worry about.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke off");
+            }
+        });
+    }
+    drop(listener);
+    // Who waits for this has a deadline; connections that are idle are closed at once.
+    graceful.shutdown().await;
+}
+
+fn builder(config: &IngestConfig) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .keep_alive_interval(config.header_timeout())
+        .keep_alive_timeout(Duration::from_secs(10));
+    builder
+}
+
+/// The next connection, when there is room for it; `None` once the shutdown has begun.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    shutdown: &Shutdown,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let next = async {
+        let place = places.clone().acquire_owned().await.ok()?;
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    // Replies are written whole: waiting for more would only delay them.
+                    let _ = stream.set_nodelay(true);
+                    return Some((stream, place));
+                }
+                // Of this connection, or too many open files: others go on and free some.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(backoff.next_delay()).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shutdown.begun() => None,
+        accepted = next => accepted,
+    }
+}
+
+/// A connection whose other side has to begin, and later to take what it is sent, in time.
+struct Paced<S> {
+    stream: S,
+    /// Until when the greeting has to be there.
+    greeting: Pin<Box<Sleep>>,
+    missing: usize,
+    pause: Duration,
+    /// Since when nothing is taken.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Paced<S> {
+    fn new(stream: S, greeting: Duration, pause: Duration) -> Self {
+        let greeting = Box::pin(sleep(greeting));
+        Paced { stream, greeting, missing: GREETING_BYTES, pause, stalled: None }
+    }
+
+    /// Passes on what came of writing, unless the other side has taken nothing for too long.
+    fn paced<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let pause = self.pause;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(pause)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if self.missing == 0 {
+            return read;
+        }
+        if read.is_ready() {
+            self.missing = self.missing.saturating_sub(buffer.filled().len() - before);
+            return read;
+        }
+        ready!(self.greeting.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.paced(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.paced(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.paced(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let closed = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.paced(context, closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_says_nothing_is_hung_up_on() {
+        let (_client, server) = duplex(64);
+        let pace = Duration::from_millis(20);
+        let started = Instant::now();
+        let mut paced = Paced::new(server, pace, pace);
+        let error = paced.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(started.elapsed() >= pace);
+    }
+
+    #[tokio::test]
+    async fn who_has_begun_may_pause() {
+        let (mut client, server) = duplex(64);
+        let pace = Duration::from_millis(20);
+        let mut paced = Paced::new(server, pace, pace);
+        client.write_all(&[b'x'; GREETING_BYTES]).await.unwrap();
+        paced.read_exact(&mut [0; GREETING_BYTES]).await.unwrap();
+        let read = tokio::time::timeout(pace * 3, paced.read_u8()).await;
+        assert!(read.is_err(), "the read waits on");
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_hung_up_on() {
+        let (_client, server) = duplex(64);
+        let pace = Duration::from_millis(20);
+        let mut paced = Paced::new(server, pace, pace);
+        let error = paced.write_all(&[b'x'; 65]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -1,0 +1,4 @@
+mod bad_input;
+mod documents;
+mod openapi;
+mod overload;

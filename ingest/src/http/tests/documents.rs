@@ -1,0 +1,114 @@
+//! Reading single documents, and reading what was written.
+
+use axum::http::StatusCode;
+use serde_json::json;
+
+use crate::doubles::{APP, Cluster, impatient, read};
+
+fn path(rest: &str) -> String {
+    format!("/apps/{APP}/api/v1/collections/cars/documents{rest}")
+}
+
+#[tokio::test]
+async fn a_document_is_found_by_its_id() {
+    let cluster = Cluster::start().await;
+    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 'a b'}), ({'_id': 5}), ({'_id': {'n': 1}})";
+    let written = cluster.execute(insert, json!({})).await;
+    assert_eq!(written.status, StatusCode::OK, "{}", written.text);
+    for (rest, id) in [
+        ("/a%20b", json!("a b")),
+        ("?key=%22a%20b%22", json!("a b")),
+        ("?key=5", json!(5)),
+        ("?key=%7B%20%22n%22:1%7D", json!({"n": 1})),
+    ] {
+        let reply = cluster.get(&path(rest), &[]).await;
+        assert_eq!(reply.status, StatusCode::OK, "{rest}: {}", reply.text);
+        assert_eq!(reply.json(), json!({"_id": id}));
+        assert_eq!(reply.txn(), written.txn());
+        let tag = reply.headers["etag"].to_str().unwrap().to_owned();
+        let again = cluster.get(&path(rest), &[("if-none-match", &tag)]).await;
+        assert_eq!((again.status, again.text.as_str()), (StatusCode::NOT_MODIFIED, ""));
+    }
+    let reply = cluster.get(&path("/5"), &[]).await;
+    assert_eq!((reply.status, reply.code()), (StatusCode::NOT_FOUND, "document_not_found".into()));
+    assert_eq!(reply.txn(), written.txn());
+}
+
+#[tokio::test]
+async fn a_read_waits_for_what_was_written() {
+    let cluster = Cluster::with(impatient()).await;
+    cluster.log.set_lagging(true);
+    let written = cluster.load("{\"_id\": \"a\"}", &[]).await;
+    let txn = written.txn().expect("it was written").to_string();
+    let token = [("x-anabranch-txn-id", txn.as_str())];
+
+    let reply = cluster.get(&path("/a"), &token).await;
+    let expected = (StatusCode::SERVICE_UNAVAILABLE, "timestamp_not_reached".to_owned());
+    assert_eq!((reply.status, reply.code()), expected);
+    assert!(reply.headers.contains_key("retry-after"));
+    let reply = cluster.execute_with("SELECT * FROM cars", json!({}), &token).await;
+    assert_eq!((reply.status, reply.code()), expected);
+
+    let late = async {
+        tokio::task::yield_now().await;
+        cluster.log.set_lagging(false);
+    };
+    let asked = path("/a");
+    let (reply, ()) = tokio::join!(cluster.get(&asked, &token), late);
+    assert_eq!((reply.status, reply.json()), (StatusCode::OK, json!({"_id": "a"})));
+}
+
+#[tokio::test]
+async fn an_empty_cluster_has_no_transaction() {
+    let cluster = Cluster::start().await;
+    let reply = cluster.execute("SELECT * FROM cars", json!({})).await;
+    let expected = json!({
+        "transactionId": null, "queryType": "select", "items": [],
+        "mutatedDocumentIds": [], "warnings": [], "error": null,
+    });
+    assert_eq!((reply.status, reply.json()), (StatusCode::OK, expected));
+    assert_eq!(reply.txn(), None);
+}
+
+/// Documents that are too many for one piece of a reply.
+async fn large(cluster: &Cluster) -> usize {
+    let text = "x".repeat(1_000);
+    let lines: String =
+        (0..1_000).map(|id| format!("{}\n", json!({"_id": id, "text": text}))).collect();
+    let reply = cluster.load(lines, &[]).await;
+    assert_eq!(reply.json()["written"], 1_000, "{}", reply.text);
+    1_000
+}
+
+#[tokio::test]
+async fn a_large_result_is_sent_in_pieces() {
+    let cluster = Cluster::start().await;
+    let count = large(&cluster).await;
+    let select = json!({"statement": "SELECT * FROM cars"}).to_string();
+    let request =
+        crate::doubles::post(&crate::doubles::execute_path(), "application/json", &[], select);
+    let response = cluster.raw(request).await;
+    assert!(!response.headers().contains_key("content-length"));
+    let reply = read(response).await.unwrap();
+    assert_eq!(reply.json()["items"].as_array().map(Vec::len), Some(count));
+    assert_eq!(reply.json()["error"], json!(null));
+    assert_eq!(reply.json()["transactionId"].as_u64(), reply.txn());
+}
+
+#[tokio::test]
+async fn a_result_that_breaks_off_is_not_taken_for_a_whole_one() {
+    let cluster = Cluster::start().await;
+    large(&cluster).await;
+    let select = json!({"statement": "SELECT * FROM cars"}).to_string();
+    let request = || {
+        let path = crate::doubles::execute_path();
+        crate::doubles::post(&path, "application/json", &[], select.clone())
+    };
+    cluster.store.node.break_after(1);
+    let reply = cluster.send(request()).await;
+    assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR, "nothing was sent yet");
+    cluster.store.node.break_after(9);
+    let response = cluster.raw(request()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(read(response).await.is_err(), "the body breaks off");
+}

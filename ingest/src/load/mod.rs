@@ -1,0 +1,311 @@
+//! Bulk loads: documents as they arrive, in rounds of at most 1,000.
+//!
+//! A load is a pipeline of bounded size: the body is cut into documents ([`split`]), these are
+//! parsed a round at a time ([`parse`]), and a few rounds are on their way at once. Rounds in
+//! flight may commit in any order, so one that has an id in common with an earlier one waits for
+//! it: of two documents with the same id the later one wins, always.
+//!
+//! Documents are merged into those that are there; an equal one changes nothing. So a load that
+//! broke off is simply sent again. With an `Idempotency-Key`, which names every round of the load,
+//! rounds that were applied are not even written again.
+
+mod parse;
+mod split;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::document::MAX_BYTES;
+use anabranch_core::ids::{AppId, Collection, TxnId};
+use anabranch_journal::rounds::Round;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::IngestConfig;
+use crate::document::{Warning, Warnings};
+use crate::error::{Code, Refusal};
+use crate::idempotency::{IdempotencyKey, RequestName};
+use crate::metrics;
+use crate::rounds::{Patience, Rounds};
+use crate::store::Store;
+
+use parse::{Parsed, Shape};
+use split::{Element, Splitter};
+
+pub(crate) use parse::LineError;
+pub(crate) use split::Format;
+
+/// How many errors a reply lists at most.
+const MAX_ERRORS: usize = 100;
+/// The longest JSON text of a document; with its spaces it may be longer than the document.
+const MAX_TEXT_BYTES: usize = MAX_BYTES + MAX_BYTES / 2;
+
+/// Runs bulk loads.
+#[derive(Clone)]
+pub(crate) struct Loader {
+    store: Store,
+    rounds: Rounds,
+    round_documents: usize,
+    round_bytes: usize,
+    rounds_in_flight: usize,
+    /// How long one round may take.
+    pub(crate) round_timeout: Duration,
+}
+
+/// A load to run.
+pub(crate) struct Request {
+    pub(crate) app: AppId,
+    pub(crate) collection: Collection,
+    pub(crate) format: Format,
+    /// The field that is the id.
+    pub(crate) id_field: String,
+    pub(crate) key: Option<IdempotencyKey>,
+}
+
+/// What a load did.
+#[derive(Default)]
+pub(crate) struct Loaded {
+    /// The last transaction that it wrote.
+    pub(crate) txn: Option<TxnId>,
+    /// How many documents arrived.
+    pub(crate) received: u64,
+    /// How many of them were written.
+    pub(crate) written: u64,
+    pub(crate) errors: Vec<LineError>,
+    /// How many errors are not listed.
+    pub(crate) more_errors: u64,
+    warnings: Warnings,
+    /// Why it broke off.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// A round that is being written.
+struct InFlight {
+    hashes: HashSet<u64>,
+    documents: u64,
+    first_line: u64,
+    last_line: u64,
+    task: AbortOnDropHandle<Result<TxnId, Refusal>>,
+}
+
+impl Loader {
+    pub(crate) fn new(config: &IngestConfig, store: Store, rounds: Rounds) -> Self {
+        Loader {
+            store,
+            rounds,
+            round_documents: config.load_round_documents,
+            round_bytes: config.load_round_bytes,
+            rounds_in_flight: config.load_rounds_in_flight,
+            round_timeout: config.request_timeout(),
+        }
+    }
+
+    /// Runs a load. What went wrong stands beside what was done.
+    pub(crate) async fn load<S>(&self, request: Request, body: S) -> Loaded
+    where
+        S: Stream<Item = Result<Bytes, Refusal>> + Unpin,
+    {
+        let name = RequestName::new(request.app, request.key);
+        let (collection, id_field) = (request.collection, request.id_field);
+        let mut run = Run {
+            loader: self,
+            app: request.app,
+            shape: Arc::new(Shape { collection, id_field, name }),
+            part: 0,
+            in_flight: VecDeque::new(),
+            loaded: Loaded::default(),
+        };
+        if let Err(refusal) = run.feed(request.format, body).await {
+            run.loaded.refusal = Some(refusal);
+        }
+        run.settle(0).await;
+        metrics::loaded(run.loaded.received, run.loaded.written);
+        run.loaded
+    }
+
+    /// Writes one round, unless it was applied under its key before.
+    async fn write(&self, round: Round, has_key: bool) -> Result<TxnId, Refusal> {
+        let deadline = Instant::now() + self.round_timeout;
+        let (id, digest) = (round.id, round.digest.clone());
+        let check = |found: &[u8]| {
+            if found == digest {
+                return Ok(());
+            }
+            let message = "this Idempotency-Key was used for another load";
+            Err(Refusal::new(Code::KeyReused, message))
+        };
+        if has_key && let Some(outcome) = self.store.outcome(id, None, deadline).await? {
+            check(&outcome.digest)?;
+            return Ok(outcome.txn);
+        }
+        let txn = self.rounds.write(round, deadline, Patience::UntilDeadline).await?;
+        if !has_key {
+            return Ok(txn);
+        }
+        let outcome = self.store.outcome(id, Some(txn), deadline).await.map_err(|refusal| {
+            let message =
+                format!("transaction {txn} was written, but not its effect: {refusal}");
+            Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
+        })?;
+        match outcome {
+            Some(outcome) => check(&outcome.digest).map(|()| outcome.txn),
+            None => Ok(txn),
+        }
+    }
+}
+
+/// A load that runs.
+struct Run<'a> {
+    loader: &'a Loader,
+    app: AppId,
+    shape: Arc<Shape>,
+    /// The number of the next round.
+    part: u64,
+    in_flight: VecDeque<InFlight>,
+    loaded: Loaded,
+}
+
+impl Run<'_> {
+    async fn feed<S>(&mut self, format: Format, mut body: S) -> Result<(), Refusal>
+    where
+        S: Stream<Item = Result<Bytes, Refusal>> + Unpin,
+    {
+        let mut splitter = Splitter::new(format, MAX_TEXT_BYTES);
+        let mut elements = Vec::new();
+        let mut batch = Batch::default();
+        // Even of a body that breaks off, the documents that arrived whole are written.
+        let mut result = Ok(());
+        while result.is_ok() {
+            result = match body.next().await {
+                Some(chunk) => chunk.and_then(|chunk| splitter.push(chunk, &mut elements)),
+                None => {
+                    result = splitter.finish(&mut elements);
+                    self.take(&mut elements, &mut batch).await?;
+                    break;
+                }
+            };
+            self.take(&mut elements, &mut batch).await?;
+        }
+        self.flush(&mut batch).await?;
+        result
+    }
+
+    /// Moves elements into the batch and writes it whenever it is full.
+    async fn take(
+        &mut self,
+        elements: &mut Vec<Element>,
+        batch: &mut Batch,
+    ) -> Result<(), Refusal> {
+        for element in elements.drain(..) {
+            let bytes = element.text.as_ref().map_or(0, Bytes::len);
+            let is_full = batch.elements.len() >= self.loader.round_documents
+                || batch.bytes + bytes > self.loader.round_bytes;
+            if is_full {
+                self.flush(batch).await?;
+            }
+            batch.bytes += bytes;
+            batch.elements.push(element);
+        }
+        Ok(())
+    }
+
+    /// Parses a batch and sends it on its way, when there is room and no earlier round in the way.
+    async fn flush(&mut self, batch: &mut Batch) -> Result<(), Refusal> {
+        let Batch { elements, .. } = std::mem::take(batch);
+        let (Some(first), Some(last)) = (elements.first(), elements.last()) else {
+            return Ok(());
+        };
+        let (first_line, last_line) = (first.number, last.number);
+        self.loaded.received += elements.len() as u64;
+        let shape = self.shape.clone();
+        let parsed = tokio::task::spawn_blocking(move || shape.parse(&elements)).await;
+        let Parsed { mutations, hashes, digest, errors, warnings } = parsed.map_err(broken_off)?;
+        errors.into_iter().for_each(|error| self.loaded.list(error));
+        self.loaded.warnings.extend(warnings);
+        let part = self.part;
+        self.part += 1;
+        if mutations.is_empty() {
+            return Ok(());
+        }
+        self.settle(self.loader.rounds_in_flight - 1).await;
+        while self.in_flight.iter().any(|earlier| !earlier.hashes.is_disjoint(&hashes)) {
+            self.settle(self.in_flight.len() - 1).await;
+        }
+        if let Some(refusal) = self.loaded.refusal.take() {
+            self.loaded.list_lines(first_line, last_line, &refusal);
+            return Err(refusal);
+        }
+        let documents = mutations.len() as u64;
+        let id = self.shape.name.round(part);
+        let round = Round { id, app: self.app, origin: None, digest, mutations };
+        let (loader, has_key) = (self.loader.clone(), self.shape.name.has_key());
+        let task: JoinHandle<_> =
+            tokio::spawn(async move { loader.write(round, has_key).await });
+        let task = AbortOnDropHandle::new(task);
+        self.in_flight.push_back(InFlight { hashes, documents, first_line, last_line, task });
+        Ok(())
+    }
+
+    /// Waits until at most so many rounds are in flight, the oldest first.
+    async fn settle(&mut self, most: usize) {
+        while self.in_flight.len() > most
+            && let Some(round) = self.in_flight.pop_front()
+        {
+            let result = round.task.await.map_err(broken_off).and_then(|result| result);
+            match result {
+                Ok(txn) => {
+                    self.loaded.txn = self.loaded.txn.max(Some(txn));
+                    self.loaded.written += round.documents;
+                }
+                Err(refusal) => {
+                    self.loaded.list_lines(round.first_line, round.last_line, &refusal);
+                    self.loaded.refusal.get_or_insert(refusal);
+                }
+            }
+        }
+    }
+}
+
+/// Documents that are to become a round.
+#[derive(Default)]
+struct Batch {
+    elements: Vec<Element>,
+    bytes: usize,
+}
+
+impl Loaded {
+    /// The warnings, as they are sent.
+    pub(crate) fn take_warnings(&mut self) -> Vec<Warning> {
+        std::mem::take(&mut self.warnings).into_list()
+    }
+
+    fn list(&mut self, error: LineError) {
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(error);
+        } else {
+            self.more_errors += 1;
+        }
+    }
+
+    fn list_lines(&mut self, first: u64, last: u64, refusal: &Refusal) {
+        let message = format!("documents {first} to {last} were not written: {refusal}");
+        let code = refusal.code();
+        let message = match code {
+            Code::OutcomeUnknown => {
+                format!("whether documents {first} to {last} were written is not known: {refusal}")
+            }
+            _ => message,
+        };
+        self.list(LineError { line: first, code: code.as_str(), message });
+    }
+}
+
+fn broken_off(error: JoinError) -> Refusal {
+    Refusal::new(Code::Internal, format!("a part of the load broke off: {error}"))
+}

@@ -1,0 +1,117 @@
+//! From JSON texts to the mutations of one round.
+
+use std::collections::HashSet;
+
+use anabranch_core::Value;
+use anabranch_core::document::{MAX_BYTES, Mutation};
+use anabranch_core::ids::{Collection, DocumentKey};
+use anabranch_core::query::OnConflict;
+use anabranch_schemas::records::DocumentMutation;
+use serde::Serialize;
+use utoipa::ToSchema;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::split::Element;
+use crate::document::{NewDocument, Warnings};
+use crate::error::{Code, Refusal};
+use crate::idempotency::{Digest, RequestName};
+
+/// Why a document, or a run of them, was not written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct LineError {
+    /// The line, or the place in the array, from 1.
+    #[schema(example = 17)]
+    pub(crate) line: u64,
+    /// The stable code.
+    #[schema(value_type = String, example = "invalid_json")]
+    pub(crate) code: &'static str,
+    /// What is wrong.
+    pub(crate) message: String,
+}
+
+impl LineError {
+    pub(super) fn new(line: u64, refusal: &Refusal) -> Self {
+        let message = refusal.message().to_owned();
+        LineError { line, code: refusal.code().as_str(), message }
+    }
+}
+
+/// What the documents of one load have in common.
+pub(super) struct Shape {
+    pub(super) collection: Collection,
+    pub(super) id_field: String,
+    pub(super) name: RequestName,
+}
+
+/// The documents of one round.
+#[derive(Default)]
+pub(super) struct Parsed {
+    pub(super) mutations: Vec<DocumentMutation>,
+    /// Hashes of their ids.
+    pub(super) hashes: HashSet<u64>,
+    /// Of what is written, if the load has a key.
+    pub(super) digest: Vec<u8>,
+    pub(super) errors: Vec<LineError>,
+    pub(super) warnings: Warnings,
+}
+
+impl Shape {
+    /// Parses the documents of one round; those that cannot be used become errors.
+    pub(super) fn parse(&self, elements: &[Element]) -> Parsed {
+        let mut parsed = Parsed::default();
+        let mut digest = Digest::default().with(b"load").with(self.collection.as_str().as_bytes());
+        for element in elements {
+            match self.document(element, &mut parsed.warnings) {
+                Ok(document) => {
+                    if self.name.has_key() {
+                        digest.add(document.key.as_str().as_bytes());
+                        digest.add(document.fields.to_json().as_bytes());
+                    }
+                    parsed.hashes.insert(xxh3_64(document.key.as_str().as_bytes()));
+                    parsed.mutations.push(self.mutation(document));
+                }
+                Err(refusal) => parsed.errors.push(LineError::new(element.number, &refusal)),
+            }
+        }
+        if self.name.has_key() {
+            parsed.digest = digest.finish();
+        }
+        parsed
+    }
+
+    fn document(
+        &self,
+        element: &Element,
+        warnings: &mut Warnings,
+    ) -> Result<NewDocument, Refusal> {
+        let Some(text) = &element.text else {
+            let message = format!("the document is larger than {MAX_BYTES} bytes");
+            return Err(Refusal::new(Code::DocumentTooLarge, message));
+        };
+        let value = Value::from_json(text).map_err(|error| json_refusal(&error.to_string()))?;
+        let draw = || {
+            let id = Value::String(self.name.document(element.number));
+            DocumentKey::from_value(&id).map_err(|error| Refusal::of_id(&error))
+        };
+        NewDocument::new(value, &self.id_field, draw, warnings)
+    }
+
+    fn mutation(&self, document: NewDocument) -> DocumentMutation {
+        DocumentMutation {
+            collection: self.collection.clone(),
+            key: document.key,
+            mutation: Mutation::Insert {
+                fields: document.fields,
+                on_conflict: OnConflict::DoUpdate,
+            },
+        }
+    }
+}
+
+/// The parser stops at a depth of its own before a document could be measured.
+fn json_refusal(reason: &str) -> Refusal {
+    if reason.contains("recursion limit") {
+        return Refusal::new(Code::TooDeep, "the document nests too deeply");
+    }
+    Refusal::new(Code::InvalidJson, format!("not JSON: {reason}"))
+}

@@ -1,0 +1,184 @@
+//! Loads: their rounds, their order, what they say when they break off, and repeats.
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use bytes::Bytes;
+use futures::stream;
+use serde_json::{Value, json};
+
+use anabranch_journal as journal;
+
+use crate::config::IngestConfig;
+use crate::doubles::{APP, Cluster, Fault, impatient, post};
+
+fn lines(ids: impl IntoIterator<Item = u64>) -> String {
+    ids.into_iter().map(|id| format!("{}\n", json!({"_id": id, "n": id}))).collect()
+}
+
+fn rounds(cluster: &Cluster) -> Vec<usize> {
+    let world = cluster.shared.world.lock();
+    world.committed.iter().map(|(_, round)| round.mutations.len()).collect()
+}
+
+#[tokio::test]
+async fn rounds_have_at_most_so_many_documents() {
+    let cluster = Cluster::start().await;
+    let reply = cluster.load(lines(0..2_500), &[]).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let last = cluster.shared.world.lock().committed.iter().map(|(txn, _)| *txn).max();
+    assert_eq!(
+        reply.json(),
+        json!({
+            "transactionId": last, "received": 2_500, "written": 2_500,
+            "errors": [], "moreErrors": 0, "warnings": [], "error": null,
+        })
+    );
+    assert_eq!(reply.txn(), last);
+    let mut rounds = rounds(&cluster);
+    rounds.sort_unstable();
+    assert_eq!(rounds, [500, 1_000, 1_000]);
+    assert_eq!(cluster.cars().await.len(), 2_500);
+}
+
+#[tokio::test]
+async fn rounds_have_at_most_so_many_bytes() {
+    let config = IngestConfig { load_round_bytes: 1_000, ..IngestConfig::default() };
+    let cluster = Cluster::with(config).await;
+    let text = "x".repeat(400);
+    let body: String =
+        (0..5).map(|id| format!("{}\n", json!({"_id": id, "text": text}))).collect();
+    cluster.load(body, &[]).await;
+    assert_eq!(rounds(&cluster), [2, 2, 1]);
+}
+
+#[tokio::test]
+async fn an_array_and_chunks_of_any_size_do_as_well() {
+    let cluster = Cluster::start().await;
+    let array = Value::from((100..200).map(|id| json!({"_id": id, "s": "],["})).collect::<Vec<_>>());
+    let text = serde_json::to_string_pretty(&array).unwrap();
+    let chunks: Vec<_> = text
+        .as_bytes()
+        .chunks(7)
+        .map(|chunk| Ok::<_, std::io::Error>(Bytes::copy_from_slice(chunk)))
+        .collect();
+    let path = format!("/apps/{APP}/api/v1/collections/cars/documents");
+    let body = Body::from_stream(stream::iter(chunks));
+    let reply = cluster.send(post(&path, "application/json; charset=utf-8", &[], body)).await;
+    assert_eq!(reply.json()["written"], 100, "{}", reply.text);
+    assert_eq!(Value::from(cluster.cars().await), array);
+}
+
+#[tokio::test]
+async fn of_two_with_the_same_id_the_later_wins() {
+    // The first round of each load comes last to the log, if nobody keeps it from that.
+    let config = IngestConfig { load_round_documents: 2, ..IngestConfig::default() };
+    let cluster = Cluster::with(config).await;
+    for turn in 0..10_u64 {
+        let body: String = (0..20_u64)
+            .map(|n| format!("{}\n", json!({"_id": n % 3, "n": turn * 100 + n})))
+            .collect();
+        cluster.log.inject([Fault::Refuse(journal::Error::Unavailable("later".to_owned()))]);
+        let reply = cluster.load(body, &[]).await;
+        assert_eq!(reply.json()["written"], 20, "{}", reply.text);
+        let last = [18, 19, 17].map(|n| json!({"_id": n % 3, "n": turn * 100 + n}));
+        assert_eq!(cluster.cars().await, last);
+    }
+}
+
+#[tokio::test]
+async fn a_field_can_be_the_id() {
+    let cluster = Cluster::start().await;
+    let path = format!("/apps/{APP}/api/v1/collections/cars/documents?id=sku");
+    let body = "{\"sku\": \"a\"}\n{\"sku\": 7, \"_id\": 7}\n{\"_id\": 1}\n{\"sku\": 1, \"_id\": 2}";
+    let reply = cluster.send(post(&path, "application/x-ndjson", &[], body)).await.json();
+    assert_eq!(reply["written"], 2);
+    let codes: Vec<_> =
+        reply["errors"].as_array().unwrap().iter().map(|error| &error["code"]).collect();
+    assert_eq!(codes, ["missing_id", "invalid_id"]);
+    let expected = [json!({"_id": "a", "sku": "a"}), json!({"_id": 7, "sku": 7})];
+    assert_eq!(cluster.cars().await, expected);
+}
+
+#[tokio::test]
+async fn documents_without_an_id_get_one() {
+    let cluster = Cluster::start().await;
+    let reply = cluster.load("{}\n{}", &[("idempotency-key", "l")]).await;
+    assert_eq!(reply.json()["written"], 2);
+    let cars = cluster.cars().await;
+    assert_eq!(cars.len(), 2);
+    assert_eq!(cluster.load("{}\n{}", &[("idempotency-key", "l")]).await.status, StatusCode::OK);
+    assert_eq!(cluster.cars().await, cars, "the key decides the ids");
+}
+
+#[tokio::test]
+async fn errors_are_listed_up_to_a_number() {
+    let cluster = Cluster::start().await;
+    let reply = cluster.load("x\n".repeat(150), &[]).await.json();
+    assert_eq!(reply["errors"].as_array().map(Vec::len), Some(100));
+    assert_eq!((&reply["moreErrors"], &reply["received"]), (&json!(50), &json!(150)));
+    assert!(reply["transactionId"].is_null());
+}
+
+#[tokio::test]
+async fn a_load_that_breaks_off_says_what_was_written() {
+    let config = IngestConfig { load_round_documents: 10, load_rounds_in_flight: 1, ..impatient() };
+    let cluster = Cluster::with(config).await;
+    let down = || Fault::Refuse(journal::Error::Corrupt("broken".to_owned()));
+    let reply = {
+        // The second round fails for good.
+        cluster.log.inject([Fault::Forget, Fault::Lose]);
+        let first = cluster.load(lines(0..10), &[]).await;
+        assert_eq!(first.json()["written"], 10, "{}", first.text);
+        cluster.log.inject([down()]);
+        cluster.load(lines(0..50), &[]).await
+    };
+    assert_eq!((reply.status.as_u16(), reply.code()), (500, "internal".to_owned()));
+    let reply = reply.json();
+    assert_eq!(reply["written"], 0);
+    let listed = reply["errors"].as_array().unwrap();
+    assert_eq!(listed[0]["line"], 1);
+    assert!(listed[0]["message"].as_str().unwrap().contains("1 to 10"));
+    // Once more, and all is there.
+    assert_eq!(cluster.load(lines(0..50), &[]).await.json()["written"], 50);
+    assert_eq!(cluster.cars().await.len(), 50);
+}
+
+#[tokio::test]
+async fn a_busy_journal_slows_a_load_down() {
+    let cluster = Cluster::start().await;
+    let busy = || Fault::Refuse(journal::Error::Busy { waiting: 9 });
+    cluster.log.inject([busy(), busy(), busy()]);
+    assert_eq!(cluster.load(lines(0..10), &[]).await.json()["written"], 10);
+    cluster.log.inject([busy()]);
+    let insert = "INSERT INTO cars DOCUMENTS ({'n': 1})";
+    let reply = cluster.execute(insert, json!({})).await;
+    let expected = (StatusCode::SERVICE_UNAVAILABLE, "overloaded".to_owned());
+    assert_eq!((reply.status, reply.code()), expected);
+}
+
+#[tokio::test]
+async fn a_repeated_load_writes_what_is_missing() {
+    let config = IngestConfig { load_round_documents: 10, ..IngestConfig::default() };
+    let cluster = Cluster::with(config).await;
+    let key = [("idempotency-key", "load")];
+    let half = cluster.load(lines(0..20), &key).await;
+    assert_eq!(half.json()["written"], 20, "{}", half.text);
+    // The same load, whole this time.
+    let whole = cluster.load(lines(0..40), &key).await;
+    assert_eq!(whole.json()["written"], 40);
+    assert_eq!(rounds(&cluster), [10; 4]);
+    let again = cluster.load(lines(0..40), &key).await;
+    assert_eq!(again.text, whole.text);
+    assert_eq!(rounds(&cluster), [10; 4], "not written again");
+    // The store node is behind: written again, applied once.
+    cluster.store.node.forget(1);
+    assert_eq!(cluster.load(lines(0..40), &key).await.text, whole.text);
+    assert_eq!(rounds(&cluster).len(), 5);
+}
+
+#[tokio::test]
+async fn an_empty_load_is_none() {
+    let cluster = Cluster::start().await;
+    let reply = cluster.load("\n \n", &[]).await;
+    assert_eq!((reply.status, &reply.json()["received"]), (StatusCode::OK, &json!(0)));
+}

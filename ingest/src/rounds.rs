@@ -1,0 +1,130 @@
+//! Writing rounds, with patience.
+//!
+//! A round has one id however often it is sent, and the store node applies an id once. So a round
+//! whose outcome is unknown is simply written again, until its deadline; only what is still
+//! unknown then is told to the client as such.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::ErrorKind;
+use anabranch_core::ids::TxnId;
+use anabranch_journal as journal;
+use anabranch_journal::rounds::{Round, RoundWriter};
+use anabranch_runtime::retry::Backoff;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep_until};
+
+use crate::error::{Code, Refusal};
+use crate::metrics;
+use crate::store::Store;
+
+/// Where rounds go. Beside the round writer of the journal, tests have one that fails on purpose.
+pub(crate) trait RoundSink: Send + Sync + 'static {
+    /// Writes a round until `deadline`.
+    fn write(
+        &self,
+        round: Round,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<TxnId, journal::Error>>;
+}
+
+impl RoundSink for RoundWriter {
+    fn write(
+        &self,
+        round: Round,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<TxnId, journal::Error>> {
+        Box::pin(self.write_by(round, deadline.into_std()))
+    }
+}
+
+/// What to do when the journal does not take a round at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Be told so if its queue is full; wait only while it is away.
+    None,
+    /// Wait until the deadline.
+    UntilDeadline,
+}
+
+/// Writes rounds.
+#[derive(Clone)]
+pub(crate) struct Rounds {
+    sink: Arc<dyn RoundSink>,
+    store: Store,
+}
+
+impl Rounds {
+    pub(crate) fn new(sink: Arc<dyn RoundSink>, store: Store) -> Self {
+        Rounds { sink, store }
+    }
+
+    /// Writes a round and says as which transaction. If it was written more than once, that is the
+    /// first one, as far as the store node can tell before the deadline.
+    pub(crate) async fn write(
+        &self,
+        round: Round,
+        deadline: Instant,
+        patience: Patience,
+    ) -> Result<TxnId, Refusal> {
+        let started = Instant::now();
+        let result = self.try_until(&round, deadline, patience).await;
+        metrics::round(started, result.as_ref().map_or_else(|r| r.code().as_str(), |_| "written"));
+        let (txn, is_first) = result?;
+        if is_first {
+            return Ok(txn);
+        }
+        // Any of the tries may have been the first; the last one, too, is after them all.
+        match self.store.outcome(round.id, Some(txn), deadline).await {
+            Ok(Some(outcome)) => Ok(outcome.txn),
+            Ok(None) | Err(_) => Ok(txn),
+        }
+    }
+
+    /// The transaction, and whether the round cannot have been written before it.
+    async fn try_until(
+        &self,
+        round: &Round,
+        deadline: Instant,
+        patience: Patience,
+    ) -> Result<(TxnId, bool), Refusal> {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
+        let mut is_first = true;
+        loop {
+            let error = match self.sink.write(round.clone(), deadline).await {
+                Ok(txn) => return Ok((txn, is_first)),
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::Retry if is_busy(&error) && patience == Patience::None && is_first => {
+                    return Err(refusal(&error, is_first));
+                }
+                ErrorKind::Retry | ErrorKind::Fenced => {}
+                ErrorKind::Unknown => is_first = false,
+                ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::Shutdown => {
+                    return Err(refusal(&error, is_first));
+                }
+            }
+            let next = Instant::now() + backoff.next_delay();
+            if next >= deadline {
+                return Err(refusal(&error, is_first));
+            }
+            metrics::round_again(if is_first { "retry" } else { "unknown" });
+            sleep_until(next).await;
+        }
+    }
+}
+
+fn is_busy(error: &journal::Error) -> bool {
+    matches!(error, journal::Error::Busy { .. })
+}
+
+/// Nothing was written, unless an earlier try may have been.
+fn refusal(error: &journal::Error, is_first: bool) -> Refusal {
+    if is_first { Refusal::of_journal(error) } else { unknown(&error.to_string()) }
+}
+
+fn unknown(reason: &str) -> Refusal {
+    Refusal::new(Code::OutcomeUnknown, format!("it is not known whether this was written: {reason}"))
+}

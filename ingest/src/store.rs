@@ -1,0 +1,311 @@
+//! The store node, asked over gRPC.
+//!
+//! The channel connects when it is first used and again whenever it was lost. Everything asked here
+//! only reads, so a call that could not be made is made again until its deadline: a store node
+//! that restarts is a pause, not an error.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
+use anabranch_core::query::Args;
+use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tls::TlsFiles;
+use anabranch_schemas::store as proto;
+use anabranch_schemas::store::store_node_client::StoreNodeClient;
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status, Streaming};
+
+use crate::error::{Code, Error, Refusal};
+
+/// The metadata key of a store node's stable error codes.
+const CODE_KEY: &str = "anabranch-code";
+/// A reply holds whole documents, the largest of which is 5 MiB of JSON, escaped.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// What is left of a deadline after a store node gave up waiting, for its answer to arrive.
+const ANSWER_TIME: Duration = Duration::from_millis(100);
+
+/// A client of the store node.
+#[derive(Clone)]
+pub(crate) struct Store {
+    client: StoreNodeClient<Channel>,
+    read_wait: Duration,
+}
+
+/// What became of a round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// The transaction that was applied: the first with this round id.
+    pub(crate) txn: TxnId,
+    /// The digest in its commit record.
+    pub(crate) digest: Bytes,
+    /// Documents that an INSERT found there.
+    pub(crate) conflicts: Vec<DocumentKey>,
+}
+
+/// A document as it was read.
+pub(crate) struct Found {
+    /// The snapshot.
+    pub(crate) txn: Option<TxnId>,
+    /// JSON text and the transaction that wrote it last, if the document is there.
+    pub(crate) document: Option<(String, Option<TxnId>)>,
+}
+
+/// The rows of a SELECT, as they arrive.
+pub(crate) struct Rows {
+    /// The snapshot.
+    pub(crate) txn: Option<TxnId>,
+    first: Option<Vec<proto::QueryItem>>,
+    stream: Streaming<proto::QueryReply>,
+    pause: Duration,
+}
+
+impl Store {
+    /// A client of the store node at `address`, `host:port`. Does not connect yet.
+    pub(crate) fn new(
+        address: &str,
+        tls: Option<&TlsFiles>,
+        read_wait: Duration,
+    ) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::StoreNode { address: address.to_owned(), reason };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+            .map_err(|error| wrong(error.to_string()))?
+            .connect_timeout(Duration::from_secs(2))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(8 << 20);
+        if let Some(files) = tls {
+            let config = tls_config(files).map_err(|error| wrong(error.to_string()))?;
+            endpoint = endpoint.tls_config(config).map_err(|error| wrong(error.to_string()))?;
+        }
+        let client = StoreNodeClient::new(endpoint.connect_lazy())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Store { client, read_wait })
+    }
+
+    /// One document.
+    pub(crate) async fn get(
+        &self,
+        id: &DocumentId,
+        at_least: Option<TxnId>,
+        deadline: Instant,
+    ) -> Result<Found, Refusal> {
+        let document_id = Bytes::from(id.to_bytes());
+        let reply = self
+            .ask(deadline, |mut client| {
+                let at = Some(self.read_at(at_least, deadline));
+                let request = proto::GetRequest { document_id: document_id.clone(), at };
+                async move { client.get(until(request, deadline)).await }
+            })
+            .await?
+            .into_inner();
+        let written = reply.document_txn.map(TxnId);
+        Ok(Found {
+            txn: reply.txn.map(TxnId),
+            document: reply.document.map(|document| (document, written)),
+        })
+    }
+
+    /// The rows of a SELECT. When it returns, the first are there or the end is.
+    pub(crate) async fn query(
+        &self,
+        app: AppId,
+        statement: &str,
+        args: &Args,
+        at_least: Option<TxnId>,
+        deadline: Instant,
+    ) -> Result<Rows, Refusal> {
+        let args = serde_json::to_string(args).expect("arguments have string keys");
+        let (stream, first) = self
+            .ask(deadline, |mut client| {
+                let request = proto::QueryRequest {
+                    app: Bytes::copy_from_slice(app.0.as_bytes()),
+                    statement: statement.to_owned(),
+                    args: args.clone(),
+                    at: Some(self.read_at(at_least, deadline)),
+                };
+                // Without a deadline for the whole: a large result takes its time.
+                async move {
+                    let mut stream = client.query(request).await?.into_inner();
+                    let first = stream.message().await?;
+                    Ok((stream, first))
+                }
+            })
+            .await?;
+        Ok(Rows {
+            txn: first.as_ref().and_then(|reply| reply.txn).map(TxnId),
+            first: first.map(|reply| reply.items),
+            stream,
+            pause: deadline.saturating_duration_since(Instant::now()).max(self.read_wait),
+        })
+    }
+
+    /// What became of a round; waits until `txn` is applied if one is given.
+    pub(crate) async fn outcome(
+        &self,
+        round: RoundId,
+        txn: Option<TxnId>,
+        deadline: Instant,
+    ) -> Result<Option<Outcome>, Refusal> {
+        let reply = self
+            .ask(deadline, |mut client| {
+                let wait = wait_within(deadline);
+                let request = proto::OutcomeRequest {
+                    round_id: Bytes::copy_from_slice(round.0.as_bytes()),
+                    txn: txn.map(|txn| txn.0),
+                    wait_ms: if txn.is_some() { millis(wait) } else { 0 },
+                };
+                async move { client.outcome(until(request, deadline)).await }
+            })
+            .await?
+            .into_inner();
+        let Some(outcome) = reply.outcome else { return Ok(None) };
+        let conflicts = outcome
+            .conflicts
+            .iter()
+            .map(|id| DocumentId::from_bytes(id).map(|id| id.key))
+            .collect::<Result<_, _>>()
+            .map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))?;
+        Ok(Some(Outcome { txn: TxnId(outcome.txn), digest: outcome.digest, conflicts }))
+    }
+
+    /// How far the store node is. Asked once, since whoever asks wants to know how it is now.
+    pub(crate) async fn status(&self, deadline: Instant) -> Result<proto::StatusReply, Refusal> {
+        let mut client = self.client.clone();
+        let request = until(proto::StatusRequest {}, deadline);
+        match timeout_at(deadline, client.status(request)).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => Err(refusal(&status)),
+            Err(_) => Err(Refusal::new(Code::StoreUnavailable, "the store node does not answer")),
+        }
+    }
+
+    fn read_at(&self, at_least: Option<TxnId>, deadline: Instant) -> proto::ReadAt {
+        proto::ReadAt {
+            at_least: at_least.map(|txn| txn.0),
+            exactly: None,
+            wait_ms: millis(wait_within(deadline).min(self.read_wait)),
+        }
+    }
+
+    /// Makes a call, again and again while the store node cannot be reached.
+    async fn ask<T, F>(
+        &self,
+        deadline: Instant,
+        call: impl Fn(StoreNodeClient<Channel>) -> F,
+    ) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+        let mut last = None;
+        loop {
+            let refused = match timeout_at(deadline, call(self.client.clone())).await {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(status)) if !may_pass(&status) => return Err(refusal(&status)),
+                Ok(Err(status)) => refusal(&status),
+                // The reason of the try before says more than that this one took too long.
+                Err(_) => return Err(last.unwrap_or_else(too_late)),
+            };
+            let next = Instant::now() + backoff.next_delay();
+            if next >= deadline {
+                return Err(refused);
+            }
+            last = Some(refused);
+            sleep_until(next).await;
+        }
+    }
+}
+
+impl Rows {
+    /// The next rows, at least one; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<proto::QueryItem>>, Refusal> {
+        loop {
+            let items = match self.first.take() {
+                Some(items) => items,
+                None => match timeout(self.pause, self.stream.message()).await {
+                    Ok(Ok(Some(reply))) => reply.items,
+                    Ok(Ok(None)) => return Ok(None),
+                    Ok(Err(status)) => return Err(refusal(&status)),
+                    Err(_) => return Err(too_late()),
+                },
+            };
+            if !items.is_empty() {
+                return Ok(Some(items));
+            }
+        }
+    }
+}
+
+fn too_late() -> Refusal {
+    Refusal::new(Code::StoreUnavailable, "the store node did not answer in time")
+}
+
+fn tls_config(files: &TlsFiles) -> std::io::Result<ClientTlsConfig> {
+    let identity =
+        Identity::from_pem(std::fs::read(&files.certificate)?, std::fs::read(&files.key)?);
+    let mut config = ClientTlsConfig::new().identity(identity);
+    for authority in &files.trusted {
+        config = config.ca_certificate(Certificate::from_pem(std::fs::read(authority)?));
+    }
+    Ok(config)
+}
+
+/// A request that the store node gives up on at the deadline, too.
+fn until<T>(message: T, deadline: Instant) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    request
+}
+
+fn wait_within(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).saturating_sub(ANSWER_TIME)
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn code_of(status: &Status) -> Option<&str> {
+    status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok())
+}
+
+/// Whether the same call may succeed soon: the store node is away, starts, stops or catches up.
+fn may_pass(status: &Status) -> bool {
+    match code_of(status) {
+        Some(code) => matches!(code, "catching_up" | "shutting_down" | "overloaded"),
+        // Of the transport: it could not be reached, or the connection was lost.
+        None => matches!(
+            status.code(),
+            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
+        ),
+    }
+}
+
+fn refusal(status: &Status) -> Refusal {
+    let code = match code_of(status) {
+        Some("not_reached") => Code::TimestampNotReached,
+        Some("overloaded") => Code::Overloaded,
+        Some("corrupt" | "storage_failed" | "data_dir") => Code::Internal,
+        Some(text) => Code::ALL
+            .iter()
+            .copied()
+            .find(|code| code.as_str() == text && code.status() < 500)
+            .unwrap_or(Code::StoreUnavailable),
+        None => match status.code() {
+            tonic::Code::Unimplemented
+            | tonic::Code::Internal
+            | tonic::Code::OutOfRange
+            | tonic::Code::DataLoss => Code::Internal,
+            _ => Code::StoreUnavailable,
+        },
+    };
+    Refusal::new(code, format!("store node: {}", status.message()))
+}
+
