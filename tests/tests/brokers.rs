@@ -16,10 +16,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a tool on the broker process and returns what it printed.
 fn tool(broker: &BrokerProcess, name: &str, arguments: &[&str]) -> Result<String> {
-    text(name, broker.tool(name, arguments)?)
+    text(name, &broker.tool(name, arguments)?)
 }
 
-fn text(name: &str, output: Output) -> Result<String> {
+fn text(name: &str, output: &Output) -> Result<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{name}: {}\n{errors}", output.status);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -51,8 +51,8 @@ fn a_shared_broker_is_found_and_has_its_tools() -> Result<()> {
     let broker = Broker::shared();
     assert!(TcpStream::connect(broker.address()).is_ok());
     let topic = broker.unique_name("shared");
-    text("create", broker.tool("kafka-topics", &["--create", "--topic", &topic])?)?;
-    let topics = text("list", broker.tool("kafka-topics", &["--list"])?)?;
+    text("create", &broker.tool("kafka-topics", &["--create", "--topic", &topic])?)?;
+    let topics = text("list", &broker.tool("kafka-topics", &["--list"])?)?;
     assert!(topics.lines().any(|line| line == topic), "{topics}");
     let failed = broker.tool("kafka-topics", &["--describe", "--topic", "never-created"])?;
     assert!(!failed.status.success());
