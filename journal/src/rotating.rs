@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::log::{Journal, NewRecord, Offset, TransactionalId, Writer};
+use crate::log::{Journal, Offset, TransactionalId, Writer};
 
 /// How many producers take turns.
 const WRITERS: usize = 5;
@@ -69,12 +69,4 @@ pub(crate) fn run_transaction<T>(
             Err(error)
         }
     }
-}
-
-/// Appends many records.
-pub(crate) fn append_all(
-    writer: &mut dyn Writer,
-    records: impl IntoIterator<Item = NewRecord>,
-) -> Result<(), Error> {
-    records.into_iter().try_for_each(|record| writer.append(record))
 }
