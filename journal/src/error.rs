@@ -5,7 +5,7 @@ use anabranch_core::ErrorKind;
 use crate::log::{Offset, TopicPartition, TransactionalId};
 
 /// An error of the journal. [`Error::kind`] says what to do about it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The log cannot be reached, or is too slow. Nothing happened.
     #[error("the journal is unavailable: {0}")]
@@ -61,6 +61,12 @@ pub enum Error {
     /// The disk is full: nothing was written.
     #[error("no space is left for the embedded log in '{0}'; free some and retry")]
     DiskFull(String),
+    /// Too many rounds wait to be written. Nothing happened.
+    #[error("the journal is busy: {waiting} rounds are waiting to be written; retry later")]
+    Busy {
+        /// How many wait.
+        waiting: usize,
+    },
     /// Stored data makes no sense.
     #[error("the journal is corrupt: {0}")]
     Corrupt(String),
@@ -73,7 +79,9 @@ impl Error {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Unavailable(_) | Error::Aborted(_) | Error::DiskFull(_) => ErrorKind::Retry,
+            Error::Unavailable(_) | Error::Aborted(_) | Error::DiskFull(_) | Error::Busy { .. } => {
+                ErrorKind::Retry
+            }
             Error::Unknown(_) => ErrorKind::Unknown,
             Error::Fenced(_) => ErrorKind::Fenced,
             Error::UnknownTopic(_)

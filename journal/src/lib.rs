@@ -11,12 +11,16 @@ mod error;
 pub mod kafka;
 mod log;
 pub mod metadata;
+mod metrics;
 mod rotating;
 pub mod rounds;
+mod topics;
 
 pub use error::Error;
 pub use log::{
     Bounds, Cleanup, Journal, NewRecord, Offset, Partition, ReadFrom, Reader, Record, TopicName,
     TopicPartition, TopicSpec, TransactionalId, Writer,
 };
+pub use metrics::describe_metrics;
 pub use rotating::RotatingWriter;
+pub use topics::cluster_topics;

@@ -1,0 +1,45 @@
+//! Writing rounds: [`RoundAppender`] puts them into a transaction, [`RoundWriter`] makes the
+//! transactions.
+//!
+//! A round is its parts in topic `rounds`, one record or more for each slice it touches, and one
+//! commit record in topic `txns` that says where they are. All are in one transaction, so readers
+//! find a round whole or not at all (IN-2). Many rounds share a transaction; each has its own
+//! commit record, whose offset is its transaction id.
+//!
+//! * `clock`: the time in commit records.
+//! * `appender`: from a round to records.
+//! * `dispatch`: which lane writes which round next. Pure.
+//! * `lane`: a thread with a writer of its own, one transaction after the other.
+//! * `writer`: the front of it all, async.
+
+mod appender;
+mod clock;
+mod dispatch;
+mod lane;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
+use anabranch_schemas::records::DocumentMutation;
+
+pub use appender::{EncodedRound, RoundAppender};
+pub use clock::HlcClock;
+pub use writer::{RoundWriter, RoundWriterConfig};
+
+/// Mutations that become visible together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Round {
+    /// Applied once, however often it is written.
+    pub id: RoundId,
+    /// The app of all its documents.
+    pub app: AppId,
+    /// The log it was first written in, and its transaction there; `None` if that is this one,
+    /// now.
+    pub origin: Option<(ActorId, TxnId)>,
+    /// Of the request, if the client named it; else empty.
+    pub digest: Vec<u8>,
+    /// What it asks, in the order in which it applies.
+    pub mutations: Vec<DocumentMutation>,
+}

@@ -1,0 +1,7 @@
+//! Rounds through the embedded log, with and without faults.
+
+mod appending;
+mod dispatching;
+mod faults;
+mod support;
+mod writing;
