@@ -92,8 +92,7 @@ impl Capture {
     /// From fencing to the first error, or to the shutdown.
     async fn capture(&self) -> Result<(), Error> {
         let (journal, cluster) = (self.journal.clone(), self.cluster.clone());
-        let (writer, next) =
-            blocking(move || ChangesWriter::open(&journal, cluster)).await?;
+        let (writer, next) = blocking(move || ChangesWriter::open(&journal, cluster)).await?;
         let feed = self.open_feed(next).await?;
         self.ready.set_ready();
         let batch = Batch::new(self.cluster.slices, next);

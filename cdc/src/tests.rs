@@ -9,10 +9,9 @@ use anabranch_core::ids::{ActorId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use anabranch_journal::metadata::ClusterIdentity;
-use anabranch_journal::topics::cluster_topics;
 use anabranch_journal::{
     Bounds, Error as JournalError, Journal, NewRecord, Offset, ReadFrom, Reader, TopicPartition,
-    TopicSpec, TransactionalId, Writer,
+    TopicSpec, TransactionalId, Writer, cluster_topics,
 };
 use anabranch_schemas::decode;
 use anabranch_schemas::records::Resolved;
@@ -56,10 +55,7 @@ impl Journal for Fateful {
         let (fates, met) = (self.fates.clone(), self.met.clone());
         Ok(Box::new(FatefulWriter { writer: self.log.writer(id)?, fates, met }))
     }
-    fn reader(
-        &self,
-        from: &[(TopicPartition, ReadFrom)],
-    ) -> Result<Box<dyn Reader>, JournalError> {
+    fn reader(&self, from: &[(TopicPartition, ReadFrom)]) -> Result<Box<dyn Reader>, JournalError> {
         self.log.reader(from)
     }
     fn bounds(&self, at: &TopicPartition) -> Result<Bounds, JournalError> {

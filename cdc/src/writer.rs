@@ -35,17 +35,16 @@ impl ChangesWriter {
     ) -> Result<(Self, TxnId), Error> {
         let id = TransactionalId::from(cluster.name.changes());
         let writer = RotatingWriter::open(journal, &id)?;
-        let topic = cluster.name.cursors();
         let cursor: Option<ChangesCursor> =
-            cursors::read(journal.as_ref(), &topic.into(), CURSOR_KEY)?;
+            cursors::read(journal.as_ref(), &cluster.name, CURSOR_KEY)?;
         let next = cursor.map_or(TxnId(0), |cursor| cursor.next);
         Ok((ChangesWriter { cluster, writer }, next))
     }
 
     /// Writes a batch, with marks of all slices or of those it touched.
     pub(crate) fn write(&mut self, batch: &Batch, mark_all: bool) -> Result<(), Error> {
-        let topic = self.cluster.name.changes();
-        let cursors = self.cluster.name.cursors().into();
+        let cluster = &self.cluster.name;
+        let topic = cluster.changes();
         let cursor = ChangesCursor { next: batch.next() };
         let events = batch.changes().iter().map(|event| NewRecord {
             at: TopicPartition::new(topic.as_str(), event.slice.0),
@@ -60,7 +59,7 @@ impl ChangesWriter {
         });
         let written = self.writer.transaction(|writer| {
             events.chain(marks).try_for_each(|record| writer.append(record))?;
-            cursors::append(writer, &cursors, CURSOR_KEY, &cursor)?;
+            cursors::append(writer, cluster, CURSOR_KEY, &cursor)?;
             Ok::<(), JournalError>(())
         });
         written.map_err(Error::from)
