@@ -1,18 +1,26 @@
-//! The metadata store: a small map from names to JSON in the compacted topic `meta`, the same for
-//! all processes of a cluster, changed by compare-and-set.
+//! The metadata store: named JSON values with versions, in the compacted topic `meta`.
 //!
-//! A change fences the one transactional id of the store, reads to the end, checks the version it
-//! was made for, and writes. Whoever fences later reads what was committed before, or aborts it:
-//! changes are linearizable on either journal. Reads go to the end of the topic first.
+//! [`MetadataStore::compare_and_set`] is linearizable on any journal. It fences (one transactional
+//! id for the whole cluster), reads to the end, checks the version and writes, in this order: so
+//! between its check and its commit nobody else can have written. Who is fenced meanwhile begins
+//! again. After a commit whose outcome is unknown it fences and reads once more: then the record
+//! is there or it never will be.
+//!
+//! What is on disk when the process stops: a change is there or not; there is nothing between.
+//!
+//! The calls block. A handle keeps what it has read, and reads go to the end of the topic first:
+//! they show what was set before they were called. Whoever follows changes with
+//! [`MetadataStore::wait`] does so on a handle of its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::ActorId;
 use anabranch_core::keyspace::SliceCount;
+use anabranch_runtime::retry::Backoff;
 use anabranch_schemas::records::Metadata;
 use anabranch_schemas::topics::ClusterName;
 use anabranch_schemas::{decode, encode};
@@ -22,18 +30,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::log::{
-    Journal, NewRecord, ReadFrom, Reader, Record, TopicPartition, TransactionalId,
+    Journal, NewRecord, Offset, ReadFrom, Reader, Record, TopicPartition, TransactionalId,
 };
-use crate::rotating::run_transaction;
 
-const POLL: Duration = Duration::from_millis(100);
-/// How often a change is tried again after another process fenced it.
-const FENCED_TRIES: usize = 50;
-/// The name of the cluster's own entry.
+/// How long to wait for the log to be read to its end.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait for the next records: short, since only markers may be left before the end.
+const POLL_TIMEOUT: Duration = Duration::from_millis(20);
+/// How long a change is tried while others fence it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+const FIRST_DELAY: Duration = Duration::from_millis(2);
+const MOST_DELAY: Duration = Duration::from_millis(500);
+/// The entry that says whose log this is.
 const CLUSTER_KEY: &str = "cluster";
 
-/// The version of an entry: 1 at first, one more at each change. A removed entry keeps counting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// How often an entry was changed, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(pub u64);
 
@@ -41,6 +53,52 @@ impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// What can go wrong with the metadata store.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// The entry is not at the expected version; nothing was changed.
+    #[error("'{key}' is at version {}, not at {}", show(*.found), show(*.expected))]
+    Conflict {
+        /// The entry.
+        key: String,
+        /// The version it was to have; `None` if there was to be no entry.
+        expected: Option<Version>,
+        /// The version it has.
+        found: Option<Version>,
+    },
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] Error),
+}
+
+impl MetadataError {
+    /// What the caller must do. A conflict is `Invalid`: read again and decide anew.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            MetadataError::Conflict { .. } => ErrorKind::Invalid,
+            MetadataError::Journal(error) => error.kind(),
+        }
+    }
+}
+
+fn show(version: Option<Version>) -> String {
+    version.map_or_else(|| "none".to_owned(), |version| version.to_string())
+}
+
+/// Whose log this is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterIdentity {
+    /// The cluster's name.
+    pub name: ClusterName,
+    /// Who writes here: drawn when the log was made.
+    pub actor: ActorId,
+    /// The number of slices, for ever.
+    pub slices: SliceCount,
+    /// When the log was made, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
 }
 
 /// An entry.
@@ -52,194 +110,260 @@ pub struct Entry {
     pub value: String,
 }
 
-/// Who a cluster is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClusterIdentity {
-    /// Its name, the first part of its topics' names.
-    pub name: ClusterName,
-    /// The actor that its log is.
-    pub actor: ActorId,
-    /// How many slices the keyspace has.
-    pub slices: SliceCount,
-    /// When its log was made, in milliseconds since the Unix epoch.
-    pub created_ms: u64,
+/// An entry as it was read.
+#[derive(Clone, Debug)]
+struct Stored {
+    version: Version,
+    /// `None` if it was removed. Its version goes on when it comes back.
+    value: Option<String>,
+    offset: Offset,
 }
 
-/// Why the metadata store did not do what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum MetadataError {
-    /// The log failed.
-    #[error("use the metadata store: {0}")]
-    Journal(#[from] Error),
-    /// The entry has another version than the change was made for.
-    #[error("'{key}' was changed meanwhile: it is at version {}", version_text(*found))]
-    Conflict {
-        /// The entry.
-        key: String,
-        /// Its version; `None` if it is not there.
-        found: Option<Version>,
-    },
-    /// An entry is not what it should be.
-    #[error("entry '{key}' of the metadata store is broken: {reason}")]
-    Broken {
-        /// The entry.
-        key: String,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-fn version_text(version: Option<Version>) -> String {
-    version.map_or("none".to_owned(), |version| version.to_string())
-}
-
-impl MetadataError {
-    /// What the caller must do.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            MetadataError::Journal(error) => error.kind(),
-            MetadataError::Conflict { .. } => ErrorKind::Invalid,
-            MetadataError::Broken { .. } => ErrorKind::Corrupt,
-        }
+impl Stored {
+    fn entry(&self) -> Option<Entry> {
+        self.value.clone().map(|value| Entry { version: self.version, value })
     }
 }
 
-/// A cluster's metadata store.
+/// A change that is asked for.
+struct Change<'a> {
+    key: &'a str,
+    expected: Option<Version>,
+    value: Option<String>,
+}
+
+/// What was read so far.
+struct View {
+    reader: Box<dyn Reader>,
+    entries: BTreeMap<String, Stored>,
+}
+
+/// A handle of a cluster's metadata.
 pub struct MetadataStore {
     journal: Arc<dyn Journal>,
     at: TopicPartition,
     id: TransactionalId,
-    seen: Mutex<Seen>,
+    view: Mutex<View>,
+    /// Held by whoever changes something, so that threads of one process do not fence each other.
+    writing: Mutex<()>,
 }
 
-/// What was read so far.
-struct Seen {
-    reader: Box<dyn Reader>,
-    entries: BTreeMap<String, Metadata>,
+impl fmt::Debug for MetadataStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetadataStore").field("at", &self.at).finish_non_exhaustive()
+    }
 }
 
 impl MetadataStore {
-    /// The store of a cluster whose topics exist.
+    /// Opens the metadata of a cluster and reads it to the end.
+    ///
+    /// # Errors
+    /// Those of the journal; [`Error::Corrupt`] if an entry does not decode.
     pub fn open(journal: Arc<dyn Journal>, cluster: &ClusterName) -> Result<Self, MetadataError> {
         let at = TopicPartition::new(cluster.meta(), 0);
         let reader = journal.reader(&[(at.clone(), ReadFrom::Start)])?;
-        let seen = Mutex::new(Seen { reader, entries: BTreeMap::new() });
-        let id = TransactionalId::from(cluster.meta());
-        Ok(MetadataStore { journal, at, id, seen })
+        let store = MetadataStore {
+            journal,
+            at,
+            id: TransactionalId::from(format!("{cluster}-meta")),
+            view: Mutex::new(View { reader, entries: BTreeMap::new() }),
+            writing: Mutex::new(()),
+        };
+        store.refresh()?;
+        Ok(store)
     }
 
-    /// An entry, as of now.
-    pub fn get(&self, key: &str) -> Result<Option<Entry>, MetadataError> {
-        let mut seen = self.seen.lock();
-        self.read_to_end(&mut seen)?;
-        Ok(seen.entries.get(key).and_then(entry))
-    }
-
-    /// The entries whose names begin with `prefix`, by name, as of now.
-    pub fn list(&self, prefix: &str) -> Result<Vec<(String, Entry)>, MetadataError> {
-        let mut seen = self.seen.lock();
-        self.read_to_end(&mut seen)?;
-        let from = seen.entries.range(prefix.to_owned()..);
-        let found = from.take_while(|(key, _)| key.starts_with(prefix));
-        Ok(found
-            .filter_map(|(key, stored)| entry(stored).map(|entry| (key.clone(), entry)))
-            .collect())
-    }
-
-    /// Changes an entry if it is at version `expected`, `None` meaning that it is not there; a
-    /// `value` of `None` removes it. Returns the new version.
+    /// Reads to the end as it is now: what was set before this call is then shown.
     ///
     /// # Errors
-    /// [`MetadataError::Conflict`] if it is at another version. An error of kind `Unknown` means
-    /// that it may have happened: read it back.
+    /// [`Error::Unavailable`] if the end is not reached in time.
+    pub fn refresh(&self) -> Result<(), MetadataError> {
+        let end = self.journal.bounds(&self.at)?.end;
+        self.read_to(end)
+    }
+
+    fn read_to(&self, end: Offset) -> Result<(), MetadataError> {
+        let deadline = Instant::now() + READ_TIMEOUT;
+        let mut view = self.view.lock();
+        while view.reader.position(&self.at).is_none_or(|position| position < end) {
+            if Instant::now() >= deadline {
+                let text = format!("{} was not read to its end in time", self.at);
+                return Err(Error::Unavailable(text).into());
+            }
+            view.poll(POLL_TIMEOUT)?;
+        }
+        Ok(())
+    }
+
+    /// Waits up to `timeout` for changes and shows them; returns the names of what changed. Calls
+    /// of this handle from other threads wait meanwhile.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub fn wait(&self, timeout: Duration) -> Result<Vec<String>, MetadataError> {
+        Ok(self.view.lock().poll(timeout)?)
+    }
+
+    /// An entry, if it is there.
+    ///
+    /// # Errors
+    /// As [`MetadataStore::refresh`].
+    pub fn get(&self, key: &str) -> Result<Option<Entry>, MetadataError> {
+        self.refresh()?;
+        Ok(self.view.lock().entries.get(key).and_then(Stored::entry))
+    }
+
+    /// The entries whose names begin with `prefix`, by name.
+    ///
+    /// # Errors
+    /// As [`MetadataStore::refresh`].
+    pub fn list(&self, prefix: &str) -> Result<Vec<(String, Entry)>, MetadataError> {
+        self.refresh()?;
+        let view = self.view.lock();
+        let stored = view.entries.range(prefix.to_owned()..);
+        let stored = stored.take_while(|(key, _)| key.starts_with(prefix));
+        let entries = stored.filter_map(|(key, stored)| Some((key.clone(), stored.entry()?)));
+        Ok(entries.collect())
+    }
+
+    /// Sets or removes an entry if it is at the expected version, `None` being no entry. Returns
+    /// the new version.
+    ///
+    /// # Errors
+    /// [`MetadataError::Conflict`] if it is at another one; those of the journal. Of kind
+    /// `Unknown` only if the journal fails again when it is asked for the outcome.
     pub fn compare_and_set(
         &self,
         key: &str,
         expected: Option<Version>,
         value: Option<String>,
     ) -> Result<Version, MetadataError> {
-        let mut tries = 0;
+        let change = Change { key, expected, value };
+        let _turn = self.writing.lock();
+        let deadline = Instant::now() + WRITE_TIMEOUT;
+        let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
         loop {
-            tries += 1;
-            match self.try_compare_and_set(key, expected, value.clone()) {
-                Err(MetadataError::Journal(Error::Fenced(_))) if tries < FENCED_TRIES => {}
+            match self.try_set(&change) {
+                Err(MetadataError::Journal(Error::Fenced(_))) if Instant::now() < deadline => {
+                    // Whoever fenced this one is at work now.
+                    std::thread::sleep(backoff.next_delay());
+                }
+                Err(MetadataError::Journal(Error::Fenced(_))) => {
+                    let text = format!("'{key}' was not set: others set metadata all the time");
+                    return Err(Error::Unavailable(text).into());
+                }
                 result => return result,
             }
         }
     }
 
-    fn try_compare_and_set(
+    /// Whose log this is: what the first to call this created, the same for all.
+    ///
+    /// # Errors
+    /// Those of [`MetadataStore::compare_and_set`]; [`Error::Corrupt`] if it does not decode.
+    pub fn cluster_identity(
         &self,
-        key: &str,
-        expected: Option<Version>,
-        value: Option<String>,
-    ) -> Result<Version, MetadataError> {
-        let mut seen = self.seen.lock();
-        let mut writer = self.journal.writer(&self.id)?;
-        self.read_to_end(&mut seen)?;
-        let stored = seen.entries.get(key);
-        let found = stored.and_then(entry).map(|entry| entry.version);
-        if found != expected {
-            return Err(MetadataError::Conflict { key: key.to_owned(), found });
+        create: impl FnOnce() -> ClusterIdentity,
+    ) -> Result<ClusterIdentity, MetadataError> {
+        let decode = |entry: Entry| {
+            let decoded = serde_json::from_str(&entry.value);
+            decoded.map_err(|e| Error::Corrupt(format!("the entry that names the cluster: {e}")))
+        };
+        if let Some(entry) = self.get(CLUSTER_KEY)? {
+            return Ok(decode(entry)?);
         }
-        let version = Version(stored.map_or(0, |stored| stored.version) + 1);
-        let metadata = Metadata { version: version.0, value };
+        let identity = create();
+        let json = serde_json::to_string(&identity).expect("plain fields always encode");
+        match self.compare_and_set(CLUSTER_KEY, None, Some(json)) {
+            Ok(_) => Ok(identity),
+            // Another process came first.
+            Err(MetadataError::Conflict { .. }) => {
+                let entry = self.get(CLUSTER_KEY)?.ok_or_else(|| {
+                    Error::Corrupt("the entry that names the cluster was removed".to_owned())
+                })?;
+                Ok(decode(entry)?)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_set(&self, change: &Change<'_>) -> Result<Version, MetadataError> {
+        let Change { key, expected, value } = change;
+        let mut writer = self.journal.writer(&self.id)?;
+        self.refresh()?;
+        let stored = self.view.lock().entries.get(*key).cloned();
+        let found = stored.as_ref().and_then(Stored::entry).map(|entry| entry.version);
+        if found != *expected {
+            let (key, expected) = ((*key).to_owned(), *expected);
+            return Err(MetadataError::Conflict { key, expected, found });
+        }
+        if value.is_none() && expected.is_none() {
+            return Err(
+                Error::Invalid(format!("'{key}' cannot be removed: it is not there")).into()
+            );
+        }
+        // A removed entry goes on from its last version, so that no version comes twice.
+        let version = Version(stored.map_or(0, |stored| stored.version.0) + 1);
         let record = NewRecord {
             at: self.at.clone(),
             key: Bytes::copy_from_slice(key.as_bytes()),
-            value: Some(encode(&metadata)),
+            value: Some(encode(&Metadata { version: version.0, value: value.clone() })),
         };
-        run_transaction(writer.as_mut(), |writer| writer.append(record))?;
+        writer.begin()?;
+        writer.append(record)?;
+        let offset = writer.flush()?.last().copied().unwrap_or_default();
+        match writer.commit() {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Unknown => {
+                drop(writer);
+                self.find_out(key, version, offset, &error)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        // It may become visible a little after the commit returned.
+        self.read_to(Offset(offset.0 + 1))?;
         Ok(version)
     }
 
-    /// Who this cluster is. The first process to ask decides, by `create`; all others are told.
-    pub fn cluster_identity(
+    /// Whether a commit happened whose answer did not come.
+    fn find_out(
         &self,
-        create: impl Fn() -> ClusterIdentity,
-    ) -> Result<ClusterIdentity, MetadataError> {
-        loop {
-            if let Some(entry) = self.get(CLUSTER_KEY)? {
-                let identity = serde_json::from_str(&entry.value);
-                return identity.map_err(|error| MetadataError::Broken {
-                    key: CLUSTER_KEY.to_owned(),
-                    reason: error.to_string(),
-                });
-            }
-            let identity =
-                serde_json::to_string(&create()).expect("an identity has no keys but text");
-            match self.compare_and_set(CLUSTER_KEY, None, Some(identity)) {
-                Ok(_) | Err(MetadataError::Conflict { .. }) => {}
-                Err(error) if error.kind() == ErrorKind::Unknown => {}
-                Err(error) => return Err(error),
-            }
+        key: &str,
+        version: Version,
+        offset: Offset,
+        error: &Error,
+    ) -> Result<(), MetadataError> {
+        tracing::warn!(key, %error, "a change of metadata has an unknown outcome; looking for it");
+        // From here on the record is there or it never will be.
+        let _fence = self.journal.writer(&self.id).map_err(|_| error.clone())?;
+        self.refresh().map_err(|_| error.clone())?;
+        let view = self.view.lock();
+        match view.entries.get(key) {
+            Some(entry) if entry.offset == offset => Ok(()),
+            // Others may have changed it since; only they know from what.
+            Some(entry) if entry.version > version => Err(error.clone().into()),
+            _ => Err(Error::Unavailable(format!("'{key}' was not set: {error}")).into()),
         }
-    }
-
-    fn read_to_end(&self, seen: &mut Seen) -> Result<(), MetadataError> {
-        let end = self.journal.bounds(&self.at)?.end;
-        while seen.reader.position(&self.at).is_none_or(|position| position < end) {
-            for record in seen.reader.poll(POLL)? {
-                let (key, stored) = decode_entry(&record)?;
-                seen.entries.insert(key, stored);
-            }
-        }
-        Ok(())
     }
 }
 
-fn entry(stored: &Metadata) -> Option<Entry> {
-    let value = stored.value.clone()?;
-    Some(Entry { version: Version(stored.version), value })
-}
+impl View {
+    /// Takes in the next records; returns the names of their entries.
+    fn poll(&mut self, timeout: Duration) -> Result<Vec<String>, Error> {
+        let records = self.reader.poll(timeout)?;
+        records.into_iter().map(|record| self.take_in(&record)).collect()
+    }
 
-fn decode_entry(record: &Record) -> Result<(String, Metadata), MetadataError> {
-    let key = String::from_utf8_lossy(&record.key).into_owned();
-    let value = record.value.as_deref().unwrap_or_default();
-    match decode(value) {
-        Ok(stored) => Ok((key, stored)),
-        Err(error) => Err(MetadataError::Broken { key, reason: error.to_string() }),
+    fn take_in(&mut self, record: &Record) -> Result<String, Error> {
+        let broken = |reason: String| {
+            Error::Corrupt(format!("metadata at {} of {}: {reason}", record.offset, record.at))
+        };
+        let key = String::from_utf8(record.key.to_vec()).map_err(|e| broken(e.to_string()))?;
+        let value = record.value.as_deref().ok_or_else(|| broken("no value".to_owned()))?;
+        let Metadata { version, value } = decode(value).map_err(|e| broken(e.to_string()))?;
+        let stored = Stored { version: Version(version), value, offset: record.offset };
+        self.entries.insert(key.clone(), stored);
+        Ok(key)
     }
 }
 
