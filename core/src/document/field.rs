@@ -136,6 +136,26 @@ impl Field {
         }
     }
 
+    /// Whether a reader sees a value. Costs less than computing it.
+    pub fn is_present(&self) -> bool {
+        self.map.is_some()
+            || self.counter.is_some()
+            || self.register.as_ref().is_some_and(|register| register.value.is_some())
+    }
+
+    /// A field that nobody wrote before, with `value` assigned: what [`Field::set`] makes of it.
+    fn new(value: Value, stamp: Stamp) -> Self {
+        match value {
+            Value::Object(entries) => {
+                Field { map: Some(stamp), fields: new(entries, stamp), ..Field::default() }
+            }
+            value => {
+                let register = Some(Register { stamp, value: Some(value) });
+                Field { register, ..Field::default() }
+            }
+        }
+    }
+
     fn is_something_else_than_a_map(&self) -> bool {
         !matches!(self.value(), None | Some(Value::Object(_)))
     }
@@ -232,6 +252,11 @@ impl Counter {
             Some(other) => Some(other),
         }
     }
+}
+
+/// The fields of a document that is new.
+pub(super) fn new(entries: BTreeMap<String, Value>, stamp: Stamp) -> Fields {
+    entries.into_iter().map(|(name, value)| (name, Field::new(value, stamp))).collect()
 }
 
 /// One change of one field.

@@ -94,6 +94,21 @@ impl Document {
         (effect, notes)
     }
 
+    /// Like [`Document::apply`], without copying what a new document is made of.
+    pub fn apply_owned(&mut self, mutation: Mutation, commit: Commit) -> (Effect, Vec<Note>) {
+        match mutation {
+            Mutation::Insert { fields: Value::Object(fields), .. }
+                if self.last_write().is_none() =>
+            {
+                let stamp = self.stamp(commit);
+                self.fields = field::new(fields, stamp);
+                self.include(stamp);
+                (Effect::Changed, Vec::new())
+            }
+            mutation => self.apply(&mutation, commit),
+        }
+    }
+
     fn insert(&mut self, fields: &Value, on_conflict: OnConflict, commit: Commit) -> Effect {
         let visible = self.is_visible();
         match on_conflict {

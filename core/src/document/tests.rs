@@ -355,4 +355,24 @@ proptest! {
             prop_assert!(expected_inside(&value, seen.get(&["a"])), "{seen}");
         }
     }
+
+    #[test]
+    fn taking_a_mutation_apart_does_what_copying_it_does(
+        mutations in prop::collection::vec(mutations(), 0..8),
+    ) {
+        let (mut copied, mut taken) = (Document::default(), Document::default());
+        for (sequence, mutation) in (0..).zip(mutations) {
+            let at = commit(0, 100, sequence);
+            let expected = copied.apply(&mutation, at);
+            prop_assert_eq!(taken.apply_owned(mutation, at), expected);
+            prop_assert_eq!(&taken, &copied);
+            prop_assert!(presence_agrees(&taken.fields));
+        }
+    }
+}
+
+fn presence_agrees(fields: &Fields) -> bool {
+    fields.values().all(|field| {
+        field.is_present() == field.value().is_some() && presence_agrees(&field.fields)
+    })
 }
