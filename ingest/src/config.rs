@@ -11,6 +11,9 @@ use crate::error::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IngestConfig {
+    /// Names this server among the ingest servers of its cluster, the same after a restart: it
+    /// takes over what a server of the same name left open, so no two may share a name.
+    pub server_name: String,
     /// How long a request may take until its reply begins, in milliseconds; the header
     /// `X-Anabranch-Timeout-Ms` shortens it. Of a bulk load, each round has this long.
     pub request_timeout_ms: u64,
@@ -50,6 +53,7 @@ pub struct IngestConfig {
 impl Default for IngestConfig {
     fn default() -> Self {
         IngestConfig {
+            server_name: "ingest-1".to_owned(),
             request_timeout_ms: 10_000,
             read_wait_ms: 5_000,
             header_timeout_ms: 30_000,
@@ -74,6 +78,7 @@ impl IngestConfig {
     /// Refuses settings with which nothing would work.
     pub fn check(&self) -> Result<(), Error> {
         let IngestConfig {
+            server_name,
             request_timeout_ms,
             read_wait_ms: _,
             header_timeout_ms,
@@ -109,6 +114,9 @@ impl IngestConfig {
         let wrong = |setting, reason: &str| Error::Setting { setting, reason: reason.to_owned() };
         if let Some((setting, _)) = positive.into_iter().find(|(_, positive)| !positive) {
             return Err(wrong(setting, "must be above 0"));
+        }
+        if server_name.is_empty() {
+            return Err(wrong("server_name", "must not be empty"));
         }
         if *load_round_documents > 1_000 {
             return Err(wrong("load_round_documents", "must be at most 1000"));

@@ -66,8 +66,6 @@ pub(crate) struct NewDocument {
     pub(crate) key: DocumentKey,
     /// The fields, without `_id`.
     pub(crate) fields: Value,
-    /// Bytes of JSON, about.
-    pub(crate) bytes: usize,
 }
 
 impl NewDocument {
@@ -97,7 +95,7 @@ impl NewDocument {
         let fields = Value::Object(fields);
         let bytes = fields.to_json().len() + key.as_str().len();
         check_size(&key, bytes, warnings)?;
-        Ok(NewDocument { key, fields, bytes })
+        Ok(NewDocument { key, fields })
     }
 }
 

@@ -10,6 +10,7 @@ use anabranch_core::ErrorKind;
 use anabranch_core::ids::{IdError, TxnId};
 use anabranch_core::query::{QueryError, QueryErrorCode};
 use anabranch_journal as journal;
+use anabranch_runtime::grpc::GrpcError;
 
 /// Why the service cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -23,13 +24,8 @@ pub enum Error {
         reason: String,
     },
     /// The address of the store node, or the certificates for it, cannot be used.
-    #[error("use the store node at '{address}': {reason}")]
-    StoreNode {
-        /// The address.
-        address: String,
-        /// Why not.
-        reason: String,
-    },
+    #[error("reach the store node: {0}")]
+    StoreNode(#[from] GrpcError),
     /// The journal failed.
     #[error("use the journal: {0}")]
     Journal(#[from] journal::Error),
@@ -42,7 +38,7 @@ impl Error {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Setting { .. } | Error::StoreNode { .. } => ErrorKind::Invalid,
+            Error::Setting { .. } | Error::StoreNode(_) => ErrorKind::Invalid,
             Error::Journal(error) => error.kind(),
             Error::Listen(_) => ErrorKind::Retry,
         }

@@ -1,4 +1,16 @@
-//! anabranch-ingest
+//! Ingest: the HTTP API of a cluster. Statements and bulk loads become rounds in the journal,
+//! reads are passed to the store node.
+//!
+//! * `http`: routes, errors, the reply to each request, OpenAPI; `limits` keeps it up under load.
+//! * `execute`: statements, `load`: bulk loads; both write through `rounds`.
+//! * `idempotency`: what makes a repeated request the same request.
+//! * `store`: the store node, asked over gRPC.
+//! * `admin`: resources, on the listener for operators.
+//!
+//! The server keeps no state: whatever dies, a client that repeats its request under the same
+//! `Idempotency-Key` gets it done once (IN-1, IN-2).
+
+mod admin;
 mod config;
 mod document;
 #[cfg(test)]
@@ -11,7 +23,10 @@ mod limits;
 mod load;
 mod metrics;
 mod rounds;
+mod service;
 mod store;
 
+pub use admin::{ReplicationProbe, admin_routes};
 pub use config::IngestConfig;
 pub use error::Error;
+pub use service::{Context, run};

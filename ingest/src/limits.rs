@@ -30,6 +30,8 @@ pub(crate) struct Limits {
     requests: Arc<Semaphore>,
     loads: Arc<Semaphore>,
     units: Arc<Semaphore>,
+    #[cfg(test)]
+    max_requests: usize,
     max_body_bytes: usize,
     max_load_bytes: u64,
     pause: Duration,
@@ -54,6 +56,8 @@ impl Limits {
             requests: Arc::new(Semaphore::new(config.max_requests)),
             loads: Arc::new(Semaphore::new(config.max_loads)),
             units: Arc::new(Semaphore::new(units)),
+            #[cfg(test)]
+            max_requests: config.max_requests,
             max_body_bytes: config.max_body_bytes,
             max_load_bytes: config.max_load_bytes,
             pause: config.body_idle_timeout(),
@@ -63,6 +67,12 @@ impl Limits {
     /// A place for a request.
     pub(crate) fn request(&self) -> Result<Place, Refusal> {
         place(&self.requests, "as many requests run as may at once")
+    }
+
+    /// How many requests run.
+    #[cfg(test)]
+    pub(crate) fn running(&self) -> usize {
+        self.max_requests - self.requests.available_permits()
     }
 
     /// A place for a bulk load.

@@ -126,5 +126,8 @@ fn refusal(error: &journal::Error, is_first: bool) -> Refusal {
 }
 
 fn unknown(reason: &str) -> Refusal {
-    Refusal::new(Code::OutcomeUnknown, format!("it is not known whether this was written: {reason}"))
+    Refusal::new(
+        Code::OutcomeUnknown,
+        format!("it is not known whether this was written: {reason}"),
+    )
 }

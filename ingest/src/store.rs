@@ -9,19 +9,18 @@ use std::time::Duration;
 
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
 use anabranch_core::query::Args;
+use anabranch_runtime::grpc;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 use crate::error::{Code, Error, Refusal};
 
-/// The metadata key of a store node's stable error codes.
-const CODE_KEY: &str = "anabranch-code";
 /// A reply holds whole documents, the largest of which is 5 MiB of JSON, escaped.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// What is left of a deadline after a store node gave up waiting, for its answer to arrive.
@@ -69,22 +68,7 @@ impl Store {
         tls: Option<&TlsFiles>,
         read_wait: Duration,
     ) -> Result<Self, Error> {
-        let wrong = |reason: String| Error::StoreNode { address: address.to_owned(), reason };
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
-            .map_err(|error| wrong(error.to_string()))?
-            .connect_timeout(Duration::from_secs(2))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(8 << 20);
-        if let Some(files) = tls {
-            let config = tls_config(files).map_err(|error| wrong(error.to_string()))?;
-            endpoint = endpoint.tls_config(config).map_err(|error| wrong(error.to_string()))?;
-        }
-        let client = StoreNodeClient::new(endpoint.connect_lazy())
+        let client = StoreNodeClient::new(grpc::channel(address, tls)?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Ok(Store { client, read_wait })
     }
@@ -175,17 +159,6 @@ impl Store {
         Ok(Some(Outcome { txn: TxnId(outcome.txn), digest: outcome.digest, conflicts }))
     }
 
-    /// How far the store node is. Asked once, since whoever asks wants to know how it is now.
-    pub(crate) async fn status(&self, deadline: Instant) -> Result<proto::StatusReply, Refusal> {
-        let mut client = self.client.clone();
-        let request = until(proto::StatusRequest {}, deadline);
-        match timeout_at(deadline, client.status(request)).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) => Err(refusal(&status)),
-            Err(_) => Err(Refusal::new(Code::StoreUnavailable, "the store node does not answer")),
-        }
-    }
-
     fn read_at(&self, at_least: Option<TxnId>, deadline: Instant) -> proto::ReadAt {
         proto::ReadAt {
             at_least: at_least.map(|txn| txn.0),
@@ -247,16 +220,6 @@ fn too_late() -> Refusal {
     Refusal::new(Code::StoreUnavailable, "the store node did not answer in time")
 }
 
-fn tls_config(files: &TlsFiles) -> std::io::Result<ClientTlsConfig> {
-    let identity =
-        Identity::from_pem(std::fs::read(&files.certificate)?, std::fs::read(&files.key)?);
-    let mut config = ClientTlsConfig::new().identity(identity);
-    for authority in &files.trusted {
-        config = config.ca_certificate(Certificate::from_pem(std::fs::read(authority)?));
-    }
-    Ok(config)
-}
-
 /// A request that the store node gives up on at the deadline, too.
 fn until<T>(message: T, deadline: Instant) -> Request<T> {
     let mut request = Request::new(message);
@@ -272,13 +235,9 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-fn code_of(status: &Status) -> Option<&str> {
-    status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok())
-}
-
 /// Whether the same call may succeed soon: the store node is away, starts, stops or catches up.
 fn may_pass(status: &Status) -> bool {
-    match code_of(status) {
+    match grpc::code_of(status) {
         Some(code) => matches!(code, "catching_up" | "shutting_down" | "overloaded"),
         // Of the transport: it could not be reached, or the connection was lost.
         None => matches!(
@@ -289,7 +248,7 @@ fn may_pass(status: &Status) -> bool {
 }
 
 fn refusal(status: &Status) -> Refusal {
-    let code = match code_of(status) {
+    let code = match grpc::code_of(status) {
         Some("not_reached") => Code::TimestampNotReached,
         Some("overloaded") => Code::Overloaded,
         Some("corrupt" | "storage_failed" | "data_dir") => Code::Internal,
@@ -308,4 +267,3 @@ fn refusal(status: &Status) -> Refusal {
     };
     Refusal::new(code, format!("store node: {}", status.message()))
 }
-

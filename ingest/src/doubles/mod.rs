@@ -16,6 +16,7 @@ use anabranch_journal::Journal;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::records::DocumentMutation;
 use anabranch_schemas::store as proto;
 use axum::Router;
@@ -35,7 +36,7 @@ use crate::load::Loader;
 use crate::rounds::Rounds;
 use crate::store::Store;
 
-pub(crate) use log::{Fault, FakeLog};
+pub(crate) use log::{FakeLog, Fault};
 pub(crate) use store::FakeStore;
 
 /// The app of the tests.
@@ -133,6 +134,7 @@ pub(crate) struct Cluster {
     pub(crate) store: FakeStore,
     pub(crate) shared: Arc<Shared>,
     pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) shutdown: Shutdown,
     _directory: tempfile::TempDir,
 }
 
@@ -151,18 +153,19 @@ impl Cluster {
         let store = FakeStore::start(shared.clone()).await;
         let client = Store::new(&store.address, None, config.read_wait()).expect("an address");
         let rounds = Rounds::new(log.clone(), client.clone());
+        let shutdown = Shutdown::new();
         let history = RoundLog::new(journal.clone(), "east".parse().expect("a name"));
         let api = Arc::new(Api {
             limits: Limits::new(&config),
             executor: Executor::new(&config, client.clone(), rounds.clone(), history),
-            loader: Loader::new(&config, client.clone(), rounds),
+            loader: Loader::new(&config, client.clone(), rounds, shutdown.clone()),
             store: client,
             readiness: Readiness::new(),
             metrics: None,
             config,
         });
         let router = http::router(api.clone());
-        Cluster { api, router, log, store, shared, journal, _directory: directory }
+        Cluster { api, router, log, store, shared, journal, shutdown, _directory: directory }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Reply {

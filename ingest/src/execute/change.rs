@@ -88,8 +88,7 @@ impl Executor {
         }
         if bytes > self.max_round_bytes {
             let limit = self.max_round_bytes;
-            let message =
-                format!("the statement would write more than {limit} bytes of mutations");
+            let message = format!("the statement would write more than {limit} bytes of mutations");
             return Err(Refusal::new(Code::RoundTooLarge, message));
         }
         Ok(())

@@ -80,8 +80,7 @@ impl Executor {
             let ids = keys.iter().map(DocumentKey::to_value).collect();
             let args = Args::from([("ids".to_owned(), Value::Array(ids))]);
             let limit = MAX_LISTED + 1;
-            let text =
-                format!("SELECT _id FROM `{collection}` WHERE _id IN (:ids) LIMIT {limit}");
+            let text = format!("SELECT _id FROM `{collection}` WHERE _id IN (:ids) LIMIT {limit}");
             let mut rows = self.store.query(*app, &text, &args, *at_least, *deadline).await?;
             let mut taken = Vec::new();
             while let Some(items) = rows.next().await? {

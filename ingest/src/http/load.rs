@@ -137,8 +137,11 @@ fn head(
 fn format(headers: &HeaderMap) -> Result<Format, Refusal> {
     match headers::media_type(headers)?.as_str() {
         "application/json" => Ok(Format::Array),
-        "application/x-ndjson" | "application/ndjson" | "application/jsonl"
-        | "application/x-jsonlines" | "application/jsonlines" => Ok(Format::Lines),
+        "application/x-ndjson"
+        | "application/ndjson"
+        | "application/jsonl"
+        | "application/x-jsonlines"
+        | "application/jsonlines" => Ok(Format::Lines),
         "application/octet-stream" => Ok(Format::Either),
         other => Err(headers::unsupported(other, "application/x-ndjson")),
     }

@@ -33,7 +33,8 @@ use crate::load::Loader;
 use crate::metrics;
 use crate::store::Store;
 
-pub(crate) use reply::ErrorReply;
+pub(crate) use openapi::ErrorCode;
+pub(crate) use reply::{ErrorBody, ErrorReply};
 
 /// What the handlers share.
 pub(crate) struct Api {
@@ -54,10 +55,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
             "/apps/{app}/api/v1/collections/{collection}/documents",
             post(load::load).get(document::by_key),
         )
-        .route(
-            "/apps/{app}/api/v1/collections/{collection}/documents/{id}",
-            get(document::by_path),
-        )
+        .route("/apps/{app}/api/v1/collections/{collection}/documents/{id}", get(document::by_path))
         .route_layer(middleware::from_fn_with_state(api.clone(), admit));
     Router::new()
         .merge(limited)

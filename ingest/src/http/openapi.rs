@@ -11,7 +11,7 @@ use crate::error::Code;
 use crate::load::LineError;
 
 /// The stable codes of errors, with their meaning.
-pub(super) struct ErrorCode;
+pub(crate) struct ErrorCode;
 
 impl PartialSchema for ErrorCode {
     fn schema() -> RefOr<Schema> {

@@ -98,8 +98,8 @@ impl Text {
     }
 
     fn end(mut self, refusal: Option<&Refusal>) -> Bytes {
-        let error = serde_json::to_vec(&refusal.map(ErrorBody::from))
-            .expect("an error is made of strings");
+        let error =
+            serde_json::to_vec(&refusal.map(ErrorBody::from)).expect("an error is made of strings");
         self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":[],"error":"#);
         self.bytes.extend_from_slice(&error);
         self.bytes.push(b'}');

@@ -21,6 +21,7 @@ use std::time::Duration;
 use anabranch_core::document::MAX_BYTES;
 use anabranch_core::ids::{AppId, Collection, TxnId};
 use anabranch_journal::rounds::Round;
+use anabranch_runtime::tasks::Shutdown;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::task::{JoinError, JoinHandle};
@@ -56,6 +57,7 @@ pub(crate) struct Loader {
     rounds_in_flight: usize,
     /// How long one round may take.
     pub(crate) round_timeout: Duration,
+    shutdown: Shutdown,
 }
 
 /// A load to run.
@@ -95,7 +97,13 @@ struct InFlight {
 }
 
 impl Loader {
-    pub(crate) fn new(config: &IngestConfig, store: Store, rounds: Rounds) -> Self {
+    /// Loads break off when `shutdown` begins.
+    pub(crate) fn new(
+        config: &IngestConfig,
+        store: Store,
+        rounds: Rounds,
+        shutdown: Shutdown,
+    ) -> Self {
         Loader {
             store,
             rounds,
@@ -103,6 +111,7 @@ impl Loader {
             round_bytes: config.load_round_bytes,
             rounds_in_flight: config.load_rounds_in_flight,
             round_timeout: config.request_timeout(),
+            shutdown,
         }
     }
 
@@ -149,8 +158,7 @@ impl Loader {
             return Ok(txn);
         }
         let outcome = self.store.outcome(id, Some(txn), deadline).await.map_err(|refusal| {
-            let message =
-                format!("transaction {txn} was written, but not its effect: {refusal}");
+            let message = format!("transaction {txn} was written, but not its effect: {refusal}");
             Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
         })?;
         match outcome {
@@ -182,7 +190,12 @@ impl Run<'_> {
         // Even of a body that breaks off, the documents that arrived whole are written.
         let mut result = Ok(());
         while result.is_ok() {
-            result = match body.next().await {
+            let chunk = tokio::select! {
+                biased;
+                () = self.loader.shutdown.begun() => Some(Err(shutting_down())),
+                chunk = body.next() => chunk,
+            };
+            result = match chunk {
                 Some(chunk) => chunk.and_then(|chunk| splitter.push(chunk, &mut elements)),
                 None => {
                     result = splitter.finish(&mut elements);
@@ -245,8 +258,7 @@ impl Run<'_> {
         let id = self.shape.name.round(part);
         let round = Round { id, app: self.app, origin: None, digest, mutations };
         let (loader, has_key) = (self.loader.clone(), self.shape.name.has_key());
-        let task: JoinHandle<_> =
-            tokio::spawn(async move { loader.write(round, has_key).await });
+        let task: JoinHandle<_> = tokio::spawn(async move { loader.write(round, has_key).await });
         let task = AbortOnDropHandle::new(task);
         self.in_flight.push_back(InFlight { hashes, documents, first_line, last_line, task });
         Ok(())
@@ -304,6 +316,11 @@ impl Loaded {
         };
         self.list(LineError { line: first, code: code.as_str(), message });
     }
+}
+
+fn shutting_down() -> Refusal {
+    Refusal::new(Code::ShuttingDown, "the server is shutting down")
+        .with_hint("what was written stays; send the whole load again")
 }
 
 fn broken_off(error: JoinError) -> Refusal {

@@ -79,11 +79,7 @@ impl Shape {
         parsed
     }
 
-    fn document(
-        &self,
-        element: &Element,
-        warnings: &mut Warnings,
-    ) -> Result<NewDocument, Refusal> {
+    fn document(&self, element: &Element, warnings: &mut Warnings) -> Result<NewDocument, Refusal> {
         let Some(text) = &element.text else {
             let message = format!("the document is larger than {MAX_BYTES} bytes");
             return Err(Refusal::new(Code::DocumentTooLarge, message));

@@ -45,8 +45,7 @@ async fn rounds_have_at_most_so_many_bytes() {
     let config = IngestConfig { load_round_bytes: 1_000, ..IngestConfig::default() };
     let cluster = Cluster::with(config).await;
     let text = "x".repeat(400);
-    let body: String =
-        (0..5).map(|id| format!("{}\n", json!({"_id": id, "text": text}))).collect();
+    let body: String = (0..5).map(|id| format!("{}\n", json!({"_id": id, "text": text}))).collect();
     cluster.load(body, &[]).await;
     assert_eq!(rounds(&cluster), [2, 2, 1]);
 }
@@ -54,7 +53,8 @@ async fn rounds_have_at_most_so_many_bytes() {
 #[tokio::test]
 async fn an_array_and_chunks_of_any_size_do_as_well() {
     let cluster = Cluster::start().await;
-    let array = Value::from((100..200).map(|id| json!({"_id": id, "s": "],["})).collect::<Vec<_>>());
+    let array =
+        Value::from((100..200).map(|id| json!({"_id": id, "s": "],["})).collect::<Vec<_>>());
     let text = serde_json::to_string_pretty(&array).unwrap();
     let chunks: Vec<_> = text
         .as_bytes()

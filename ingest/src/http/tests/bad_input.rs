@@ -69,7 +69,8 @@ async fn a_document_of_6_mib() {
 
 #[tokio::test]
 async fn a_body_over_the_limit() {
-    let config = IngestConfig { max_body_bytes: 1_000, max_load_bytes: 2_000, ..Default::default() };
+    let config =
+        IngestConfig { max_body_bytes: 1_000, max_load_bytes: 2_000, ..Default::default() };
     let cluster = Cluster::with(config).await;
     let large = "x".repeat(3_000);
     let reply = cluster.execute("SELECT * FROM cars WHERE a = :a", json!({"a": large})).await;
@@ -83,9 +84,14 @@ async fn a_body_over_the_limit() {
 
     // Without a length it is noticed on the way.
     let chunks: Vec<_> = (0..30).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 100])).collect();
-    let stream = || Body::from_stream(futures::stream::iter(chunks.iter().map(|chunk| {
-        Ok::<_, std::io::Error>(chunk.as_ref().unwrap().clone())
-    }).collect::<Vec<_>>()));
+    let stream = || {
+        Body::from_stream(futures::stream::iter(
+            chunks
+                .iter()
+                .map(|chunk| Ok::<_, std::io::Error>(chunk.as_ref().unwrap().clone()))
+                .collect::<Vec<_>>(),
+        ))
+    };
     let reply = cluster.send(post(&execute_path(), "application/json", &[], stream())).await;
     refused(&cluster, &reply, 413, "body_too_large");
     let reply = cluster.load(stream(), &[]).await;
@@ -162,8 +168,7 @@ async fn headers() {
         ("idempotency-key", ""),
         ("idempotency-key", long.as_str()),
     ] {
-        let reply =
-            cluster.execute_with("SELECT * FROM cars", json!({}), &[(name, value)]).await;
+        let reply = cluster.execute_with("SELECT * FROM cars", json!({}), &[(name, value)]).await;
         refused(&cluster, &reply, 400, "invalid_header");
     }
     let twice = [("idempotency-key", "a"), ("idempotency-key", "b")];

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use anabranch_journal as journal;
 
 use crate::config::IngestConfig;
-use crate::doubles::{Cluster, Fault, impatient, post, execute_path, until};
+use crate::doubles::{Cluster, Fault, execute_path, impatient, post, until};
 
 const INSERT: &str = "INSERT INTO cars DOCUMENTS ({'_id': 'a'}) ON ID CONFLICT DO UPDATE";
 

@@ -1,0 +1,102 @@
+//! What operators declare: resources.
+//!
+//! Served on a listener of its own, on the loopback by default: whoever reaches it may change what
+//! is replicated. Calls of the journal block, so they run on threads for that, and whoever waits
+//! for them waits up to a deadline.
+
+mod openapi;
+mod resources;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::ids::AppId;
+use anabranch_journal::Journal;
+use anabranch_journal::metadata::{MetadataError, MetadataStore};
+use anabranch_schemas::resources::ResourceName;
+use anabranch_schemas::topics::ClusterName;
+use axum::Router;
+use axum::routing::get;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{Code, Refusal};
+use crate::http::{method_not_allowed, unknown_route};
+
+/// How long an operator waits.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the bridge of this process knows of a replication, if it runs here.
+pub type ReplicationProbe =
+    Arc<dyn Fn(AppId, &ResourceName) -> Option<serde_json::Value> + Send + Sync>;
+
+/// What the handlers share.
+struct Admin {
+    journal: Arc<dyn Journal>,
+    cluster: ClusterName,
+    /// Opened when it is first needed: the journal may not be there when the process starts.
+    metadata: Mutex<Option<Arc<MetadataStore>>>,
+    replications: Option<ReplicationProbe>,
+}
+
+/// The routes for operators of a cluster: `/api/v1/resources` and `/openapi.json`.
+pub fn admin_routes(
+    journal: Arc<dyn Journal>,
+    cluster: ClusterName,
+    replications: Option<ReplicationProbe>,
+) -> Router {
+    let metadata = Mutex::new(None);
+    let admin = Arc::new(Admin { journal, cluster, metadata, replications });
+    let one = get(resources::read).put(resources::write).delete(resources::remove);
+    Router::new()
+        .route("/api/v1/resources", get(resources::list))
+        .route("/api/v1/resources/{kind}", get(resources::list_kind))
+        .route("/api/v1/resources/{kind}/{app}/{name}", one)
+        .route("/openapi.json", get(openapi::openapi))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(admin)
+}
+
+impl Admin {
+    /// The metadata.
+    fn metadata(&self) -> Result<Arc<MetadataStore>, Refusal> {
+        let mut opened = self.metadata.lock();
+        if let Some(metadata) = opened.as_ref() {
+            return Ok(metadata.clone());
+        }
+        let metadata = MetadataStore::open(self.journal.clone(), &self.cluster)
+            .map_err(|error| refusal(&error))?;
+        Ok(opened.insert(Arc::new(metadata)).clone())
+    }
+
+    /// Runs what blocks on a thread for that, and waits for it up to the deadline.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        what: impl FnOnce(&Admin) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let admin = self.clone();
+        let work = tokio::task::spawn_blocking(move || what(&admin));
+        match timeout_at(Instant::now() + DEADLINE, work).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => {
+                Err(Refusal::new(Code::Internal, format!("a request broke off: {error}")))
+            }
+            Err(_) => Err(Refusal::new(
+                Code::JournalUnavailable,
+                format!("the journal did not answer within {DEADLINE:?}"),
+            )
+            .with_hint("ask again later; a change may have been made, so read it back")),
+        }
+    }
+}
+
+/// For an error of the metadata store.
+fn refusal(error: &MetadataError) -> Refusal {
+    match error {
+        MetadataError::Conflict { .. } => Refusal::new(Code::ResourceChanged, error.to_string()),
+        MetadataError::Journal(error) => Refusal::of_journal(error),
+    }
+}

@@ -1,0 +1,329 @@
+//! Resources: declared by operators, kept in the metadata store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::ids::AppId;
+use anabranch_journal::cursors;
+use anabranch_journal::metadata::{Entry, MetadataError, MetadataStore, Version};
+use anabranch_schemas::records::RemoteCursor;
+use anabranch_schemas::resources::{Kind, Resource, ResourceError, ResourceName, Spec};
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use super::{Admin, refusal};
+use crate::error::{Code, Refusal};
+use crate::http::{self, ErrorReply, path_refusal};
+
+/// The largest resource, in bytes of JSON.
+const MAX_BYTES: usize = 1 << 20;
+/// How long its text may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
+/// How often a change that others overtake is made again.
+const MAX_TRIES: usize = 10;
+
+/// The key and its parts that a path names.
+struct Named {
+    kind: Kind,
+    app: AppId,
+    name: ResourceName,
+}
+
+impl Named {
+    fn new(path: Result<Path<(String, String, String)>, PathRejection>) -> Result<Self, Refusal> {
+        let Path((kind, app, name)) = path.map_err(|rejection| path_refusal(&rejection))?;
+        let app =
+            app.parse().map_err(|error| Refusal::new(Code::InvalidApp, format!("{error}")))?;
+        let kind = kind.parse().map_err(|error| unusable(&error))?;
+        let name = name.parse().map_err(|error| unusable(&error))?;
+        Ok(Named { kind, app, name })
+    }
+
+    fn key(&self) -> String {
+        self.kind.key(self.app, &self.name)
+    }
+
+    /// Its entry, which must be there.
+    fn entry(&self, metadata: &MetadataStore) -> Result<Entry, Refusal> {
+        let found = metadata.get(&self.key()).map_err(|error| refusal(&error))?;
+        found.ok_or_else(|| {
+            let Named { kind, app, name } = self;
+            Refusal::new(Code::ResourceNotFound, format!("app {app} has no {kind} '{name}'"))
+        })
+    }
+}
+
+/// Resources, each with its status.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ResourceList {
+    #[schema(value_type = Vec<Object>)]
+    items: Vec<Value>,
+}
+
+/// Declares a resource: makes it, or makes it as given.
+#[utoipa::path(
+    put,
+    path = "/api/v1/resources/{kind}/{app}/{name}",
+    params(
+        ("kind" = String, Path, description = "The kind, such as `replication`"),
+        ("app" = uuid::Uuid, Path, description = "The app"),
+        ("name" = String, Path, description = "The name"),
+        ("If-Match" = Option<String>, Header, description = "The version that is to be replaced"),
+    ),
+    request_body(content = Object, description = "The resource; a `status` is left out"),
+    responses(
+        (status = 200, description = "It is as given", body = Object,
+            headers(("ETag" = String, description = "The version"))),
+        (status = 201, description = "It was made", body = Object,
+            headers(("ETag" = String, description = "The version"))),
+        (status = 400, description = "The request is wrong", body = ErrorReply),
+        (status = 408, description = "The body did not arrive in time", body = ErrorReply),
+        (status = 409, description = "It was changed meanwhile", body = ErrorReply),
+        (status = 413, description = "The body is too large", body = ErrorReply),
+        (status = 422, description = "It cannot be used", body = ErrorReply),
+        (status = 503, description = "Not now", body = ErrorReply),
+    ),
+)]
+pub(super) async fn write(
+    State(admin): State<Arc<Admin>>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let named = Named::new(path)?;
+    let wanted = if_match(&headers)?;
+    let Ok(body) = timeout(BODY_TIME, to_bytes(body, MAX_BYTES)).await else {
+        return Err(Refusal::new(Code::RequestTimeout, "the body did not arrive in time"));
+    };
+    let body = body.map_err(|error| {
+        let message = format!("the body cannot be read, or is above {MAX_BYTES} bytes: {error}");
+        Refusal::new(Code::BodyTooLarge, message)
+    })?;
+    let resource = Resource::from_json(&body).map_err(|error| unusable(&error))?;
+    if resource.key() != named.key() {
+        let message = format!("the body names '{}', the path '{}'", resource.key(), named.key());
+        return Err(Refusal::new(Code::InvalidResource, message)
+            .with_hint("put a resource under its own kind, app and name"));
+    }
+    let text = resource.to_json();
+    let (version, made) =
+        admin.blocking(move |admin| put(&*admin.metadata()?, &named, wanted, &text)).await?;
+    tracing::info!(key = resource.key(), %version, "resource declared");
+    let status = if made { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(with_version(status, http::json(resource.to_value()), version))
+}
+
+/// Sets an entry, whatever it was before unless a version is wanted. Whether it is new.
+fn put(
+    metadata: &MetadataStore,
+    named: &Named,
+    wanted: Option<Version>,
+    text: &str,
+) -> Result<(Version, bool), Refusal> {
+    let key = named.key();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let found = metadata.get(&key).map_err(|error| refusal(&error))?;
+        let expected = match (wanted, found) {
+            (Some(wanted), _) => Some(wanted),
+            // As it is to be: a file that is applied twice changes nothing.
+            (None, Some(entry)) if entry.value == text => return Ok((entry.version, false)),
+            (None, found) => found.map(|entry| entry.version),
+        };
+        match metadata.compare_and_set(&key, expected, Some(text.to_owned())) {
+            Ok(version) => return Ok((version, expected.is_none())),
+            Err(MetadataError::Conflict { .. }) if wanted.is_none() && tries < MAX_TRIES => {}
+            Err(error) => return Err(refusal(&error)),
+        }
+    }
+}
+
+/// Shows a resource and how it is doing.
+#[utoipa::path(
+    get,
+    path = "/api/v1/resources/{kind}/{app}/{name}",
+    params(
+        ("kind" = String, Path, description = "The kind, such as `replication`"),
+        ("app" = uuid::Uuid, Path, description = "The app"),
+        ("name" = String, Path, description = "The name"),
+    ),
+    responses(
+        (status = 200, description = "The resource with its status", body = Object,
+            headers(("ETag" = String, description = "The version"))),
+        (status = 400, description = "The request is wrong", body = ErrorReply),
+        (status = 404, description = "There is none", body = ErrorReply),
+        (status = 503, description = "Not now", body = ErrorReply),
+    ),
+)]
+pub(super) async fn read(
+    State(admin): State<Arc<Admin>>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let named = Named::new(path)?;
+    let (version, value) = admin
+        .blocking(move |admin| {
+            let entry = named.entry(&*admin.metadata()?)?;
+            Ok((entry.version, shown(admin, &named.key(), &entry.value)?))
+        })
+        .await?;
+    Ok(with_version(StatusCode::OK, http::json(value), version))
+}
+
+/// Removes a resource.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/resources/{kind}/{app}/{name}",
+    params(
+        ("kind" = String, Path, description = "The kind, such as `replication`"),
+        ("app" = uuid::Uuid, Path, description = "The app"),
+        ("name" = String, Path, description = "The name"),
+        ("If-Match" = Option<String>, Header, description = "The version that is to be removed"),
+    ),
+    responses(
+        (status = 204, description = "It was removed"),
+        (status = 400, description = "The request is wrong", body = ErrorReply),
+        (status = 404, description = "There is none", body = ErrorReply),
+        (status = 409, description = "It was changed meanwhile", body = ErrorReply),
+        (status = 503, description = "Not now", body = ErrorReply),
+    ),
+)]
+pub(super) async fn remove(
+    State(admin): State<Arc<Admin>>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Refusal> {
+    let named = Named::new(path)?;
+    let wanted = if_match(&headers)?;
+    admin
+        .blocking(move |admin| {
+            let metadata = admin.metadata()?;
+            let entry = named.entry(&metadata)?;
+            let expected = Some(wanted.unwrap_or(entry.version));
+            metadata
+                .compare_and_set(&named.key(), expected, None)
+                .map_err(|error| refusal(&error))?;
+            tracing::info!(key = named.key(), "resource removed");
+            Ok(StatusCode::NO_CONTENT)
+        })
+        .await
+}
+
+/// Shows all resources.
+#[utoipa::path(
+    get,
+    path = "/api/v1/resources",
+    responses(
+        (status = 200, description = "All resources, by kind, app and name", body = ResourceList),
+        (status = 503, description = "Not now", body = ErrorReply),
+    ),
+)]
+pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Result<Response, Refusal> {
+    listed(&admin, Kind::ALL.to_vec()).await
+}
+
+/// Shows the resources of a kind.
+#[utoipa::path(
+    get,
+    path = "/api/v1/resources/{kind}",
+    params(("kind" = String, Path, description = "The kind, such as `replications`")),
+    responses(
+        (status = 200, description = "The resources, by app and name", body = ResourceList),
+        (status = 422, description = "The kind is not known", body = ErrorReply),
+        (status = 503, description = "Not now", body = ErrorReply),
+    ),
+)]
+pub(super) async fn list_kind(
+    State(admin): State<Arc<Admin>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let Path(kind) = path.map_err(|rejection| path_refusal(&rejection))?;
+    let kind = kind.parse().map_err(|error| unusable(&error))?;
+    listed(&admin, vec![kind]).await
+}
+
+async fn listed(admin: &Arc<Admin>, kinds: Vec<Kind>) -> Result<Response, Refusal> {
+    let items = admin
+        .blocking(move |admin| {
+            let metadata = admin.metadata()?;
+            let mut items = Vec::new();
+            for kind in kinds {
+                let entries = metadata.list(kind.prefix()).map_err(|error| refusal(&error))?;
+                for (key, entry) in entries {
+                    items.push(shown(admin, &key, &entry.value)?);
+                }
+            }
+            Ok(items)
+        })
+        .await?;
+    Ok(http::json(ResourceList { items }))
+}
+
+/// A resource with its status, which is computed now and never kept.
+fn shown(admin: &Admin, key: &str, text: &str) -> Result<Value, Refusal> {
+    let resource = Resource::from_json(text.as_bytes()).map_err(|error| {
+        Refusal::new(Code::Internal, format!("the entry '{key}' cannot be read: {error}"))
+    })?;
+    let mut value = resource.to_value();
+    value["status"] = status(admin, &resource);
+    Ok(value)
+}
+
+fn status(admin: &Admin, resource: &Resource) -> Value {
+    let Spec::Replication(_) = &resource.spec;
+    let cursor =
+        cursors::read::<RemoteCursor>(admin.journal.as_ref(), &admin.cluster, &resource.key());
+    let mut status = match cursor {
+        Ok(Some(cursor)) => json!({
+            "remote": cursor.remote,
+            "next": cursor.next,
+            "inSnapshot": cursor.snapshot_after.is_some(),
+            "lastRoundMs": cursor.hlc.millis(),
+        }),
+        // Nothing was received yet, or nothing is wanted.
+        Ok(None) => json!({"next": null}),
+        Err(error) => json!({"error": error.to_string()}),
+    };
+    let metadata = &resource.metadata;
+    let probe = admin.replications.as_ref();
+    if let Some(link) = probe.and_then(|probe| probe(metadata.app, &metadata.name)) {
+        status["link"] = link;
+    }
+    status
+}
+
+fn unusable(error: &ResourceError) -> Refusal {
+    let refusal = Refusal::new(Code::InvalidResource, error.to_string());
+    match &error.hint {
+        Some(hint) => refusal.with_hint(hint.clone()),
+        None => refusal,
+    }
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<Version>, Refusal> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    match number.and_then(|number| number.parse().ok()) {
+        Some(version) => Ok(Some(Version(version))),
+        None => {
+            let message = "the header If-Match is not the ETag of a resource, such as \"3\"";
+            Err(Refusal::new(Code::InvalidHeader, message))
+        }
+    }
+}
+
+fn with_version(status: StatusCode, body: Response, version: Version) -> Response {
+    let mut response = (status, body).into_response();
+    if let Ok(tag) = HeaderValue::try_from(format!("\"{version}\"")) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}

@@ -1,0 +1,164 @@
+//! Resources, over a log of their own.
+
+use std::sync::Arc;
+
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, TxnId};
+use anabranch_core::keyspace::SliceCount;
+use anabranch_journal::{cluster_topics, cursors};
+use anabranch_schemas::records::RemoteCursor;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use super::*;
+use crate::doubles::{APP, Cluster, Reply, read as read_reply};
+
+/// A cluster and its routes for operators.
+async fn start() -> (Cluster, Router) {
+    let cluster = Cluster::start().await;
+    let name: ClusterName = "east".parse().unwrap();
+    let topics = cluster_topics(&name, SliceCount::try_from(1).unwrap(), None);
+    cluster.journal.ensure_topics(&topics).unwrap();
+    let probe: ReplicationProbe = Arc::new(|_, name| Some(json!({"of": name.as_str()})));
+    let routes = admin_routes(cluster.journal.clone(), name, Some(probe));
+    (cluster, routes)
+}
+
+async fn send(
+    router: &Router,
+    method: Method,
+    path: &str,
+    body: &Value,
+    headers: &[(&str, &str)],
+) -> Reply {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+    let response = router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+    read_reply(response).await.unwrap()
+}
+
+fn replication(query: &str) -> Value {
+    json!({
+        "apiVersion": "anabranch/v1",
+        "kind": "Replication",
+        "metadata": {"name": "japanese", "app": APP},
+        "spec": {
+            "connections": ["west.example:4040"],
+            "subscriptions": {"queriesByCollection": {"cars": [query]}},
+            "onLeave": "purge",
+        },
+    })
+}
+
+fn path() -> String {
+    format!("/api/v1/resources/replication/{APP}/japanese")
+}
+
+#[tokio::test]
+async fn a_resource_is_made_changed_shown_and_removed() {
+    let (_cluster, router) = start().await;
+    let (first, second) = (replication("Origin = 'Japan'"), replication("true"));
+    let path = path();
+    let put = async |body: &Value, headers: &[(&str, &str)]| {
+        let reply = send(&router, Method::PUT, &path, body, headers).await;
+        let tag = reply.headers.get("etag").map(|tag| tag.to_str().unwrap().to_owned());
+        (reply.status, tag.unwrap_or_default())
+    };
+    assert_eq!(put(&first, &[]).await, (StatusCode::CREATED, "\"1\"".to_owned()));
+    assert_eq!(put(&first, &[]).await, (StatusCode::OK, "\"1\"".to_owned()), "it is so already");
+    assert_eq!(put(&second, &[]).await, (StatusCode::OK, "\"2\"".to_owned()));
+    assert_eq!(put(&first, &[("if-match", "\"1\"")]).await.0, StatusCode::CONFLICT);
+    assert_eq!(put(&first, &[("if-match", "\"2\"")]).await, (StatusCode::OK, "\"3\"".to_owned()));
+    assert_eq!(put(&first, &[("if-match", "2")]).await.0, StatusCode::BAD_REQUEST);
+
+    let mut shown = send(&router, Method::GET, &path, &Value::Null, &[]).await.json();
+    for list in ["/api/v1/resources", "/api/v1/resources/replications"] {
+        let listed = send(&router, Method::GET, list, &Value::Null, &[]).await;
+        assert_eq!(listed.status, StatusCode::OK);
+        assert_eq!(listed.json()["items"].as_array().map(Vec::len), Some(1));
+    }
+    let status = shown.as_object_mut().unwrap().remove("status").unwrap();
+    assert_eq!(shown, first);
+    assert_eq!(status, json!({"next": null, "link": {"of": "japanese"}}));
+
+    let removed = send(&router, Method::DELETE, &path, &Value::Null, &[]).await;
+    assert_eq!(removed.status, StatusCode::NO_CONTENT);
+    for method in [Method::GET, Method::DELETE] {
+        let reply = send(&router, method, &path, &Value::Null, &[]).await;
+        let expected = (StatusCode::NOT_FOUND, "resource_not_found".to_owned());
+        assert_eq!((reply.status, reply.code()), expected);
+    }
+    assert_eq!(put(&first, &[]).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_resource_that_cannot_be_used_is_refused() {
+    let (_cluster, router) = start().await;
+    let good = replication("true");
+    let mut unknown = good.clone();
+    unknown["spec"]["conections"] = json!([]);
+    let mut broken = good.clone();
+    broken["spec"]["subscriptions"]["queriesByCollection"]["cars"] = json!(["Origin ="]);
+    let other = format!("/api/v1/resources/replication/{APP}/other");
+    let path = path();
+    for (path, body, status, code) in [
+        (&path, &unknown, 422, "invalid_resource"),
+        (&path, &broken, 422, "invalid_resource"),
+        (&path, &json!("text"), 422, "invalid_resource"),
+        (&path, &json!("x".repeat(2 << 20)), 413, "body_too_large"),
+        (&other, &good, 422, "invalid_resource"),
+        (&"/api/v1/resources/replication/x/y".to_owned(), &good, 400, "invalid_app"),
+        (&format!("/api/v1/resources/streams/{APP}/y"), &good, 422, "invalid_resource"),
+        (&"/api/v1/nothing".to_owned(), &good, 404, "unknown_route"),
+        (&"/api/v1/resources".to_owned(), &good, 405, "method_not_allowed"),
+    ] {
+        let reply = send(&router, Method::PUT, path, body, &[]).await;
+        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (status, code), "{path}");
+    }
+    let reply = send(&router, Method::PUT, &path, &unknown, &[]).await.json();
+    assert_eq!(reply["error"]["hint"], "did you mean 'connections'?");
+    let list = send(&router, Method::GET, "/api/v1/resources", &Value::Null, &[]).await.json();
+    assert_eq!(list, json!({"items": []}));
+}
+
+#[tokio::test]
+async fn a_replication_says_how_far_it_is() {
+    let (cluster, router) = start().await;
+    send(&router, Method::PUT, &path(), &replication("true"), &[]).await;
+    let mut writer = cluster.journal.writer(&"bridge".into()).unwrap();
+    writer.begin().unwrap();
+    let remote = RemoteCursor {
+        remote: ActorId(Uuid::from_u128(2)),
+        next: TxnId(77),
+        snapshot_after: None,
+        queries: 0,
+        hlc: Hlc::from_millis(5_000),
+    };
+    let key = format!("replication/{APP}/japanese");
+    cursors::append(writer.as_mut(), &"east".parse().unwrap(), &key, &remote).unwrap();
+    writer.flush().unwrap();
+    writer.commit().unwrap();
+    let shown = send(&router, Method::GET, &path(), &Value::Null, &[]).await.json();
+    let expected = json!({
+        "remote": Uuid::from_u128(2), "next": 77, "inSnapshot": false, "lastRoundMs": 5_000,
+        "link": {"of": "japanese"},
+    });
+    assert_eq!(shown["status"], expected);
+}
+
+#[tokio::test]
+async fn the_routes_are_described() {
+    let (_cluster, router) = start().await;
+    let document = send(&router, Method::GET, "/openapi.json", &Value::Null, &[]).await.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().unwrap();
+    let described: usize = paths.values().map(|path| path.as_object().unwrap().len()).sum();
+    assert_eq!((paths.len(), described), (3, 5));
+}

@@ -1,0 +1,150 @@
+//! Clients that are slow, and a server that ends, over real connections.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::*;
+use crate::doubles::{Cluster, execute_path};
+
+#[tokio::test]
+async fn who_says_nothing_is_hung_up_on() {
+    let (_client, server) = duplex(64);
+    let pace = Duration::from_millis(20);
+    let started = Instant::now();
+    let mut paced = Paced::new(server, pace, pace);
+    let error = paced.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(started.elapsed() >= pace);
+}
+
+#[tokio::test]
+async fn who_has_begun_may_pause() {
+    let (mut client, server) = duplex(64);
+    let pace = Duration::from_millis(20);
+    let mut paced = Paced::new(server, pace, pace);
+    client.write_all(&[b'x'; GREETING_BYTES]).await.unwrap();
+    paced.read_exact(&mut [0; GREETING_BYTES]).await.unwrap();
+    let read = timeout(pace * 3, paced.read_u8()).await;
+    assert!(read.is_err(), "the read waits on");
+}
+
+#[tokio::test]
+async fn who_takes_nothing_is_hung_up_on() {
+    let (_client, server) = duplex(64);
+    let pace = Duration::from_millis(20);
+    let mut paced = Paced::new(server, pace, pace);
+    let error = paced.write_all(&[b'x'; 65]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}
+
+/// A server on a port of its own.
+async fn start(config: IngestConfig) -> (Cluster, SocketAddr, JoinHandle<()>) {
+    let cluster = Cluster::with(config).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (router, shutdown) = (cluster.router.clone(), cluster.shutdown.clone());
+    let config = cluster.api.config.clone();
+    let server =
+        tokio::spawn(async move { super::serve(listener, router, &config, &shutdown).await });
+    (cluster, address, server)
+}
+
+fn request(body: &str) -> String {
+    let path = execute_path();
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Reads until the other side closes.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let reading = stream.read_to_end(&mut text);
+    let _ = timeout(Duration::from_secs(10), reading).await.expect("it closes in time");
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_head_that_comes_too_slowly_is_not_waited_for() {
+    let config = IngestConfig { header_timeout_ms: 50, ..IngestConfig::default() };
+    let (_cluster, address, _server) = start(config).await;
+    for begun in ["", "P", "PRI * HTTP/2.0\r\n", "POST /healthz HTTP/1.1\r\nhost: x\r\nslow: "] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let text = rest(&mut stream).await;
+        assert!(!text.contains("200 OK"), "{begun}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_client_reads_why() {
+    let config = IngestConfig { max_body_bytes: 1_000, ..IngestConfig::default() };
+    let (_cluster, address, _server) = start(config).await;
+    // More than any buffer on the way holds: a server that hung up would break the client off.
+    let body = "x".repeat(20 << 20);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request(&body).as_bytes()).await.expect("all of it is taken");
+    let mut text = vec![0; 4_096];
+    let read = stream.read(&mut text).await.unwrap();
+    let text = String::from_utf8_lossy(&text[..read]).into_owned();
+    assert!(text.starts_with("HTTP/1.1 413") && text.contains("1000 bytes"), "{text}");
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_requests_finish() {
+    let (cluster, address, server) = start(IngestConfig::default()).await;
+    let body = json!({"statement": "SELECT * FROM cars"}).to_string();
+    let text = request(&body);
+    let (head, tail) = text.split_at(text.len() - 5);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    crate::doubles::until(|| cluster.api.limits.running() == 1).await;
+    cluster.shutdown.begin();
+    crate::doubles::until(|| std::net::TcpStream::connect(address).is_err()).await;
+    stream.write_all(tail.as_bytes()).await.unwrap();
+    let text = rest(&mut stream).await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    timeout(Duration::from_secs(10), server).await.expect("it ends in time").unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_breaks_loads_off() {
+    let (cluster, address, server) = start(IngestConfig::default()).await;
+    let path = format!("/apps/{}/api/v1/collections/cars/documents", crate::doubles::APP);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n\
+         content-length: 1000\r\n\r\n{{\"_id\": 1}}\n"
+    );
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    crate::doubles::until(|| cluster.api.limits.running() == 1).await;
+    cluster.shutdown.begin();
+    let mut text = vec![0; 4_096];
+    let read = timeout(Duration::from_secs(10), stream.read(&mut text)).await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&text[..read]).into_owned();
+    assert!(text.starts_with("HTTP/1.1 503") && text.contains("shutting_down"), "{text}");
+    drop(stream);
+    timeout(Duration::from_secs(10), server).await.expect("it ends in time").unwrap();
+}
+
+#[tokio::test]
+async fn a_reply_that_breaks_off_breaks_the_connection() {
+    let (cluster, address, _server) = start(IngestConfig::default()).await;
+    let text = "x".repeat(1_000);
+    let lines: String =
+        (0..1_000).map(|id| format!("{}\n", json!({"_id": id, "text": text}))).collect();
+    cluster.load(lines, &[]).await;
+    cluster.store.node.break_after(9);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = json!({"statement": "SELECT * FROM cars"}).to_string();
+    stream.write_all(request(&body).as_bytes()).await.unwrap();
+    let reply = rest(&mut stream).await;
+    assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("transfer-encoding: chunked"));
+    assert!(!reply.ends_with("0\r\n\r\n"), "the last chunk is missing");
+}

@@ -1,0 +1,144 @@
+//! Puts the parts together and runs them.
+//!
+//! Readiness is tried, not assumed: every second the store node is asked for a document and the
+//! journal for the end of its log. A server that is not ready still answers; whoever balances load
+//! decides what to make of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::Value;
+use anabranch_core::ids::{AppId, DocumentId, DocumentKey};
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::rounds::{HlcClock, RoundAppender, RoundWriter, RoundWriterConfig};
+use anabranch_journal::{Journal, TopicPartition};
+use anabranch_runtime::admin::{Readiness, ReadyFlag};
+use anabranch_runtime::tasks::{Shutdown, Tasks};
+use anabranch_runtime::telemetry::MetricsHandle;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::config::IngestConfig;
+use crate::error::{Error, Refusal};
+use crate::execute::{Executor, RoundLog};
+use crate::http::{self, Api, server};
+use crate::limits::Limits;
+use crate::load::Loader;
+use crate::metrics;
+use crate::rounds::Rounds;
+use crate::store::Store;
+
+/// How often readiness is tried, and how long a try may take.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+const TRY_TIME: Duration = Duration::from_secs(2);
+
+/// What a server works with.
+pub struct Context {
+    /// The log.
+    pub journal: Arc<dyn Journal>,
+    /// Whose log it is.
+    pub cluster: ClusterIdentity,
+    /// `host:port` of the store node.
+    pub store_node: String,
+    /// Of the whole process, for `/readyz`.
+    pub readiness: Readiness,
+    /// Of this server.
+    pub ready: ReadyFlag,
+    /// For `/metrics`.
+    pub metrics: Option<MetricsHandle>,
+}
+
+/// Starts a server on `listener`. It runs until the shutdown of `tasks` begins; then requests that
+/// run are finished, and what waits for the journal is written.
+///
+/// # Errors
+/// If a setting cannot be used. Whatever comes later is retried.
+pub fn run(
+    config: IngestConfig,
+    listener: TcpListener,
+    context: Context,
+    tasks: &Tasks,
+) -> Result<(), Error> {
+    config.check()?;
+    metrics::describe();
+    let Context { journal, cluster, store_node, readiness, ready, metrics } = context;
+    let store = Store::new(&store_node, config.store_node_tls.as_ref(), config.read_wait())?;
+    let writer = Arc::new(round_writer(&config, &journal, &cluster)?);
+    let rounds = Rounds::new(writer.clone(), store.clone());
+    let log = RoundLog::new(journal.clone(), cluster.name.clone());
+    let api = Arc::new(Api {
+        limits: Limits::new(&config),
+        executor: Executor::new(&config, store.clone(), rounds.clone(), log),
+        loader: Loader::new(&config, store.clone(), rounds, tasks.shutdown().clone()),
+        store: store.clone(),
+        readiness,
+        metrics,
+        config: config.clone(),
+    });
+    let shutdown = tasks.shutdown().clone();
+    let probe = Probe { store, journal, txns: TopicPartition::new(cluster.name.txns(), 0) };
+    let until = shutdown.clone();
+    tasks.spawn("ingest-readiness", async move {
+        probe.run(&ready, &until).await;
+        Ok(())
+    });
+    tasks.spawn("ingest", async move {
+        server::serve(listener, http::router(api), &config, &shutdown).await;
+        writer.shutdown().await;
+        Ok(())
+    });
+    Ok(())
+}
+
+fn round_writer(
+    config: &IngestConfig,
+    journal: &Arc<dyn Journal>,
+    cluster: &ClusterIdentity,
+) -> Result<RoundWriter, Error> {
+    let clock = Arc::new(HlcClock::system());
+    let appender = RoundAppender::new(&cluster.name, cluster.actor, cluster.slices, clock);
+    let mut settings = RoundWriterConfig::new(&config.server_name);
+    settings.write_timeout = config.request_timeout();
+    Ok(RoundWriter::open(journal.clone(), &cluster.name, appender, settings)?)
+}
+
+/// Tries what requests need.
+struct Probe {
+    store: Store,
+    journal: Arc<dyn Journal>,
+    txns: TopicPartition,
+}
+
+impl Probe {
+    async fn run(&self, ready: &ReadyFlag, shutdown: &Shutdown) {
+        let trying = async {
+            loop {
+                match self.try_once().await {
+                    Ok(()) => ready.set_ready(),
+                    Err(refusal) => ready.set_not_ready(refusal.to_string()),
+                }
+                sleep(TRY_EVERY).await;
+            }
+        };
+        tokio::select! {
+            () = shutdown.begun() => ready.set_not_ready("shutting down"),
+            () = trying => {}
+        }
+    }
+
+    async fn try_once(&self) -> Result<(), Refusal> {
+        let (journal, txns) = (self.journal.clone(), self.txns.clone());
+        let bounds = tokio::task::spawn_blocking(move || journal.bounds(&txns)).await;
+        if let Ok(Err(error)) = bounds {
+            return Err(Refusal::of_journal(&error));
+        }
+        // A document that nobody has: only whether there is an answer matters.
+        let id = DocumentId {
+            app: AppId(Uuid::nil()),
+            collection: "readiness".parse().expect("it is a name"),
+            key: DocumentKey::from_value(&Value::from(0)).expect("it is an id"),
+        };
+        self.store.get(&id, None, Instant::now() + TRY_TIME).await.map(|_| ())
+    }
+}
