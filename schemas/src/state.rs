@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{self, WireType};
 use uuid::Uuid;
 
 use anabranch_core::document::{
@@ -36,25 +37,33 @@ impl StateError {
     }
 }
 
-/// The bytes of a state.
+/// The bytes of a state. Written without a tree of messages in between: this is what a store node
+/// spends its time on.
 pub fn encode(document: &Document) -> Bytes {
     let Document { versions, updated, deleted, generation, fields } = document;
     let mut names = Names::default();
-    let message = wire::Document {
-        versions: versions
-            .iter()
-            .map(|(actor, sequence)| wire::Version { actor: names.actor(actor), sequence })
-            .collect(),
-        updated: names.stamp(*updated),
-        deleted: names.stamp(*deleted),
-        generation: names.stamp(*generation),
-        fields: names.fields(fields),
+    let versions: Vec<_> = versions
+        .iter()
+        .map(|(actor, sequence)| wire::Version { actor: names.actor(actor), sequence })
+        .collect();
+    let (updated, deleted) = (names.stamp(*updated), names.stamp(*deleted));
+    let generation = names.stamp(*generation);
+    // Fields come last, but name the stamps that come first.
+    let mut body = Vec::with_capacity(512);
+    names.put_fields(7, fields, &mut body);
+    let head = wire::Document {
         actors: names.actors,
         stamps: names.stamps,
+        versions,
+        updated,
+        deleted,
+        generation,
+        fields: Vec::new(),
     };
-    let mut bytes = Vec::with_capacity(1 + message.encoded_len());
+    let mut bytes = Vec::with_capacity(1 + head.encoded_len() + body.len());
     bytes.push(VERSION);
-    message.encode(&mut bytes).expect("a vector grows");
+    head.encode(&mut bytes).expect("a vector grows");
+    bytes.extend_from_slice(&body);
     bytes.into()
 }
 
@@ -131,21 +140,25 @@ impl Names {
         number
     }
 
-    fn fields(&mut self, fields: &Fields) -> Vec<wire::Field> {
-        fields.iter().map(|(name, field)| self.field(name, field)).collect()
+    fn put_fields(&mut self, tag: u32, fields: &Fields, to: &mut Vec<u8>) {
+        for (name, field) in fields {
+            put_message(tag, to, |to| self.put_field(name, field, to));
+        }
     }
 
-    fn field(&mut self, name: &str, field: &Field) -> wire::Field {
+    fn put_field(&mut self, name: &str, field: &Field, to: &mut Vec<u8>) {
         let Field { register, map, counter, fields } = field;
-        let value = register.as_ref().and_then(|register| register.value.as_ref());
-        wire::Field {
-            name: name.to_owned(),
-            assigned: self.stamp(register.as_ref().map(|register| register.stamp)),
-            value: value.map(encode_value),
-            map: self.stamp(*map),
-            counter: counter.as_ref().map(|counter| self.counter(counter)),
-            fields: self.fields(fields),
+        put_text(1, name, to);
+        put_number(2, self.stamp(register.as_ref().map(|register| register.stamp)).into(), to);
+        if let Some(value) = register.as_ref().and_then(|register| register.value.as_ref()) {
+            put_message(3, to, |to| put_value(value, to));
         }
+        put_number(4, self.stamp(*map).into(), to);
+        if let Some(counter) = counter {
+            let counter = self.counter(counter);
+            encoding::message::encode(5, &counter, to);
+        }
+        self.put_fields(6, fields, to);
     }
 
     fn counter(&mut self, counter: &Counter) -> wire::Counter {
@@ -165,21 +178,57 @@ impl Names {
     }
 }
 
-fn number(index: usize) -> u32 {
-    u32::try_from(index).expect("a document of a few MiB has fewer stamps")
+/// A message whose length is known only once it is written. Most are short: their length has one
+/// byte, which is kept free.
+fn put_message(tag: u32, to: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    encoding::encode_key(tag, WireType::LengthDelimited, to);
+    let start = to.len();
+    to.push(0);
+    write(to);
+    let length = to.len() - start - 1;
+    match u8::try_from(length) {
+        Ok(short) if short < 0x80 => to[start] = short,
+        _ => {
+            let mut long = Vec::with_capacity(5);
+            encoding::encode_varint(length as u64, &mut long);
+            to.splice(start..=start, long);
+        }
+    }
 }
 
-fn encode_value(value: &Value) -> wire::Value {
-    use wire::value::Kind;
-    let kind = match value {
-        Value::Null => Kind::Null(true),
-        Value::Bool(value) => Kind::Boolean(*value),
-        Value::Int(value) => Kind::Integer(*value),
-        Value::Float(value) => Kind::Number(*value),
-        Value::String(value) => Kind::Text(value.clone()),
-        Value::Array(_) | Value::Object(_) => Kind::Array(value.to_json()),
-    };
-    wire::Value { kind: Some(kind) }
+fn put_text(tag: u32, text: &str, to: &mut Vec<u8>) {
+    if !text.is_empty() {
+        put_member_text(tag, text, to);
+    }
+}
+
+/// Members of a `oneof` are written even if they are empty.
+fn put_member_text(tag: u32, text: &str, to: &mut Vec<u8>) {
+    encoding::encode_key(tag, WireType::LengthDelimited, to);
+    encoding::encode_varint(text.len() as u64, to);
+    to.extend_from_slice(text.as_bytes());
+}
+
+fn put_number(tag: u32, number: u64, to: &mut Vec<u8>) {
+    if number != 0 {
+        encoding::encode_key(tag, WireType::Varint, to);
+        encoding::encode_varint(number, to);
+    }
+}
+
+fn put_value(value: &Value, to: &mut Vec<u8>) {
+    match value {
+        Value::Null => encoding::bool::encode(1, &true, to),
+        Value::Bool(value) => encoding::bool::encode(2, value, to),
+        Value::Int(value) => encoding::sint64::encode(3, value, to),
+        Value::Float(value) => encoding::double::encode(4, value, to),
+        Value::String(value) => put_member_text(5, value, to),
+        Value::Array(_) | Value::Object(_) => put_member_text(6, &value.to_json(), to),
+    }
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).expect("a document of a few MiB has fewer stamps")
 }
 
 fn decode_value(value: wire::Value) -> Result<Value, StateError> {
@@ -242,5 +291,47 @@ impl Lookup {
             stamp,
             shares: shares.collect::<Result<_, StateError>>()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::document::{Commit, Mutation};
+    use anabranch_core::query::{FieldPath, OnConflict};
+
+    use super::*;
+
+    /// What is written by hand is what the protobuf library would write.
+    #[test]
+    fn bytes_are_those_of_the_library() {
+        let mut document = Document::default();
+        let actor = ActorId(Uuid::from_u128(5));
+        let long = "long ".repeat(5_000);
+        let fields = [
+            ("empty", Value::from("")),
+            ("zero", Value::Int(0)),
+            ("minus", Value::Int(i64::MIN)),
+            ("no", Value::Bool(false)),
+            ("float", Value::Float(0.0)),
+            ("null", Value::Null),
+            ("list", Value::Array(vec![Value::from(long.as_str()), Value::Int(1)])),
+            ("edge", Value::from(&long[..110])),
+            ("long", Value::from(long.as_str())),
+            ("map", [(long.clone(), Value::Int(7))].into_iter().collect()),
+            ("", Value::from("a name without letters")),
+        ];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
+        let insert = Mutation::Insert { fields, on_conflict: OnConflict::DoUpdate };
+        document.apply(&insert, Commit { hlc: Hlc(0), actor, sequence: 0 });
+        for sequence in 1..200 {
+            let path = FieldPath::new(vec![format!("count{}", sequence % 3)]).unwrap();
+            let increment = vec![(path, if sequence % 2 == 0 { 1 } else { -1 })];
+            let update = Mutation::Update { set: vec![], unset: vec![], increment };
+            document.apply(&update, Commit { hlc: Hlc(sequence), actor, sequence });
+        }
+        let bytes = encode(&document);
+        assert_eq!(decode(&bytes).unwrap(), document);
+        let message = wire::Document::decode(&bytes[1..]).unwrap();
+        assert_eq!(message.encode_to_vec(), bytes[1..]);
     }
 }
