@@ -1,0 +1,29 @@
+//! Settings of a bridge.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anabranch_runtime::tls::TlsFiles;
+use serde::{Deserialize, Serialize};
+
+/// Settings of a bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BridgeConfig {
+    /// Where bridges of other clusters dial this one. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// This cluster's certificate and key, and the authorities of the clusters it trusts. A bridge
+    /// does not start without.
+    pub tls: Option<TlsFiles>,
+    /// With these the store node is asked over TLS.
+    pub store_node_tls: Option<TlsFiles>,
+}
+
+impl Default for BridgeConfig {
+    fn default() -> Self {
+        BridgeConfig {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4040)),
+            tls: None,
+            store_node_tls: None,
+        }
+    }
+}

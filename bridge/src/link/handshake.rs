@@ -1,0 +1,237 @@
+//! From an address or an accepted connection to a link: TLS, then one Hello in each direction.
+//!
+//! The dialling side speaks first, so that the listening side, which serves many apps, can find
+//! its replication before it answers. Every wait has a bound.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_util::codec::Framed;
+use uuid::Uuid;
+
+use anabranch_core::ids::{ActorId, AppId};
+use anabranch_runtime::clock::now_millis;
+use anabranch_schemas::link::{Hello, Refusal, message::Kind};
+use anabranch_schemas::topics::ClusterName;
+
+use super::codec::MessageCodec;
+use super::trust::explain;
+use super::{RefusalCode, VERSION};
+use crate::error::Error;
+
+/// How long to wait for a connection, and for each step of the handshake.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for a refusal to be sent.
+const REFUSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(super) type Stream = Framed<TlsStream<TcpStream>, MessageCodec>;
+
+/// Who this side is.
+#[derive(Clone, Debug)]
+pub(crate) struct Local {
+    pub(crate) cluster: ClusterName,
+    pub(crate) actor: ActorId,
+}
+
+/// Who the other side is.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Its cluster's name.
+    pub(crate) cluster: ClusterName,
+    /// The actor of its log.
+    pub(crate) actor: ActorId,
+    /// The app it replicates.
+    pub(crate) app: AppId,
+    /// Its network address.
+    pub(crate) address: String,
+}
+
+/// A link that both sides agreed on.
+pub(crate) struct Link {
+    pub(super) stream: Stream,
+    pub(crate) peer: Peer,
+    /// Who dialled.
+    pub(crate) initiator: ActorId,
+}
+
+/// A connection whose other side has said who it is and waits for an answer.
+pub(crate) struct Incoming {
+    stream: Stream,
+    pub(crate) peer: Peer,
+}
+
+/// Dials `address` for `app`.
+pub(crate) async fn dial(
+    address: &str,
+    tls: &Arc<ClientConfig>,
+    local: &Local,
+    app: AppId,
+) -> Result<Link, Error> {
+    let name = server_name(address)?;
+    let connection = |source| Error::Connection { what: "dial", peer: address.to_owned(), source };
+    let tcp = within(TcpStream::connect(address)).await.map_err(connection)?;
+    tcp.set_nodelay(true).map_err(connection)?;
+    let stream = within(TlsConnector::from(tls.clone()).connect(name, tcp))
+        .await
+        .map_err(|error| explain(error, "dial", address))?;
+    let mut stream = Framed::new(TlsStream::from(stream), MessageCodec::new());
+    send(&mut stream, hello(local, app), address).await?;
+    let answered = receive(&mut stream, address).await;
+    let peer = match answered.and_then(|hello| peer(hello, address, local)) {
+        Ok(peer) if peer.app != app => {
+            let reason = format!("asked for app {app}, and the answer is about {}", peer.app);
+            Err(Error::Refusing { code: RefusalCode::AppMismatch, reason })
+        }
+        other => other,
+    };
+    let peer = tell_refusal(&mut stream, peer).await?;
+    Ok(Link { stream, peer, initiator: local.actor })
+}
+
+impl Incoming {
+    /// Hears who dialled.
+    pub(crate) async fn receive(
+        tcp: TcpStream,
+        tls: &Arc<ServerConfig>,
+        local: &Local,
+    ) -> Result<Self, Error> {
+        let connection =
+            |source| Error::Connection { what: "accept", peer: "a connection".to_owned(), source };
+        let address = tcp.peer_addr().map_err(connection)?.to_string();
+        tcp.set_nodelay(true).map_err(connection)?;
+        let stream = within(TlsAcceptor::from(tls.clone()).accept(tcp))
+            .await
+            .map_err(|error| explain(error, "accept", &address))?;
+        let mut stream = Framed::new(TlsStream::from(stream), MessageCodec::new());
+        let heard = receive(&mut stream, &address).await;
+        let peer = heard.and_then(|hello| peer(hello, &address, local));
+        let peer = tell_refusal(&mut stream, peer).await?;
+        Ok(Incoming { stream, peer })
+    }
+
+    /// Answers: the link stands.
+    pub(crate) async fn admit(mut self, local: &Local) -> Result<Link, Error> {
+        send(&mut self.stream, hello(local, self.peer.app), &self.peer.address).await?;
+        let initiator = self.peer.actor;
+        Ok(Link { stream: self.stream, peer: self.peer, initiator })
+    }
+
+    /// Answers why not, and gives the error to log.
+    pub(crate) async fn refuse(mut self, code: RefusalCode, reason: String) -> Error {
+        let error = Error::Refusing { code, reason };
+        refuse(&mut self.stream, &error).await;
+        error
+    }
+}
+
+/// The refusal to send for an error, if it is one that the other side is to be told.
+pub(super) fn refusal(error: &Error) -> Option<Kind> {
+    let (code, reason) = match error {
+        Error::Refusing { code, reason } => (*code, reason.clone()),
+        Error::Shutdown => (RefusalCode::ShuttingDown, error.to_string()),
+        _ => return None,
+    };
+    Some(Kind::Refusal(Refusal { code: code.as_str().to_owned(), reason }))
+}
+
+async fn refuse(stream: &mut Stream, error: &Error) {
+    let Some(refusal) = refusal(error) else { return };
+    let told = async {
+        stream.send(refusal).await?;
+        stream.get_mut().shutdown().await?;
+        Ok::<(), super::codec::FrameError>(())
+    };
+    if let Ok(Err(error)) | Err(error) =
+        timeout(REFUSE_TIMEOUT, told).await.map_err(|late| std::io::Error::from(late).into())
+    {
+        tracing::debug!(%error, "the other side could not be told the refusal");
+    }
+}
+
+/// Tells the other side if it is refused.
+async fn tell_refusal<T>(stream: &mut Stream, outcome: Result<T, Error>) -> Result<T, Error> {
+    if let Err(error) = &outcome {
+        refuse(stream, error).await;
+    }
+    outcome
+}
+
+fn hello(local: &Local, app: AppId) -> Kind {
+    Kind::Hello(Hello {
+        version: VERSION,
+        cluster: local.cluster.to_string(),
+        actor: Bytes::copy_from_slice(local.actor.0.as_bytes()),
+        app: Bytes::copy_from_slice(app.0.as_bytes()),
+        now_ms: now_millis(),
+    })
+}
+
+/// What a Hello says, if this side can talk with its sender.
+fn peer(hello: Hello, address: &str, local: &Local) -> Result<Peer, Error> {
+    let Hello { version, cluster, actor, app, now_ms } = hello;
+    if version != VERSION {
+        let reason = format!(
+            "version {version} of the link protocol is not spoken here, only {VERSION}: \
+             run versions of anabranch that know the same one"
+        );
+        return Err(Error::Refusing { code: RefusalCode::Version, reason });
+    }
+    let uuid = |bytes: &Bytes| {
+        Uuid::from_slice(bytes).map_err(|_| Error::protocol("an id that is not 16 bytes long"))
+    };
+    let cluster = cluster.parse::<ClusterName>();
+    let peer = Peer {
+        cluster: cluster.map_err(|_| Error::protocol("a cluster name that cannot be one"))?,
+        actor: ActorId(uuid(&actor)?),
+        app: AppId(uuid(&app)?),
+        address: address.to_owned(),
+    };
+    if peer.actor == local.actor {
+        let reason = "both sides are the same cluster: check the address".to_owned();
+        return Err(Error::Refusing { code: RefusalCode::SameCluster, reason });
+    }
+    let apart_ms = now_ms.abs_diff(now_millis());
+    if apart_ms > 10_000 {
+        tracing::warn!(cluster = %peer.cluster, apart_ms, "the clocks of the clusters differ");
+    }
+    Ok(peer)
+}
+
+async fn send(stream: &mut Stream, kind: Kind, peer: &str) -> Result<(), Error> {
+    timeout(STEP_TIMEOUT, stream.send(kind))
+        .await
+        .map_err(|_| Error::Silent(STEP_TIMEOUT))?
+        .map_err(|error| error.of_peer(peer))
+}
+
+async fn receive(stream: &mut Stream, peer: &str) -> Result<Hello, Error> {
+    let next = timeout(STEP_TIMEOUT, stream.next()).await;
+    match next.map_err(|_| Error::Silent(STEP_TIMEOUT))? {
+        None => Err(Error::Closed),
+        Some(Err(error)) => Err(error.of_peer(peer)),
+        Some(Ok(Kind::Hello(hello))) => Ok(hello),
+        Some(Ok(Kind::Refusal(refusal))) => Err(super::session::refused(refusal)),
+        Some(Ok(_)) => Err(Error::protocol("the first message is not a hello")),
+    }
+}
+
+async fn within<T>(step: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    timeout(STEP_TIMEOUT, step).await?
+}
+
+/// The host of `host:port`, as the certificate has to name it.
+fn server_name(address: &str) -> Result<ServerName<'static>, Error> {
+    let wrong =
+        |reason: &str| Error::Address { address: address.to_owned(), reason: reason.to_owned() };
+    let (host, _) = address.rsplit_once(':').ok_or_else(|| wrong("it is not host:port"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(host.to_owned()).map_err(|_| wrong("its host cannot be a host's name"))
+}

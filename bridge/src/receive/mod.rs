@@ -1,0 +1,120 @@
+//! The receiving side of a replication: one thread checks and encodes what arrives, another writes
+//! it, so that the next batches are made ready while one is committed.
+//!
+//! * [`prepare`]: from batches to mutations. Pure.
+//! * [`writer`]: one transaction after the other, each with its cursor.
+
+mod prepare;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use anabranch_core::ids::RoundId;
+use anabranch_journal::rounds::{Round, RoundAppender};
+use anabranch_runtime::clock::now_millis;
+use anabranch_schemas::link;
+
+pub(crate) use prepare::Preparer;
+use prepare::{Prepared, ReceivedRound};
+use writer::Encoded;
+pub(crate) use writer::LinkWriter;
+
+use crate::error::Error;
+use crate::link::WINDOW;
+use crate::worker::Worker;
+
+/// Batches that are ready and wait for the transaction before them.
+const READY: usize = 8;
+
+/// The threads that receive for one link.
+pub(crate) struct Receiving {
+    prepare: Worker<()>,
+    write: Worker<()>,
+}
+
+impl Receiving {
+    /// Starts them. What arrives goes into the sender, which holds as many batches as the other
+    /// side may have under way.
+    pub(crate) fn start(
+        preparer: Preparer,
+        writer: LinkWriter,
+    ) -> Result<(Self, mpsc::Sender<link::Batch>), Error> {
+        let (arrived, batches) = mpsc::channel(WINDOW);
+        let (ready, encoded) = mpsc::channel(READY);
+        let appender = writer.appender.clone();
+        let prepare = Worker::spawn("bridge-prepare", move |_| {
+            prepare_all(&preparer, &appender, batches, &ready)
+        })?;
+        let write = Worker::spawn("bridge-receive", move |_| writer.run(encoded))?;
+        Ok((Receiving { prepare, write }, arrived))
+    }
+
+    /// Waits for one of them to fail. The failure of one makes the other end.
+    pub(crate) async fn failed(&mut self) -> Error {
+        let first = tokio::select! {
+            ended = self.write.ended() => ended,
+            ended = self.prepare.ended() => ended,
+        };
+        if let Err(error) = first {
+            return error;
+        }
+        let [write, prepare] = [self.write.ended().await, self.prepare.ended().await];
+        match (write, prepare) {
+            (Err(Error::Closed), Err(error)) | (Err(error), _) | (_, Err(error)) => error,
+            (Ok(()), Ok(())) => Error::Closed,
+        }
+    }
+
+    /// Waits for both to end, once nothing more arrives.
+    pub(crate) async fn finish(mut self) {
+        for ended in [self.prepare.ended().await, self.write.ended().await] {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "receiving ended");
+            }
+        }
+    }
+}
+
+/// Prepares what arrives. Ends when nothing more does, or nobody takes it.
+fn prepare_all(
+    preparer: &Preparer,
+    appender: &RoundAppender,
+    mut batches: mpsc::Receiver<link::Batch>,
+    ready: &mpsc::Sender<Encoded>,
+) -> Result<(), Error> {
+    while let Some(batch) = batches.blocking_recv() {
+        let prepared = preparer.prepare(batch, now_millis())?;
+        if ready.blocking_send(encode(preparer, appender, prepared)?).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn encode(
+    preparer: &Preparer,
+    appender: &RoundAppender,
+    prepared: Prepared,
+) -> Result<Encoded, Error> {
+    let Prepared { number, rounds, dead_letters, cursor, documents, bytes, sent_ms } = prepared;
+    let round = |round: ReceivedRound| Round {
+        id: RoundId(Uuid::now_v7()),
+        app: preparer.app,
+        origin: Some((round.origin, round.origin_txn)),
+        digest: Vec::new(),
+        mutations: round.mutations,
+    };
+    let rounds = rounds.into_iter().map(|received| appender.encode(round(received)));
+    Ok(Encoded {
+        number,
+        rounds: rounds.collect::<Result<_, _>>()?,
+        dead_letters,
+        cursor,
+        documents,
+        bytes,
+        sent_ms,
+    })
+}

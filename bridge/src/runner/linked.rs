@@ -1,0 +1,168 @@
+//! A replication at work on one link: both directions, each on its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use anabranch_journal::TransactionalId;
+use anabranch_runtime::clock::now_millis;
+use anabranch_schemas::link::{Batch, Received, Subscribe};
+
+use super::Context;
+use super::replication::Wanted;
+use crate::error::Error;
+use crate::link::{self, Handlers, Link, Peer, WINDOW};
+use crate::receive::{LinkWriter, Preparer, Receiving};
+use crate::send::{Sender, Window};
+use crate::status::Progress;
+
+/// Room for everything that flow control allows to be under way: batches, their confirmations and
+/// a subscription.
+const OUTGOING: usize = 4 * WINDOW;
+/// How long to wait for what was received to be written after the link has ended.
+const FINISH: Duration = Duration::from_secs(10);
+
+/// Works until the link ends, or until `end` says why it is to end.
+pub(super) async fn run(
+    context: Arc<Context>,
+    wanted: Arc<Wanted>,
+    link: Link,
+    end: oneshot::Receiver<Error>,
+) -> Error {
+    let (outgoing, queue) = mpsc::channel(OUTGOING);
+    let peer = link.peer.clone();
+    let mut receiving = None;
+    let mut arrived = None;
+    if !wanted.queries.is_empty() {
+        let preparer = preparer(&context, &wanted, &peer);
+        let writer = writer(&context, &wanted, &peer, outgoing.clone());
+        match Receiving::start(preparer, writer) {
+            Ok((threads, sender)) => (receiving, arrived) = (Some(threads), Some(sender)),
+            Err(error) => return error,
+        }
+    }
+    let window = Window::default();
+    let (subscribed, subscription) = oneshot::channel();
+    let mut subscribed = Some(subscribed);
+    let handlers = Handlers {
+        subscribe: |subscribe: Subscribe| match subscribed.take() {
+            // Whoever waits for it is gone only if the link ends.
+            Some(subscribed) => Ok(subscribed.send(subscribe).unwrap_or_default()),
+            None => Err(Error::protocol("a second subscription")),
+        },
+        batch: |batch: Batch| match &arrived {
+            Some(arrived) => match arrived.try_send(batch) {
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    Err(Error::protocol("more batches under way than may be"))
+                }
+                // The writer has failed and will say why.
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            },
+            None => Err(Error::protocol("a batch that nobody asked for")),
+        },
+        received: |received: Received| confirmed(&wanted, &window, &received),
+    };
+    let sender = sender(&context, &wanted);
+    let work = async {
+        tokio::select! {
+            error = serve(&sender, &peer, subscription, &window, &outgoing) => error,
+            error = failed(receiving.as_mut()) => error,
+            end = end => end.unwrap_or(Error::Shutdown),
+        }
+    };
+    let error = link::run(link, queue, handlers, work).await;
+    drop(arrived);
+    if let Some(receiving) = receiving
+        && tokio::time::timeout(FINISH, receiving.finish()).await.is_err()
+    {
+        tracing::warn!(app = %wanted.app, "what was received is still being written");
+    }
+    error
+}
+
+async fn serve(
+    sender: &Sender,
+    peer: &Peer,
+    subscription: oneshot::Receiver<Subscribe>,
+    window: &Window,
+    outgoing: &mpsc::Sender<anabranch_schemas::link::message::Kind>,
+) -> Error {
+    match subscription.await {
+        Ok(subscribe) => sender.serve(peer.actor, subscribe, window, outgoing).await,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn failed(receiving: Option<&mut Receiving>) -> Error {
+    match receiving {
+        Some(receiving) => receiving.failed().await,
+        // Nothing is wanted.
+        None => std::future::pending().await,
+    }
+}
+
+fn confirmed(wanted: &Wanted, window: &Window, received: &Received) -> Result<(), Error> {
+    if let Some(confirmed) = window.confirm(received.number)? {
+        wanted.meters.confirm.record(confirmed.took);
+        wanted.meters.under_way.set(window.under_way() as f64);
+        wanted.reporter.update(|status| {
+            status.sent = Some(Progress {
+                next: confirmed.next.0,
+                snapshot: confirmed.snapshot,
+                at_ms: now_millis(),
+                lag_ms: u64::try_from(confirmed.took.as_millis()).unwrap_or(u64::MAX),
+            });
+        });
+    }
+    Ok(())
+}
+
+fn sender(context: &Context, wanted: &Wanted) -> Sender {
+    Sender {
+        journal: context.journal.clone(),
+        store: context.store.clone(),
+        cluster: context.cluster.name.clone(),
+        actor: context.cluster.actor,
+        slices: context.cluster.slices,
+        app: wanted.app,
+        meters: wanted.meters.clone(),
+        reporter: wanted.reporter.clone(),
+    }
+}
+
+fn preparer(context: &Arc<Context>, wanted: &Arc<Wanted>, peer: &Peer) -> Preparer {
+    let (others, this) = (context.clone(), wanted.clone());
+    Preparer {
+        app: wanted.app,
+        replication: wanted.name.clone(),
+        remote: peer.actor,
+        queries: wanted.queries.clone(),
+        on_leave: wanted.on_leave,
+        wanted_elsewhere: Arc::new(move |id, document| {
+            others.registry.wanted_elsewhere(&this.name, id, document)
+        }),
+    }
+}
+
+fn writer(
+    context: &Context,
+    wanted: &Wanted,
+    peer: &Peer,
+    outgoing: mpsc::Sender<anabranch_schemas::link::message::Kind>,
+) -> LinkWriter {
+    let (cluster, app, name) = (&context.cluster.name, wanted.app, &wanted.name);
+    LinkWriter {
+        journal: context.journal.clone(),
+        cluster: cluster.clone(),
+        actor: context.cluster.actor,
+        remote: peer.actor,
+        appender: context.appender.clone(),
+        transactional_id: TransactionalId::from(format!("{cluster}-bridge-{app}-{name}")),
+        cursor_key: format!("bridge/{app}/{name}/{}", peer.actor),
+        queries: wanted.queries.clone(),
+        outgoing,
+        meters: wanted.meters.clone(),
+        reporter: wanted.reporter.clone(),
+    }
+}

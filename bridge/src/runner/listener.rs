@@ -1,0 +1,59 @@
+//! Accepts connections, hears whom they are for and hands them over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use anabranch_runtime::tasks::Shutdown;
+
+use super::Context;
+use crate::error::Error;
+use crate::link::{Incoming, RefusalCode};
+
+/// How many connections may be in their handshake at once; more wait to be accepted.
+const MAX_HANDSHAKES: usize = 64;
+/// How long to wait after a failure to accept: mostly, too many files are open.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts until the shutdown begins.
+pub(super) async fn accept_all(context: Arc<Context>, listener: TcpListener, shutdown: Shutdown) {
+    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    loop {
+        let room = handshakes.clone().acquire_owned().await;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.begun() => return,
+        };
+        match accepted {
+            Ok((tcp, address)) => {
+                let context = context.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = hand_over(&context, tcp).await {
+                        tracing::warn!(%address, %error, "a connection is not accepted");
+                    }
+                    drop(room);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn hand_over(context: &Context, tcp: TcpStream) -> Result<(), Error> {
+    let incoming = Incoming::receive(tcp, &context.server, &context.local).await?;
+    match context.registry.choose(incoming.peer.app, incoming.peer.actor) {
+        Ok(inbox) => {
+            if let Err(unsent) = inbox.try_send(incoming) {
+                let reason = "the replication is being changed, or too many dial it".to_owned();
+                return Err(unsent.into_inner().refuse(RefusalCode::Restarting, reason).await);
+            }
+            Ok(())
+        }
+        Err((code, reason)) => Err(incoming.refuse(code, reason).await),
+    }
+}

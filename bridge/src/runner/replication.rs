@@ -1,0 +1,263 @@
+//! The task of one replication: gets a link, works on it, and gets the next when it ends.
+//!
+//! It dials its connections in turn, if it has any, and takes what is accepted for it at any time.
+//! When both sides dial at once, the link of the cluster with the smaller actor survives on both
+//! sides. Otherwise the link that is there stays until it ends, which takes seconds at most.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use anabranch_core::ErrorKind;
+use anabranch_core::ids::AppId;
+use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::retry::Backoff;
+use anabranch_schemas::resources::{OnLeave, ReplicationSpec, ResourceName};
+
+use super::registry::Entry;
+use super::{Context, linked};
+use crate::error::Error;
+use crate::link::{Incoming, Link, RefusalCode, dial};
+use crate::metrics::Meters;
+use crate::queries::Queries;
+use crate::status::{Connected, Reporter};
+
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MOST_DELAY: Duration = Duration::from_secs(10);
+/// Connections that wait to be looked at.
+const INBOX: usize = 4;
+/// How long a link may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a replication wants, and how it tells about itself.
+pub(super) struct Wanted {
+    pub(super) app: AppId,
+    pub(super) name: ResourceName,
+    pub(super) queries: Arc<Queries>,
+    pub(super) on_leave: OnLeave,
+    pub(super) meters: Meters,
+    pub(super) reporter: Reporter,
+}
+
+/// A replication.
+pub(super) struct Replication {
+    context: Arc<Context>,
+    wanted: Arc<Wanted>,
+    connections: Vec<String>,
+    /// Which connection is dialled next.
+    turn: usize,
+    inbox: mpsc::Receiver<Incoming>,
+    backoff: Backoff,
+    /// The error that was logged last: one that repeats is logged once.
+    logged: Option<String>,
+}
+
+/// A link at work.
+struct Current {
+    task: JoinHandle<Error>,
+    end: Option<oneshot::Sender<Error>>,
+    peer: crate::link::Peer,
+    initiator: anabranch_core::ids::ActorId,
+    since: Instant,
+}
+
+impl Replication {
+    /// From what was declared. From here on connections are accepted for it.
+    pub(super) fn new(
+        context: &Arc<Context>,
+        app: AppId,
+        name: ResourceName,
+        spec: ReplicationSpec,
+    ) -> Result<Self, Error> {
+        let ReplicationSpec { connections, subscriptions, on_leave } = spec;
+        let queries = Arc::new(Queries::parse(&subscriptions.queries_by_collection)?);
+        let (inbox, connections_for_it) = mpsc::channel(INBOX);
+        context.registry.add(Entry {
+            app,
+            name: name.clone(),
+            dials: !connections.is_empty(),
+            queries: queries.clone(),
+            linked: None,
+            inbox,
+        });
+        let meters = Meters::new(app, &name);
+        let reporter = context.status.reporter(app, &name);
+        Ok(Replication {
+            context: context.clone(),
+            wanted: Arc::new(Wanted { app, name, queries, on_leave, meters, reporter }),
+            connections,
+            turn: 0,
+            inbox: connections_for_it,
+            backoff: Backoff::new(FIRST_DELAY, MOST_DELAY),
+            logged: None,
+        })
+    }
+
+    /// Runs until it is stopped.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        self.wanted.meters.connected.set(0.0);
+        let mut delay = Duration::ZERO;
+        while !stop.is_cancelled() {
+            let link = tokio::select! {
+                link = self.obtain(delay) => link,
+                () = stop.cancelled() => break,
+            };
+            let error = match link {
+                Ok(link) => self.work(link, &stop).await,
+                Err(error) => error,
+            };
+            if stop.is_cancelled() {
+                break;
+            }
+            self.failed(&error);
+            delay = self.backoff.next_delay();
+        }
+        self.wanted.meters.connected.set(0.0);
+    }
+
+    /// Gets a link: one that is accepted, or one that is dialled after `delay`.
+    async fn obtain(&mut self, delay: Duration) -> Result<Link, Error> {
+        let address = match self.connections.len() {
+            0 => None,
+            count => {
+                self.turn = (self.turn + 1) % count;
+                Some(self.connections[self.turn].clone())
+            }
+        };
+        let Context { client, local, .. } = &*self.context;
+        let dialled = async {
+            match &address {
+                Some(address) => {
+                    tokio::time::sleep(delay).await;
+                    dial(address, client, local, self.wanted.app).await
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            incoming = self.inbox.recv() => match incoming {
+                Some(incoming) => incoming.admit(local).await,
+                None => Err(Error::Shutdown),
+            },
+            link = dialled => link,
+        }
+    }
+
+    /// Works on a link until it ends.
+    async fn work(&mut self, link: Link, stop: &CancellationToken) -> Error {
+        let mut current = self.begin(link);
+        let error = loop {
+            tokio::select! {
+                ended = &mut current.task => break ended.unwrap_or(Error::Shutdown),
+                () = stop.cancelled() => {
+                    self.end(current, Error::Refusing {
+                        code: RefusalCode::Restarting,
+                        reason: "the bridge stops, or the replication is changed".to_owned(),
+                    })
+                    .await;
+                    return Error::Shutdown;
+                }
+                Some(incoming) = self.inbox.recv() => {
+                    match self.replace(current, incoming).await {
+                        Ok(next) => current = next,
+                        Err(error) => return error,
+                    }
+                }
+            }
+        };
+        if current.since.elapsed() > MOST_DELAY {
+            self.backoff.reset();
+        }
+        self.disconnected();
+        error
+    }
+
+    fn begin(&mut self, link: Link) -> Current {
+        let Wanted { app, name, meters, reporter, .. } = &*self.wanted;
+        let (peer, initiator) = (link.peer.clone(), link.initiator);
+        tracing::info!(
+            %app, replication = %name, cluster = %peer.cluster, address = peer.address,
+            dialled = initiator == self.context.local.actor, "linked"
+        );
+        self.logged = None;
+        self.context.registry.set_linked(*app, name, Some(peer.actor));
+        meters.connected.set(1.0);
+        reporter.update(|status| {
+            status.last_error = None;
+            status.connected = Some(Connected {
+                cluster: peer.cluster.to_string(),
+                actor: peer.actor,
+                address: peer.address.clone(),
+                since_ms: now_millis(),
+            });
+        });
+        let (end, ended) = oneshot::channel();
+        let work = linked::run(self.context.clone(), self.wanted.clone(), link, ended);
+        let task = tokio::spawn(work);
+        Current { task, end: Some(end), peer, initiator, since: Instant::now() }
+    }
+
+    /// A connection came in while there is a link: one of the two ends.
+    async fn replace(&mut self, current: Current, incoming: Incoming) -> Result<Current, Error> {
+        let ours = self.context.local.actor;
+        let theirs = incoming.peer.actor;
+        let both_dialled = current.initiator == ours;
+        let refusal = if theirs != current.peer.actor {
+            Some((RefusalCode::Busy, "the replication is linked to another cluster"))
+        } else if !both_dialled || ours < theirs {
+            Some((RefusalCode::Duplicate, "there is a link already, and it stays"))
+        } else {
+            None
+        };
+        if let Some((code, reason)) = refusal {
+            tokio::spawn(incoming.refuse(code, reason.to_owned()));
+            return Ok(current);
+        }
+        let reason = "there is another link, and it stays".to_owned();
+        let why = Error::Refusing { code: RefusalCode::Duplicate, reason };
+        self.end(current, why).await;
+        self.disconnected();
+        let link = incoming.admit(&self.context.local).await?;
+        Ok(self.begin(link))
+    }
+
+    async fn end(&self, mut current: Current, why: Error) {
+        if let Some(end) = current.end.take() {
+            // It may have ended by itself.
+            let _ = end.send(why);
+        }
+        if timeout(END_TIMEOUT, &mut current.task).await.is_err() {
+            current.task.abort();
+        }
+    }
+
+    fn disconnected(&self) {
+        let Wanted { app, name, meters, reporter, .. } = &*self.wanted;
+        self.context.registry.set_linked(*app, name, None);
+        meters.connected.set(0.0);
+        meters.under_way.set(0.0);
+        meters.queue.set(0.0);
+        reporter.update(|status| status.connected = None);
+    }
+
+    fn failed(&mut self, error: &Error) {
+        let Wanted { app, name, meters, reporter, .. } = &*self.wanted;
+        meters.link_errors.increment(1);
+        let text = error.to_string();
+        reporter.update(|status| status.last_error = Some(text.clone()));
+        let expected = matches!(error, Error::Refused { code, .. }
+            if code == RefusalCode::Duplicate.as_str());
+        if expected || self.logged.as_ref() == Some(&text) {
+            tracing::debug!(%app, replication = %name, %error, "no link yet");
+        } else if error.kind() == ErrorKind::Corrupt {
+            tracing::error!(%app, replication = %name, %error, "the link ended; trying again");
+        } else {
+            tracing::warn!(%app, replication = %name, %error, "there is no link; trying again");
+        }
+        self.logged = Some(text);
+    }
+}

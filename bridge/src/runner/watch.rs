@@ -1,0 +1,71 @@
+//! Follows the replications that are declared in the metadata store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use anabranch_core::ids::AppId;
+use anabranch_journal::Journal;
+use anabranch_journal::metadata::{MetadataError, MetadataStore};
+use anabranch_runtime::admin::ReadyFlag;
+use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tasks::Shutdown;
+use anabranch_schemas::resources::{Kind, ReplicationSpec, Resource, ResourceName, Spec};
+use anabranch_schemas::topics::ClusterName;
+
+/// How often the shutdown is looked at.
+const WAIT: Duration = Duration::from_millis(200);
+
+/// Replications by app and name.
+pub(super) type Declared = BTreeMap<(AppId, ResourceName), ReplicationSpec>;
+
+/// Follows them until the shutdown begins. Blocks.
+pub(super) fn follow(
+    journal: &Arc<dyn Journal>,
+    cluster: &ClusterName,
+    declared: &watch::Sender<Declared>,
+    ready: &ReadyFlag,
+    shutdown: &Shutdown,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    while !shutdown.has_begun() {
+        let Err(error) = follow_store(journal, cluster, declared, ready, shutdown) else { return };
+        tracing::warn!(%error, "declared replications cannot be read; trying again");
+        ready.set_not_ready(format!("declared replications cannot be read: {error}"));
+        std::thread::sleep(backoff.next_delay());
+    }
+}
+
+fn follow_store(
+    journal: &Arc<dyn Journal>,
+    cluster: &ClusterName,
+    declared: &watch::Sender<Declared>,
+    ready: &ReadyFlag,
+    shutdown: &Shutdown,
+) -> Result<(), MetadataError> {
+    let store = MetadataStore::open(journal.clone(), cluster)?;
+    declared.send_replace(read(&store)?);
+    ready.set_ready();
+    while !shutdown.has_begun() {
+        let changed = store.wait(WAIT)?;
+        if changed.iter().any(|key| key.starts_with(Kind::Replication.prefix())) {
+            declared.send_replace(read(&store)?);
+        }
+    }
+    Ok(())
+}
+
+fn read(store: &MetadataStore) -> Result<Declared, MetadataError> {
+    let mut declared = Declared::new();
+    for (key, entry) in store.list(Kind::Replication.prefix())? {
+        match Resource::from_json(entry.value.as_bytes()) {
+            Ok(Resource { metadata, spec: Spec::Replication(spec) }) => {
+                declared.insert((metadata.app, metadata.name), spec);
+            }
+            Err(error) => tracing::error!(key, %error, "a declared replication cannot be used"),
+        }
+    }
+    Ok(declared)
+}

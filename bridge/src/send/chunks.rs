@@ -1,0 +1,87 @@
+//! Cuts a snapshot into batches. Pure: documents go in, in the order of their ids; rounds come out.
+//!
+//! Tombstones whose hidden fields are wanted are part of a snapshot: the receiver may have the
+//! document.
+
+use bytes::Bytes;
+
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, DocumentId, TxnId};
+use anabranch_schemas::store::ScanItem;
+use anabranch_schemas::{link, state};
+
+use super::batch::{BatchLimits, actor_bytes, change_bytes};
+use super::select::Selector;
+use crate::error::Error;
+
+/// After this many documents the receiver is told how far the snapshot is, wanted or not.
+const MAX_SCANNED: usize = 10_000;
+
+/// A snapshot being cut.
+#[derive(Debug)]
+pub(crate) struct Chunks {
+    origin: ActorId,
+    txn: TxnId,
+    hlc: Hlc,
+    limits: BatchLimits,
+    changes: Vec<link::Change>,
+    bytes: usize,
+    scanned: usize,
+    after: Bytes,
+}
+
+impl Chunks {
+    /// Of the log of `origin`, read as of `txn` at `hlc`, from after `after` on.
+    pub(crate) fn new(
+        origin: ActorId,
+        txn: TxnId,
+        hlc: Hlc,
+        after: Bytes,
+        limits: BatchLimits,
+    ) -> Self {
+        Chunks { origin, txn, hlc, limits, changes: Vec::new(), bytes: 0, scanned: 0, after }
+    }
+
+    /// The last document id that was added.
+    pub(crate) fn after(&self) -> Bytes {
+        self.after.clone()
+    }
+
+    /// The next document.
+    pub(crate) fn add(&mut self, selector: &Selector, item: ScanItem) -> Result<(), Error> {
+        let ScanItem { document_id, state } = item;
+        let id = DocumentId::from_bytes(&document_id)
+            .map_err(|error| Error::Corrupt(format!("a document id of a snapshot: {error}")))?;
+        let document = state::decode(&state)
+            .map_err(|error| Error::Corrupt(format!("the state of {id}: {error}")))?;
+        self.scanned += 1;
+        self.after = document_id.clone();
+        if selector.wants_state(&id, &document) {
+            let change = link::Change { document_id, state, left: false };
+            self.bytes += change_bytes(&change);
+            self.changes.push(change);
+        }
+        Ok(())
+    }
+
+    /// Whether it is time to send.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= self.limits.max_bytes
+            || self.changes.len() >= self.limits.max_documents
+            || self.scanned >= MAX_SCANNED
+    }
+
+    /// What was gathered, as rounds, and the last document id in it.
+    pub(crate) fn take(&mut self) -> (Vec<link::Round>, Bytes) {
+        self.bytes = 0;
+        self.scanned = 0;
+        let changes = std::mem::take(&mut self.changes);
+        let round = (!changes.is_empty()).then(|| link::Round {
+            origin: actor_bytes(self.origin),
+            origin_txn: self.txn.0,
+            hlc: self.hlc.0,
+            changes,
+        });
+        (round.into_iter().collect(), self.after.clone())
+    }
+}

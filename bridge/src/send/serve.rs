@@ -1,0 +1,233 @@
+//! The task that serves one subscription: snapshot, tail, and again from where the receiver is
+//! after whatever goes wrong on this side. Only the link's end ends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use anabranch_core::ErrorKind;
+use anabranch_core::ids::{ActorId, AppId, DocumentId, TxnId};
+use anabranch_core::keyspace::SliceCount;
+use anabranch_journal::Journal;
+use anabranch_runtime::retry::Backoff;
+use anabranch_schemas::link::{self, message::Kind};
+use anabranch_schemas::topics::ClusterName;
+
+use super::batch::BatchLimits;
+use super::chunks::Chunks;
+use super::position::At;
+use super::rounds::Source;
+use super::select::Selector;
+use super::tail::{Ended, Tail};
+use super::window::Window;
+use crate::error::Error;
+use crate::metrics::Meters;
+use crate::queries::Queries;
+use crate::status::Reporter;
+use crate::store::{ScanError, Store};
+use crate::worker::Worker;
+
+/// How many batches may wait for the window.
+const QUEUE: usize = 2;
+
+/// Serves the subscriptions of one replication's links.
+#[derive(Clone)]
+pub(crate) struct Sender {
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) store: Store,
+    pub(crate) cluster: ClusterName,
+    pub(crate) actor: ActorId,
+    pub(crate) slices: SliceCount,
+    pub(crate) app: AppId,
+    pub(crate) meters: Meters,
+    pub(crate) reporter: Reporter,
+}
+
+/// One subscription being served.
+struct Subscription<'a> {
+    selector: Arc<Selector>,
+    digest: u64,
+    /// Where the receiver is once everything sent has arrived; `None`: it needs a snapshot.
+    at: Option<At>,
+    window: &'a Window,
+    outgoing: &'a mpsc::Sender<Kind>,
+}
+
+impl Sender {
+    /// Serves a subscription of `peer` until the link ends or must end.
+    pub(crate) async fn serve(
+        &self,
+        peer: ActorId,
+        subscribe: link::Subscribe,
+        window: &Window,
+        outgoing: &mpsc::Sender<Kind>,
+    ) -> Error {
+        let mut subscription = match self.subscription(peer, subscribe, window, outgoing) {
+            Ok(subscription) => subscription,
+            Err(error) => return error,
+        };
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let step = match subscription.at.clone() {
+                None => self.begin(&mut subscription).await,
+                Some(At::Snapshot { next, after }) => {
+                    self.snapshot(&mut subscription, next, after).await
+                }
+                Some(At::Tail(next)) => self.tail(&mut subscription, next).await,
+            };
+            match step {
+                Ok(()) => backoff.reset(),
+                Err(error) if ends_link(&error) => return error,
+                Err(error) => {
+                    let app = self.app;
+                    tracing::warn!(%app, %error, "sending is interrupted and will be retried");
+                    self.reporter.update(|status| status.last_error = Some(error.to_string()));
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+            }
+        }
+    }
+
+    fn subscription<'a>(
+        &self,
+        peer: ActorId,
+        subscribe: link::Subscribe,
+        window: &'a Window,
+        outgoing: &'a mpsc::Sender<Kind>,
+    ) -> Result<Subscription<'a>, Error> {
+        let link::Subscribe { queries, position, origins } = subscribe;
+        let mut actors = vec![peer];
+        for origin in origins {
+            let origin = Uuid::from_slice(&origin)
+                .map_err(|_| Error::protocol("an origin that is not 16 bytes long"))?;
+            actors.push(ActorId(origin));
+        }
+        let queries = Queries::from_wire(queries)?;
+        let digest = queries.digest();
+        Ok(Subscription {
+            selector: Arc::new(Selector::new(self.app, queries, actors)),
+            digest,
+            at: At::of(position, digest),
+            window,
+            outgoing,
+        })
+    }
+
+    /// Chooses the timestamp of a snapshot.
+    async fn begin(&self, subscription: &mut Subscription<'_>) -> Result<(), Error> {
+        let next = self.store.applied().await?.next;
+        self.meters.snapshots.increment(1);
+        tracing::info!(app = %self.app, txn = next.0, "a receiver is sent a snapshot");
+        subscription.at = Some(match next {
+            TxnId(0) => At::Tail(next),
+            next => At::Snapshot { next, after: Bytes::new() },
+        });
+        Ok(())
+    }
+
+    /// Sends what remains of a snapshot. If the store no longer reads as of its timestamp, the rest
+    /// is sent as it is now: the tail, which begins at that timestamp, makes up the difference.
+    async fn snapshot(
+        &self,
+        subscription: &mut Subscription<'_>,
+        next: TxnId,
+        after: Bytes,
+    ) -> Result<(), Error> {
+        let hlc = self.store.applied().await?.hlc;
+        let txn = TxnId(next.0.saturating_sub(1));
+        let selector = subscription.selector.clone();
+        let limits = BatchLimits::default();
+        let mut chunks = Chunks::new(self.actor, txn, hlc, after, limits);
+        let mut exactly = true;
+        for collection in selector.queries().collections() {
+            let prefix = DocumentId::collection_prefix(self.app, collection);
+            loop {
+                let after = chunks.after();
+                if !after.starts_with(&prefix) && after[..] > prefix[..] {
+                    break;
+                }
+                let from = if after.starts_with(&prefix) { after } else { Bytes::new() };
+                let scanned = async {
+                    let mut scan =
+                        self.store.scan(self.app, collection, txn, exactly, from).await?;
+                    while let Some(reply) = scan.next().await? {
+                        for item in reply.items {
+                            chunks.add(&selector, item).map_err(ScanError::Failed)?;
+                            if chunks.is_full() {
+                                let (rounds, after) = chunks.take();
+                                let at = At::Snapshot { next, after };
+                                self.send(subscription, rounds, at)
+                                    .await
+                                    .map_err(ScanError::Failed)?;
+                            }
+                        }
+                    }
+                    Ok(())
+                };
+                match scanned.await {
+                    Ok(()) => break,
+                    Err(ScanError::TooOld) if exactly => exactly = false,
+                    Err(ScanError::TooOld) => {
+                        return Err(Error::Store("it does not read as of now".to_owned()));
+                    }
+                    Err(ScanError::Failed(error)) => return Err(error),
+                }
+            }
+        }
+        let (rounds, _) = chunks.take();
+        self.send(subscription, rounds, At::Tail(next)).await
+    }
+
+    /// Follows the log from `next` on.
+    async fn tail(&self, subscription: &mut Subscription<'_>, next: TxnId) -> Result<(), Error> {
+        let (batches, mut ready) = mpsc::channel(QUEUE);
+        let journal = self.journal.clone();
+        let cluster = self.cluster.clone();
+        let source = Source {
+            app: self.app,
+            slices: self.slices,
+            actor: self.actor,
+            selector: subscription.selector.clone(),
+        };
+        let mut reader = Worker::spawn("bridge-send", move |stop| {
+            Tail { journal, cluster, source, from: next, batches, stop }.run()
+        })?;
+        while let Some(batch) = ready.recv().await {
+            self.send(subscription, batch.rounds, At::Tail(batch.next)).await?;
+        }
+        match reader.ended().await? {
+            Ended::Stopped => Err(Error::Shutdown),
+            Ended::Gone => {
+                subscription.at = None;
+                Err(Error::Store(format!(
+                    "the log no longer has transaction {next}: the receiver needs a snapshot"
+                )))
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        subscription: &mut Subscription<'_>,
+        rounds: Vec<link::Round>,
+        at: At,
+    ) -> Result<(), Error> {
+        let documents: u64 = rounds.iter().map(|round| round.changes.len() as u64).sum();
+        let Subscription { window, outgoing, digest, .. } = subscription;
+        window.send(outgoing, rounds, &at, *digest).await?;
+        subscription.at = Some(at);
+        self.meters.sent_batches.increment(1);
+        self.meters.sent_documents.increment(documents);
+        self.meters.under_way.set(subscription.window.under_way() as f64);
+        self.reporter.update(|status| status.documents_sent += documents);
+        Ok(())
+    }
+}
+
+/// Whether there is no use in trying again on this link.
+fn ends_link(error: &Error) -> bool {
+    matches!(error, Error::Refusing { .. } | Error::Closed) || error.kind() == ErrorKind::Shutdown
+}

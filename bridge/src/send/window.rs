@@ -1,0 +1,137 @@
+//! Batches under way: sent, and not yet in the receiver's log.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc};
+
+use anabranch_core::ids::TxnId;
+use anabranch_runtime::clock::now_millis;
+use anabranch_schemas::link::{self, message::Kind};
+
+use super::position::At;
+use crate::error::Error;
+use crate::link::WINDOW;
+
+/// What a receiver has confirmed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Confirmed {
+    /// Where it is.
+    pub(crate) next: TxnId,
+    /// Whether that is within a snapshot.
+    pub(crate) snapshot: bool,
+    /// How long ago the batch that brought it there was sent.
+    pub(crate) took: std::time::Duration,
+}
+
+/// Batches under way on one link.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    state: Mutex<State>,
+    shrunk: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The number of the last batch that was sent.
+    sent: u64,
+    under_way: VecDeque<Sent>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    number: u64,
+    next: TxnId,
+    snapshot: bool,
+    at: Instant,
+}
+
+impl Window {
+    /// Sends a batch, once there is room for it.
+    pub(crate) async fn send(
+        &self,
+        outgoing: &mpsc::Sender<Kind>,
+        rounds: Vec<link::Round>,
+        at: &At,
+        digest: u64,
+    ) -> Result<(), Error> {
+        loop {
+            // Before the check, so that no notification is missed.
+            let shrunk = self.shrunk.notified();
+            if self.state().under_way.len() < WINDOW {
+                break;
+            }
+            shrunk.await;
+        }
+        let position = at.to_wire(digest);
+        let number = {
+            let mut state = self.state();
+            state.sent += 1;
+            let sent = Sent {
+                number: state.sent,
+                next: TxnId(position.next),
+                snapshot: position.snapshot.is_some(),
+                at: Instant::now(),
+            };
+            state.under_way.push_back(sent);
+            state.sent
+        };
+        let batch = link::Batch { rounds, position: Some(position), sent_ms: now_millis(), number };
+        outgoing.send(Kind::Batch(batch)).await.map_err(|_| Error::Closed)
+    }
+
+    /// The receiver has written the batches up to `number`.
+    pub(crate) fn confirm(&self, number: u64) -> Result<Option<Confirmed>, Error> {
+        let mut state = self.state();
+        if number > state.sent {
+            return Err(Error::protocol("a batch was confirmed that was never sent"));
+        }
+        let mut confirmed = None;
+        while let Some(first) = state.under_way.front().filter(|sent| sent.number <= number) {
+            confirmed = Some(Confirmed {
+                next: first.next,
+                snapshot: first.snapshot,
+                took: first.at.elapsed(),
+            });
+            state.under_way.pop_front();
+        }
+        self.shrunk.notify_one();
+        Ok(confirmed)
+    }
+
+    /// How many batches are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.state().under_way.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it is held")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sender_waits_for_room() {
+        let window = Window::default();
+        let (outgoing, mut sent) = mpsc::channel(2 * WINDOW);
+        for _ in 0..WINDOW {
+            window.send(&outgoing, vec![], &At::Tail(TxnId(1)), 0).await.unwrap();
+        }
+        let at = At::Tail(TxnId(2));
+        let mut waiting = std::pin::pin!(window.send(&outgoing, vec![], &at, 0));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert_eq!(window.confirm(1).unwrap().unwrap().next, TxnId(1));
+        waiting.await.unwrap();
+        let mut numbers = Vec::new();
+        while let Ok(Kind::Batch(batch)) = sent.try_recv() {
+            numbers.push(batch.number);
+        }
+        assert_eq!(numbers, (1..=WINDOW as u64 + 1).collect::<Vec<_>>());
+        assert!(window.confirm(WINDOW as u64 + 2).is_err());
+        assert!(window.confirm(1).unwrap().is_none());
+    }
+}

@@ -1,0 +1,346 @@
+//! One direction of a link: the pure cores of a sender and a receiver, with what is on its way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use anabranch_core::document::Document;
+use anabranch_core::ids::{ActorId, DocumentId, TxnId};
+use anabranch_core::keyspace::Slice;
+use anabranch_schemas::resources::OnLeave;
+use anabranch_schemas::store::ScanItem;
+use anabranch_schemas::{link, state};
+
+use super::cluster::{APP, ChangeRecord, Cluster};
+use crate::queries::{Queries, with_id};
+use crate::receive::Preparer;
+use crate::send::{At, BatchLimits, Chunks, Rounds, Selector, Source};
+
+const LIMITS: BatchLimits = BatchLimits { max_bytes: 600, max_documents: 4, max_round_bytes: 400 };
+const WINDOW: usize = 3;
+
+pub(super) struct Direction {
+    pub(super) queries: Arc<Queries>,
+    pub(super) on_leave: OnLeave,
+    sending: Option<Sending>,
+    in_flight: VecDeque<link::Batch>,
+    /// Up to where a snapshot was finished as of a later time than it was begun.
+    blurred: TxnId,
+}
+
+struct Sending {
+    selector: Arc<Selector>,
+    at: At,
+    tail: Option<Tail>,
+    snapshot_txn: Option<TxnId>,
+    number: u64,
+}
+
+struct Tail {
+    rounds: Rounds,
+    commits: usize,
+    slices: Vec<usize>,
+}
+
+/// Where a receiver begins: with a snapshot, if there is anything.
+fn beginning(sender: &Cluster) -> At {
+    match sender.end() {
+        TxnId(0) => At::Tail(TxnId(0)),
+        next => At::Snapshot { next, after: Bytes::new() },
+    }
+}
+
+impl Direction {
+    pub(super) fn new(queries: Queries, on_leave: OnLeave) -> Self {
+        Direction {
+            queries: Arc::new(queries),
+            on_leave,
+            sending: None,
+            in_flight: VecDeque::new(),
+            blurred: TxnId(0),
+        }
+    }
+
+    /// The link breaks, or one of the two processes dies.
+    pub(super) fn cut(&mut self) {
+        self.sending = None;
+        self.in_flight.clear();
+    }
+
+    fn connect(&self, sender: &Cluster, receiver: &Cluster) -> Sending {
+        let digest = self.queries.digest();
+        let cursor = receiver.cursor.as_ref().filter(|cursor| cursor.remote == sender.actor);
+        let position = cursor.map(|cursor| link::Position {
+            next: cursor.next.0,
+            snapshot: cursor
+                .snapshot_after
+                .clone()
+                .map(|after| link::SnapshotPosition { after: after.into() }),
+            queries: cursor.queries,
+        });
+        let at = At::of(position, digest).unwrap_or_else(|| beginning(sender));
+        let queries = Queries::from_wire(self.queries.to_wire()).unwrap();
+        let selector = Arc::new(Selector::new(APP, queries, vec![receiver.actor]));
+        Sending { selector, at, tail: None, snapshot_txn: None, number: 0 }
+    }
+
+    /// The sender does something small. Whether there was anything to do.
+    pub(super) fn send(&mut self, sender: &Cluster, receiver: &Cluster, rng: &mut StdRng) -> bool {
+        if self.in_flight.len() >= WINDOW {
+            return false;
+        }
+        let mut sending = match self.sending.take() {
+            Some(sending) => sending,
+            None => self.connect(sender, receiver),
+        };
+        let done = match sending.at.clone() {
+            At::Snapshot { next, after } => {
+                // The store no longer reads as of then; the rest is as of now.
+                if sending.snapshot_txn.is_none() {
+                    let late = rng.random_bool(0.2) && !sender.log.is_empty();
+                    let now = TxnId(sender.end().0.saturating_sub(1));
+                    let begun = TxnId(next.0.saturating_sub(1));
+                    if late && now > begun {
+                        self.blurred = now;
+                    }
+                    sending.snapshot_txn = Some(if late { now } else { begun });
+                }
+                self.send_snapshot(sender, receiver.actor, &mut sending, next, &after);
+                true
+            }
+            At::Tail(next) if next < sender.start => {
+                sending.at = beginning(sender);
+                sending.snapshot_txn = None;
+                sending.tail = None;
+                true
+            }
+            At::Tail(next) => self.send_tail(sender, receiver.actor, &mut sending, next, rng),
+        };
+        self.sending = Some(sending);
+        done
+    }
+
+    fn send_snapshot(
+        &mut self,
+        sender: &Cluster,
+        receiver: ActorId,
+        sending: &mut Sending,
+        next: TxnId,
+        after: &Bytes,
+    ) {
+        let txn = sending.snapshot_txn.expect("it was chosen");
+        let mut chunks =
+            Chunks::new(sender.actor, txn, anabranch_core::hlc::Hlc(0), after.clone(), LIMITS);
+        let mut finished = true;
+        for id in sender.versions.keys() {
+            let document_id = Bytes::from(id.to_bytes());
+            let Some(document) = sender.read(id, txn).filter(|_| document_id > *after) else {
+                continue;
+            };
+            if chunks.is_full() {
+                finished = false;
+                break;
+            }
+            let item = ScanItem { document_id, state: state::encode(document) };
+            chunks.add(&sending.selector, item).unwrap();
+        }
+        let (rounds, after) = chunks.take();
+        for change in rounds.iter().flat_map(|round| &round.changes) {
+            self.check_snapshot(sender, receiver, change, txn);
+        }
+        sending.at = if finished { At::Tail(next) } else { At::Snapshot { next, after } };
+        self.push(sending, rounds);
+    }
+
+    fn send_tail(
+        &mut self,
+        sender: &Cluster,
+        receiver: ActorId,
+        sending: &mut Sending,
+        next: TxnId,
+        rng: &mut StdRng,
+    ) -> bool {
+        let tail = sending.tail.get_or_insert_with(|| Tail {
+            rounds: Rounds::new(
+                Source {
+                    app: APP,
+                    slices: sender.slices,
+                    actor: sender.actor,
+                    selector: sending.selector.clone(),
+                },
+                next,
+                LIMITS,
+            ),
+            commits: sender.log.partition_point(|applied| applied.txn < next),
+            slices: vec![0; usize::from(sender.slices.get())],
+        });
+        let mut unread: Vec<Option<usize>> = (0..tail.slices.len())
+            .filter(|slice| tail.slices[*slice] < sender.changes[*slice].len())
+            .map(Some)
+            .collect();
+        if tail.commits < sender.log.len() {
+            unread.push(None);
+        }
+        let read = !unread.is_empty();
+        if read {
+            match unread[rng.random_range(0..unread.len())] {
+                None => {
+                    let applied = &sender.log[tail.commits];
+                    tail.commits += 1;
+                    tail.rounds.commit(applied.txn, &applied.commit).unwrap();
+                }
+                Some(index) => {
+                    let record = sender.changes[index][tail.slices[index]].clone();
+                    tail.slices[index] += 1;
+                    let slice = Slice(u16::try_from(index).unwrap());
+                    match record {
+                        ChangeRecord::Mark(mark) => tail.rounds.mark(slice, mark.txn).unwrap(),
+                        ChangeRecord::Change(key, change) => {
+                            if let Some(selected) = sending.selector.select(key, change).unwrap() {
+                                tail.rounds.change(slice, selected).unwrap();
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if rng.random_bool(0.4) {
+            let Some(tail) = &mut sending.tail else { return read };
+            let Some(outgoing) = tail.rounds.take() else {
+                // Now and then the receiver is told that there is nothing for it.
+                let idle = At::Tail(tail.rounds.next());
+                if idle == sending.at || read {
+                    return read;
+                }
+                sending.at = idle;
+                self.push(sending, Vec::new());
+                return true;
+            };
+            for round in &outgoing.rounds {
+                for change in &round.changes {
+                    self.check_tail(sender, receiver, round, change);
+                }
+            }
+            sending.at = At::Tail(outgoing.next);
+            self.push(sending, outgoing.rounds);
+            return true;
+        }
+        read
+    }
+
+    fn push(&mut self, sending: &mut Sending, rounds: Vec<link::Round>) {
+        sending.number += 1;
+        self.in_flight.push_back(link::Batch {
+            rounds,
+            position: Some(sending.at.to_wire(self.queries.digest())),
+            sent_ms: 0,
+            number: sending.number,
+        });
+    }
+
+    fn wants(&self, id: &DocumentId, document: &Document) -> bool {
+        self.queries.wants(&id.collection, &with_id(document.hidden_value(), &id.key))
+    }
+
+    /// BR-3: what a snapshot sends is wanted, or the receiver's in part.
+    fn check_snapshot(
+        &self,
+        sender: &Cluster,
+        receiver: ActorId,
+        change: &link::Change,
+        txn: TxnId,
+    ) {
+        let id = DocumentId::from_bytes(&change.document_id).unwrap();
+        let document = sender.read(&id, txn).unwrap();
+        let wrote = document.versions.iter().any(|(actor, _)| actor == receiver);
+        assert!((self.wants(&id, document) || wrote) && !change.left, "BR-3: {id} as of {txn}");
+    }
+
+    /// BR-3: what is sent was wanted after the change, or seen and wanted before it, or written by
+    /// the receiver.
+    fn check_tail(
+        &self,
+        sender: &Cluster,
+        receiver: ActorId,
+        round: &link::Round,
+        change: &link::Change,
+    ) {
+        let id = DocumentId::from_bytes(&change.document_id).unwrap();
+        let versions = &sender.versions[&id];
+        let sent = state::decode(&change.state).unwrap();
+        let index = versions.iter().position(|(_, version)| version.as_ref() == Some(&sent));
+        let index = index.unwrap_or_else(|| panic!("{id} was never like that"));
+        let before = index.checked_sub(1).and_then(|before| versions[before].1.as_ref());
+        let was_wanted = before.is_some_and(|d| d.is_visible() && self.wants(&id, d));
+        let is_wanted = self.wants(&id, &sent);
+        let (txn, _) = versions[index];
+        let applied = sender.log.iter().find(|applied| applied.txn == txn).unwrap();
+        let is_receivers = applied.commit.origin == receiver;
+        assert!(is_wanted || was_wanted || is_receivers, "BR-3: {id} in {round:?}");
+        assert_eq!(change.left, !is_wanted && sent.is_visible() && !is_receivers, "{id}");
+    }
+
+    /// The receiver writes what has arrived, or a part of it. Whether there was anything to do.
+    pub(super) fn receive(
+        &mut self,
+        sender: &Cluster,
+        receiver: &mut Cluster,
+        now_ms: u64,
+        rng: &mut StdRng,
+    ) -> bool {
+        if self.in_flight.is_empty() {
+            return false;
+        }
+        let preparer = Preparer {
+            app: APP,
+            replication: "r".parse().unwrap(),
+            remote: sender.actor,
+            queries: self.queries.clone(),
+            on_leave: self.on_leave,
+            wanted_elsewhere: Arc::new(|_, _| false),
+        };
+        let together = rng.random_range(1..=self.in_flight.len());
+        let mut cursor = None;
+        for batch in self.in_flight.drain(..together) {
+            let prepared = preparer.prepare(batch, now_ms).unwrap();
+            assert!(prepared.dead_letters.is_empty(), "{:?}", prepared.dead_letters);
+            for round in prepared.rounds {
+                let origin = Some((round.origin, round.origin_txn));
+                receiver.write(&round.mutations, origin, now_ms, rng.random_bool(0.1));
+            }
+            cursor = Some(prepared.cursor);
+        }
+        receiver.cursor = cursor;
+        self.check_prefix(sender, receiver);
+        true
+    }
+
+    /// BR-2: in the tail, the receiver has all of the sender's log below its position that it asked
+    /// for, and nothing of it from there on.
+    fn check_prefix(&self, sender: &Cluster, receiver: &Cluster) {
+        let cursor = receiver.cursor.as_ref().expect("it was just written");
+        if cursor.snapshot_after.is_some() || cursor.next <= self.blurred {
+            return;
+        }
+        for id in sender.versions.keys() {
+            let held = receiver.latest(id);
+            let seen = held.map(|held| held.versions.clone()).unwrap_or_default();
+            let own = seen.iter().find(|(actor, _)| *actor == sender.actor);
+            if let Some((_, sequence)) = own {
+                // Of a round that is too large for one batch, a part may be there.
+                let ahead = sequence > cursor.next.0;
+                assert!(!ahead, "BR-2: {id} is ahead of {}", cursor.next);
+            }
+            let Some(last) = cursor.next.0.checked_sub(1) else { continue };
+            let Some(there) = sender.read(id, TxnId(last)) else { continue };
+            // The next round may be there in part, see above.
+            let next = sender.read(id, cursor.next);
+            if self.wants(id, there) && next == Some(there) {
+                assert!(seen.covers(&there.versions), "BR-2: {id} as of {last} was not sent");
+            }
+        }
+    }
+}
