@@ -199,6 +199,11 @@ pub struct ChangesCursor {
 }
 record!(ChangesCursor, "changes cursor", "changes_cursor.v1.avsc");
 
+impl ChangesCursor {
+    /// Its key in topic `cursors`.
+    pub const KEY: &str = "changes";
+}
+
 /// How far this cluster has received from a remote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteCursor {
