@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anabranch_schemas::resources::Resource;
 use anyhow::{Context, Result};
-use reqwest::Method;
+use reqwest::header::ETAG;
+use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -79,12 +80,18 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Resource>> {
 /// Declares one resource, and says what that changed.
 pub(crate) async fn put(client: &Client, resource: &Resource) -> Result<&'static str> {
     let metadata = &resource.metadata;
-    let path = format!("/api/v1/resources/{}/{}/{}", resource.kind(), metadata.app, metadata.name);
-    let response =
-        client.send(client.request(Method::PUT, &path).json(&resource.to_value())).await?;
-    Ok(match response.status() {
-        reqwest::StatusCode::CREATED => "created",
-        _ => "configured",
+    let kind = resource.kind().as_str().to_lowercase();
+    let path = format!("/api/v1/resources/{kind}/{}/{}", metadata.app, metadata.name);
+    let before = client.request(Method::GET, &path).send().await.ok();
+    let put = client.request(Method::PUT, &path).json(&resource.to_value());
+    let after = client.send(put).await?;
+    let version = |response: &Response| response.headers().get(ETAG).cloned();
+    Ok(if after.status() == StatusCode::CREATED {
+        "created"
+    } else if before.as_ref().and_then(version) == version(&after) {
+        "unchanged"
+    } else {
+        "changed"
     })
 }
 

@@ -68,8 +68,8 @@ pub(crate) struct Target<'a> {
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Summary {
-    /// Documents taken, whether they changed anything or not.
-    pub(crate) accepted: u64,
+    /// Documents taken, equal ones included.
+    pub(crate) written: u64,
     /// Documents refused.
     pub(crate) refused: u64,
     /// The last transaction that wrote some.
@@ -116,14 +116,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 fn report(summary: &Summary, collection: &str, json: bool) -> Result<()> {
-    let Summary { accepted, refused, transaction_id } = summary;
+    let Summary { written, refused, transaction_id } = summary;
     if json {
         print(serde_json::to_string(summary)?)?;
     } else {
         let txn = transaction_id.map(|txn| format!("; last transaction {txn}"));
         let txn = txn.unwrap_or_default();
         print(format_args!(
-            "{accepted} documents loaded into {collection}, {refused} refused{txn}"
+            "{written} documents loaded into {collection}, {refused} refused{txn}"
         ))?;
     }
     if *refused == 0 {
@@ -211,12 +211,11 @@ struct Chunk {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Reply {
-    accepted: u64,
     transaction_id: Option<u64>,
-    #[serde(default)]
+    received: u64,
+    written: u64,
+    /// The first hundred.
     errors: Vec<LineError>,
-    #[serde(default)]
-    refused: u64,
 }
 
 #[derive(Deserialize)]
@@ -269,10 +268,10 @@ impl Chunk {
             let line = line.copied().unwrap_or_default();
             on_event(Event::Refused(Refused { line, message: format!("{message} [{code}]") }));
         }
-        summary.accepted += reply.accepted;
-        summary.refused += reply.refused;
+        summary.written += reply.written;
+        summary.refused += reply.received - reply.written;
         summary.transaction_id = reply.transaction_id.or(summary.transaction_id);
-        on_event(Event::Sent { bytes: self.input_bytes, documents: summary.accepted });
+        on_event(Event::Sent { bytes: self.input_bytes, documents: summary.written });
         Ok(())
     }
 }

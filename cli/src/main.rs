@@ -2,13 +2,26 @@
 //! and `bridge` are the services one by one; the rest are clients and tools. A command is a file.
 
 mod apply;
+mod board;
+mod bridge;
+mod ca;
+mod cdc;
 mod client;
+mod cluster;
 mod demo_walk;
+mod dev;
 mod failure;
 mod get;
+mod host;
+mod ingest;
 mod load;
+mod local;
 mod output;
 mod query;
+mod service;
+mod settings;
+mod status;
+mod store_node;
 
 use std::process::ExitCode;
 
@@ -27,10 +40,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Query(query::Args),
-    Load(load::Args),
+    Dev(dev::Args),
+    Ingest(ingest::Args),
+    StoreNode(store_node::Args),
+    Cdc(cdc::Args),
+    Bridge(bridge::Args),
     Apply(apply::Args),
     Get(get::Args),
+    Status(status::Args),
+    Query(query::Args),
+    Load(load::Args),
+    Ca(ca::Args),
     DemoWalk(demo_walk::Args),
 }
 
@@ -48,6 +68,13 @@ fn run(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("start the async runtime")?.block_on(async {
         match command {
+            Command::Dev(args) => dev::run(args).await,
+            Command::Bridge(args) => bridge::run(args).await,
+            Command::Ingest(args) => ingest::run(args).await,
+            Command::StoreNode(args) => store_node::run(args).await,
+            Command::Cdc(args) => cdc::run(args).await,
+            Command::Ca(args) => ca::run(args),
+            Command::Status(args) => status::run(args).await,
             Command::Query(args) => query::run(args).await,
             Command::Load(args) => load::run(args).await,
             Command::Apply(args) => apply::run(args).await,

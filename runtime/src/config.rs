@@ -225,6 +225,14 @@ impl Layers {
         self.layer(nested(&path, leaf))
     }
 
+    /// Adds what a flag says that was given several times: the items of a list.
+    #[must_use]
+    pub fn flags(self, flag: &str, path: &[&str], values: Vec<String>) -> Self {
+        let path: Vec<String> = path.iter().map(|&key| key.to_owned()).collect();
+        let items = Value::Array(values.into_iter().map(Value::String).collect());
+        self.layer(nested(&path, Node::Leaf(items, Origin::Flag(flag.to_owned()))))
+    }
+
     /// Reads the settings.
     ///
     /// # Errors

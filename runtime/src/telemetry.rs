@@ -6,7 +6,12 @@ use tracing_subscriber::fmt;
 
 /// Sends logs to stderr: at `info` and above, or as `RUST_LOG` says. Later calls do nothing.
 pub fn init_tracing(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    init_tracing_at(json, "info");
+}
+
+/// Sends logs to stderr: as `RUST_LOG` says, else as `filter` does. Later calls do nothing.
+pub fn init_tracing_at(json: bool, filter: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // An error means that another part of the process was first; its choice stands.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };

@@ -90,6 +90,14 @@ fn flags_go_over_the_environment_which_goes_over_the_file() {
 }
 
 #[test]
+fn a_repeated_flag_is_a_list_and_its_items_may_have_commas() {
+    let peers = vec!["a,b".to_owned(), "c".to_owned()];
+    let settings: Settings =
+        Layers::new().flags("--peer", &["peers"], peers.clone()).load().unwrap();
+    assert_eq!(settings.peers, peers);
+}
+
+#[test]
 fn an_unknown_setting_is_told_with_its_place_and_the_nearest_known_one() {
     let error = from_file("[ingest]\nmax_bodybytes = 1\n").unwrap_err().to_string();
     assert!(error.starts_with("unknown setting 'ingest.max_bodybytes' in '"), "{error}");

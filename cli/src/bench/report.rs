@@ -1,0 +1,108 @@
+//! How measurements are summed up and shown.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hdrhistogram::Histogram;
+
+use crate::output::Table;
+
+/// One measured thing.
+#[derive(Clone, Debug)]
+pub(super) struct Measurement {
+    pub(super) what: String,
+    pub(super) documents: u64,
+    pub(super) elapsed: Duration,
+    /// Of each request or transaction, in microseconds.
+    pub(super) latencies: Histogram<u64>,
+    /// Share of the machine's CPU time that its host gave to others meanwhile.
+    pub(super) stolen: f64,
+}
+
+impl Measurement {
+    /// Documents per second.
+    pub(super) fn rate(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "counts of documents are far below 2^52")]
+        let documents = self.documents as f64;
+        documents / self.elapsed.as_secs_f64().max(f64::EPSILON)
+    }
+
+    /// The latency that this share of all did not exceed.
+    pub(super) fn quantile(&self, quantile: f64) -> Duration {
+        Duration::from_micros(self.latencies.value_at_quantile(quantile))
+    }
+}
+
+/// An empty histogram of microseconds.
+pub(super) fn histogram() -> Histogram<u64> {
+    Histogram::new(3).expect("three digits are within what a histogram can have")
+}
+
+/// Of these latencies.
+pub(super) fn histogram_of(latencies: &[Duration]) -> Histogram<u64> {
+    let mut histogram = histogram();
+    for latency in latencies {
+        histogram.saturating_record(micros(*latency));
+    }
+    histogram
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The table of some measurements.
+pub(super) fn table(measurements: &[Measurement]) -> Table {
+    let mut table =
+        Table::new(&["", "documents", "documents/s", "p50 ms", "p99 ms", "p99.9 ms", "stolen CPU"]);
+    for measurement in measurements {
+        let ms = |quantile| millis(measurement.quantile(quantile));
+        let latencies = if measurement.latencies.is_empty() {
+            [const { String::new() }; 3].map(|_| "-".to_owned())
+        } else {
+            [ms(0.5), ms(0.99), ms(0.999)]
+        };
+        let [p50, p99, p999] = latencies;
+        table.row([
+            measurement.what.clone(),
+            measurement.documents.to_string(),
+            format!("{:.0}", measurement.rate()),
+            p50,
+            p99,
+            p999,
+            format!("{:.1} %", measurement.stolen * 100.0),
+        ]);
+    }
+    table
+}
+
+pub(super) fn millis(duration: Duration) -> String {
+    format!("{:.2}", duration.as_secs_f64() * 1000.0)
+}
+
+/// Watches how much CPU time the host of this machine gives to others.
+pub(super) struct Steal {
+    stolen: u64,
+    total: u64,
+}
+
+impl Steal {
+    pub(super) fn start() -> Result<Self> {
+        let stat = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+        let first = stat.lines().next().unwrap_or_default();
+        // cpu user nice system idle iowait irq softirq steal; guest times are part of user.
+        let ticks: Vec<u64> =
+            first.split_whitespace().skip(1).take(8).filter_map(|tick| tick.parse().ok()).collect();
+        let stolen = *ticks.get(7).context("/proc/stat has no stolen time")?;
+        Ok(Steal { stolen, total: ticks.iter().sum() })
+    }
+
+    /// The share since the start.
+    pub(super) fn share(&self) -> Result<f64> {
+        let now = Steal::start()?;
+        let total = now.total.saturating_sub(self.total).max(1);
+        #[expect(clippy::cast_precision_loss, reason = "ticks of a run are far below 2^52")]
+        let share = now.stolen.saturating_sub(self.stolen) as f64 / total as f64;
+        Ok(share)
+    }
+}

@@ -1,0 +1,271 @@
+//! `GET /api/v1/status` of the admin endpoint: how far each part of a cluster is behind its log.
+//! Any process of a cluster can tell, since positions are in the log; links to other clusters are
+//! known only to the process that has them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anabranch_bridge::{ReplicationStatus, StatusHandle};
+use anabranch_cdc::CURSOR_KEY;
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::{
+    Error as JournalError, Journal, Offset, ReadFrom, Reader, Record, TopicPartition,
+};
+use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::grpc;
+use anabranch_runtime::tls::TlsFiles;
+use anabranch_schemas::decode;
+use anabranch_schemas::records::{ChangesCursor, Commit};
+use anabranch_schemas::store::StatusRequest;
+use anabranch_schemas::store::store_node_client::StoreNodeClient;
+use anyhow::Result;
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+
+use crate::failure::Failure;
+
+/// Where the status is.
+pub(crate) const PATH: &str = "/api/v1/status";
+
+const ASK_STORE: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(100);
+/// Commit records are counted one by one up to this many, and for as long.
+const COUNTED: u64 = 10_000;
+const COUNT_FOR: Duration = Duration::from_secs(1);
+
+/// What a process knows of its cluster.
+pub(crate) struct Board {
+    cluster: ClusterIdentity,
+    journal: Arc<dyn Journal>,
+    readiness: Readiness,
+    store: Option<StoreNodeClient<Channel>>,
+    links: Option<StatusHandle>,
+    /// Positions seen so far.
+    cursors: Mutex<Option<Cursors>>,
+}
+
+/// The status of a cluster, as one of its processes sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ClusterStatus {
+    pub(crate) cluster: String,
+    pub(crate) actor: String,
+    pub(crate) slices: u16,
+    /// The transaction id that the next write will have at least.
+    pub(crate) log_end: Option<u64>,
+    pub(crate) parts: Vec<PartStatus>,
+    pub(crate) links: Vec<LinkStatus>,
+    /// Parts of the process that are not ready, and why.
+    pub(crate) not_ready: BTreeMap<String, String>,
+}
+
+/// How far a part of a cluster is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PartStatus {
+    pub(crate) part: String,
+    /// Every transaction below it is done.
+    pub(crate) next: Option<u64>,
+    pub(crate) lag_transactions: Option<u64>,
+    /// How long ago the first transaction was written that is not done yet.
+    pub(crate) lag_seconds: Option<f64>,
+    /// Why nothing is known.
+    pub(crate) error: Option<String>,
+}
+
+/// A link to another cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LinkStatus {
+    pub(crate) app: String,
+    pub(crate) replication: String,
+    /// As the bridge tells it.
+    #[serde(flatten)]
+    pub(crate) status: serde_json::Value,
+}
+
+/// The routes of a board.
+pub(crate) fn routes(board: Board) -> Router {
+    Router::new().route(PATH, get(status)).with_state(Arc::new(board))
+}
+
+async fn status(State(board): State<Arc<Board>>) -> Json<ClusterStatus> {
+    Json(board.status().await)
+}
+
+impl Board {
+    /// Of a cluster; `links` are those of this process.
+    pub(crate) fn new(
+        cluster: ClusterIdentity,
+        journal: Arc<dyn Journal>,
+        readiness: Readiness,
+        links: Option<StatusHandle>,
+    ) -> Self {
+        Board { cluster, journal, readiness, store: None, links, cursors: Mutex::new(None) }
+    }
+
+    /// One that asks the store node at this address, too.
+    pub(crate) fn asking(mut self, store_node: &str, tls: Option<&TlsFiles>) -> Result<Self> {
+        let channel = grpc::channel(store_node, tls);
+        let channel = channel.map_err(|error| Failure::usage(error.to_string()))?;
+        self.store = Some(StoreNodeClient::new(channel));
+        Ok(self)
+    }
+
+    async fn status(self: &Arc<Self>) -> ClusterStatus {
+        let mut parts = Vec::new();
+        if let Some(store) = &self.store {
+            let position = ask(store.clone()).await;
+            parts.push(self.part("store-node", position).await);
+        }
+        let position = self.captured().await;
+        parts.push(self.part("cdc", position).await);
+        let bounds = self.blocking(|board| board.journal.bounds(&board.txns())).await;
+        ClusterStatus {
+            cluster: self.cluster.name.to_string(),
+            actor: self.cluster.actor.to_string(),
+            slices: self.cluster.slices.get(),
+            log_end: bounds.ok().map(|bounds| bounds.end.0),
+            parts,
+            links: self.links(),
+            not_ready: self
+                .readiness
+                .not_ready()
+                .into_iter()
+                .map(|(part, why)| (part.to_owned(), why))
+                .collect(),
+        }
+    }
+
+    fn links(&self) -> Vec<LinkStatus> {
+        let all = self.links.as_ref().map(StatusHandle::all).unwrap_or_default();
+        all.into_iter()
+            .map(|((app, name), status): (_, ReplicationStatus)| LinkStatus {
+                app: app.to_string(),
+                replication: name.to_string(),
+                status: serde_json::to_value(status).unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    async fn part(self: &Arc<Self>, part: &str, next: Result<u64, String>) -> PartStatus {
+        let part = PartStatus { part: part.to_owned(), ..PartStatus::default() };
+        let next = match next {
+            Ok(next) => next,
+            Err(error) => return PartStatus { error: Some(error), ..part },
+        };
+        match self.blocking(move |board| board.behind(next)).await {
+            Ok((transactions, seconds)) => PartStatus {
+                next: Some(next),
+                lag_transactions: Some(transactions),
+                lag_seconds: Some(seconds),
+                ..part
+            },
+            Err(error) => PartStatus { next: Some(next), error: Some(error), ..part },
+        }
+    }
+
+    /// How far changes were captured.
+    async fn captured(self: &Arc<Self>) -> Result<u64, String> {
+        self.blocking(|board| {
+            let mut cursors = board.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+            let newest = board.read_cursors(&mut cursors)?;
+            Ok(newest.map_or(0, |cursor| cursor.next.0))
+        })
+        .await
+    }
+
+    /// Reads on where the last call stopped.
+    fn read_cursors(
+        &self,
+        cursors: &mut Option<Cursors>,
+    ) -> Result<Option<ChangesCursor>, JournalError> {
+        let at = TopicPartition::new(self.cluster.name.cursors(), 0);
+        let mut seen = match cursors.take() {
+            Some(seen) => seen,
+            None => Cursors {
+                reader: self.journal.reader(&[(at.clone(), ReadFrom::Start)])?,
+                changes: None,
+            },
+        };
+        let end = self.journal.bounds(&at)?.end;
+        while seen.reader.position(&at).is_none_or(|position| position < end) {
+            for record in seen.reader.poll(POLL)? {
+                if record.key.as_ref() == CURSOR_KEY.as_bytes()
+                    && let Some(value) = &record.value
+                {
+                    let cursor = decode(value);
+                    seen.changes =
+                        Some(cursor.map_err(|error| JournalError::Corrupt(error.to_string()))?);
+                }
+            }
+        }
+        let changes = seen.changes;
+        *cursors = Some(seen);
+        Ok(changes)
+    }
+
+    fn txns(&self) -> TopicPartition {
+        TopicPartition::new(self.cluster.name.txns(), 0)
+    }
+
+    /// How many transactions there are from `next` on, and how many seconds ago the first was
+    /// written. Of very many it is said how many there are at most.
+    fn behind(&self, next: u64) -> Result<(u64, f64), JournalError> {
+        let txns = self.txns();
+        let end = self.journal.bounds(&txns)?.end;
+        if next >= end.0 {
+            return Ok((0, 0.0));
+        }
+        let from = ReadFrom::Offset(Offset(next));
+        let mut reader = self.journal.reader(&[(txns.clone(), from)])?;
+        let (mut count, mut since) = (0, None);
+        let begun = Instant::now();
+        while reader.position(&txns).is_none_or(|position| position < end) {
+            for record in reader.poll(POLL)? {
+                count += 1;
+                since = since.or_else(|| written_at(&record));
+            }
+            if count > COUNTED || begun.elapsed() > COUNT_FOR {
+                count = end.0 - next;
+                break;
+            }
+        }
+        let ms = since.map_or(0, |since| now_millis().saturating_sub(since));
+        Ok((count, Duration::from_millis(ms).as_secs_f64()))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        body: impl FnOnce(&Self) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, String> {
+        let board = self.clone();
+        let done = tokio::task::spawn_blocking(move || body(&board)).await;
+        done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+}
+
+fn written_at(record: &Record) -> Option<u64> {
+    let commit: Commit = decode(record.value.as_deref()?).ok()?;
+    Some(commit.hlc.millis())
+}
+
+async fn ask(mut store: StoreNodeClient<Channel>) -> Result<u64, String> {
+    match timeout(ASK_STORE, store.status(StatusRequest {})).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner().applied_next),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err("it does not answer".to_owned()),
+    }
+}
+
+/// What was read of topic `cursors`.
+struct Cursors {
+    reader: Box<dyn Reader>,
+    changes: Option<ChangesCursor>,
+}

@@ -1,0 +1,149 @@
+//! `anabranch ca`: a cluster's certificate authority, and certificates for its bridges.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anabranch_bridge::identity::{self, Identity, IdentityFiles};
+use anabranch_schemas::topics::ClusterName;
+use anyhow::{Context, Result};
+use clap::Subcommand;
+
+use crate::failure::Failure;
+use crate::output::print;
+
+/// Make a certificate authority for a cluster, and certificates for its bridges.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an authority: ca.pem, which other clusters get to trust this one, and ca.key, which
+    /// nobody else must see.
+    Init {
+        /// Where to put them; made if it is missing.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The cluster's name; that of DIR by default.
+        #[arg(long, value_name = "CLUSTER")]
+        name: Option<ClusterName>,
+    },
+    /// Issue a certificate to a bridge: cert.pem and key.pem.
+    Issue {
+        /// Where the authority is; the certificate goes there as well.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The cluster the bridge belongs to.
+        #[arg(long, value_name = "CLUSTER")]
+        cluster: ClusterName,
+        /// A name or an IP address under which others dial the bridge; repeat it for several.
+        #[arg(long = "host", value_name = "HOST", required = true)]
+        hosts: Vec<String>,
+        /// Replace the certificate that is there, for example when it is about to expire.
+        #[arg(long)]
+        replace: bool,
+    },
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Init { dir, name } => init(&dir, name),
+        Command::Issue { dir, cluster, hosts, replace } => issue(&dir, &cluster, &hosts, replace),
+    }
+}
+
+fn init(dir: &Path, name: Option<ClusterName>) -> Result<()> {
+    let files = IdentityFiles::in_directory(dir);
+    let name = match name {
+        Some(name) => name,
+        None => name_of(dir)?,
+    };
+    fs::create_dir_all(dir).with_context(|| format!("make directory {}", dir.display()))?;
+    let Identity { certificate, key } = identity::make_ca(&name).context("make an authority")?;
+    write(&files.ca_key, &key, PRIVATE, false)?;
+    write(&files.ca, &certificate, PUBLIC, false)?;
+    print(files.ca.display())
+}
+
+/// A cluster's name from that of its directory.
+fn name_of(dir: &Path) -> Result<ClusterName> {
+    let named = std::path::absolute(dir).ok();
+    let name = named.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    name.and_then(|name| name.parse().ok()).ok_or_else(|| {
+        Failure::usage(format!("{} is not named like a cluster", dir.display()))
+            .with_hint("say which cluster it is for with --name")
+            .into()
+    })
+}
+
+fn issue(dir: &Path, cluster: &ClusterName, hosts: &[String], replace: bool) -> Result<()> {
+    let files = IdentityFiles::in_directory(dir);
+    let ca = Identity { certificate: read(&files.ca)?, key: read(&files.ca_key)? };
+    let issued = identity::issue(&ca, cluster, hosts);
+    let Identity { certificate, key } =
+        issued.with_context(|| format!("issue a certificate with {}", files.ca.display()))?;
+    write(&files.key, &key, PRIVATE, replace)?;
+    write(&files.certificate, &certificate, PUBLIC, replace)?;
+    print(files.certificate.display())
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| {
+        Failure::usage(format!("read {}: {error}", path.display()))
+            .with_hint("make an authority with 'anabranch ca init'")
+            .into()
+    })
+}
+
+const PRIVATE: u32 = 0o600;
+const PUBLIC: u32 = 0o644;
+
+/// Writes a file that is not there, or with `replace` puts it in the place of the one that is.
+fn write(path: &Path, text: &str, mode: u32, replace: bool) -> Result<()> {
+    let target = if replace { path.with_extension("new") } else { path.to_owned() };
+    if replace {
+        // Left behind if an earlier run was killed.
+        let _ = fs::remove_file(&target);
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&target);
+    let written = file.and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Failure::usage(format!("{} is there already", path.display())).into());
+        }
+        written => written.with_context(|| format!("write {}", target.display()))?,
+    }
+    if replace {
+        fs::rename(&target, path).with_context(|| format!("replace {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_issues_certificates_and_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let east = dir.path().join("east");
+        init(&east, None).unwrap();
+        let cluster = "east".parse().unwrap();
+        let hosts = ["127.0.0.1".to_owned()];
+        issue(&east, &cluster, &hosts, false).unwrap();
+        let first = read(&east.join("cert.pem")).unwrap();
+        let error = issue(&east, &cluster, &hosts, false).unwrap_err().to_string();
+        assert!(error.ends_with("key.pem is there already"), "{error}");
+        issue(&east, &cluster, &hosts, true).unwrap();
+        assert_ne!(read(&east.join("cert.pem")).unwrap(), first);
+        assert!(init(&east, None).is_err());
+        assert!(init(&dir.path().join("Not A Name"), None).is_err());
+    }
+}

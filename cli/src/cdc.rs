@@ -1,0 +1,37 @@
+//! `anabranch cdc`: captures the changes of a cluster on Kafka.
+
+use anabranch_cdc as cdc;
+use anyhow::{Context, Result};
+use axum::Router;
+
+use crate::service::{self, Admin};
+use crate::settings::{Builder, KafkaFlags, SettingsFlags, StoreFlags};
+
+/// Capture what changes in a cluster on Kafka into its topic 'changes', each change exactly once.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    kafka: KafkaFlags,
+    #[command(flatten)]
+    store: StoreFlags,
+    #[command(flatten)]
+    settings: SettingsFlags,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let Args { kafka, store, settings } = args;
+    let Some(settings) = Builder::new(settings)?.kafka(kafka)?.store(store).finish()? else {
+        return Ok(());
+    };
+    service::run(settings, "cdc", async |service| {
+        let config = service.settings.cdc.clone();
+        let tls = config.store_node_tls.clone();
+        let store = service.settings.store_node_address.clone();
+        let (tasks, ready) = (&service.host.feed, service.ready);
+        cdc::run(config, service.cluster, &store, service.journal, tasks, ready)
+            .context("start change data capture")?;
+        let routes = Router::new();
+        Ok(Admin { routes, links: None, store_node: store, store_node_tls: tls })
+    })
+    .await
+}

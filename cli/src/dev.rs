@@ -1,0 +1,121 @@
+//! `anabranch dev`: a whole cluster in one process, on the embedded log.
+
+mod demo;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anabranch_runtime::telemetry;
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::client::EXAMPLE_APP;
+use crate::demo_walk::quoted;
+use crate::host::{self, Host};
+use crate::local::{Local, Start};
+use crate::output::print;
+use crate::settings::{Builder, LogFormat, Settings, SettingsFlags, TlsFlags};
+
+/// Run a whole cluster in one process, on an embedded log. Stop it with Ctrl-C: what was
+/// acknowledged is there when it is started again.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run two clusters, east and west, that replicate: load cars into east and follow the Japanese
+    /// ones into west.
+    #[arg(long)]
+    demo: bool,
+    /// Where to keep everything [default: anabranch-data; anabranch-demo with --demo].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// The cluster's name [default: dev].
+    #[arg(long, value_name = "NAME", conflicts_with = "demo")]
+    name: Option<String>,
+    /// Where to serve the HTTP API [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where bridges of other clusters dial this one, if it has a certificate
+    /// [default: 127.0.0.1:4040].
+    #[arg(long, value_name = "ADDRESS")]
+    listen_bridge: Option<String>,
+    #[command(flatten)]
+    tls: TlsFlags,
+    #[command(flatten)]
+    west: demo::WestFlags,
+    #[command(flatten)]
+    settings: SettingsFlags,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let Args { demo, data_dir, name, listen, listen_bridge, tls, west, settings } = args;
+    let settings = Builder::new(settings)?
+        .flag("--data-dir", &["data_dir"], data_dir)
+        .flag("--name", &["cluster"], name)
+        .flag("--listen", &["listen"], listen)
+        .flag("--listen-bridge", &["bridge", "listen"], listen_bridge)
+        .tls(tls)
+        .finish()?;
+    let Some(settings) = settings else { return Ok(()) };
+    // Who runs this looks at what it prints; the log is for when something is wrong.
+    telemetry::init_tracing_at(settings.log_format == LogFormat::Json, "warn");
+    if demo { demo::run(&settings, west).await } else { single(&settings).await }
+}
+
+async fn single(settings: &Settings) -> Result<()> {
+    let name = match &settings.cluster {
+        Some(name) => name.clone(),
+        None => "dev".parse().context("name the cluster")?,
+    };
+    let dir = settings.data_dir.clone().unwrap_or_else(|| PathBuf::from("anabranch-data"));
+    let host = Host::new();
+    let metrics = telemetry::install_metrics()?;
+    host.keep_metrics(metrics.clone());
+    let http = host::listen(settings.listen, "--listen").await?;
+    let admin = host::listen(settings.listen_admin, "--listen-admin").await?;
+    let start = Start { host: &host, settings, metrics, name, http, admin, dir: &dir };
+    let Some(local) = start.start().await? else { return Ok(()) };
+    if local.ready(&host).await {
+        tell(&local, &dir)?;
+    }
+    host.serve(settings.shutdown_timeout()).await
+}
+
+/// Says where everything is, and what to try.
+fn tell(local: &Local, dir: &Path) -> Result<()> {
+    let Local { cluster, http, admin, bridge, .. } = local;
+    let dir = dir.display();
+    print(format_args!("cluster {} runs on the embedded log in {dir}", cluster.name))?;
+    print("")?;
+    print(format_args!("  HTTP API  http://{http}  (described by /openapi.json)"))?;
+    print(format_args!("  admin     http://{admin}  (/readyz, /metrics, anabranch status)"))?;
+    match bridge {
+        Some(bridge) => print(format_args!("  bridge    {bridge}"))?,
+        None => print("  bridge    off: it needs certificates, see 'anabranch ca --help'")?,
+    }
+    print("")?;
+    print("Try, while it runs (stop with Ctrl-C):")?;
+    print("")?;
+    for line in examples(*http) {
+        print(format_args!("  {line}"))?;
+    }
+    Ok(())
+}
+
+fn examples(http: SocketAddr) -> Vec<String> {
+    let insert = json!({
+        "statement": "INSERT INTO cars DOCUMENTS (:car) ON ID CONFLICT DO UPDATE",
+        "args": { "car": { "_id": "first", "Name": "datsun pl510", "Origin": "Japan" } },
+    });
+    let select = json!({ "statement": "SELECT * FROM cars WHERE Origin = 'Japan'" });
+    let app = format!("http://{http}/apps/{EXAMPLE_APP}/api/v1");
+    let execute = |body| {
+        format!(
+            "curl -s {app}/store/execute -H 'content-type: application/json' -d {}",
+            quoted(body)
+        )
+    };
+    vec![
+        execute(&insert),
+        execute(&select),
+        format!("curl -s {app}/collections/cars/documents/first"),
+    ]
+}

@@ -1,0 +1,141 @@
+//! A process that serves: its signals, its admin endpoints, its tasks in the order in which they
+//! end.
+//!
+//! Tasks are in stages. When a signal comes or a task fails, each stage is asked to end once those
+//! before it have: what takes requests first, what it relies on later. All of it has a deadline;
+//! what is still in the air then is what a crash would lose: nothing that was acknowledged.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anabranch_runtime::admin::{self, Readiness};
+use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
+use anabranch_runtime::telemetry::MetricsHandle;
+use anyhow::{Context, Result};
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::failure::Failure;
+
+/// How often recent samples of metrics are folded together.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// The tasks of a process.
+pub(crate) struct Host {
+    /// What takes requests: ingest and the bridge.
+    pub(crate) edge: Tasks,
+    /// What follows the store node: cdc.
+    pub(crate) feed: Tasks,
+    /// What they all ask: the store node.
+    pub(crate) store: Tasks,
+    /// What answers while the others end.
+    admin: Tasks,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        let tasks = || Tasks::new(Shutdown::new());
+        Host { edge: tasks(), feed: tasks(), store: tasks(), admin: tasks() }
+    }
+
+    fn stages(&self) -> [&Tasks; 4] {
+        [&self.edge, &self.feed, &self.store, &self.admin]
+    }
+
+    /// Serves the admin endpoint of a cluster or of a service.
+    pub(crate) fn serve_admin(
+        &self,
+        listener: TcpListener,
+        readiness: Readiness,
+        metrics: MetricsHandle,
+        more: Router,
+    ) {
+        let routes = admin::admin_routes(readiness, metrics).merge(more);
+        let shutdown = self.admin.shutdown().clone();
+        self.admin.spawn("admin", async move {
+            admin::serve(listener, routes, shutdown).await.map_err(TaskError::from)
+        });
+    }
+
+    /// Keeps the memory of metrics bounded.
+    pub(crate) fn keep_metrics(&self, metrics: MetricsHandle) {
+        let shutdown = self.admin.shutdown().clone();
+        self.admin.spawn("metrics", async move {
+            loop {
+                tokio::select! {
+                    () = shutdown.begun() => return Ok(()),
+                    () = tokio::time::sleep(METRICS_UPKEEP) => metrics.upkeep(),
+                }
+            }
+        });
+    }
+
+    /// Begins the shutdown, as a signal does.
+    pub(crate) fn end(&self) {
+        self.edge.shutdown().begin();
+    }
+
+    /// Resolves when the shutdown of any stage begins: by [`Host::end`] or by a task that failed.
+    pub(crate) async fn ends(&self) {
+        let [edge, feed, store, admin] = self.stages().map(|stage| stage.shutdown().clone());
+        tokio::select! {
+            () = edge.begun() => {}
+            () = feed.begun() => {}
+            () = store.begun() => {}
+            () = admin.begun() => {}
+        }
+    }
+
+    /// Serves until a signal comes or a task fails, then ends all stages in their order.
+    pub(crate) async fn serve(self, deadline: Duration) -> Result<()> {
+        tokio::select! {
+            told = signalled() => tracing::info!(signal = told?, "shutting down"),
+            () = self.ends() => {}
+        }
+        self.close(deadline).await
+    }
+
+    /// Ends all stages in their order.
+    pub(crate) async fn close(self, deadline: Duration) -> Result<()> {
+        let until = Instant::now() + deadline;
+        let mut result = Ok(());
+        for stage in [self.edge, self.feed, self.store, self.admin] {
+            stage.shutdown().begin();
+            // What one stage left of the time is enough for the next to be told.
+            let left =
+                until.saturating_duration_since(Instant::now()).max(Duration::from_millis(200));
+            let ended = tokio::select! {
+                ended = stage.join(left) => ended.map_err(anyhow::Error::from),
+                // A second signal: now.
+                told = signalled() => told.and_then(|_| Err(anyhow::anyhow!("ended at once"))),
+            };
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+/// Resolves when the process is told to end.
+pub(crate) async fn signalled() -> Result<&'static str> {
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// Listens on an address that `flag` sets.
+pub(crate) async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::usage(format!("cannot listen on {address}: {error}"))
+            .with_hint(format!("another process may use it; {flag} takes another address"))
+            .into()
+    })
+}
+
+/// The address that a listener got.
+pub(crate) fn address(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().context("find out where a socket listens")
+}

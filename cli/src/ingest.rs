@@ -1,0 +1,57 @@
+//! `anabranch ingest`: the HTTP API of a cluster on Kafka.
+
+use anabranch_ingest as ingest;
+use anyhow::{Context, Result};
+
+use crate::host;
+use crate::service::{self, Admin};
+use crate::settings::{Builder, KafkaFlags, SettingsFlags, StoreFlags};
+
+/// Serve the HTTP API of a cluster on Kafka, and its resources on the admin address.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    kafka: KafkaFlags,
+    #[command(flatten)]
+    store: StoreFlags,
+    /// Where to serve the HTTP API [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// The name of this server among those of the cluster, the same after a restart.
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    #[command(flatten)]
+    settings: SettingsFlags,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let Args { kafka, store, listen, server_name, settings } = args;
+    let settings = Builder::new(settings)?
+        .kafka(kafka)?
+        .store(store)
+        .flag("--listen", &["listen"], listen)
+        .flag("--server-name", &["ingest", "server_name"], server_name)
+        .finish()?;
+    let Some(settings) = settings else { return Ok(()) };
+    service::run(settings, "ingest", async |service| {
+        let config = service.settings.ingest.clone();
+        let store_node = service.settings.store_node_address.clone();
+        let tls = config.store_node_tls.clone();
+        let listener = host::listen(service.settings.listen, "--listen").await?;
+        let address = host::address(&listener)?;
+        let name = service.cluster.name.clone();
+        let routes = ingest::admin_routes(service.journal.clone(), name, None);
+        let context = ingest::Context {
+            journal: service.journal,
+            cluster: service.cluster,
+            store_node: store_node.clone(),
+            readiness: service.readiness.clone(),
+            ready: service.ready,
+            metrics: Some(service.metrics),
+        };
+        ingest::run(config, listener, context, &service.host.edge).context("start ingest")?;
+        tracing::info!(%address, "the HTTP API is served");
+        Ok(Admin { routes, links: None, store_node, store_node_tls: tls })
+    })
+    .await
+}

@@ -1,0 +1,140 @@
+//! A whole cluster in this process: all its services over one log, asking each other through the
+//! loopback as they would between machines.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_bridge as bridge;
+use anabranch_cdc as cdc;
+use anabranch_ingest as ingest;
+use anabranch_journal::Journal;
+use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::telemetry::MetricsHandle;
+use anabranch_schemas::topics::ClusterName;
+use anabranch_store_node as store_node;
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+
+use crate::board::{self, Board};
+use crate::cluster::Plan;
+use crate::host::{self, Host};
+use crate::settings::Settings;
+
+/// Any free port.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// How often it is looked whether everything is ready.
+const POLL: Duration = Duration::from_millis(10);
+
+/// What a cluster is started with. It has a bridge if the settings have certificates for one.
+pub(crate) struct Start<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) settings: &'a Settings,
+    pub(crate) metrics: MetricsHandle,
+    pub(crate) name: ClusterName,
+    /// Where its data is, in a directory with its name.
+    pub(crate) dir: &'a Path,
+    pub(crate) http: TcpListener,
+    pub(crate) admin: TcpListener,
+}
+
+/// A cluster that runs.
+pub(crate) struct Local {
+    pub(crate) cluster: ClusterIdentity,
+    pub(crate) http: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) store: SocketAddr,
+    pub(crate) bridge: Option<SocketAddr>,
+    readiness: Readiness,
+}
+
+/// Opens the embedded log in `dir`, on a thread that may block.
+async fn open_log(dir: &Path) -> Result<Arc<dyn Journal>> {
+    let config = EmbeddedConfig::new(dir);
+    let opening = tokio::task::spawn_blocking(move || EmbeddedJournal::open(config));
+    let opened = opening.await.context("open the embedded log")?;
+    let journal = opened.with_context(|| format!("open the embedded log in {}", dir.display()))?;
+    Ok(journal)
+}
+
+impl Start<'_> {
+    /// Starts a cluster on the embedded log. `None` if the process is told to end meanwhile.
+    pub(crate) async fn start(self) -> Result<Option<Local>> {
+        let journal = open_log(&self.dir.join(self.name.as_str()).join("log")).await?;
+        self.start_on(journal).await
+    }
+
+    /// Starts the services of a cluster. `None` if the process is told to end meanwhile.
+    pub(crate) async fn start_on(self, journal: Arc<dyn Journal>) -> Result<Option<Local>> {
+        let Start { host, settings, metrics, name, dir, http, admin } = self;
+        let store_dir = dir.join(name.as_str()).join("store-node");
+        let readiness = Readiness::new();
+        let log_ready = readiness.register("journal");
+        let plan = Plan::new(name, settings)?;
+        let Some(cluster) = plan.open(&journal, &log_ready, host.edge.shutdown()).await? else {
+            return Ok(None);
+        };
+        let mut config = settings.store_node.clone();
+        config.data_dir = store_dir;
+        config.listen = LOOPBACK;
+        let ready = readiness.register("store-node");
+        let (identity, log) = (cluster.clone(), journal.clone());
+        let store = store_node::run(config, identity, log, &host.store, ready);
+        let store = store.await.context("start the store node")?;
+        let store_node = store.to_string();
+
+        let (config, ready) = (settings.cdc.clone(), readiness.register("cdc"));
+        let (identity, log) = (cluster.clone(), journal.clone());
+        cdc::run(config, identity, &store_node, log, &host.feed, ready)
+            .context("start change data capture")?;
+
+        let addresses = (host::address(&http)?, host::address(&admin)?);
+        let context = ingest::Context {
+            journal: journal.clone(),
+            cluster: cluster.clone(),
+            store_node: store_node.clone(),
+            readiness: readiness.clone(),
+            ready: readiness.register("ingest"),
+            metrics: Some(metrics.clone()),
+        };
+        ingest::run(settings.ingest.clone(), http, context, &host.edge).context("start ingest")?;
+
+        let bridge = match &settings.bridge.tls {
+            None => None,
+            Some(_) => {
+                let (config, ready) = (settings.bridge.clone(), readiness.register("bridge"));
+                let (identity, log) = (cluster.clone(), journal.clone());
+                let bridge = bridge::run(config, identity, &store_node, log, &host.edge, ready);
+                Some(bridge.await.context("start the bridge")?)
+            }
+        };
+        let (links, bridge) = bridge.map(|bridge| (bridge.status, bridge.address)).unzip();
+
+        let probe = links.clone().map(crate::bridge::probe);
+        let resources = ingest::admin_routes(journal.clone(), cluster.name.clone(), probe);
+        let board = Board::new(cluster.clone(), journal, readiness.clone(), links);
+        let board = board.asking(&store_node, None)?;
+        let routes = resources.merge(board::routes(board));
+        host.serve_admin(admin, readiness.clone(), metrics, routes);
+        let (http, admin) = addresses;
+        Ok(Some(Local { cluster, http, admin, store, bridge, readiness }))
+    }
+}
+
+impl Local {
+    /// Resolves when all services of the cluster can do their work; `false` if the process ends
+    /// before.
+    pub(crate) async fn ready(&self, host: &Host) -> bool {
+        while !self.readiness.not_ready().is_empty() {
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = host.ends() => return false,
+            }
+        }
+        true
+    }
+}

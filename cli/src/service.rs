@@ -1,0 +1,123 @@
+//! One service of a cluster on Kafka: what `ingest`, `store-node`, `cdc` and `bridge` have in
+//! common.
+//!
+//! The admin endpoint answers from the first moment: while Kafka cannot be reached, `/readyz` says
+//! so and the service waits.
+
+use std::sync::{Arc, OnceLock};
+
+use anabranch_bridge::StatusHandle;
+use anabranch_journal::Journal;
+use anabranch_journal::kafka::KafkaJournal;
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_runtime::admin::{Readiness, ReadyFlag};
+use anabranch_runtime::telemetry::{self, MetricsHandle};
+use anabranch_runtime::tls::TlsFiles;
+use anyhow::Result;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tower::ServiceExt;
+
+use crate::board::{self, Board};
+use crate::cluster::Plan;
+use crate::failure::Failure;
+use crate::host::{self, Host};
+use crate::settings::{LogFormat, Settings};
+
+/// What a service is started with.
+pub(crate) struct Service<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) host: &'a Host,
+    pub(crate) readiness: &'a Readiness,
+    pub(crate) metrics: MetricsHandle,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) cluster: ClusterIdentity,
+    /// The service itself says when it can do its work.
+    pub(crate) ready: ReadyFlag,
+}
+
+/// What a service adds to its admin endpoint.
+pub(crate) struct Admin {
+    pub(crate) routes: Router,
+    /// Its links to other clusters.
+    pub(crate) links: Option<StatusHandle>,
+    /// Where the store node is.
+    pub(crate) store_node: String,
+    /// How it is asked.
+    pub(crate) store_node_tls: Option<TlsFiles>,
+}
+
+/// Runs a service until it is told to end.
+pub(crate) async fn run(
+    settings: Settings,
+    name: &'static str,
+    start: impl AsyncFnOnce(Service<'_>) -> Result<Admin>,
+) -> Result<()> {
+    telemetry::init_tracing(settings.log_format == LogFormat::Json);
+    let metrics = telemetry::install_metrics()?;
+    let plan = Plan::new(settings.cluster()?, &settings)?;
+    let kafka = settings.kafka(&format!("anabranch-{name}"))?;
+    let brokers = kafka.bootstrap.clone();
+    let journal =
+        KafkaJournal::connect(kafka).map_err(|error| Failure::usage(error.to_string()))?;
+    let journal: Arc<dyn Journal> = Arc::new(journal);
+    let admin = host::listen(settings.listen_admin, "--listen-admin").await?;
+    tracing::info!(
+        service = name, cluster = plan.name.as_str(), kafka = brokers,
+        admin = %host::address(&admin)?, "starting"
+    );
+
+    let (host, readiness) = (Host::new(), Readiness::new());
+    let (log_ready, ready) = (readiness.register("journal"), readiness.register(name));
+    let late = Late::default();
+    host.serve_admin(admin, readiness.clone(), metrics.clone(), late.routes());
+    host.keep_metrics(metrics.clone());
+    let opened = tokio::select! {
+        opened = plan.open(&journal, &log_ready, host.edge.shutdown()) => opened?,
+        told = host::signalled() => told.map(|_| None)?,
+    };
+    if let Some(cluster) = opened {
+        let service = Service {
+            settings: &settings,
+            host: &host,
+            readiness: &readiness,
+            metrics,
+            journal: journal.clone(),
+            cluster: cluster.clone(),
+            ready,
+        };
+        let Admin { routes, links, store_node, store_node_tls } = start(service).await?;
+        let board = Board::new(cluster, journal, readiness, links);
+        let board = board.asking(&store_node, store_node_tls.as_ref())?;
+        late.set(routes.merge(board::routes(board)));
+        return host.serve(settings.shutdown_timeout()).await;
+    }
+    host.close(settings.shutdown_timeout()).await
+}
+
+/// Routes that are there once the service is.
+#[derive(Clone, Default)]
+struct Late(Arc<OnceLock<Router>>);
+
+impl Late {
+    fn set(&self, routes: Router) {
+        // Set once; a second time nothing would change.
+        let _ = self.0.set(routes);
+    }
+
+    fn routes(&self) -> Router {
+        Router::new().fallback(forward).with_state(self.clone())
+    }
+}
+
+async fn forward(State(late): State<Late>, request: Request) -> Response {
+    match late.0.get() {
+        Some(routes) => match routes.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the service is starting\n").into_response(),
+    }
+}

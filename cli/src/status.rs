@@ -1,0 +1,101 @@
+//! `anabranch status`: how far each part of a cluster is behind its log.
+
+use anyhow::{Context, Result};
+use reqwest::Method;
+
+use crate::board::{self, ClusterStatus, LinkStatus, PartStatus};
+use crate::client::Client;
+use crate::output::{Table, print};
+
+/// Show how far each part of a cluster is behind its log.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The admin address of a service. Links to other clusters are known only to the bridge that
+    /// has them: name it as well to see them.
+    #[arg(long, value_name = "URL", env = "ANABRANCH_ADMIN_SERVER", value_delimiter = ',')]
+    #[arg(default_value = "http://127.0.0.1:8081")]
+    server: Vec<String>,
+    /// Print what the servers say as JSON, one a line.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let Args { server, json } = args;
+    let mut statuses = Vec::new();
+    for server in &server {
+        let client = Client::new(server)?;
+        let status: ClusterStatus = client
+            .json(client.request(Method::GET, board::PATH))
+            .await
+            .with_context(|| format!("ask {server} for its status"))?;
+        statuses.push(status);
+    }
+    for (index, status) in statuses.iter().enumerate() {
+        if json {
+            print(serde_json::to_string(status)?)?;
+        } else {
+            if index > 0 {
+                print("")?;
+            }
+            show(status)?;
+        }
+    }
+    Ok(())
+}
+
+fn show(status: &ClusterStatus) -> Result<()> {
+    let ClusterStatus { cluster, actor, slices, log_end, parts, links, not_ready } = status;
+    let end = log_end.map_or("unknown".to_owned(), |end| end.to_string());
+    print(format_args!("cluster {cluster} ({actor}), {slices} slices, log end {end}"))?;
+    let mut table = Table::new(&["PART", "NEXT", "BEHIND (TXNS)", "BEHIND (S)", "NOTE"]);
+    for PartStatus { part, next, lag_transactions, lag_seconds, error } in parts {
+        table.row([
+            part.clone(),
+            or_dash(next.as_ref()),
+            or_dash(lag_transactions.as_ref()),
+            lag_seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.3}")),
+            error.clone().unwrap_or_default(),
+        ]);
+    }
+    print(table)?;
+    if !links.is_empty() {
+        print("")?;
+        print(link_table(links))?;
+    }
+    for (part, why) in not_ready {
+        print(format_args!("not ready: {part}: {why}"))?;
+    }
+    Ok(())
+}
+
+fn link_table(links: &[LinkStatus]) -> Table {
+    let mut table =
+        Table::new(&["REPLICATION", "APP", "CONNECTED TO", "RECEIVED", "SENT", "LAG (S)", "NOTE"]);
+    for LinkStatus { app, replication, status } in links {
+        let text = |path: &str| match status.pointer(path) {
+            None | Some(serde_json::Value::Null) => "-".to_owned(),
+            Some(serde_json::Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+        };
+        let lag = status.pointer("/received/lag_ms").and_then(serde_json::Value::as_f64);
+        let note = match text("/last_error") {
+            note if note == "-" => String::new(),
+            note => note,
+        };
+        table.row([
+            replication.clone(),
+            app.clone(),
+            text("/connected/cluster"),
+            text("/received/next"),
+            text("/sent/next"),
+            lag.map_or("-".to_owned(), |ms| format!("{:.3}", ms / 1000.0)),
+            note,
+        ]);
+    }
+    table
+}
+
+fn or_dash(value: Option<&u64>) -> String {
+    value.map_or("-".to_owned(), u64::to_string)
+}
