@@ -19,7 +19,7 @@ use crate::batch::Batch;
 use crate::error::Error;
 
 /// The key of the position in topic `cursors`.
-pub const CURSOR_KEY: &str = "changes";
+pub const CURSOR_KEY: &str = ChangesCursor::KEY;
 
 /// Where changes are written.
 pub(crate) struct ChangesWriter {
