@@ -4,6 +4,9 @@
 //! journal for the end of its log. A server that is not ready still answers; whoever balances load
 //! decides what to make of it.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

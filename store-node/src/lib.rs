@@ -1,1 +1,23 @@
-//! anabranch-store-node
+//! The store node: applies the log in its order, keeps a version of each document per
+//! transaction, answers reads at a timestamp and streams what it applied.
+//!
+//! * `apply`: from the log into the store, the pure core and the threads around it.
+//! * `storage`: RocksDB; everything of some transactions is one batch.
+//! * `read`: one document, queries, scans, each of one snapshot.
+//! * `feed`: what was applied, from a transaction on.
+//! * `rpc`: all of that over gRPC.
+
+mod apply;
+mod config;
+mod error;
+mod feed;
+mod metrics;
+mod node;
+mod read;
+mod rpc;
+mod status;
+mod storage;
+
+pub use config::StoreNodeConfig;
+pub use error::Error;
+pub use node::{StoreNode, run};

@@ -42,7 +42,7 @@ pub(crate) struct FakeLog {
 }
 
 impl FakeLog {
-    pub(super) fn new(journal: Arc<dyn Journal>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(journal: &Arc<dyn Journal>, shared: Arc<Shared>) -> Self {
         let topics = ["east.txns", "east.rounds"].map(|name| TopicSpec {
             name: name.into(),
             partitions: 1,

@@ -94,11 +94,11 @@ impl World {
     /// The document as JSON, and the transaction that wrote it.
     fn read(&self, id: &DocumentId) -> Option<(anabranch_core::Value, u64)> {
         let (document, written) = self.documents.get(&id.to_bytes())?;
-        Some((with_id(id, document.value()?), *written))
+        Some((with_id(id, &document.value()?), *written))
     }
 }
 
-fn with_id(id: &DocumentId, value: anabranch_core::Value) -> anabranch_core::Value {
+fn with_id(id: &DocumentId, value: &anabranch_core::Value) -> anabranch_core::Value {
     let mut fields = value.as_object().cloned().unwrap_or_default();
     fields.insert("_id".to_owned(), id.key.to_value());
     anabranch_core::Value::Object(fields)
@@ -149,7 +149,7 @@ impl Cluster {
         settings.sync = false;
         let journal: Arc<dyn Journal> = EmbeddedJournal::open(settings).expect("the log opens");
         let shared = Arc::new(Shared { world: Mutex::default(), newest: watch::Sender::new(None) });
-        let log = Arc::new(FakeLog::new(journal.clone(), shared.clone()));
+        let log = Arc::new(FakeLog::new(&journal, shared.clone()));
         let store = FakeStore::start(shared.clone()).await;
         let client = Store::new(&store.address, None, config.read_wait()).expect("an address");
         let rounds = Rounds::new(log.clone(), client.clone());
@@ -224,7 +224,7 @@ pub(crate) fn execute_path() -> String {
 }
 
 /// A round that inserts into `cars`.
-pub(crate) fn insert(document: Value) -> Round {
+pub(crate) fn insert(document: &Value) -> Round {
     let document = anabranch_core::Value::from_json(document.to_string().as_bytes());
     let document = document.expect("it was JSON");
     let id = document.get(&["_id"]).expect("it has an id").clone();

@@ -23,6 +23,9 @@ use super::{Shared, with_id};
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// Something that happens behind the back of who reads.
+type Surprise = Box<dyn FnOnce() + Send>;
+
 /// How many rows a message has.
 const ROWS: usize = 100;
 
@@ -42,7 +45,7 @@ pub(crate) struct Node {
     /// Queries break off after so many messages.
     breaks_after: Arc<AtomicUsize>,
     /// What happens after the next read was answered.
-    after_read: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    after_read: Arc<Mutex<Option<Surprise>>>,
 }
 
 impl FakeStore {
@@ -135,7 +138,7 @@ impl Node {
             .take_while(|(id, _)| id.starts_with(&prefix))
             .filter_map(|(id, (document, _))| {
                 let id = DocumentId::from_bytes(id).expect("it was made from an id");
-                let value = with_id(&id, document.value()?);
+                let value = with_id(&id, &document.value()?);
                 let matches = select.filter.as_ref().is_none_or(|filter| filter.matches(&value));
                 matches.then(|| proto::QueryItem {
                     key: id.key.as_str().to_owned(),

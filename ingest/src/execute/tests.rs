@@ -82,7 +82,7 @@ async fn ids_that_get_taken_meanwhile() {
     let cluster = Cluster::start().await;
     let other = cluster.log.clone();
     // Another server writes the same id after this one looked.
-    let rival = crate::doubles::insert(json!({"_id": 1, "of": "other"}));
+    let rival = crate::doubles::insert(&json!({"_id": 1, "of": "other"}));
     cluster.store.node.after_read(move || other.commit_now(&rival));
     let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1, 'of': 'this'}), ({'_id': 2})";
     let reply = cluster.execute(insert, json!({})).await;

@@ -31,7 +31,7 @@ struct Text {
 /// What is still to be sent.
 enum Rest {
     /// The text so far and the rows to come.
-    Rows(Text, Rows, Place),
+    Rows(Text, Box<Rows>, Place),
     /// Only the error that broke the reply off.
     Broken(Refusal),
 }
@@ -46,7 +46,7 @@ pub(super) async fn reply(mut rows: Rows, place: Place) -> Result<Response, Refu
             Some(items) => text.add(&items),
         }
         if text.bytes.len() > WHOLE_BYTES {
-            let rest = Rest::Rows(text, rows, place);
+            let rest = Rest::Rows(text, Box::new(rows), place);
             break Body::from_stream(stream::unfold(Some(rest), next));
         }
     };

@@ -182,3 +182,41 @@ async fn an_empty_load_is_none() {
     let reply = cluster.load("\n \n", &[]).await;
     assert_eq!((reply.status, &reply.json()["received"]), (StatusCode::OK, &json!(0)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zz_perf() {
+    use crate::rounds::RoundSink;
+    struct Null(std::sync::atomic::AtomicU64);
+    impl RoundSink for Null {
+        fn write(&self, round: anabranch_journal::rounds::Round, _: tokio::time::Instant)
+            -> futures::future::BoxFuture<'_, Result<anabranch_core::ids::TxnId, journal::Error>> {
+            let n = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let len = round.mutations.len();
+            Box::pin(async move { tokio::time::sleep(std::time::Duration::from_millis(5)).await; let _ = len; Ok(anabranch_core::ids::TxnId(n)) })
+        }
+    }
+    let cluster = Cluster::start().await;
+    let rounds = crate::rounds::Rounds::new(std::sync::Arc::new(Null(Default::default())), cluster.api.store.clone());
+    let loader = super::Loader::new(&IngestConfig::default(), cluster.api.store.clone(), rounds, cluster.shutdown.clone());
+    let rss = || std::fs::read_to_string("/proc/self/status").unwrap().lines().find(|l| l.starts_with("VmRSS")).unwrap().to_owned();
+    println!("before {}", rss());
+    for format in [super::Format::Lines, super::Format::Array] {
+        let total = 500_000u64;
+        let chunks = (0..total / 500).map(move |c| {
+            let mut s = String::new();
+            for i in 0..500 { 
+                let id = c * 500 + i;
+                if format == super::Format::Array { s.push(if id == 0 {'['} else {','}); }
+                s.push_str(&json!({"_id": id, "Name": "chevrolet chevelle malibu", "Miles_per_Gallon": 18, "Cylinders": 8, "Displacement": 307.5, "Horsepower": 130, "Weight_in_lbs": 3504, "Acceleration": 12, "Year": "1970-01-01", "Origin": "USA", "text": "x".repeat(180)}).to_string()); s.push('\n'); }
+            if format == super::Format::Array && c == total/500 - 1 { s.push(']'); }
+            Ok(Bytes::from(s))
+        }).collect::<Vec<_>>();
+        let bytes: usize = chunks.iter().map(|c: &Result<Bytes, crate::error::Refusal>| c.as_ref().unwrap().len()).sum();
+        println!("made {}", rss());
+        let started = std::time::Instant::now();
+        let request = super::Request { app: APP.parse().unwrap(), collection: "cars".parse().unwrap(), format, id_field: "_id".into(), key: None };
+        let loaded = loader.load(request, stream::iter(chunks)).await;
+        let s = started.elapsed().as_secs_f64();
+        println!("{format:?} {} docs {:.0} docs/s {:.1} MB/s {} {:?}", loaded.written, loaded.written as f64 / s, bytes as f64 / s / 1e6, rss(), loaded.refusal);
+    }
+}

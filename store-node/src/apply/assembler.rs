@@ -1,0 +1,233 @@
+//! Puts rounds together from commit records and parts, and releases them in order.
+//!
+//! Parts and commit records come from partitions that are read independently, so either may be
+//! ahead. A round is released when it is the next one and all its parts are here, or are known not
+//! to come: a part that its partition's position has passed is lost (ST-5). Pure: no clock, no IO.
+//!
+//! A part without a commit record is what a torn transaction leaves. It is dropped once a commit
+//! record is released that was written long after it: no transaction stays open that long.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::Slice;
+use anabranch_journal::Offset;
+use anabranch_schemas::RecordError;
+use anabranch_schemas::records::{Commit, PartLocation, RoundPart};
+
+/// How much later than a part its commit record can be written at most, by the clocks of two
+/// writers: transactions time out after seconds, clocks may differ by a minute.
+const ORPHAN_AGE_MS: u64 = 5 * 60 * 1000;
+
+/// A record of topic `rounds`.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) slice: Slice,
+    pub(crate) offset: Offset,
+    pub(crate) timestamp_ms: u64,
+    /// Size of the record.
+    pub(crate) bytes: usize,
+    /// CRC-32C of its value.
+    pub(crate) checksum: u32,
+    pub(crate) content: Result<RoundPart, RecordError>,
+}
+
+/// A record of topic `txns`.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) txn: TxnId,
+    pub(crate) timestamp_ms: u64,
+    pub(crate) commit: Commit,
+}
+
+/// A round whose turn it is.
+#[derive(Debug)]
+pub(crate) struct Round {
+    pub(crate) txn: TxnId,
+    pub(crate) commit: Commit,
+    /// Its parts, in order of index.
+    pub(crate) parts: Vec<(Slice, RoundPart)>,
+    /// The parts that are lost.
+    pub(crate) lost: Vec<PartLocation>,
+}
+
+/// A part that its commit record vouches for and that does not decode.
+#[derive(Debug)]
+pub(crate) struct BrokenPart {
+    pub(crate) slice: Slice,
+    pub(crate) offset: Offset,
+    pub(crate) reason: String,
+}
+
+/// What was read of one slice.
+#[derive(Debug)]
+struct SliceState {
+    /// Every record below was given to the assembler.
+    position: Offset,
+    waiting: BTreeMap<Offset, Part>,
+}
+
+/// Rounds in the making.
+#[derive(Debug)]
+pub(crate) struct Assembler {
+    slices: Vec<SliceState>,
+    commits: VecDeque<Committed>,
+    /// Every commit record below was given to the assembler.
+    txns_position: TxnId,
+    buffered_bytes: usize,
+    orphans: u64,
+    /// The time of the commit record at which orphans were last looked for.
+    orphans_sought_ms: u64,
+}
+
+impl Assembler {
+    /// Begins where reading begins.
+    pub(crate) fn new(next: TxnId, positions: &[Offset]) -> Self {
+        let slice = |position: &Offset| SliceState { position: *position, waiting: BTreeMap::new() };
+        Assembler {
+            slices: positions.iter().map(slice).collect(),
+            commits: VecDeque::new(),
+            txns_position: next,
+            buffered_bytes: 0,
+            orphans: 0,
+            orphans_sought_ms: 0,
+        }
+    }
+
+    /// Takes a commit record; they come in order.
+    pub(crate) fn add_commit(&mut self, committed: Committed) {
+        assert!(committed.txn >= self.txns_position, "commit records come in order");
+        self.txns_position = committed.txn.next();
+        self.commits.push_back(committed);
+    }
+
+    /// Takes a part; those of a slice come in order.
+    pub(crate) fn add_part(&mut self, part: Part) {
+        self.buffered_bytes += part.bytes;
+        let slice = &mut self.slices[usize::from(part.slice.0)];
+        assert!(part.offset >= slice.position, "parts of a slice come in order");
+        slice.position = Offset(part.offset.0 + 1);
+        slice.waiting.insert(part.offset, part);
+    }
+
+    /// Every commit record below `position` was given.
+    pub(crate) fn commits_read_to(&mut self, position: TxnId) {
+        self.txns_position = self.txns_position.max(position);
+    }
+
+    /// Every part of `slice` below `position` was given.
+    pub(crate) fn parts_read_to(&mut self, slice: Slice, position: Offset) {
+        let slice = &mut self.slices[usize::from(slice.0)];
+        slice.position = slice.position.max(position);
+    }
+
+    /// The next round, if all of it is here or known not to come. One that is broken stays the
+    /// next.
+    pub(crate) fn release(&mut self) -> Result<Option<Round>, BrokenPart> {
+        let Some(head) = self.commits.front() else { return Ok(None) };
+        if head.commit.parts.iter().any(|part| self.is_awaited(part)) {
+            return Ok(None);
+        }
+        if let Some(broken) = head.commit.parts.iter().find_map(|part| self.broken(part)) {
+            return Err(broken);
+        }
+        let Committed { txn, timestamp_ms, commit } =
+            self.commits.pop_front().expect("there is a first one");
+        let mut parts = Vec::with_capacity(commit.parts.len());
+        let mut lost = Vec::new();
+        for location in &commit.parts {
+            match self.take(location, &commit) {
+                Some(part) => parts.push((location.slice, part)),
+                None => lost.push(*location),
+            }
+        }
+        parts.sort_by_key(|(_, part)| part.index);
+        self.drop_orphans(timestamp_ms);
+        Ok(Some(Round { txn, commit, parts, lost }))
+    }
+
+    /// Whether a part may still come.
+    fn is_awaited(&self, part: &PartLocation) -> bool {
+        let slice = self.slices.get(usize::from(part.slice.0));
+        slice.is_some_and(|slice| slice.position.0 <= part.offset)
+    }
+
+    /// The part at `location`, if the commit record vouches for it and it does not decode.
+    fn broken(&self, location: &PartLocation) -> Option<BrokenPart> {
+        let (slice, offset) = (location.slice, Offset(location.offset));
+        let part = self.slices.get(usize::from(slice.0))?.waiting.get(&offset)?;
+        let error = part.content.as_ref().err().filter(|_| part.checksum == location.checksum)?;
+        Some(BrokenPart { slice, offset, reason: error.to_string() })
+    }
+
+    /// The part at `location`, if it is there and is the one that the commit record means.
+    fn take(&mut self, location: &PartLocation, commit: &Commit) -> Option<RoundPart> {
+        let slice = self.slices.get_mut(usize::from(location.slice.0))?;
+        let part = slice.waiting.remove(&Offset(location.offset))?;
+        self.buffered_bytes -= part.bytes;
+        let content = part.content.ok().filter(|_| part.checksum == location.checksum)?;
+        belongs(&content, commit).then_some(content)
+    }
+
+    fn drop_orphans(&mut self, now_ms: u64) {
+        if now_ms < self.orphans_sought_ms.saturating_add(ORPHAN_AGE_MS / 16) {
+            return;
+        }
+        self.orphans_sought_ms = now_ms;
+        for slice in &mut self.slices {
+            while let Some(oldest) = slice.waiting.first_entry()
+                && oldest.get().timestamp_ms.saturating_add(ORPHAN_AGE_MS) < now_ms
+            {
+                self.buffered_bytes -= oldest.remove().bytes;
+                self.orphans += 1;
+            }
+        }
+    }
+
+    /// How many parts without a commit record were dropped since this was last asked.
+    pub(crate) fn take_orphans(&mut self) -> u64 {
+        std::mem::take(&mut self.orphans)
+    }
+
+    /// The slices that have to be read on for the next round.
+    pub(crate) fn missing(&self) -> Vec<Slice> {
+        let parts = self.commits.front().into_iter().flat_map(|head| &head.commit.parts);
+        let mut missing: Vec<_> =
+            parts.filter(|part| self.is_awaited(part)).map(|part| part.slice).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing
+    }
+
+    /// Every transaction below this was released.
+    pub(crate) fn next(&self) -> TxnId {
+        self.commits.front().map_or(self.txns_position, |head| head.txn)
+    }
+
+    /// Where to read on in each slice if all that was released is kept and all else is not.
+    pub(crate) fn positions(&self) -> Vec<Offset> {
+        let first = |slice: &SliceState| {
+            slice.waiting.first_key_value().map_or(slice.position, |(offset, _)| *offset)
+        };
+        self.slices.iter().map(first).collect()
+    }
+
+    /// How many bytes of parts are here.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.buffered_bytes
+    }
+
+    /// How many commit records are here.
+    pub(crate) fn pending_commits(&self) -> usize {
+        self.commits.len()
+    }
+}
+
+/// Whether a part is of this round: torn transactions put others in its place.
+fn belongs(part: &RoundPart, commit: &Commit) -> bool {
+    let count = i32::try_from(commit.parts.len()).ok();
+    part.round == commit.round
+        && part.app == commit.app
+        && Some(part.count) == count
+        && (0..part.count).contains(&part.index)
+}

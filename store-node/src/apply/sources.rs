@@ -1,0 +1,252 @@
+//! The threads that read the log: one the commit records, one the parts of rounds. They decode and
+//! hand over; what cannot be reached is tried again for ever.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use anabranch_core::ErrorKind;
+use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::Slice;
+use anabranch_journal::{
+    Error as JournalError, Journal, Offset, ReadFrom, Reader, Record, TopicPartition,
+};
+use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tasks::Shutdown;
+use anabranch_schemas::records::{Commit, part_checksum};
+use anabranch_schemas::{RecordError, decode};
+
+use super::assembler::{Committed, Part};
+use super::demand::{Demand, Wanted};
+use crate::error::Error;
+use crate::status::{Status, Trouble};
+
+/// How long one poll waits, and so how long a shutdown takes to be seen.
+const POLL: Duration = Duration::from_millis(100);
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// What the reading threads hand over.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// Commit records, and up to where all of them were given.
+    Commits(Vec<Committed>, TxnId),
+    /// Parts, and up to where in each slice all of them were given.
+    Parts(Vec<Part>, Vec<(Slice, Offset)>),
+    /// Nothing can be applied past what was given.
+    Failed(Error),
+}
+
+/// What both threads need.
+pub(super) struct Source {
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) demand: Arc<Demand>,
+    pub(super) status: Arc<Status>,
+    pub(super) shutdown: Shutdown,
+    pub(super) inputs: SyncSender<Input>,
+}
+
+impl Source {
+    /// Hands over; false if the applying thread is gone.
+    fn give(&self, input: Input) -> bool {
+        self.inputs.send(input).is_ok()
+    }
+
+    /// After an error: false if it is final. Otherwise waits before the next try.
+    fn survive(&self, trouble: Trouble, error: JournalError, backoff: &mut Backoff) -> bool {
+        match error.kind() {
+            ErrorKind::Shutdown => false,
+            ErrorKind::Corrupt => {
+                self.give(Input::Failed(final_error(error)));
+                false
+            }
+            _ => {
+                self.status.set_trouble(trouble, Some(error.to_string()));
+                let delay = backoff.next_delay();
+                tracing::warn!(%error, ?delay, "the journal cannot be read; trying again");
+                self.pause(delay);
+                true
+            }
+        }
+    }
+
+    fn pause(&self, delay: Duration) {
+        let mut left = delay;
+        while !left.is_zero() && !self.shutdown.has_begun() {
+            let step = left.min(POLL);
+            std::thread::sleep(step);
+            left -= step;
+        }
+    }
+}
+
+/// Says what to do when the log lacks what was never applied here.
+fn final_error(error: JournalError) -> Error {
+    match error {
+        JournalError::Trimmed { at, wanted, start } => Error::Halted(format!(
+            "the log no longer has what this node needs: {at} begins at offset {start}, and \
+             offset {wanted} was never applied here. Restore a copy of the data directory that \
+             was made later, or keep the topics longer than a node may be away"
+        )),
+        other => other.into(),
+    }
+}
+
+/// Reads topic `txns` from `next` on.
+pub(super) fn read_commits(source: &Source, at: &TopicPartition, mut next: TxnId) {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+    let mut reader: Option<Box<dyn Reader>> = None;
+    while !source.shutdown.has_begun() {
+        if !source.demand.commits() {
+            source.demand.wait(POLL);
+            continue;
+        }
+        match poll(&*source.journal, &mut reader, || {
+            vec![(at.clone(), ReadFrom::Offset(Offset(next.0)))]
+        }) {
+            Ok((records, reader)) => {
+                backoff.reset();
+                source.status.set_trouble(Trouble::Commits, None);
+                let position = reader.position(at).map_or(next, |position| TxnId(position.0));
+                let commits = match records.iter().map(decode_commit).collect::<Result<Vec<_>, _>>()
+                {
+                    Ok(commits) => commits,
+                    Err(error) => {
+                        source.give(Input::Failed(error));
+                        return;
+                    }
+                };
+                if commits.is_empty() && position <= next {
+                    continue;
+                }
+                next = next.max(position);
+                source.demand.commits_read(commits.len());
+                if !source.give(Input::Commits(commits, next)) {
+                    return;
+                }
+            }
+            Err(error) => {
+                reader = None;
+                if !source.survive(Trouble::Commits, error, &mut backoff) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn decode_commit(record: &Record) -> Result<Committed, Error> {
+    let commit = decode::<Commit>(record.value.as_deref().unwrap_or_default());
+    let commit = commit.map_err(|error| corrupt(&record.at, record.offset, &error))?;
+    let txn = TxnId(record.offset.0);
+    Ok(Committed { txn, timestamp_ms: record.timestamp_ms, commit })
+}
+
+/// A record that has to be applied and does not decode.
+pub(super) fn corrupt(at: &TopicPartition, offset: Offset, error: &RecordError) -> Error {
+    Error::CorruptRecord { at: at.to_string(), offset: offset.0, reason: error.to_string() }
+}
+
+/// The partitions of topic `rounds`, and where each is to be read on.
+pub(super) struct Slices {
+    pub(super) partitions: Vec<TopicPartition>,
+    pub(super) positions: Vec<Offset>,
+}
+
+/// Reads topic `rounds`, all of it or what is wanted.
+pub(super) fn read_parts(source: &Source, mut slices: Slices) {
+    let by_partition: BTreeMap<TopicPartition, Slice> =
+        slices.partitions.iter().cloned().zip((0..).map(Slice)).collect();
+    let all: Vec<Slice> = by_partition.values().copied().collect();
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+    let mut reader: Option<Box<dyn Reader>> = None;
+    let mut reading = all.clone();
+    while !source.shutdown.has_begun() {
+        let wanted = match source.demand.parts() {
+            Wanted::All => all.clone(),
+            Wanted::Only(missing) => missing,
+            Wanted::Nothing => {
+                source.demand.wait(POLL);
+                continue;
+            }
+        };
+        if wanted != reading {
+            reading = wanted;
+            reader = None;
+        }
+        let from = || slices.from(&reading);
+        match poll(&*source.journal, &mut reader, from) {
+            Ok((records, reader)) => {
+                backoff.reset();
+                source.status.set_trouble(Trouble::Parts, None);
+                let parts: Vec<Part> =
+                    records.into_iter().map(|record| decode_part(record, &by_partition)).collect();
+                let moved = slices.move_to(&reading, reader.as_ref());
+                if parts.is_empty() && moved.is_empty() {
+                    continue;
+                }
+                source.demand.parts_read(parts.iter().map(|part| part.bytes).sum());
+                if !source.give(Input::Parts(parts, moved)) {
+                    return;
+                }
+            }
+            Err(error) => {
+                reader = None;
+                if !source.survive(Trouble::Parts, error, &mut backoff) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Slices {
+    fn from(&self, reading: &[Slice]) -> Vec<(TopicPartition, ReadFrom)> {
+        let from = |slice: &Slice| {
+            let index = usize::from(slice.0);
+            (self.partitions[index].clone(), ReadFrom::Offset(self.positions[index]))
+        };
+        reading.iter().map(from).collect()
+    }
+
+    /// Notes how far a reader has come; returns the slices in which it has moved.
+    fn move_to(&mut self, reading: &[Slice], reader: &dyn Reader) -> Vec<(Slice, Offset)> {
+        let mut moved = Vec::new();
+        for slice in reading {
+            let index = usize::from(slice.0);
+            let position = reader.position(&self.partitions[index]);
+            if let Some(position) = position.filter(|position| *position > self.positions[index]) {
+                self.positions[index] = position;
+                moved.push((*slice, position));
+            }
+        }
+        moved
+    }
+}
+
+fn decode_part(record: Record, slices: &BTreeMap<TopicPartition, Slice>) -> Part {
+    let value = record.value.unwrap_or_default();
+    Part {
+        slice: slices[&record.at],
+        offset: record.offset,
+        timestamp_ms: record.timestamp_ms,
+        bytes: value.len(),
+        checksum: part_checksum(&value),
+        content: decode(&value),
+    }
+}
+
+/// Polls the reader, which is made if there is none.
+fn poll<'a>(
+    journal: &dyn Journal,
+    reader: &'a mut Option<Box<dyn Reader>>,
+    from: impl FnOnce() -> Vec<(TopicPartition, ReadFrom)>,
+) -> Result<(Vec<Record>, &'a mut Box<dyn Reader>), JournalError> {
+    let reader = match reader {
+        Some(reader) => reader,
+        None => reader.insert(journal.reader(&from())?),
+    };
+    let records = reader.poll(POLL)?;
+    Ok((records, reader))
+}

@@ -1,0 +1,6 @@
+//! Tests of applying: the pure parts alone, then the applying thread over a store of its own.
+
+mod assembler;
+mod round;
+mod support;
+mod whole;

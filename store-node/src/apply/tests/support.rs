@@ -1,0 +1,239 @@
+//! A log in memory: rounds become records the way the round writer makes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anabranch_core::Value;
+use anabranch_core::document::{Commit as At, Document, Effect, Mutation, Stamp, VersionVector};
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, RoundId, TxnId};
+use anabranch_core::keyspace::{Slice, SliceCount};
+use anabranch_core::query::{FieldPath, OnConflict};
+use anabranch_journal::Offset;
+use anabranch_schemas::records::{
+    Commit, DocumentMutation, PartLocation, RoundPart, part_checksum,
+};
+use anabranch_schemas::{decode, encode};
+use bytes::Bytes;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use crate::apply::assembler::{Committed, Part};
+
+pub(super) const APP: AppId = AppId(Uuid::from_u128(7));
+pub(super) const ACTOR: ActorId = ActorId(Uuid::from_u128(1));
+pub(super) const REMOTE: ActorId = ActorId(Uuid::from_u128(2));
+
+pub(super) fn slices() -> SliceCount {
+    SliceCount::try_from(4).unwrap()
+}
+
+pub(super) fn json(text: &str) -> Value {
+    Value::from_json(text.as_bytes()).unwrap()
+}
+
+pub(super) fn id(number: i64) -> DocumentId {
+    let key = DocumentKey::from_value(&Value::Int(number)).unwrap();
+    DocumentId { app: APP, collection: "things".parse().unwrap(), key }
+}
+
+pub(super) fn path(name: &str) -> FieldPath {
+    FieldPath::new(vec![name.to_owned()]).unwrap()
+}
+
+/// A round as a test wants it.
+#[derive(Clone, Debug)]
+pub(super) struct TestRound {
+    pub(super) id: u128,
+    pub(super) mutations: Vec<(i64, Mutation)>,
+}
+
+/// The records of rounds, as they would be read.
+#[derive(Debug, Default)]
+pub(super) struct TestLog {
+    pub(super) commits: Vec<(TxnId, Commit, Bytes)>,
+    /// By slice: offset and value.
+    pub(super) parts: BTreeMap<Slice, Vec<(Offset, Bytes)>>,
+}
+
+impl TestLog {
+    /// Appends a round; every transaction leaves a hole behind it, as markers do.
+    pub(super) fn append(&mut self, round: &TestRound) -> TxnId {
+        let mut by_slice: BTreeMap<Slice, Vec<DocumentMutation>> = BTreeMap::new();
+        for (number, mutation) in &round.mutations {
+            let DocumentId { collection, key, .. } = id(*number);
+            let mutation = DocumentMutation { collection, key, mutation: mutation.clone() };
+            let slice = slices().slice_of(id(*number).position());
+            by_slice.entry(slice).or_default().push(mutation);
+        }
+        let round_id = RoundId(Uuid::from_u128(round.id));
+        let count = i32::try_from(by_slice.len()).unwrap();
+        let mut locations = Vec::new();
+        for (index, (slice, mutations)) in (0..).zip(by_slice) {
+            let part = RoundPart { round: round_id, app: APP, index, count, mutations };
+            locations.push(self.append_part(slice, encode(&part)));
+        }
+        let txn = TxnId(self.commits.last().map_or(0, |(txn, _, _)| txn.0 + 2));
+        let commit = Commit {
+            round: round_id,
+            app: APP,
+            origin: ACTOR,
+            origin_txn: None,
+            hlc: Hlc::from_millis(1_000_000 + txn.0 * 100),
+            digest: Vec::new(),
+            mutations: i32::try_from(round.mutations.len()).unwrap(),
+            parts: locations,
+        };
+        self.commits.push((txn, commit.clone(), encode(&commit)));
+        txn
+    }
+
+    pub(super) fn append_part(&mut self, slice: Slice, value: Bytes) -> PartLocation {
+        let parts = self.parts.entry(slice).or_default();
+        let offset = Offset(parts.last().map_or(0, |(offset, _)| offset.0 + 2));
+        parts.push((offset, value.clone()));
+        PartLocation { slice, offset: offset.0, checksum: part_checksum(&value) }
+    }
+
+    pub(super) fn committed(&self, index: usize) -> Committed {
+        let (txn, commit, _) = &self.commits[index];
+        Committed { txn: *txn, timestamp_ms: commit.hlc.millis(), commit: commit.clone() }
+    }
+
+    pub(super) fn part(&self, slice: Slice, index: usize) -> Part {
+        let (offset, value) = &self.parts[&slice][index];
+        Part {
+            slice,
+            offset: *offset,
+            timestamp_ms: 1_000_000,
+            bytes: value.len(),
+            checksum: part_checksum(value),
+            content: decode(value),
+        }
+    }
+}
+
+/// What a store must hold after each transaction, computed in the plainest way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Model {
+    documents: BTreeMap<i64, Document>,
+    seen: BTreeSet<u128>,
+    /// What a reader sees after each transaction.
+    pub(super) snapshots: BTreeMap<TxnId, BTreeMap<i64, Value>>,
+    /// What each transaction changed: the image before, and whether the state changed.
+    pub(super) changed: BTreeMap<TxnId, BTreeMap<i64, Option<Value>>>,
+    pub(super) conflicts: BTreeMap<TxnId, BTreeSet<i64>>,
+}
+
+impl Model {
+    pub(super) fn apply(&mut self, txn: TxnId, round: &TestRound, hlc: Hlc) {
+        let before = self.documents.clone();
+        let mut touched = BTreeSet::new();
+        let mut conflicts = BTreeSet::new();
+        if self.seen.insert(round.id) {
+            let at = At { hlc, actor: ACTOR, sequence: txn.0 };
+            // In the order of slices, as they stand in the log; within one as they were asked.
+            let mut mutations = round.mutations.clone();
+            mutations.sort_by_key(|(number, _)| slices().slice_of(id(*number).position()));
+            for (number, mutation) in &mutations {
+                let document = self.documents.entry(*number).or_default();
+                match document.apply(mutation, at).0 {
+                    Effect::Unchanged => {}
+                    Effect::Conflict => {
+                        conflicts.insert(*number);
+                    }
+                    Effect::Changed => {
+                        touched.insert(*number);
+                    }
+                    Effect::Evicted => {
+                        self.documents.remove(number);
+                        touched.insert(*number);
+                    }
+                }
+            }
+        }
+        self.documents.retain(|_, document| *document != Document::default());
+        let visible = |documents: &BTreeMap<i64, Document>, number: &i64| {
+            documents.get(number).and_then(Document::value)
+        };
+        touched.retain(|number| before.contains_key(number) || self.documents.contains_key(number));
+        let images = touched.iter().map(|number| (*number, visible(&before, number)));
+        self.changed.insert(txn, images.collect());
+        self.conflicts.insert(txn, conflicts);
+        let seen = self.documents.keys().filter_map(|number| {
+            visible(&self.documents, number).map(|value| (*number, value))
+        });
+        self.snapshots.insert(txn, seen.collect());
+    }
+
+    /// What a reader sees at `at`.
+    pub(super) fn at(&self, at: TxnId) -> BTreeMap<i64, Value> {
+        self.snapshots.range(..=at).next_back().map(|(_, seen)| seen.clone()).unwrap_or_default()
+    }
+}
+
+/// A state of another cluster that sets `name` to `value`.
+pub(super) fn remote_state(name: &str, value: i64, sequence: u64) -> Document {
+    let mut document = Document::default();
+    let fields = json(&format!("{{\"{name}\":{value}}}"));
+    let insert = Mutation::Insert { fields, on_conflict: OnConflict::DoUpdate };
+    let hlc = Hlc::from_millis(1_000_000 + sequence * 150);
+    document.apply(&insert, At { hlc, actor: REMOTE, sequence });
+    document
+}
+
+fn arbitrary_mutation() -> impl Strategy<Value = Mutation> {
+    let name = prop::sample::select(vec!["a", "b", "c"]);
+    let fields = prop::collection::btree_map(name.clone().prop_map(str::to_owned), 0_i64..3, 0..3)
+        .prop_map(|fields| fields.into_iter().map(|(name, n)| (name, Value::Int(n))).collect());
+    let policy = prop::sample::select(vec![
+        OnConflict::Fail,
+        OnConflict::DoNothing,
+        OnConflict::DoUpdate,
+        OnConflict::DoUpdateLocalDiff,
+    ]);
+    let insert = (fields, policy)
+        .prop_map(|(fields, on_conflict)| Mutation::Insert { fields, on_conflict });
+    let set = (name.clone(), 0_i64..3).prop_map(|(name, value)| Mutation::Update {
+        set: vec![(path(name), Value::Int(value))],
+        unset: vec![],
+        increment: vec![],
+    });
+    let unset = name.clone().prop_map(|name| Mutation::Update {
+        set: vec![],
+        unset: vec![path(name)],
+        increment: vec![],
+    });
+    let increment = (name.clone(), -2_i64..3).prop_map(|(name, by)| Mutation::Update {
+        set: vec![],
+        unset: vec![],
+        increment: vec![(path(name), by)],
+    });
+    let state = (name, 0_i64..3, 1_u64..40)
+        .prop_map(|(name, value, sequence)| remote_state(name, value, sequence));
+    let merge = state.clone().prop_map(Mutation::Merge);
+    let evict = state.prop_map(|state| {
+        // Covers what any test writes here, and nothing of elsewhere that it has not seen.
+        let ours = [(ACTOR, 1_000)].into_iter().collect::<VersionVector>();
+        let mut state = state;
+        state.versions.merge(&ours);
+        let stamp = Stamp { hlc: Hlc(1), actor: REMOTE, sequence: 1 };
+        state.updated = state.updated.max(Some(stamp));
+        Mutation::Evict(state)
+    });
+    prop_oneof![
+        4 => insert,
+        3 => set,
+        1 => unset,
+        2 => increment,
+        2 => Just(Mutation::Delete),
+        1 => merge,
+        1 => evict,
+    ]
+}
+
+/// Rounds over a few documents, some of them repeated.
+pub(super) fn arbitrary_rounds(most: usize) -> impl Strategy<Value = Vec<TestRound>> {
+    let mutations = prop::collection::vec((0_i64..6, arbitrary_mutation()), 0..6);
+    let round = (mutations, 0_u128..100).prop_map(|(mutations, id)| TestRound { id, mutations });
+    prop::collection::vec(round, 1..most)
+}

@@ -1,0 +1,144 @@
+//! What can go wrong in a store node, what the caller must do, and the code that clients see.
+
+use anabranch_core::ErrorKind;
+use anabranch_core::ids::TxnId;
+use anabranch_core::query::QueryError;
+use anabranch_journal as journal;
+
+/// An error of the store node. [`Error::kind`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// RocksDB failed.
+    #[error("the store in '{path}' failed to {action}: {source}")]
+    Storage {
+        /// The data directory.
+        path: String,
+        /// What it was to do.
+        action: &'static str,
+        /// Why not.
+        source: rocksdb::Error,
+    },
+    /// The data directory cannot be used.
+    #[error("{0}")]
+    DataDir(String),
+    /// Stored data does not decode.
+    #[error("the store is corrupt: {0}")]
+    CorruptStore(String),
+    /// A record of the log does not decode.
+    #[error("the record at offset {offset} of {at} cannot be applied: {reason}")]
+    CorruptRecord {
+        /// The partition.
+        at: String,
+        /// Its offset.
+        offset: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// The address cannot be listened on, or TLS cannot be set up.
+    #[error("the store node cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Applying has stopped for good, and what is asked for was not applied before.
+    #[error("this store node has stopped applying: {0}")]
+    Halted(String),
+    /// The timestamp was not reached in time.
+    #[error("transaction {wanted} was not applied in time; everything below {next} is")]
+    NotReached {
+        /// The transaction that was to be applied.
+        wanted: TxnId,
+        /// The next one to apply.
+        next: TxnId,
+    },
+    /// The node has not yet applied what was in the log when it started.
+    #[error("the store node is catching up with the log: everything below {next} is applied")]
+    CatchingUp {
+        /// The next transaction to apply.
+        next: TxnId,
+    },
+    /// The timestamp is older than the versions that are kept.
+    #[error("timestamp {wanted} can no longer be read; the oldest is {oldest}")]
+    TooOld {
+        /// The timestamp that was to be read.
+        wanted: TxnId,
+        /// The oldest one that can be.
+        oldest: TxnId,
+    },
+    /// The feed no longer has these changes.
+    #[error("changes from transaction {wanted} on are no longer kept; the first is {start}")]
+    FeedTrimmed {
+        /// The first transaction that was asked for.
+        wanted: TxnId,
+        /// The first that is there.
+        start: TxnId,
+    },
+    /// A read took longer than it may.
+    #[error("the read took longer than {0} ms")]
+    Expired(u64),
+    /// Too many reads run at once.
+    #[error("{0} reads are running, as many as may at once")]
+    Overloaded(usize),
+    /// The statement cannot be run.
+    #[error(transparent)]
+    Statement(#[from] QueryError),
+    /// The request makes no sense.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// The node is stopping.
+    #[error("the store node is shutting down")]
+    Shutdown,
+}
+
+impl Error {
+    /// What the caller must do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Storage { source, .. } => match source.kind() {
+                rocksdb::ErrorKind::Corruption => ErrorKind::Corrupt,
+                _ => ErrorKind::Retry,
+            },
+            Error::NotReached { .. }
+            | Error::CatchingUp { .. }
+            | Error::Expired(_)
+            | Error::Overloaded(_) => ErrorKind::Retry,
+            Error::CorruptStore(_) | Error::CorruptRecord { .. } | Error::Halted(_) => {
+                ErrorKind::Corrupt
+            }
+            Error::Journal(error) => error.kind(),
+            Error::DataDir(_)
+            | Error::Listen { .. }
+            | Error::TooOld { .. }
+            | Error::FeedTrimmed { .. }
+            | Error::Statement(_)
+            | Error::InvalidRequest(_) => ErrorKind::Invalid,
+            Error::Shutdown => ErrorKind::Shutdown,
+        }
+    }
+
+    /// The stable code that clients find in the metadata key `anabranch-code`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Storage { .. } => "storage_failed",
+            Error::DataDir(_) => "data_dir",
+            Error::CorruptStore(_) | Error::CorruptRecord { .. } => "corrupt",
+            Error::Journal(_) => "journal",
+            Error::Listen { .. } => "listen",
+            Error::Halted(_) => "halted",
+            Error::NotReached { .. } => "not_reached",
+            Error::CatchingUp { .. } => "catching_up",
+            Error::TooOld { .. } => "too_old",
+            Error::FeedTrimmed { .. } => "feed_trimmed",
+            Error::Expired(_) => "read_expired",
+            Error::Overloaded(_) => "overloaded",
+            Error::Statement(error) => error.code(),
+            Error::InvalidRequest(_) => "invalid_request",
+            Error::Shutdown => "shutting_down",
+        }
+    }
+}

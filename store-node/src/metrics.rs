@@ -1,0 +1,145 @@
+//! The metrics of a store node.
+
+use std::time::Duration;
+
+use anabranch_core::hlc::Hlc;
+use metrics::{
+    counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+const TRANSACTIONS: &str = "anabranch_store_node_applied_transactions_total";
+const DOCUMENTS: &str = "anabranch_store_node_changed_documents_total";
+const REPEATED: &str = "anabranch_store_node_repeated_rounds_total";
+const CONFLICTS: &str = "anabranch_store_node_conflicting_inserts_total";
+const MISPLACED: &str = "anabranch_store_node_misplaced_mutations_total";
+const LOST: &str = "anabranch_store_node_lost_parts_total";
+const ORPHANS: &str = "anabranch_store_node_orphan_parts_total";
+const HALTED: &str = "anabranch_store_node_halted";
+const BUFFERED: &str = "anabranch_store_node_buffered_bytes";
+const PENDING: &str = "anabranch_store_node_pending_commits";
+const BATCH: &str = "anabranch_store_node_batch_seconds";
+const FLUSH: &str = "anabranch_store_node_flush_seconds";
+const LAG: &str = "anabranch_store_node_lag_transactions";
+const LAG_SECONDS: &str = "anabranch_store_node_lag_seconds";
+const UNDURABLE: &str = "anabranch_store_node_undurable_transactions";
+const NEARLY_TRIMMED: &str = "anabranch_store_node_durable_position_nearly_trimmed";
+const READS: &str = "anabranch_store_node_reads_total";
+const READ_SECONDS: &str = "anabranch_store_node_read_seconds";
+const STREAMS: &str = "anabranch_store_node_open_streams";
+
+/// Says what each is.
+pub(crate) fn describe() {
+    describe_counter!(TRANSACTIONS, "Transactions applied");
+    describe_counter!(DOCUMENTS, "Versions of documents written");
+    describe_counter!(REPEATED, "Rounds that were applied before and did nothing");
+    describe_counter!(CONFLICTS, "Inserts that found their document there");
+    describe_counter!(MISPLACED, "Mutations in a slice that is not their document's: ignored");
+    describe_counter!(LOST, "Parts of rounds whose data was not in the log: lost");
+    describe_counter!(ORPHANS, "Parts without a commit record: dropped");
+    describe_gauge!(HALTED, "1 once a record could not be applied and a person must look");
+    describe_gauge!(BUFFERED, "Bytes of rounds that wait for their turn");
+    describe_gauge!(PENDING, "Commit records that wait for their turn");
+    describe_histogram!(BATCH, "Time to apply and write one batch, in seconds");
+    describe_histogram!(FLUSH, "Time to make what was applied durable, in seconds");
+    describe_gauge!(LAG, "Transactions in the log that are not applied, at most");
+    describe_gauge!(LAG_SECONDS, "Age of the newest applied transaction while others wait");
+    describe_gauge!(UNDURABLE, "Applied transactions that a crash would have read again");
+    describe_gauge!(NEARLY_TRIMMED, "1 while the log starts past the durable position");
+    describe_counter!(READS, "Reads, by kind and result");
+    describe_histogram!(READ_SECONDS, "Time of a read until its first reply, in seconds");
+    describe_gauge!(STREAMS, "Open streams, by kind");
+    gauge!(HALTED).set(0.0);
+    counter!(LOST).absolute(0);
+}
+
+/// What one batch did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BatchCounts {
+    pub(crate) transactions: u64,
+    pub(crate) documents: u64,
+    pub(crate) repeated: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) misplaced: u64,
+    pub(crate) lost: u64,
+    pub(crate) orphans: u64,
+}
+
+pub(crate) fn record_batch(counts: BatchCounts, took: Duration) {
+    let BatchCounts { transactions, documents, repeated, conflicts, misplaced, lost, orphans } =
+        counts;
+    counter!(TRANSACTIONS).increment(transactions);
+    counter!(DOCUMENTS).increment(documents);
+    // Rare: not worth a lookup each time.
+    let rare = [
+        (REPEATED, repeated),
+        (CONFLICTS, conflicts),
+        (MISPLACED, misplaced),
+        (LOST, lost),
+        (ORPHANS, orphans),
+    ];
+    for (name, count) in rare.into_iter().filter(|(_, count)| *count > 0) {
+        counter!(name).increment(count);
+    }
+    histogram!(BATCH).record(took.as_secs_f64());
+}
+
+pub(crate) fn set_waiting(bytes: usize, commits: usize) {
+    gauge!(BUFFERED).set(as_f64(bytes as u64));
+    gauge!(PENDING).set(as_f64(commits as u64));
+}
+
+pub(crate) fn set_halted() {
+    gauge!(HALTED).set(1.0);
+}
+
+pub(crate) fn record_flush(took: Duration) {
+    histogram!(FLUSH).record(took.as_secs_f64());
+}
+
+/// How far a node is behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lag {
+    pub(crate) transactions: u64,
+    /// Time of the newest applied transaction, and now.
+    pub(crate) applied: Hlc,
+    pub(crate) now_ms: u64,
+    pub(crate) undurable: u64,
+    pub(crate) nearly_trimmed: bool,
+}
+
+pub(crate) fn set_lag(lag: Lag) {
+    let Lag { transactions, applied, now_ms, undurable, nearly_trimmed } = lag;
+    let behind = transactions > 0 && applied > Hlc(0);
+    let seconds = if behind { now_ms.saturating_sub(applied.millis()) } else { 0 };
+    gauge!(LAG).set(as_f64(transactions));
+    gauge!(LAG_SECONDS).set(as_f64(seconds) / 1000.0);
+    gauge!(UNDURABLE).set(as_f64(undurable));
+    gauge!(NEARLY_TRIMMED).set(if nearly_trimmed { 1.0 } else { 0.0 });
+}
+
+pub(crate) fn record_read(kind: &'static str, result: &'static str, took: Duration) {
+    counter!(READS, "kind" => kind, "result" => result).increment(1);
+    histogram!(READ_SECONDS, "kind" => kind).record(took.as_secs_f64());
+}
+
+/// Counts an open stream until it is dropped.
+pub(crate) struct OpenStream(&'static str);
+
+impl OpenStream {
+    pub(crate) fn new(kind: &'static str) -> Self {
+        gauge!(STREAMS, "kind" => kind).increment(1.0);
+        OpenStream(kind)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        gauge!(STREAMS, "kind" => self.0).decrement(1.0);
+    }
+}
+
+/// Gauges are doubles; counts here stay far below 2^53.
+#[allow(clippy::cast_precision_loss)]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}

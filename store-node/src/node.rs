@@ -1,0 +1,236 @@
+//! A store node: its store, its applying threads, its server, and what watches them.
+//!
+//! [`StoreNode::open`] opens the store and spawns nothing; [`StoreNode::start`] starts the rest.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::{Journal, TopicPartition};
+use anabranch_runtime::admin::ReadyFlag;
+use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
+use tokio::net::TcpListener;
+
+use crate::apply::{Apply, Retention};
+use crate::config::StoreNodeConfig;
+use crate::error::Error;
+use crate::feed::Feeds;
+use crate::metrics::{self, Lag};
+use crate::read::{Reads, blocking};
+use crate::rpc::{self, Service};
+use crate::status::Status;
+use crate::storage::{Opened, Storage, StoreOptions};
+
+/// How often the ends of the log are looked at.
+const OBSERVE: Duration = Duration::from_secs(1);
+
+/// A node that is open and not yet started.
+pub struct StoreNode {
+    config: StoreNodeConfig,
+    identity: ClusterIdentity,
+    journal: Arc<dyn Journal>,
+    opened: Opened,
+}
+
+/// Opens a node and starts it; returns where it listens, with the node catching up meanwhile.
+///
+/// # Errors
+/// If its data directory cannot be used or its address not be listened on.
+pub async fn run(
+    config: StoreNodeConfig,
+    identity: ClusterIdentity,
+    journal: Arc<dyn Journal>,
+    tasks: &Tasks,
+    ready: ReadyFlag,
+) -> Result<SocketAddr, Error> {
+    let node = blocking(move || StoreNode::open(config, identity, journal)).await?;
+    node.start(tasks, ready).await
+}
+
+impl StoreNode {
+    /// Opens the node's store, or makes it. Blocks.
+    ///
+    /// # Errors
+    /// If the data directory cannot be used: it belongs to another log, was written by a newer
+    /// version, holds something else, or another process has it open.
+    pub fn open(
+        config: StoreNodeConfig,
+        identity: ClusterIdentity,
+        journal: Arc<dyn Journal>,
+    ) -> Result<Self, Error> {
+        metrics::describe();
+        let options = StoreOptions::new(&config);
+        let opened = Storage::open(&options, identity.actor, identity.slices)?;
+        Ok(StoreNode { config, identity, journal, opened })
+    }
+
+    /// Starts it; returns where it listens. It is ready when it has applied what was in the log.
+    ///
+    /// # Errors
+    /// If its address cannot be listened on, or its certificate cannot be used.
+    pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<SocketAddr, Error> {
+        let StoreNode { config, identity, journal, opened } = self;
+        let Opened { storage, progress, timeline } = opened;
+        let (server, listener, address) = listen(&config).await?;
+        let storage = Arc::new(storage);
+        let status =
+            Arc::new(Status::new(progress.next, progress.last, progress.hlc, ready));
+        tracing::info!(
+            cluster = %identity.name.as_str(), %address, next = %progress.next,
+            "the store node starts"
+        );
+        Apply {
+            cluster: identity.name.clone(),
+            actor: identity.actor,
+            slices: identity.slices,
+            storage: Arc::clone(&storage),
+            status: Arc::clone(&status),
+            progress,
+            timeline,
+            retention: Retention {
+                history_ms: config.history_ms,
+                feed_ms: config.feed_retention_ms,
+            },
+            max_buffered_bytes: config.max_buffered_bytes,
+        }
+        .start(&journal, tasks);
+        let observer = Observer {
+            journal,
+            txns: TopicPartition::new(identity.name.txns(), 0),
+            storage: Arc::clone(&storage),
+            status: Arc::clone(&status),
+        };
+        tasks.spawn("store-node-observe", observer.run(tasks.shutdown().clone()));
+        let interval = Duration::from_millis(config.flush_interval_ms.max(1));
+        tasks.spawn(
+            "store-node-flush",
+            flush(Arc::clone(&storage), interval, tasks.shutdown().clone()),
+        );
+        let service = Service {
+            reads: Reads::new(
+                Arc::clone(&storage),
+                Arc::clone(&status),
+                config.max_streams,
+                Duration::from_millis(config.max_read_ms),
+            ),
+            feeds: Feeds {
+                storage: Arc::clone(&storage),
+                status: Arc::clone(&status),
+                slices: identity.slices,
+                shutdown: tasks.shutdown().clone(),
+            },
+            status,
+            storage,
+            shutdown: tasks.shutdown().clone(),
+        };
+        tasks.spawn("store-node-rpc", async move {
+            rpc::serve(server, listener, service).await.map_err(TaskError::from)
+        });
+        Ok(address)
+    }
+}
+
+async fn listen(
+    config: &StoreNodeConfig,
+) -> Result<(tonic::transport::Server, TcpListener, SocketAddr), Error> {
+    let failed = |reason: String| Error::Listen { address: config.listen.to_string(), reason };
+    let tls = match &config.tls {
+        Some(files) => Some(rpc::tls_config(files).map_err(|error| failed(error.to_string()))?),
+        None => None,
+    };
+    let server = rpc::server(tls).map_err(|error| failed(chain(&error)))?;
+    let bind = async {
+        let listener = TcpListener::bind(config.listen).await?;
+        let address = listener.local_addr()?;
+        Ok::<_, std::io::Error>((listener, address))
+    };
+    let (listener, address) = bind.await.map_err(|error| failed(error.to_string()))?;
+    Ok((server, listener, address))
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+/// Makes what was applied durable now and then. The last time is when applying ends.
+async fn flush(
+    storage: Arc<Storage>,
+    interval: Duration,
+    shutdown: Shutdown,
+) -> Result<(), TaskError> {
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return Ok(()),
+            () = tokio::time::sleep(interval) => {}
+        }
+        flush_now(&storage).await?;
+    }
+}
+
+async fn flush_now(storage: &Arc<Storage>) -> Result<(), Error> {
+    let storage = Arc::clone(storage);
+    blocking(move || {
+        let began = Instant::now();
+        storage.flush()?;
+        metrics::record_flush(began.elapsed());
+        Ok(())
+    })
+    .await
+}
+
+/// Looks at the ends of the log: how far there is to go, and whether its start comes near to what
+/// a crash would need.
+struct Observer {
+    journal: Arc<dyn Journal>,
+    txns: TopicPartition,
+    storage: Arc<Storage>,
+    status: Arc<Status>,
+}
+
+impl Observer {
+    async fn run(self, shutdown: Shutdown) -> Result<(), TaskError> {
+        loop {
+            let (journal, txns) = (Arc::clone(&self.journal), self.txns.clone());
+            match blocking(move || Ok(journal.bounds(&txns)?)).await {
+                Ok(bounds) => self.observe(bounds).await?,
+                // The reading threads say what is wrong, and go on trying.
+                Err(error) => tracing::debug!(%error, "the ends of the log are not known"),
+            }
+            tokio::select! {
+                () = shutdown.begun() => return Ok(()),
+                () = tokio::time::sleep(OBSERVE) => {}
+            }
+        }
+    }
+
+    async fn observe(&self, bounds: anabranch_journal::Bounds) -> Result<(), Error> {
+        self.status.set_log_bounds(bounds);
+        let applied = self.status.applied();
+        let durable = self.storage.durable_next();
+        let nearly_trimmed = bounds.start.0 > durable.0 && applied.next > durable;
+        metrics::set_lag(Lag {
+            transactions: self.status.log_end().0 - applied.next.0,
+            applied: applied.hlc,
+            now_ms: now_millis(),
+            undurable: applied.next.0.saturating_sub(durable.0),
+            nearly_trimmed,
+        });
+        if nearly_trimmed {
+            tracing::error!(
+                log_start = %bounds.start, %durable,
+                "the log begins past what this node has made durable; making it durable now"
+            );
+            flush_now(&self.storage).await?;
+        }
+        Ok(())
+    }
+}

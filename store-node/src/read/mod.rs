@@ -1,0 +1,170 @@
+//! Reads: one document, the documents that match, all documents of a collection; each of one
+//! snapshot, which sees exactly the transactions up to its own (ST-4).
+//!
+//! A read holds its snapshot, so no version that it sees is dropped while it runs. Streams read
+//! page by page on threads for blocking calls, each page when the one before was taken: a client
+//! that is slow keeps no thread and no file busy.
+
+mod page;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::Value;
+use anabranch_core::document::Document;
+use anabranch_core::ids::{DocumentId, TxnId};
+use anabranch_core::query::{Select, Statement, parse};
+use anabranch_schemas::{state, store as proto};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::status::Status;
+use crate::storage::{Hold, Storage};
+
+pub(crate) use self::stream::{QueryStream, ScanStream};
+
+/// What reads need.
+#[derive(Clone)]
+pub(crate) struct Reads {
+    storage: Arc<Storage>,
+    status: Arc<Status>,
+    streams: Arc<Semaphore>,
+    max_streams: usize,
+    max_read: Duration,
+}
+
+/// A snapshot, readable until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// Every transaction up to and including this one; `None` before the first.
+    pub(crate) txn: Option<TxnId>,
+    _hold: Option<Hold>,
+}
+
+/// A document as a reader sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Found {
+    /// With its `_id`.
+    pub(crate) value: Value,
+    /// The transaction that wrote it last.
+    pub(crate) txn: TxnId,
+}
+
+impl Reads {
+    pub(crate) fn new(
+        storage: Arc<Storage>,
+        status: Arc<Status>,
+        max_streams: usize,
+        max_read: Duration,
+    ) -> Self {
+        let streams = Arc::new(Semaphore::new(max_streams));
+        Reads { storage, status, streams, max_streams, max_read }
+    }
+
+    /// The snapshot that a request asks for, waited for as long as it says.
+    pub(crate) async fn snapshot(&self, at: Option<proto::ReadAt>) -> Result<Snapshot, Error> {
+        let at = at.unwrap_or_default();
+        let deadline = Instant::now() + Duration::from_millis(at.wait_ms.into());
+        let patience = || deadline.saturating_duration_since(Instant::now());
+        let mut applied = self.status.catch_up(patience()).await?;
+        if let Some(exactly) = at.exactly.map(TxnId) {
+            if at.at_least.is_some_and(|least| least > exactly.0) {
+                let what = "a read cannot be exactly at a timestamp and at least at a later one";
+                return Err(Error::InvalidRequest(what.to_owned()));
+            }
+            self.status.reach(exactly, patience()).await?;
+            let hold = self.storage.history().hold(exactly)?;
+            return Ok(Snapshot { txn: Some(exactly), _hold: Some(hold) });
+        }
+        if let Some(least) = at.at_least.map(TxnId) {
+            applied = self.status.reach(least, patience()).await?;
+        }
+        loop {
+            let Some(last) = applied.last else { return Ok(Snapshot { txn: None, _hold: None }) };
+            match self.storage.history().hold(last) {
+                Ok(hold) => return Ok(Snapshot { txn: Some(last), _hold: Some(hold) }),
+                // It was the newest a moment ago, and with a very short history no longer is.
+                Err(Error::TooOld { oldest, .. }) => {
+                    applied = self.status.reach(oldest, patience()).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One document.
+    pub(crate) async fn get(
+        &self,
+        id: DocumentId,
+        snapshot: &Snapshot,
+    ) -> Result<Option<Found>, Error> {
+        let Some(at) = snapshot.txn else { return Ok(None) };
+        let storage = Arc::clone(&self.storage);
+        blocking(move || find(&storage, &id, at)).await
+    }
+
+    /// What became of a round, if it is remembered.
+    pub(crate) async fn outcome(
+        &self,
+        round: anabranch_core::ids::RoundId,
+    ) -> Result<Option<crate::storage::Outcome>, Error> {
+        let storage = Arc::clone(&self.storage);
+        blocking(move || storage.outcome(round)).await
+    }
+}
+
+/// Reads a SELECT with its arguments, a JSON object.
+pub(crate) fn parse_select(statement: &str, args: &str) -> Result<Select, Error> {
+    let args = match args {
+        "" => Value::Object(Default::default()),
+        text => Value::from_json(text.as_bytes())
+            .map_err(|error| Error::InvalidRequest(format!("the arguments are no JSON: {error}")))?,
+    };
+    let Value::Object(args) = args else {
+        let found = args.type_name();
+        return Err(Error::InvalidRequest(format!("arguments are an object, not {found}")));
+    };
+    match parse(statement, &args)? {
+        Statement::Select(select) => Ok(select),
+        other => Err(Error::InvalidRequest(format!("only SELECT can be read, not {}", other.kind()))),
+    }
+}
+
+/// Runs what blocks where that is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is being shut down.
+        Err(_) => Err(Error::Shutdown),
+    }
+}
+
+/// One document, if a reader sees it.
+fn find(storage: &Storage, id: &DocumentId, at: TxnId) -> Result<Option<Found>, Error> {
+    let found = storage.document(&id.to_bytes(), at, |txn, state| {
+        let value = decode_state(state)?.value();
+        Ok(value.map(|value| Found { value: with_id(value, id), txn }))
+    })?;
+    Ok(found.flatten())
+}
+
+fn with_id(value: Value, id: &DocumentId) -> Value {
+    let Value::Object(mut fields) = value else { return value };
+    fields.insert("_id".to_owned(), id.key.to_value());
+    Value::Object(fields)
+}
+
+fn decode_state(state: &[u8]) -> Result<Document, Error> {
+    state::decode(state).map_err(|error| Error::CorruptStore(error.to_string()))
+}
+
+fn decode_id(id: &[u8]) -> Result<DocumentId, Error> {
+    DocumentId::from_bytes(id).map_err(|error| Error::CorruptStore(error.to_string()))
+}

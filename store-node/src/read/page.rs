@@ -1,0 +1,166 @@
+//! Pages of a stream: bounded in items, bytes and documents looked at.
+
+use std::ops::ControlFlow;
+use std::vec::IntoIter;
+
+use anabranch_core::ids::{AppId, DocumentId, DocumentKey, TxnId};
+use anabranch_core::query::Select;
+use anabranch_schemas::store as proto;
+use bytes::Bytes;
+
+use super::{Found, decode_id, decode_state, find, with_id};
+use crate::error::Error;
+use crate::storage::Storage;
+
+/// How much one page holds.
+const PAGE_ITEMS: usize = 500;
+const PAGE_BYTES: usize = 256 << 10;
+/// How many documents are looked at for one page: a filter that seldom matches is to see between
+/// pages whether anybody still waits.
+const PAGE_DOCUMENTS: usize = 5_000;
+
+/// A part of a result.
+#[derive(Debug)]
+pub(super) struct Page<T> {
+    pub(super) items: Vec<T>,
+    /// Whether this was the last.
+    pub(super) is_last: bool,
+}
+
+impl<T> Page<T> {
+    fn new() -> Self {
+        Page { items: Vec::new(), is_last: true }
+    }
+}
+
+/// How much of a page is used.
+#[derive(Debug, Default)]
+struct Used {
+    items: usize,
+    bytes: usize,
+    documents: usize,
+}
+
+impl Used {
+    fn is_full(&self) -> bool {
+        self.items >= PAGE_ITEMS || self.bytes >= PAGE_BYTES || self.documents >= PAGE_DOCUMENTS
+    }
+}
+
+/// A query that has come somewhere.
+#[derive(Debug)]
+pub(super) struct QueryCursor {
+    app: AppId,
+    select: Select,
+    at: TxnId,
+    left: u64,
+    from: QueryFrom,
+}
+
+#[derive(Debug)]
+enum QueryFrom {
+    /// The condition pins the ids: these are left.
+    Keys(IntoIter<DocumentKey>),
+    /// The collection after this document.
+    Collection(Option<Vec<u8>>),
+}
+
+impl QueryCursor {
+    pub(super) fn new(app: AppId, select: Select, at: TxnId) -> Self {
+        let from = match select.filter.as_ref().and_then(|filter| filter.key()) {
+            Some(keys) => QueryFrom::Keys(keys.into_iter()),
+            None => QueryFrom::Collection(None),
+        };
+        QueryCursor { app, left: select.limit.unwrap_or(u64::MAX), select, at, from }
+    }
+
+    /// The next page.
+    pub(super) fn next(&mut self, storage: &Storage) -> Result<Page<proto::QueryItem>, Error> {
+        let QueryCursor { app, select, at, left, from } = self;
+        let mut page = Page::new();
+        if *left == 0 {
+            return Ok(page);
+        }
+        let mut used = Used::default();
+        let mut take = |found: Option<Found>, id: &DocumentId, page: &mut Page<_>| {
+            used.documents += 1;
+            let filter = select.filter.as_ref();
+            let matching =
+                found.filter(|found| filter.is_none_or(|filter| filter.matches(&found.value)));
+            if let Some(found) = matching {
+                let item = select.project(&found.value).to_json();
+                used.items += 1;
+                used.bytes += item.len();
+                *left -= 1;
+                page.items.push(proto::QueryItem { key: id.key.as_str().to_owned(), item });
+            }
+            page.is_last = *left == 0;
+            page.is_last || used.is_full()
+        };
+        match from {
+            QueryFrom::Keys(keys) => {
+                for key in keys.by_ref() {
+                    let id = DocumentId { app: *app, collection: select.collection.clone(), key };
+                    if take(find(storage, &id, *at)?, &id, &mut page) {
+                        return Ok(page);
+                    }
+                }
+                page.is_last = true;
+            }
+            QueryFrom::Collection(after) => {
+                let prefix = DocumentId::collection_prefix(*app, &select.collection);
+                let start = after.take();
+                let mut full = false;
+                storage.documents(&prefix, start.as_deref(), *at, |bytes, txn, state| {
+                    let id = decode_id(bytes)?;
+                    let value = decode_state(state)?.value();
+                    let found = value.map(|value| Found { value: with_id(value, &id), txn });
+                    full = take(found, &id, &mut page);
+                    if full {
+                        *after = Some(bytes.to_vec());
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                page.is_last |= !full;
+            }
+        }
+        Ok(page)
+    }
+}
+
+/// A scan that has come somewhere.
+#[derive(Debug)]
+pub(super) struct ScanCursor {
+    prefix: Vec<u8>,
+    after: Option<Vec<u8>>,
+    at: TxnId,
+}
+
+impl ScanCursor {
+    pub(super) fn new(prefix: Vec<u8>, after: Option<Vec<u8>>, at: TxnId) -> Self {
+        ScanCursor { prefix, after, at }
+    }
+
+    /// The next page.
+    pub(super) fn next(&mut self, storage: &Storage) -> Result<Page<proto::ScanItem>, Error> {
+        let mut page = Page::new();
+        let mut used = Used::default();
+        let start = self.after.take();
+        storage.documents(&self.prefix, start.as_deref(), self.at, |id, _, state| {
+            used.items += 1;
+            used.bytes += id.len() + state.len();
+            page.items.push(proto::ScanItem {
+                document_id: Bytes::copy_from_slice(id),
+                state: Bytes::copy_from_slice(state),
+            });
+            if used.is_full() {
+                self.after = Some(id.to_vec());
+                return Ok(ControlFlow::Break(()));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        page.is_last = self.after.is_none();
+        Ok(page)
+    }
+}

@@ -1,0 +1,257 @@
+//! What the parts of a node tell each other: how far it has applied, whether it serves, what is
+//! wrong. Readers wait here for transactions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::TxnId;
+use anabranch_journal::Bounds;
+use anabranch_runtime::admin::ReadyFlag;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::error::Error;
+use crate::metrics;
+
+/// How far a node has applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// Every transaction below this is applied.
+    pub(crate) next: TxnId,
+    /// The last one that was; `None` before the first.
+    pub(crate) last: Option<TxnId>,
+    /// The latest time of any; 0 before the first.
+    pub(crate) hlc: Hlc,
+    /// Everything that was in the log when the node started is applied.
+    pub(crate) caught_up: bool,
+    /// Why nothing more will be applied.
+    pub(crate) halted: Option<Arc<str>>,
+}
+
+/// What keeps a node from being ready, by part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Trouble {
+    /// Applying has stopped for good.
+    Halted,
+    /// The log's commit records cannot be read.
+    Commits,
+    /// The log's parts of rounds cannot be read.
+    Parts,
+    /// What was in the log at the start is not yet applied.
+    CatchingUp,
+}
+
+/// Shared by all parts of a node.
+#[derive(Debug)]
+pub(crate) struct Status {
+    applied: watch::Sender<Applied>,
+    /// The end of the log when the node started, once it is known.
+    target: Mutex<Option<TxnId>>,
+    log_end: AtomicU64,
+    lost_parts: AtomicU64,
+    ready: ReadyFlag,
+    troubles: Mutex<BTreeMap<Trouble, String>>,
+}
+
+impl Status {
+    /// Of a node that has just been opened.
+    pub(crate) fn new(next: TxnId, last: Option<TxnId>, hlc: Hlc, ready: ReadyFlag) -> Self {
+        let applied = Applied { next, last, hlc, caught_up: false, halted: None };
+        let status = Status {
+            applied: watch::Sender::new(applied),
+            target: Mutex::new(None),
+            log_end: AtomicU64::new(next.0),
+            lost_parts: AtomicU64::new(0),
+            ready,
+            troubles: Mutex::default(),
+        };
+        status.set_trouble(Trouble::CatchingUp, Some("catching up with the log".to_owned()));
+        status
+    }
+
+    /// How far the node has applied now.
+    pub(crate) fn applied(&self) -> Applied {
+        self.applied.borrow().clone()
+    }
+
+    /// To be told of every change.
+    pub(crate) fn watch(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// Everything below `next` is applied.
+    pub(crate) fn set_applied(&self, next: TxnId, last: Option<TxnId>, hlc: Hlc) {
+        self.update(|applied| {
+            applied.next = next;
+            applied.last = last;
+            applied.hlc = hlc;
+        });
+    }
+
+    /// The log's ends as they are now. The first ones are what the node has to catch up with.
+    pub(crate) fn set_log_bounds(&self, bounds: Bounds) {
+        let end = TxnId(bounds.end.0);
+        self.log_end.fetch_max(end.0, Ordering::AcqRel);
+        let first = {
+            let mut target = self.target.lock();
+            let first = target.is_none();
+            target.get_or_insert(end);
+            first
+        };
+        if first {
+            tracing::info!(log_end = %end, "the store node knows the end of the log");
+            self.update(|_| {});
+        }
+    }
+
+    /// Changes what is applied, and sees whether that is all that was to be caught up with.
+    fn update(&self, change: impl FnOnce(&mut Applied)) {
+        let mut caught_up = false;
+        self.applied.send_modify(|applied| {
+            change(applied);
+            let target = *self.target.lock();
+            caught_up = !applied.caught_up && target.is_some_and(|target| target <= applied.next);
+            applied.caught_up |= caught_up;
+        });
+        if caught_up {
+            self.set_trouble(Trouble::CatchingUp, None);
+        }
+    }
+
+    /// The end of the log when it was last seen.
+    pub(crate) fn log_end(&self) -> TxnId {
+        TxnId(self.log_end.load(Ordering::Acquire)).max(self.applied.borrow().next)
+    }
+
+    /// Nothing more will be applied.
+    pub(crate) fn halt(&self, reason: &str) {
+        self.applied.send_modify(|applied| applied.halted = Some(reason.into()));
+        self.set_trouble(Trouble::Halted, Some(reason.to_owned()));
+        metrics::set_halted();
+    }
+
+    /// Data of this many parts was lost.
+    pub(crate) fn add_lost_parts(&self, count: u64) {
+        self.lost_parts.fetch_add(count, Ordering::AcqRel);
+    }
+
+    /// How many parts were lost since the node started.
+    pub(crate) fn lost_parts(&self) -> u64 {
+        self.lost_parts.load(Ordering::Acquire)
+    }
+
+    /// Something is wrong, or no longer is.
+    pub(crate) fn set_trouble(&self, trouble: Trouble, what: Option<String>) {
+        let mut troubles = self.troubles.lock();
+        match what {
+            Some(what) => {
+                troubles.insert(trouble, what);
+            }
+            None if troubles.remove(&trouble).is_none() => return,
+            None => {}
+        }
+        if troubles.is_empty() {
+            self.ready.set_ready();
+        } else {
+            let whats: Vec<_> = troubles.values().map(String::as_str).collect();
+            self.ready.set_not_ready(whats.join("; "));
+        }
+    }
+
+    /// Waits until `txn` is applied.
+    pub(crate) async fn reach(&self, txn: TxnId, patience: Duration) -> Result<Applied, Error> {
+        self.wait(|applied| applied.next > txn, patience, |applied| Error::NotReached {
+            wanted: txn,
+            next: applied.next,
+        })
+        .await
+    }
+
+    /// Waits until everything that was in the log when the node started is applied.
+    pub(crate) async fn catch_up(&self, patience: Duration) -> Result<Applied, Error> {
+        self.wait(|applied| applied.caught_up, patience, |applied| Error::CatchingUp {
+            next: applied.next,
+        })
+        .await
+    }
+
+    async fn wait(
+        &self,
+        reached: impl Fn(&Applied) -> bool,
+        patience: Duration,
+        late: impl FnOnce(&Applied) -> Error,
+    ) -> Result<Applied, Error> {
+        let mut watch = self.watch();
+        let over = |applied: &Applied| reached(applied) || applied.halted.is_some();
+        let found = {
+            // Most of the time there is nothing to wait for.
+            let now = watch.borrow();
+            over(&now).then(|| now.clone())
+        };
+        let applied = match found {
+            Some(applied) => applied,
+            None => match tokio::time::timeout(patience, watch.wait_for(over)).await {
+                Ok(Ok(applied)) => applied.clone(),
+                Ok(Err(_)) => return Err(Error::Shutdown),
+                Err(_) => return Err(late(&self.applied())),
+            },
+        };
+        match &applied.halted {
+            Some(reason) if !reached(&applied) => Err(Error::Halted(reason.to_string())),
+            _ => Ok(applied),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anabranch_journal::Offset;
+    use anabranch_runtime::admin::Readiness;
+
+    fn bounds(end: u64) -> Bounds {
+        Bounds { start: Offset(0), end: Offset(end) }
+    }
+
+    #[tokio::test]
+    async fn a_node_is_ready_once_it_has_reached_the_end_of_the_log_as_it_was_at_the_start() {
+        let readiness = Readiness::new();
+        let status = Status::new(TxnId(0), None, Hlc(0), readiness.register("store node"));
+        let soon = Duration::from_millis(1);
+        assert!(matches!(status.catch_up(soon).await, Err(Error::CatchingUp { .. })));
+        status.set_log_bounds(bounds(5));
+        status.set_applied(TxnId(4), Some(TxnId(3)), Hlc(1));
+        assert_eq!(readiness.not_ready().len(), 1);
+        status.set_applied(TxnId(5), Some(TxnId(4)), Hlc(1));
+        assert!(readiness.not_ready().is_empty());
+        status.set_log_bounds(bounds(9));
+        assert!(status.catch_up(soon).await.unwrap().caught_up);
+        assert_eq!(status.log_end(), TxnId(9));
+    }
+
+    #[tokio::test]
+    async fn a_halted_node_answers_what_it_has_and_refuses_the_rest_at_once() {
+        let readiness = Readiness::new();
+        let status = Status::new(TxnId(3), None, Hlc(0), readiness.register("store node"));
+        status.halt("a record is broken");
+        let long = Duration::from_secs(3600);
+        assert!(status.reach(TxnId(2), long).await.is_ok());
+        assert!(matches!(status.reach(TxnId(3), long).await, Err(Error::Halted(_))));
+        assert!(readiness.not_ready()[0].1.contains("a record is broken"));
+    }
+
+    #[tokio::test]
+    async fn troubles_come_and_go() {
+        let readiness = Readiness::new();
+        let status = Status::new(TxnId(0), None, Hlc(0), readiness.register("store node"));
+        status.set_log_bounds(bounds(0));
+        assert!(readiness.not_ready().is_empty());
+        status.set_trouble(Trouble::Commits, Some("no broker".to_owned()));
+        assert_eq!(readiness.not_ready(), [("store node", "no broker".to_owned())]);
+        status.set_trouble(Trouble::Commits, None);
+        assert!(readiness.not_ready().is_empty());
+    }
+}

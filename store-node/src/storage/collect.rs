@@ -1,0 +1,218 @@
+//! What may be dropped, and the compaction filters that drop it.
+//!
+//! A version is dropped once a newer one of its document is at or below the oldest readable
+//! snapshot: no read can see it any more. An active read holds its snapshot ([`History::hold`]).
+//! The filters work with bounds that are durable ([`Collected`]): after a crash the store never
+//! offers a snapshot whose versions a compaction already dropped.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::TxnId;
+use parking_lot::Mutex;
+use rocksdb::compaction_filter::{CompactionFilter, Decision};
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
+
+use super::keys::split_version_key;
+use super::values::outcome_hlc;
+use crate::error::Error;
+
+/// Which snapshots can be read, and which are being read.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    state: Mutex<HistoryState>,
+}
+
+#[derive(Debug, Default)]
+struct HistoryState {
+    oldest: TxnId,
+    held: BTreeMap<TxnId, usize>,
+}
+
+/// Keeps a snapshot readable until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    history: Arc<History>,
+    txn: TxnId,
+}
+
+impl History {
+    pub(super) fn new(oldest: TxnId) -> Self {
+        let state = HistoryState { oldest, held: BTreeMap::new() };
+        History { state: Mutex::new(state) }
+    }
+
+    /// The oldest snapshot that can be read.
+    pub(crate) fn oldest(&self) -> TxnId {
+        self.state.lock().oldest
+    }
+
+    /// Keeps the snapshot at `txn` readable.
+    pub(crate) fn hold(self: &Arc<Self>, txn: TxnId) -> Result<Hold, Error> {
+        let mut state = self.state.lock();
+        if txn < state.oldest {
+            return Err(Error::TooOld { wanted: txn, oldest: state.oldest });
+        }
+        *state.held.entry(txn).or_default() += 1;
+        Ok(Hold { history: Arc::clone(self), txn })
+    }
+
+    /// Gives up the snapshots below `before`, as far as none is held; returns the oldest that is
+    /// left. It never goes back.
+    pub(crate) fn advance(&self, before: TxnId) -> TxnId {
+        let mut state = self.state.lock();
+        let held = state.held.first_key_value().map(|(txn, _)| *txn);
+        let before = held.map_or(before, |held| held.min(before));
+        state.oldest = state.oldest.max(before);
+        state.oldest
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.history.state.lock();
+        if let Some(count) = state.held.get_mut(&self.txn) {
+            *count -= 1;
+            if *count == 0 {
+                state.held.remove(&self.txn);
+            }
+        }
+    }
+}
+
+/// What compactions may drop: bounds that were durable when they were set.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    versions: AtomicU64,
+    rounds: AtomicU64,
+}
+
+impl Collected {
+    /// The oldest snapshot that reads may name, and the time before which rounds are forgotten.
+    pub(super) fn set(&self, oldest: TxnId, rounds_before: Hlc) {
+        self.versions.store(oldest.0, Ordering::Release);
+        self.rounds.store(rounds_before.0, Ordering::Release);
+    }
+}
+
+/// Makes filters for table `versions`.
+pub(super) struct VersionFilters(pub(super) Arc<Collected>);
+
+impl CompactionFilterFactory for VersionFilters {
+    type Filter = VersionFilter;
+
+    fn create(&mut self, _: CompactionFilterContext) -> VersionFilter {
+        VersionFilter {
+            oldest: TxnId(self.0.versions.load(Ordering::Acquire)),
+            document: Vec::new(),
+            newer: None,
+        }
+    }
+
+    fn name(&self) -> &CStr {
+        c"anabranch.versions.v1"
+    }
+}
+
+/// Sees the keys of one compaction in order: the versions of a document from new to old.
+#[derive(Debug)]
+pub(super) struct VersionFilter {
+    oldest: TxnId,
+    document: Vec<u8>,
+    /// The version before this one, if it is of the same document.
+    newer: Option<TxnId>,
+}
+
+impl CompactionFilter for VersionFilter {
+    fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> Decision {
+        let Some((document, txn)) = split_version_key(key) else { return Decision::Keep };
+        if self.document != document {
+            self.document.clear();
+            self.document.extend_from_slice(document);
+            self.newer = None;
+        }
+        let superseded = self.newer.replace(txn).is_some_and(|newer| newer <= self.oldest);
+        if superseded { Decision::Remove } else { Decision::Keep }
+    }
+
+    fn name(&self) -> &CStr {
+        c"anabranch.versions.v1"
+    }
+}
+
+/// Makes filters for table `rounds`.
+pub(super) struct RoundFilters(pub(super) Arc<Collected>);
+
+impl CompactionFilterFactory for RoundFilters {
+    type Filter = RoundFilter;
+
+    fn create(&mut self, _: CompactionFilterContext) -> RoundFilter {
+        RoundFilter { before: Hlc(self.0.rounds.load(Ordering::Acquire)) }
+    }
+
+    fn name(&self) -> &CStr {
+        c"anabranch.rounds.v1"
+    }
+}
+
+/// Drops what became of rounds that are too old to be repeated.
+#[derive(Debug)]
+pub(super) struct RoundFilter {
+    before: Hlc,
+}
+
+impl CompactionFilter for RoundFilter {
+    fn filter(&mut self, _level: u32, _key: &[u8], value: &[u8]) -> Decision {
+        match outcome_hlc(value) {
+            Some(hlc) if hlc < self.before => Decision::Remove,
+            _ => Decision::Keep,
+        }
+    }
+
+    fn name(&self) -> &CStr {
+        c"anabranch.rounds.v1"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::version_key;
+    use super::*;
+
+    #[test]
+    fn a_held_snapshot_stays_readable() {
+        let history = Arc::new(History::new(TxnId(3)));
+        assert!(matches!(
+            history.hold(TxnId(2)),
+            Err(Error::TooOld { wanted: TxnId(2), oldest: TxnId(3) })
+        ));
+        let (hold, again) = (history.hold(TxnId(5)).unwrap(), history.hold(TxnId(5)).unwrap());
+        assert_eq!(history.advance(TxnId(9)), TxnId(5));
+        drop(hold);
+        assert_eq!(history.advance(TxnId(9)), TxnId(5));
+        drop(again);
+        assert_eq!(history.advance(TxnId(9)), TxnId(9));
+        assert_eq!(history.advance(TxnId(4)), TxnId(9));
+        assert_eq!(history.oldest(), TxnId(9));
+    }
+
+    #[test]
+    fn versions_go_once_a_newer_one_is_at_or_below_the_oldest_snapshot() {
+        let collected = Arc::new(Collected::default());
+        collected.set(TxnId(10), Hlc(0));
+        let mut factory = VersionFilters(collected);
+        let context =
+            CompactionFilterContext { is_full_compaction: false, is_manual_compaction: false };
+        let mut filter = factory.create(context);
+        let mut kept = |id: &[u8], txn| {
+            matches!(filter.filter(0, &version_key(id, TxnId(txn)), b""), Decision::Keep)
+        };
+        // 12 is past the oldest snapshot, 10 and 7 are what it and nobody else sees.
+        assert_eq!([12, 10, 7, 6].map(|txn| kept(b"a", txn)), [true, true, false, false]);
+        assert_eq!([9, 3].map(|txn| kept(b"b", txn)), [true, false]);
+        assert!(kept(b"c", 1));
+    }
+}

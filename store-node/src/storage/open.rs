@@ -1,0 +1,302 @@
+//! How the store is opened and made, and what is refused.
+//!
+//! A directory belongs to one log: to an actor, with its number of slices. It becomes a store with
+//! the batch that writes its format; what a crash leaves before that is empty and is used again.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use anabranch_core::ids::{ActorId, TxnId};
+use anabranch_core::keyspace::SliceCount;
+use parking_lot::Mutex;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, LogLevel, Options,
+    ReadOptions, SliceTransform, WriteBatch, WriteOptions,
+};
+use serde::{Deserialize, Serialize};
+
+use super::collect::{Collected, History, RoundFilters, VersionFilters};
+use super::timeline::{Sample, Timeline};
+use super::values::{Progress, decode_progress, decode_txn, encode_progress};
+use super::{Bounds, CHANGES, ROUNDS, Storage, TABLES, VERSIONS, keys};
+use crate::config::StoreNodeConfig;
+use crate::error::Error;
+
+/// The version of the whole layout.
+const FORMAT_VERSION: u32 = 1;
+
+/// What a store needs to know of its settings.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreOptions {
+    pub(crate) path: PathBuf,
+    pub(crate) write_buffer_bytes: usize,
+    pub(crate) block_cache_bytes: usize,
+    pub(crate) round_retention_ms: u64,
+    /// Only to measure what it costs.
+    pub(crate) wal: bool,
+}
+
+impl StoreOptions {
+    /// From the settings of a node.
+    pub(crate) fn new(config: &StoreNodeConfig) -> Self {
+        StoreOptions {
+            path: config.data_dir.clone(),
+            write_buffer_bytes: config.write_buffer_bytes,
+            block_cache_bytes: config.block_cache_bytes,
+            round_retention_ms: config.round_retention_ms,
+            wal: false,
+        }
+    }
+}
+
+/// A store, and how far it has come.
+pub(crate) struct Opened {
+    pub(crate) storage: Storage,
+    pub(crate) progress: Progress,
+    pub(crate) timeline: Timeline,
+}
+
+/// Whose data it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    actor: ActorId,
+    slices: SliceCount,
+}
+
+impl Storage {
+    /// Opens the store of a log, or makes it.
+    pub(crate) fn open(
+        options: &StoreOptions,
+        actor: ActorId,
+        slices: SliceCount,
+    ) -> Result<Opened, Error> {
+        let path = options.path.clone();
+        refuse_foreign(&path)?;
+        let collected = Arc::new(Collected::default());
+        let tables = table_options(options, &collected)
+            .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
+        let db = DB::open_cf_descriptors(&db_options(options), &path, tables)
+            .map_err(|error| opening(&path, error))?;
+        let mut write_options = WriteOptions::default();
+        write_options.disable_wal(!options.wal);
+        let mut storage = Storage {
+            db,
+            path,
+            write_options,
+            history: Arc::default(),
+            collected,
+            written: Mutex::new(Bounds {
+                next: TxnId(0),
+                oldest_readable: TxnId(0),
+                hlc: anabranch_core::hlc::Hlc(0),
+            }),
+            durable_next: AtomicU64::new(0),
+            feed_start: AtomicU64::new(0),
+            round_retention_ms: options.round_retention_ms,
+        };
+        let identity = Identity { actor, slices };
+        let progress = match storage.read_once(keys::FORMAT)? {
+            None => storage.create(&identity)?,
+            Some(format) => storage.load(&format, &identity)?,
+        };
+        storage.history = Arc::new(History::new(progress.oldest_readable));
+        *storage.written.get_mut() = Bounds {
+            next: progress.next,
+            oldest_readable: progress.oldest_readable,
+            hlc: progress.hlc,
+        };
+        *storage.durable_next.get_mut() = progress.next.0;
+        *storage.feed_start.get_mut() = progress.feed_start.0;
+        let timeline = storage.read_timeline()?;
+        Ok(Opened { storage, progress, timeline })
+    }
+
+    fn create(&self, identity: &Identity) -> Result<Progress, Error> {
+        let progress = Progress::start(identity.slices.get());
+        let mut encoded = vec![1];
+        serde_json::to_writer(&mut encoded, identity).expect("an identity always encodes");
+        let mut batch = WriteBatch::default();
+        batch.put(keys::IDENTITY, encoded);
+        batch.put(keys::PROGRESS, encode_progress(&progress));
+        batch.put(keys::FORMAT, FORMAT_VERSION.to_be_bytes());
+        self.db
+            .write_opt(batch, &self.write_options)
+            .map_err(|error| self.failed("write", error))?;
+        self.flush()?;
+        Ok(progress)
+    }
+
+    fn load(&self, format: &[u8], identity: &Identity) -> Result<Progress, Error> {
+        let path = self.path.display();
+        match <[u8; 4]>::try_from(format).map(u32::from_be_bytes) {
+            Ok(FORMAT_VERSION) => {}
+            Ok(version) => {
+                return Err(Error::DataDir(format!(
+                    "the store in '{path}' has format {version}; this program knows format \
+                     {FORMAT_VERSION}: use the version of anabranch that wrote it, or a newer one"
+                )));
+            }
+            Err(_) => return Err(Error::CorruptStore("its format does not decode".to_owned())),
+        }
+        let stored = self.read_once(keys::IDENTITY)?;
+        let stored: Identity = stored
+            .as_deref()
+            .and_then(|stored| stored.strip_prefix(&[1]))
+            .and_then(|json| serde_json::from_slice(json).ok())
+            .ok_or_else(|| Error::CorruptStore("its identity does not decode".to_owned()))?;
+        if stored != *identity {
+            return Err(Error::DataDir(format!(
+                "the store in '{path}' belongs to log {} of {} slices, but this cluster's log is \
+                 {} of {} slices: the log was made anew or the directory is another cluster's; \
+                 start with an empty data directory",
+                stored.actor,
+                stored.slices.get(),
+                identity.actor,
+                identity.slices.get()
+            )));
+        }
+        let progress = self.read_once(keys::PROGRESS)?;
+        let progress = decode_progress(&progress.unwrap_or_default())?;
+        if progress.positions.len() != usize::from(identity.slices.get())
+            || progress.observed.base() != progress.next
+        {
+            return Err(Error::CorruptStore("its positions make no sense".to_owned()));
+        }
+        Ok(progress)
+    }
+
+    fn read_once(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.db.get(key).map_err(|error| self.failed("read", error))
+    }
+
+    fn read_timeline(&self) -> Result<Timeline, Error> {
+        let (from, to) = keys::timeline_range();
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(from..to);
+        let mut samples = Vec::new();
+        let mut found = self.db.raw_iterator_opt(options);
+        found.seek_to_first();
+        while let Some((key, value)) = found.item() {
+            let hlc = keys::split_timeline_key(key).ok_or_else(|| {
+                Error::CorruptStore("a key of the timeline does not decode".to_owned())
+            })?;
+            samples.push(Sample { hlc, txn: decode_txn(value)? });
+            found.next();
+        }
+        found.status().map_err(|error| self.failed("read", error))?;
+        Ok(Timeline::new(samples))
+    }
+}
+
+/// Refuses a directory that holds something else. A store whose making was interrupted has some
+/// of the tables, and nothing in them.
+fn refuse_foreign(path: &Path) -> Result<(), Error> {
+    let shown = path.display();
+    let mut entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries.filter_map(Result::ok).filter(|entry| {
+            // What `mkfs` puts into an empty file system.
+            entry.file_name() != "lost+found"
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(Error::DataDir(format!("'{shown}' cannot be the data directory: {error}")));
+        }
+    };
+    if entries.next().is_none() {
+        return Ok(());
+    }
+    let foreign = |what: &str| {
+        Error::DataDir(format!(
+            "'{shown}' holds {what}; give the store node a directory of its own"
+        ))
+    };
+    if !path.join("CURRENT").exists() {
+        // RocksDB writes this file last when it makes a database.
+        let begun = path.join("LOCK").exists() || path.join("IDENTITY").exists();
+        return if begun { Ok(()) } else { Err(foreign("files that are no store")) };
+    }
+    let found = DB::list_cf(&Options::default(), path).map_err(|error| opening(path, error))?;
+    let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();
+    let known = BTreeSet::from(TABLES);
+    if found == known {
+        return Ok(());
+    }
+    if !found.is_subset(&known) {
+        return Err(foreign("a RocksDB database of something else"));
+    }
+    let db = DB::open_for_read_only(&Options::default(), path, false)
+        .map_err(|error| opening(path, error))?;
+    let mut all = db.raw_iterator();
+    all.seek_to_first();
+    if all.valid() { Err(foreign("a RocksDB database of something else")) } else { Ok(()) }
+}
+
+/// What a failure to open means.
+fn opening(path: &Path, source: rocksdb::Error) -> Error {
+    let text: &str = source.as_ref();
+    if text.contains("While lock file") || text.contains("lock hold by current process") {
+        let path = path.display();
+        return Error::DataDir(format!("the store in '{path}' is in use by another process"));
+    }
+    Error::Storage { path: path.display().to_string(), action: "open", source }
+}
+
+fn db_options(options: &StoreOptions) -> Options {
+    let mut db = Options::default();
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    // Without a WAL this is what makes the tables agree after a crash (ST-1).
+    db.set_atomic_flush(!options.wal);
+    db.set_max_background_jobs(3);
+    db.set_max_open_files(1024);
+    db.set_bytes_per_sync(1 << 20);
+    db.set_log_level(LogLevel::Warn);
+    db.set_keep_log_file_num(2);
+    db
+}
+
+/// One set of options for each of [`TABLES`].
+fn table_options(
+    options: &StoreOptions,
+    collected: &Arc<Collected>,
+) -> [(&'static str, Options); 4] {
+    let cache = Cache::new_lru_cache(options.block_cache_bytes);
+    let table = |bloom: bool, block_bytes: usize| {
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(&cache);
+        blocks.set_block_size(block_bytes);
+        if bloom {
+            blocks.set_bloom_filter(10.0, false);
+        }
+        let mut table = Options::default();
+        table.set_block_based_table_factory(&blocks);
+        table.set_compression_type(DBCompressionType::Lz4);
+        table
+    };
+    let large = |mut table: Options| {
+        table.set_write_buffer_size(options.write_buffer_bytes);
+        table.set_max_write_buffer_number(4);
+        table.set_target_file_size_base(options.write_buffer_bytes as u64);
+        table
+    };
+    let mut versions = large(table(true, 16 << 10));
+    versions.set_prefix_extractor(SliceTransform::create(
+        "anabranch.document.v1",
+        keys::version_prefix,
+        Some(|key| key.len() > 8),
+    ));
+    versions.set_memtable_prefix_bloom_ratio(0.1);
+    versions.set_compaction_filter_factory(VersionFilters(Arc::clone(collected)));
+    // Appended in order and read in order: no filter would help.
+    let changes = large(table(false, 64 << 10));
+    let mut rounds = table(true, 4 << 10);
+    rounds.set_memtable_prefix_bloom_ratio(0.1);
+    rounds.set_memtable_whole_key_filtering(true);
+    rounds.set_write_buffer_size(16 << 20);
+    rounds.set_compaction_filter_factory(RoundFilters(Arc::clone(collected)));
+    let mut default = table(false, 4 << 10);
+    default.set_write_buffer_size(4 << 20);
+    [("default", default), (VERSIONS, versions), (CHANGES, changes), (ROUNDS, rounds)]
+}

@@ -1,0 +1,176 @@
+//! Reads of the store: the newest versions, a snapshot's documents, changes by transaction.
+
+use std::ops::{ControlFlow, Range};
+
+use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::Slice;
+use rocksdb::{DBRawIterator, ReadOptions};
+
+use super::values::{IndexedChange, Version, decode_changes, decode_version};
+use super::{CHANGES, Storage, VERSIONS, keys};
+use crate::error::Error;
+
+/// How many versions are stepped over before the rest of a document is jumped over.
+const STEPS_BEFORE_SEEK: usize = 8;
+
+/// Whether to go on after a document.
+type Visit = Result<ControlFlow<()>, Error>;
+
+/// The newest version of one document after the other, as of when this was made.
+pub(crate) struct NewestVersions<'a> {
+    storage: &'a Storage,
+    versions: DBRawIterator<'a>,
+    key: Vec<u8>,
+}
+
+impl NewestVersions<'_> {
+    /// The newest version of a document, if there is any.
+    pub(crate) fn get(&mut self, id: &[u8]) -> Result<Option<Version<'_>>, Error> {
+        keys::set_version(&mut self.key, id, TxnId(u64::MAX));
+        self.versions.seek(&self.key);
+        if !self.versions.valid() {
+            let status = self.versions.status();
+            return status.map(|()| None).map_err(|error| self.storage.failed("read", error));
+        }
+        match self.versions.item() {
+            Some((key, value)) if split(key)?.0 == id => decode_version(value).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Where to read on in the changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FeedPosition {
+    /// The transaction.
+    pub(crate) txn: TxnId,
+    /// The chunk of its changes.
+    pub(crate) chunk: u16,
+}
+
+impl Storage {
+    /// Reads the newest versions as they are now.
+    pub(crate) fn newest_versions(&self) -> NewestVersions<'_> {
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        let versions = self.db.raw_iterator_cf_opt(self.table(VERSIONS), options);
+        NewestVersions { storage: self, versions, key: Vec::with_capacity(128) }
+    }
+
+    /// The version of a document in the snapshot at `at`: who wrote it, and `read` of its state.
+    /// `None` if the document was not there or was forgotten.
+    pub(crate) fn document<T>(
+        &self,
+        id: &[u8],
+        at: TxnId,
+        read: impl FnOnce(TxnId, &[u8]) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        let mut versions = self.db.raw_iterator_cf_opt(self.table(VERSIONS), options);
+        versions.seek(keys::version_key(id, at));
+        versions.status().map_err(|error| self.failed("read", error))?;
+        let Some((key, value)) = versions.item() else { return Ok(None) };
+        let (found, txn) = split(key)?;
+        if found != id {
+            return Ok(None);
+        }
+        match decode_version(value)? {
+            Version::State(state) => read(txn, state).map(Some),
+            Version::Evicted => Ok(None),
+        }
+    }
+
+    /// Visits the documents of the snapshot at `at` whose id begins with `prefix`, in order of id,
+    /// those after `after` if it is given. Deleted ones are among them, forgotten ones not.
+    pub(crate) fn documents(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        at: TxnId,
+        mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> Visit,
+    ) -> Result<(), Error> {
+        let start = after.map_or_else(|| prefix.to_vec(), past_document);
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        if let Some(end) = keys::after_prefix(prefix) {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut versions = self.db.raw_iterator_cf_opt(self.table(VERSIONS), options);
+        versions.seek(start);
+        // The document that was decided last, and how many of its versions were passed since.
+        let mut decided: Vec<u8> = Vec::new();
+        let mut passed = 0;
+        while let Some((key, value)) = versions.item() {
+            let (id, txn) = split(key)?;
+            let newer = txn > at;
+            if newer || id == decided {
+                passed += 1;
+                if passed <= STEPS_BEFORE_SEEK {
+                    versions.next();
+                } else {
+                    let target = if newer { keys::version_key(id, at) } else { past_document(id) };
+                    passed = 0;
+                    versions.seek(target);
+                }
+                continue;
+            }
+            passed = 0;
+            decided.clear();
+            decided.extend_from_slice(id);
+            if let Version::State(state) = decode_version(value)?
+                && visit(id, txn, state)?.is_break()
+            {
+                return Ok(());
+            }
+            versions.next();
+        }
+        versions.status().map_err(|error| self.failed("read", error))
+    }
+
+    /// Visits the changes of transactions, chunk by chunk, in order: where each chunk stands, the
+    /// slices it names and its changes. Only the first chunk of a transaction names slices.
+    ///
+    /// # Errors
+    /// [`Error::FeedTrimmed`] if they are no longer there.
+    pub(crate) fn changes(
+        &self,
+        from: FeedPosition,
+        until: TxnId,
+        mut visit: impl FnMut(FeedPosition, Vec<Slice>, Vec<IndexedChange>) -> Visit,
+    ) -> Result<(), Error> {
+        let range: Range<Vec<u8>> = keys::change_key(from.txn, from.chunk).to_vec()
+            ..keys::change_prefix(until).to_vec();
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(range);
+        let mut chunks = self.db.raw_iterator_cf_opt(self.table(CHANGES), options);
+        // Looked at after the iterator was made: see `feed_start`.
+        let start = self.feed_start();
+        if from.txn < start {
+            return Err(Error::FeedTrimmed { wanted: from.txn, start });
+        }
+        chunks.seek_to_first();
+        while let Some((key, value)) = chunks.item() {
+            let (txn, chunk) = keys::split_change_key(key)
+                .ok_or_else(|| Error::CorruptStore("a key of changes does not decode".into()))?;
+            let (slices, changes) = decode_changes(value)?;
+            if visit(FeedPosition { txn, chunk }, slices, changes)?.is_break() {
+                return Ok(());
+            }
+            chunks.next();
+        }
+        chunks.status().map_err(|error| self.failed("read changes", error))
+    }
+}
+
+fn split(key: &[u8]) -> Result<(&[u8], TxnId), Error> {
+    keys::split_version_key(key)
+        .ok_or_else(|| Error::CorruptStore("the key of a version does not decode".into()))
+}
+
+/// The first key past all versions of a document. No document's id continues with a byte below 2.
+fn past_document(id: &[u8]) -> Vec<u8> {
+    let mut key = id.to_vec();
+    key.push(1);
+    key
+}
