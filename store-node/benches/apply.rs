@@ -45,12 +45,15 @@ fn main() {
 
 /// About 400 bytes of JSON in ten fields.
 fn document(number: usize) -> Value {
-    let text = |name: &str| format!("{name} of document {number}, padded to be as long as most are");
+    let text =
+        |name: &str| format!("{name} of document {number}, padded to be as long as most are");
     let mut fields: Vec<(String, Value)> = ["name", "maker", "origin", "remark"]
         .map(|name| (name.to_owned(), Value::from(text(name))))
         .into();
     let number = i64::try_from(number).expect("it is small");
-    for (index, name) in ["year", "power", "weight", "cylinders", "price", "stock"].iter().enumerate() {
+    for (index, name) in
+        ["year", "power", "weight", "cylinders", "price", "stock"].iter().enumerate()
+    {
         let index = i64::try_from(index).expect("there are six");
         fields.push(((*name).to_owned(), Value::Int(number * 7 + index)));
     }

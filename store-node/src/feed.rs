@@ -231,8 +231,7 @@ impl<'a> Reply<'a> {
     fn finish(self, until: TxnId) -> (proto::FeedReply, From) {
         let position = self.stopped_at.unwrap_or(FeedPosition { txn: until, chunk: 0 });
         let slices = if position.chunk > 0 { self.slices } else { Vec::new() };
-        let reply =
-            proto::FeedReply { transactions: self.transactions, next: position.txn.0 };
+        let reply = proto::FeedReply { transactions: self.transactions, next: position.txn.0 };
         (reply, From { position, slices })
     }
 }

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use anabranch_core::hlc::Hlc;
-use metrics::{
-    counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 const TRANSACTIONS: &str = "anabranch_store_node_applied_transactions_total";
 const DOCUMENTS: &str = "anabranch_store_node_changed_documents_total";

@@ -75,8 +75,7 @@ impl StoreNode {
         let Opened { storage, progress, timeline } = opened;
         let (server, listener, address) = listen(&config).await?;
         let storage = Arc::new(storage);
-        let status =
-            Arc::new(Status::new(progress.next, progress.last, progress.hlc, ready));
+        let status = Arc::new(Status::new(progress.next, progress.last, progress.hlc, ready));
         tracing::info!(
             cluster = %identity.name.as_str(), %address, next = %progress.next,
             "the store node starts"

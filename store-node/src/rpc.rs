@@ -104,7 +104,11 @@ fn refuse(error: Error) -> Status {
 }
 
 /// Counts a read, and answers it.
-fn answer<T>(kind: &'static str, began: Instant, result: Result<T, Error>) -> Result<Response<T>, Status> {
+fn answer<T>(
+    kind: &'static str,
+    began: Instant,
+    result: Result<T, Error>,
+) -> Result<Response<T>, Status> {
     let outcome = result.as_ref().map_or_else(Error::code, |_| "ok");
     metrics::record_read(kind, outcome, began.elapsed());
     result.map(Response::new).map_err(refuse)

@@ -163,18 +163,21 @@ impl Status {
 
     /// Waits until `txn` is applied.
     pub(crate) async fn reach(&self, txn: TxnId, patience: Duration) -> Result<Applied, Error> {
-        self.wait(|applied| applied.next > txn, patience, |applied| Error::NotReached {
-            wanted: txn,
-            next: applied.next,
-        })
+        self.wait(
+            |applied| applied.next > txn,
+            patience,
+            |applied| Error::NotReached { wanted: txn, next: applied.next },
+        )
         .await
     }
 
     /// Waits until everything that was in the log when the node started is applied.
     pub(crate) async fn catch_up(&self, patience: Duration) -> Result<Applied, Error> {
-        self.wait(|applied| applied.caught_up, patience, |applied| Error::CatchingUp {
-            next: applied.next,
-        })
+        self.wait(
+            |applied| applied.caught_up,
+            patience,
+            |applied| Error::CatchingUp { next: applied.next },
+        )
         .await
     }
 

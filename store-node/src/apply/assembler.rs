@@ -83,7 +83,8 @@ pub(crate) struct Assembler {
 impl Assembler {
     /// Begins where reading begins.
     pub(crate) fn new(next: TxnId, positions: &[Offset]) -> Self {
-        let slice = |position: &Offset| SliceState { position: *position, waiting: BTreeMap::new() };
+        let slice =
+            |position: &Offset| SliceState { position: *position, waiting: BTreeMap::new() };
         Assembler {
             slices: positions.iter().map(slice).collect(),
             commits: VecDeque::new(),

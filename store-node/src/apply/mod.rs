@@ -67,11 +67,8 @@ impl Apply {
         drop(inputs);
         let txns = TopicPartition::new(self.cluster.txns(), 0);
         let rounds = self.cluster.rounds();
-        let partitions: Vec<_> = self
-            .slices
-            .all()
-            .map(|slice| TopicPartition::new(rounds.clone(), slice.0))
-            .collect();
+        let partitions: Vec<_> =
+            self.slices.all().map(|slice| TopicPartition::new(rounds.clone(), slice.0)).collect();
         let next = self.progress.next;
         let positions = self.progress.positions.clone();
         let slices = Slices { partitions: partitions.clone(), positions: positions.clone() };

@@ -121,9 +121,8 @@ impl<'s, 'r> Run<'s, 'r> {
             None => self.storage.outcome(commit.round)?.map(|outcome| outcome.hlc),
         };
         let remembered_ms = self.storage.round_retention_ms();
-        Ok(seen.is_some_and(|seen| {
-            seen.millis().saturating_add(remembered_ms) >= commit.hlc.millis()
-        }))
+        Ok(seen
+            .is_some_and(|seen| seen.millis().saturating_add(remembered_ms) >= commit.hlc.millis()))
     }
 
     /// Records parts whose data is not in the log; the rest of their round is applied (ST-5).

@@ -121,8 +121,9 @@ impl Reads {
 pub(crate) fn parse_select(statement: &str, args: &str) -> Result<Select, Error> {
     let args = match args {
         "" => Value::Object(Default::default()),
-        text => Value::from_json(text.as_bytes())
-            .map_err(|error| Error::InvalidRequest(format!("the arguments are no JSON: {error}")))?,
+        text => Value::from_json(text.as_bytes()).map_err(|error| {
+            Error::InvalidRequest(format!("the arguments are no JSON: {error}"))
+        })?,
     };
     let Value::Object(args) = args else {
         let found = args.type_name();
@@ -130,7 +131,9 @@ pub(crate) fn parse_select(statement: &str, args: &str) -> Result<Select, Error>
     };
     match parse(statement, &args)? {
         Statement::Select(select) => Ok(select),
-        other => Err(Error::InvalidRequest(format!("only SELECT can be read, not {}", other.kind()))),
+        other => {
+            Err(Error::InvalidRequest(format!("only SELECT can be read, not {}", other.kind())))
+        }
     }
 }
 

@@ -54,11 +54,7 @@ impl<'a> Batch<'a> {
     pub(crate) fn put_changes(&mut self, txn: TxnId, slices: &[Slice], changes: &[IndexedChange]) {
         for (number, chunk) in encode_changes(slices, changes, CHUNK_BYTES).iter().enumerate() {
             let number = u16::try_from(number).expect("a transaction is smaller than 16 GiB");
-            self.batch.put_cf(
-                self.storage.table(CHANGES),
-                keys::change_key(txn, number),
-                chunk,
-            );
+            self.batch.put_cf(self.storage.table(CHANGES), keys::change_key(txn, number), chunk);
         }
     }
 

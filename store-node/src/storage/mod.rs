@@ -93,9 +93,7 @@ impl Storage {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         let tables = TABLES.map(|table| self.table(table));
-        self.db
-            .flush_cfs_opt(&tables, &options)
-            .map_err(|error| self.failed("flush", error))?;
+        self.db.flush_cfs_opt(&tables, &options).map_err(|error| self.failed("flush", error))?;
         self.durable_next.fetch_max(bounds.next.0, Ordering::AcqRel);
         let rounds_before = bounds.hlc.millis().saturating_sub(self.round_retention_ms);
         self.collected.set(bounds.oldest_readable, Hlc::from_millis(rounds_before));

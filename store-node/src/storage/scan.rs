@@ -139,8 +139,8 @@ impl Storage {
         until: TxnId,
         mut visit: impl FnMut(FeedPosition, Vec<Slice>, Vec<IndexedChange>) -> Visit,
     ) -> Result<(), Error> {
-        let range: Range<Vec<u8>> = keys::change_key(from.txn, from.chunk).to_vec()
-            ..keys::change_prefix(until).to_vec();
+        let range: Range<Vec<u8>> =
+            keys::change_key(from.txn, from.chunk).to_vec()..keys::change_prefix(until).to_vec();
         let mut options = ReadOptions::default();
         options.set_iterate_range(range);
         let mut chunks = self.db.raw_iterator_cf_opt(self.table(CHANGES), options);

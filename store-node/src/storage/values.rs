@@ -213,7 +213,8 @@ pub(super) fn encode_changes(
     let mut has_changes = false;
     for change in changes {
         let IndexedChange { slice, id, event } = change;
-        let full = chunks.last().is_some_and(|chunk| chunk.len() + change_bytes(change) > chunk_bytes);
+        let full =
+            chunks.last().is_some_and(|chunk| chunk.len() + change_bytes(change) > chunk_bytes);
         if has_changes && full {
             chunks.push(begin(&[], change_bytes(change)));
         }
@@ -377,7 +378,8 @@ mod tests {
         encode_version(Version::State(b"s"), &mut version);
         assert_eq!(version, b"\x01\x00s");
         assert_eq!(encode_txn(TxnId(258)), b"\x01\0\0\0\0\0\0\x01\x02");
-        let outcome = Outcome { txn: TxnId(2), hlc: Hlc(1), digest: Bytes::new(), conflicts: vec![] };
+        let outcome =
+            Outcome { txn: TxnId(2), hlc: Hlc(1), digest: Bytes::new(), conflicts: vec![] };
         assert_eq!(
             encode_outcome(&outcome),
             b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0"

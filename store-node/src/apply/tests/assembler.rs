@@ -76,10 +76,10 @@ fn another_record_in_the_place_of_a_part_is_a_loss() {
     let (_, committed, parts) = one_round();
     for change in 0..4 {
         let mut assembler = assembler();
-        for mut part in parts.iter().map(|part| Part {
-            content: Ok(part.content.as_ref().unwrap().clone()),
-            ..*part
-        }) {
+        for mut part in parts
+            .iter()
+            .map(|part| Part { content: Ok(part.content.as_ref().unwrap().clone()), ..*part })
+        {
             if part.slice == Slice(1) {
                 let content = part.content.as_mut().unwrap();
                 match change {

@@ -9,9 +9,7 @@ use anabranch_core::query::OnConflict;
 use anabranch_schemas::records::{Change, Operation};
 use anabranch_schemas::{decode, state};
 
-use super::support::{
-    ACTOR, REMOTE, TestLog, TestRound, id, json, path, remote_state, slices,
-};
+use super::support::{ACTOR, REMOTE, TestLog, TestRound, id, json, path, remote_state, slices};
 use crate::apply::assembler::Assembler;
 use crate::apply::round::{Documents, Effects, apply};
 use crate::error::Error;
@@ -72,7 +70,11 @@ fn insert(fields: &str, on_conflict: OnConflict) -> Mutation {
 }
 
 fn set(name: &str, value: i64) -> Mutation {
-    Mutation::Update { set: vec![(path(name), Value::Int(value))], unset: vec![], increment: vec![] }
+    Mutation::Update {
+        set: vec![(path(name), Value::Int(value))],
+        unset: vec![],
+        increment: vec![],
+    }
 }
 
 fn after(change: &Change) -> Option<Value> {

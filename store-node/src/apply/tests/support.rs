@@ -159,9 +159,10 @@ impl Model {
         let images = touched.iter().map(|number| (*number, visible(&before, number)));
         self.changed.insert(txn, images.collect());
         self.conflicts.insert(txn, conflicts);
-        let seen = self.documents.keys().filter_map(|number| {
-            visible(&self.documents, number).map(|value| (*number, value))
-        });
+        let seen = self
+            .documents
+            .keys()
+            .filter_map(|number| visible(&self.documents, number).map(|value| (*number, value)));
         self.snapshots.insert(txn, seen.collect());
     }
 
@@ -191,8 +192,8 @@ fn arbitrary_mutation() -> impl Strategy<Value = Mutation> {
         OnConflict::DoUpdate,
         OnConflict::DoUpdateLocalDiff,
     ]);
-    let insert = (fields, policy)
-        .prop_map(|(fields, on_conflict)| Mutation::Insert { fields, on_conflict });
+    let insert =
+        (fields, policy).prop_map(|(fields, on_conflict)| Mutation::Insert { fields, on_conflict });
     let set = (name.clone(), 0_i64..3).prop_map(|(name, value)| Mutation::Update {
         set: vec![(path(name), Value::Int(value))],
         unset: vec![],

@@ -21,9 +21,7 @@ use anabranch_schemas::records::Change;
 use anabranch_schemas::{decode, state};
 use proptest::prelude::*;
 
-use super::support::{
-    ACTOR, APP, Model, TestLog, TestRound, arbitrary_rounds, id, json, slices,
-};
+use super::support::{ACTOR, APP, Model, TestLog, TestRound, arbitrary_rounds, id, json, slices};
 use crate::apply::applier::{Applier, Held, Retention};
 use crate::apply::assembler::Assembler;
 use crate::apply::demand::Demand;
@@ -73,8 +71,7 @@ fn inputs(log: &TestLog, progress: &Progress, piece: usize) -> Vec<Input> {
     let mut all = Vec::new();
     for (slice, parts) in &log.parts {
         let from = progress.positions[usize::from(slice.0)];
-        let left: Vec<usize> =
-            (0..parts.len()).filter(|index| parts[*index].0 >= from).collect();
+        let left: Vec<usize> = (0..parts.len()).filter(|index| parts[*index].0 >= from).collect();
         for indexes in left.chunks(piece) {
             let parts = indexes.iter().map(|index| log.part(*slice, *index)).collect();
             all.push(Input::Parts(parts, vec![]));
@@ -167,8 +164,7 @@ fn slices_of(event: &Change) -> Slice {
 /// Everything that a store says against what the model says of the transactions that it has.
 fn check(opened: &Opened, log: &TestLog, model: &Model) {
     let Opened { storage, progress, .. } = opened;
-    let applied: Vec<_> =
-        log.commits.iter().filter(|(txn, _, _)| *txn < progress.next).collect();
+    let applied: Vec<_> = log.commits.iter().filter(|(txn, _, _)| *txn < progress.next).collect();
     assert_eq!(progress.last, applied.last().map(|(txn, _, _)| *txn));
     let mut observed = IntervalMap::default();
     observed.splice_all(TxnId(0)..progress.next);
