@@ -1,24 +1,21 @@
 //! Which lane writes which round next. No threads and no clock here.
 //!
-//! A round has a home: the lane of its first slice, so that most transactions touch few
-//! partitions. It goes there if that lane is free, else to a free lane, the one that has rested
-//! longest, else it waits at home. A lane that becomes free takes what waits at home, up to the
-//! bounds of a transaction; nothing there, or something that waits elsewhere for much longer, and
-//! it takes that.
+//! A round's home is the lane of its first slice. That lane is told of it if it is free, so that
+//! while little is to be done transactions touch few partitions; else the free lane that has
+//! rested longest. If none is free the round waits, and whichever lane is free first takes all
+//! that waits, up to the bounds of a transaction: a lane that took only its own would let the
+//! others' rounds wait for theirs to rest (measured on Kafka: twice the latency).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anabranch_core::ids::TxnId;
 use tokio::sync::oneshot;
 
 use super::EncodedRound;
 use crate::error::Error;
-
-/// How much longer a round must have waited elsewhere for a lane to pass over its own.
-const STEAL_AFTER: Duration = Duration::from_millis(20);
 
 const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
@@ -87,12 +84,6 @@ enum Phase {
     Idle(Instant),
 }
 
-#[derive(Debug)]
-struct Lane {
-    phase: Phase,
-    queue: VecDeque<Pending>,
-}
-
 /// What a lane does next.
 #[derive(Debug)]
 pub(super) enum Turn {
@@ -104,13 +95,14 @@ pub(super) enum Turn {
     Stop,
 }
 
-/// The queues of all lanes.
+/// The rounds that wait, and the lanes.
 #[derive(Debug)]
 pub(super) struct Dispatch {
-    lanes: Vec<Lane>,
-    limits: Limits,
-    rounds: usize,
+    lanes: Vec<Phase>,
+    queue: VecDeque<Pending>,
+    /// Size of the rounds in the queue.
     bytes: usize,
+    limits: Limits,
     closed: bool,
     /// Why the last lane that went down did.
     trouble: Option<String>,
@@ -119,12 +111,11 @@ pub(super) struct Dispatch {
 impl Dispatch {
     /// All lanes are down at first.
     pub(super) fn new(lanes: usize, limits: Limits) -> Self {
-        let lane = |_| Lane { phase: Phase::Down, queue: VecDeque::new() };
         Dispatch {
-            lanes: (0..lanes).map(lane).collect(),
-            limits,
-            rounds: 0,
+            lanes: vec![Phase::Down; lanes],
+            queue: VecDeque::new(),
             bytes: 0,
+            limits,
             closed: false,
             trouble: None,
         }
@@ -145,72 +136,70 @@ impl Dispatch {
         if self.is_full(&pending) {
             self.forget_withdrawn();
             if self.is_full(&pending) {
-                return Err(Error::Busy { waiting: self.rounds });
+                return Err(Error::Busy { waiting: self.queue.len() });
             }
         }
-        let home = self.home(&pending);
-        let free = self.free_lane(home, now);
-        let lane = free.unwrap_or(home);
-        self.count(&pending);
-        self.lanes[lane].queue.push_back(pending);
+        let slice = pending.round.first_slice().unwrap_or_default();
+        let home = usize::from(slice.0) % self.lanes.len();
+        let free = if self.rested(home, now).is_some() { Some(home) } else { self.free(now) };
         if let Some(free) = free {
-            self.lanes[free].phase = Phase::Busy;
+            self.lanes[free] = Phase::Busy;
         }
+        self.bytes += pending.round.bytes();
+        self.queue.push_back(pending);
         Ok(free)
     }
 
     /// What a lane that is free does now.
     pub(super) fn next(&mut self, lane: usize, now: Instant) -> Turn {
-        if let Phase::Idle(rested) = self.lanes[lane].phase
+        if let Phase::Idle(rested) = self.lanes[lane]
             && now < rested
             && !self.closed
         {
             return Turn::Wait(Some(rested));
         }
-        loop {
-            let Some(from) = self.oldest(lane) else {
-                if self.closed {
-                    return Turn::Stop;
-                }
-                if self.lanes[lane].phase == Phase::Busy {
-                    // It was told of a round that another lane took first.
-                    self.lanes[lane].phase = Phase::Idle(now);
-                }
-                return Turn::Wait(None);
-            };
-            let batch = self.batch(from);
-            if !batch.is_empty() {
-                self.lanes[lane].phase = Phase::Busy;
-                return Turn::Write(batch);
-            }
+        let batch = self.batch();
+        if !batch.is_empty() {
+            self.lanes[lane] = Phase::Busy;
+            return Turn::Write(batch);
         }
+        if self.closed {
+            return Turn::Stop;
+        }
+        if self.lanes[lane] == Phase::Busy {
+            // It was told of a round that another lane took first.
+            self.lanes[lane] = Phase::Idle(now);
+        }
+        Turn::Wait(None)
     }
 
     /// A lane has a writer that can write from `rested` on.
     pub(super) fn idle(&mut self, lane: usize, rested: Instant) {
-        self.lanes[lane].phase = Phase::Idle(rested);
+        self.lanes[lane] = Phase::Idle(rested);
     }
 
     /// A lane has no writer.
     pub(super) fn down(&mut self, lane: usize, trouble: Option<String>) {
-        self.lanes[lane].phase = Phase::Down;
+        self.lanes[lane] = Phase::Down;
         if trouble.is_some() {
             self.trouble = trouble;
         }
     }
 
-    /// Rounds that were not written wait again, before all others of the lane.
-    pub(super) fn put_back(&mut self, lane: usize, batch: Vec<Pending>) {
+    /// Rounds that were not written wait again, before all others.
+    pub(super) fn put_back(&mut self, batch: Vec<Pending>) {
         for pending in batch.into_iter().rev() {
             pending.ticket.put_back();
-            self.count(&pending);
-            self.lanes[lane].queue.push_front(pending);
+            self.bytes += pending.round.bytes();
+            self.queue.push_front(pending);
         }
     }
 
-    /// A lane that is free and could take rounds that wait elsewhere.
-    pub(super) fn any_free(&self, now: Instant) -> Option<usize> {
-        (0..self.lanes.len()).find(|lane| self.rested(*lane, now).is_some())
+    /// The lane to be told of what waits already: the free one that has rested longest.
+    pub(super) fn free(&self, now: Instant) -> Option<usize> {
+        let lanes = 0..self.lanes.len();
+        let rested = lanes.filter_map(|lane| self.rested(lane, now).map(|rested| (rested, lane)));
+        rested.min().map(|(_, lane)| lane)
     }
 
     /// Takes in no more.
@@ -225,104 +214,66 @@ impl Dispatch {
 
     /// All that wait, when there is no lane any more.
     pub(super) fn drain(&mut self) -> Vec<Pending> {
-        (self.rounds, self.bytes) = (0, 0);
-        self.lanes.iter_mut().flat_map(|lane| lane.queue.drain(..)).collect()
+        self.bytes = 0;
+        self.queue.drain(..).collect()
     }
 
     /// How many rounds wait, and their size.
     pub(super) fn waiting(&self) -> (usize, usize) {
-        (self.rounds, self.bytes)
+        (self.queue.len(), self.bytes)
     }
 
     /// How many lanes have no writer.
     pub(super) fn lanes_down(&self) -> usize {
-        self.lanes.iter().filter(|lane| lane.phase == Phase::Down).count()
+        self.lanes.iter().filter(|phase| **phase == Phase::Down).count()
     }
 
     /// What a caller is told whose round nobody took.
     pub(super) fn why_waiting(&self) -> String {
         match &self.trouble {
             Some(trouble) if self.lanes_down() > 0 => trouble.clone(),
-            _ => format!("{} rounds are waiting", self.rounds),
+            _ => format!("{} rounds are waiting", self.queue.len()),
         }
     }
 
     fn is_full(&self, pending: &Pending) -> bool {
         // A round that is above the limit by itself is taken in when nothing waits.
-        self.rounds >= self.limits.waiting_rounds
-            || (self.rounds > 0 && self.bytes + pending.round.bytes() > self.limits.waiting_bytes)
+        self.queue.len() >= self.limits.waiting_rounds
+            || (!self.queue.is_empty()
+                && self.bytes + pending.round.bytes() > self.limits.waiting_bytes)
     }
 
-    fn home(&self, pending: &Pending) -> usize {
-        let slice = pending.round.first_slice().unwrap_or_default();
-        usize::from(slice.0) % self.lanes.len()
-    }
-
-    /// When a free lane had rested.
+    /// When a lane that is free had rested.
     fn rested(&self, lane: usize, now: Instant) -> Option<Instant> {
-        match self.lanes[lane].phase {
+        match self.lanes[lane] {
             Phase::Idle(rested) if rested <= now => Some(rested),
             _ => None,
         }
     }
 
-    fn free_lane(&self, home: usize, now: Instant) -> Option<usize> {
-        if self.rested(home, now).is_some() {
-            return Some(home);
-        }
-        let rested = (0..self.lanes.len())
-            .filter_map(|lane| self.rested(lane, now).map(|rested| (rested, lane)));
-        rested.min().map(|(_, lane)| lane)
-    }
-
-    /// The queue that `lane` is to take from.
-    fn oldest(&self, lane: usize) -> Option<usize> {
-        let since = |lane: usize| self.lanes[lane].queue.front().map(|pending| pending.since);
-        let (elsewhere, from) = (0..self.lanes.len())
-            .filter_map(|other| since(other).map(|since| (since, other)))
-            .min()?;
-        match since(lane) {
-            Some(own) if own <= elsewhere + STEAL_AFTER => Some(lane),
-            _ => Some(from),
-        }
-    }
-
     /// What goes into one transaction: at least one round, if one is still wanted.
-    fn batch(&mut self, from: usize) -> Vec<Pending> {
+    fn batch(&mut self) -> Vec<Pending> {
         let mut batch = Vec::new();
         let (mut documents, mut bytes) = (0, 0);
-        while let Some(next) = self.lanes[from].queue.front() {
+        while let Some(next) = self.queue.front() {
             let larger = documents + next.round.documents() > self.limits.batch_documents
                 || bytes + next.round.bytes() > self.limits.batch_bytes;
             if larger && !batch.is_empty() {
                 break;
             }
-            documents += next.round.documents();
-            bytes += next.round.bytes();
-            let Some(next) = self.lanes[from].queue.pop_front() else { break };
-            self.rounds -= 1;
+            let Some(next) = self.queue.pop_front() else { break };
             self.bytes -= next.round.bytes();
             if next.ticket.take() {
+                documents += next.round.documents();
+                bytes += next.round.bytes();
                 batch.push(next);
-            } else {
-                documents -= next.round.documents();
-                bytes -= next.round.bytes();
             }
         }
         batch
     }
 
-    fn count(&mut self, pending: &Pending) {
-        self.rounds += 1;
-        self.bytes += pending.round.bytes();
-    }
-
     fn forget_withdrawn(&mut self) {
-        for lane in &mut self.lanes {
-            lane.queue.retain(|pending| !pending.ticket.is_withdrawn());
-        }
-        let waiting = || self.lanes.iter().flat_map(|lane| &lane.queue);
-        (self.rounds, self.bytes) =
-            (waiting().count(), waiting().map(|pending| pending.round.bytes()).sum());
+        self.queue.retain(|pending| !pending.ticket.is_withdrawn());
+        self.bytes = self.queue.iter().map(|pending| pending.round.bytes()).sum();
     }
 }

@@ -235,7 +235,7 @@ impl Lane {
             batch.into_iter().partition(|pending| pending.deadline > now);
         refuse(late, &as_unavailable(error));
         let mut dispatch = self.shared.dispatch.lock();
-        dispatch.put_back(self.number, again);
+        dispatch.put_back(again);
         Shared::show(&dispatch);
         self.offer(&dispatch);
     }
@@ -254,9 +254,9 @@ impl Lane {
         self.offer(&dispatch);
     }
 
-    /// What waits at this lane, which is down, is for whoever is free.
+    /// What this lane was told of, or could not write, is for whoever is free.
     fn offer(&self, dispatch: &Dispatch) {
-        if let Some(free) = dispatch.any_free(Instant::now()) {
+        if let Some(free) = dispatch.free(Instant::now()) {
             self.shared.wake[free].notify_one();
         }
     }
