@@ -66,8 +66,8 @@ pub(crate) fn check(east: &Api, west: &Api) -> Result<()> {
     wait_until("the order is in east", PATIENCE, || Ok(east.documents("orders")?.len() == 1))?;
     let cars_in_west = west.documents("cars")?;
     west.execute("UPDATE orders APPLY pieces INCREMENT BY -2 WHERE _id = 1", &json!({}))?;
-    let pieces = |api: &Api| Ok(api.documents("orders")?["1"]["pieces"].clone());
-    wait_until("the sum is in east", PATIENCE, || Ok(pieces(east)? == 3))?;
+    let sum = || Ok(east.documents("orders")?["1"]["pieces"] == 3);
+    wait_until("the sum is in east", PATIENCE, sum)?;
     ensure!(west.documents("cars")? == cars_in_west, "west's cars changed");
 
     read_your_writes(east, loaded)
