@@ -17,7 +17,7 @@ use anabranch_journal::rounds::{Round, RoundAppender};
 use anabranch_runtime::clock::now_millis;
 use anabranch_schemas::link;
 
-pub(crate) use prepare::Preparer;
+pub(crate) use prepare::{Preparer, WasWritten};
 use prepare::{Prepared, ReceivedRound};
 use writer::Encoded;
 pub(crate) use writer::LinkWriter;

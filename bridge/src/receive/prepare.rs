@@ -32,15 +32,21 @@ const MAX_JSON_GROWTH: usize = 8;
 /// Tells whether another replication of this cluster wants a document.
 pub(crate) type WantedElsewhere = Arc<dyn Fn(&DocumentId, &Value) -> bool + Send + Sync>;
 
+/// Tells whether a transaction of this cluster's log was written.
+pub(crate) type WasWritten = Arc<dyn Fn(TxnId) -> Result<bool, Error> + Send + Sync>;
+
 /// Prepares the batches of one link.
 #[derive(Clone)]
 pub(crate) struct Preparer {
+    /// The actor of this cluster's log.
+    pub(crate) actor: ActorId,
     pub(crate) app: AppId,
     pub(crate) replication: ResourceName,
     pub(crate) remote: ActorId,
     pub(crate) queries: Arc<Queries>,
     pub(crate) on_leave: OnLeave,
     pub(crate) wanted_elsewhere: WantedElsewhere,
+    pub(crate) was_written: WasWritten,
 }
 
 /// What a batch comes to.
@@ -72,6 +78,18 @@ pub(crate) struct ReceivedRound {
 
 /// Why a document cannot be applied: a stable code and words.
 type Unusable = (&'static str, String);
+
+/// Why a document was not made ready.
+enum NotReady {
+    Unusable(Unusable),
+    Failed(Error),
+}
+
+impl From<Unusable> for NotReady {
+    fn from(unusable: Unusable) -> Self {
+        NotReady::Unusable(unusable)
+    }
+}
 
 impl Preparer {
     /// Prepares a batch that arrived at wall time `now_ms`.
@@ -117,7 +135,8 @@ impl Preparer {
             prepared.bytes += change.state.len() + change.document_id.len();
             match self.mutation(&change, now_ms) {
                 Ok(mutation) => mutations.push(mutation),
-                Err(unusable) => {
+                Err(NotReady::Failed(error)) => return Err(error),
+                Err(NotReady::Unusable(unusable)) => {
                     let letter = self.dead_letter(change, (origin, origin_txn), unusable, now_ms);
                     prepared.dead_letters.push(letter);
                 }
@@ -156,20 +175,34 @@ impl Preparer {
         }
     }
 
-    fn mutation(&self, change: &link::Change, now_ms: u64) -> Result<DocumentMutation, Unusable> {
+    fn mutation(&self, change: &link::Change, now_ms: u64) -> Result<DocumentMutation, NotReady> {
         let id = self.document_id(&change.document_id)?;
         if change.state.len() > MAX_STATE_BYTES {
             let length = change.state.len();
             let reason = format!("its state has {length} bytes; the limit is {MAX_STATE_BYTES}");
-            return Err(("too_large", reason));
+            return Err(("too_large", reason).into());
         }
         let document = state::decode(&change.state).map_err(|e| ("state", e.to_string()))?;
         check(&change.state, &document, now_ms)?;
+        self.check_own_writes(&document)?;
         let forget = change.left
             && self.on_leave == OnLeave::Purge
             && !(self.wanted_elsewhere)(&id, &with_id(document.hidden_value(), &id.key));
         let mutation = if forget { Mutation::Evict(document) } else { Mutation::Merge(document) };
         Ok(DocumentMutation { collection: id.collection, key: id.key, mutation })
+    }
+
+    /// A state that claims to include writes of this cluster which were never made would hide those
+    /// that are yet to come.
+    fn check_own_writes(&self, document: &Document) -> Result<(), NotReady> {
+        for (actor, sequence) in document.versions.iter() {
+            let own = actor == self.actor;
+            if own && !(self.was_written)(TxnId(sequence)).map_err(NotReady::Failed)? {
+                let reason = format!("transaction {sequence} of this cluster was never written");
+                return Err(("unknown_write", reason).into());
+            }
+        }
+        Ok(())
     }
 
     /// Reads a document id. It must be one of this app and of a collection that was asked for.

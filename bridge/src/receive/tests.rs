@@ -1,1 +1,174 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use uuid::Uuid;
+
+use anabranch_core::Value;
+use anabranch_core::document::{Commit as At, Document, Mutation};
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, TxnId};
+use anabranch_core::query::OnConflict;
+use anabranch_schemas::resources::OnLeave;
+use anabranch_schemas::{link, state};
+
+use super::prepare::{MAX_CLOCK_DRIFT_MS, Prepared, Preparer};
+use crate::error::Error;
+use crate::queries::Queries;
+
+const APP: AppId = AppId(Uuid::from_u128(1));
+const HERE: ActorId = ActorId(Uuid::from_u128(10));
+const REMOTE: ActorId = ActorId(Uuid::from_u128(20));
+const NOW_MS: u64 = 1_000_000;
+/// This cluster's log ends here.
+const END: TxnId = TxnId(100);
+
+fn preparer(on_leave: OnLeave) -> Preparer {
+    let texts = BTreeMap::from([("c".parse().unwrap(), vec!["w = 1".to_owned()])]);
+    Preparer {
+        actor: HERE,
+        app: APP,
+        replication: "r".parse().unwrap(),
+        remote: REMOTE,
+        queries: Arc::new(Queries::parse(&texts).unwrap()),
+        on_leave,
+        wanted_elsewhere: Arc::new(|_, document| {
+            document.get(&["shared"]) == Some(&Value::Bool(true))
+                && document.get(&["_id"]).is_some()
+        }),
+        was_written: Arc::new(|txn| Ok(txn < END)),
+    }
+}
+
+fn id(app: AppId, collection: &str, key: &str) -> Bytes {
+    let key = DocumentKey::from_canonical(key).unwrap();
+    DocumentId { app, collection: collection.parse().unwrap(), key }.to_bytes().into()
+}
+
+fn document(fields: &str, actor: ActorId, sequence: u64, at_ms: u64) -> Document {
+    let mut document = Document::default();
+    let insert = Mutation::Insert {
+        fields: Value::from_json(fields.as_bytes()).unwrap(),
+        on_conflict: OnConflict::DoUpdate,
+    };
+    document.apply(&insert, At { hlc: Hlc::from_millis(at_ms), actor, sequence });
+    document
+}
+
+fn change(document_id: Bytes, document: &Document, left: bool) -> link::Change {
+    link::Change { document_id, state: state::encode(document), left }
+}
+
+fn batch(changes: Vec<link::Change>) -> link::Batch {
+    let round = link::Round {
+        origin: Bytes::copy_from_slice(REMOTE.0.as_bytes()),
+        origin_txn: 7,
+        hlc: 3,
+        changes,
+    };
+    link::Batch {
+        rounds: vec![round],
+        position: Some(link::Position { next: 8, snapshot: None, queries: 0 }),
+        sent_ms: 0,
+        number: 4,
+    }
+}
+
+fn prepare(on_leave: OnLeave, changes: Vec<link::Change>) -> Prepared {
+    preparer(on_leave).prepare(batch(changes), NOW_MS).unwrap()
+}
+
+#[test]
+fn a_batch_becomes_rounds_and_the_cursor_after_them() {
+    let plain = document(r#"{"w":1}"#, REMOTE, 7, 10);
+    let changes = vec![
+        change(id(APP, "c", "1"), &plain, false),
+        change(id(APP, "c", "2"), &plain, false),
+    ];
+    let prepared = prepare(OnLeave::Purge, changes);
+    assert_eq!((prepared.number, prepared.documents), (4, 2));
+    assert!(prepared.dead_letters.is_empty());
+    let [round] = &prepared.rounds[..] else { panic!("one round was sent") };
+    assert_eq!((round.origin, round.origin_txn), (REMOTE, TxnId(7)));
+    assert!(round.mutations.iter().all(|m| m.mutation == Mutation::Merge(plain.clone())));
+    let cursor = prepared.cursor;
+    assert_eq!((cursor.remote, cursor.next, cursor.hlc), (REMOTE, TxnId(8), Hlc(3)));
+    assert_eq!(cursor.queries, preparer(OnLeave::Purge).queries.digest(), "its own, always");
+}
+
+#[test]
+fn what_left_is_forgotten_unless_it_is_to_be_kept_or_wanted_elsewhere() {
+    let alone = document(r#"{"w":2}"#, REMOTE, 7, 10);
+    let shared = document(r#"{"w":2,"shared":true}"#, REMOTE, 7, 10);
+    let mutation = |on_leave, document: &Document| {
+        let prepared = prepare(on_leave, vec![change(id(APP, "c", "1"), document, true)]);
+        prepared.rounds[0].mutations[0].mutation.clone()
+    };
+    assert_eq!(mutation(OnLeave::Purge, &alone), Mutation::Evict(alone.clone()));
+    assert_eq!(mutation(OnLeave::Keep, &alone), Mutation::Merge(alone.clone()));
+    assert_eq!(mutation(OnLeave::Purge, &shared), Mutation::Merge(shared.clone()));
+}
+
+#[test]
+fn what_cannot_be_applied_is_a_dead_letter_and_blocks_nothing() {
+    let plain = document(r#"{"w":1}"#, REMOTE, 7, NOW_MS);
+    let good = change(id(APP, "c", "1"), &plain, false);
+    let with_id = |document_id| link::Change { document_id, ..good.clone() };
+    let with = |document: &Document| change(id(APP, "c", "1"), document, false);
+    let late = NOW_MS + MAX_CLOCK_DRIFT_MS;
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(65), "}".repeat(65));
+    let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(5 << 20));
+    let broken = link::Change { state: Bytes::from_static(b"\x09"), ..good.clone() };
+    let mut text = id(APP, "c", "1").to_vec();
+    text.extend_from_slice(b".0");
+    let bad = [
+        ("document_id", with_id(Bytes::from_static(b"short"))),
+        ("document_id", with_id(text.into())),
+        ("app", with_id(id(AppId(Uuid::nil()), "c", "1"))),
+        ("not_wanted", with_id(id(APP, "other", "1"))),
+        ("state", broken),
+        ("clock_drift", with(&document(r#"{"w":1}"#, REMOTE, 7, late + 1))),
+        ("too_deep", with(&document(&deep, REMOTE, 7, 1))),
+        ("too_large", with(&document(&large, REMOTE, 7, 1))),
+        ("unknown_write", with(&document(r#"{"w":1}"#, HERE, END.0, 1))),
+    ];
+    let on_the_edge = [
+        with(&document(r#"{"w":1}"#, REMOTE, 7, late)),
+        with(&document(r#"{"w":1}"#, HERE, END.0 - 1, 1)),
+    ];
+    let mut changes = vec![good];
+    changes.extend(bad.iter().map(|(_, change)| change.clone()));
+    changes.extend(on_the_edge);
+    let prepared = prepare(OnLeave::Purge, changes);
+    assert_eq!(prepared.rounds[0].mutations.len(), 3);
+    assert_eq!(prepared.dead_letters.len(), bad.len());
+    for (letter, (code, change)) in prepared.dead_letters.iter().zip(&bad) {
+        assert_eq!(letter.code, *code, "{}", letter.reason);
+        assert_eq!(letter.document_id, change.document_id.to_vec());
+        assert_eq!(letter.state, change.state.to_vec());
+        assert_eq!((letter.remote, letter.origin_txn), (REMOTE, TxnId(7)));
+        assert!(!letter.reason.is_empty());
+    }
+    assert_eq!(prepared.cursor.next, TxnId(8), "the position moves past them");
+}
+
+#[test]
+fn a_round_of_nothing_but_dead_letters_is_no_round() {
+    let broken =
+        link::Change { document_id: Bytes::new(), state: Bytes::new(), left: false };
+    let prepared = prepare(OnLeave::Purge, vec![broken]);
+    assert!(prepared.rounds.is_empty());
+    assert_eq!(prepared.dead_letters.len(), 1);
+}
+
+#[test]
+fn a_batch_that_makes_no_sense_breaks_the_protocol() {
+    let mut nowhere = batch(vec![]);
+    nowhere.position = None;
+    let mut nobody = batch(vec![]);
+    nobody.rounds[0].origin = Bytes::from_static(b"x");
+    for batch in [nowhere, nobody] {
+        let error = preparer(OnLeave::Purge).prepare(batch, NOW_MS).unwrap_err();
+        assert!(matches!(error, Error::Refusing { .. }), "{error}");
+    }
+}

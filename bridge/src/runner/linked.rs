@@ -1,11 +1,12 @@
 //! A replication at work on one link: both directions, each on its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use anabranch_journal::TransactionalId;
+use anabranch_journal::{TopicPartition, TransactionalId};
 use anabranch_runtime::clock::now_millis;
 use anabranch_schemas::link::{Batch, Received, Subscribe};
 
@@ -13,7 +14,7 @@ use super::Context;
 use super::replication::Wanted;
 use crate::error::Error;
 use crate::link::{self, Handlers, Link, Peer, WINDOW};
-use crate::receive::{LinkWriter, Preparer, Receiving};
+use crate::receive::{LinkWriter, Preparer, Receiving, WasWritten};
 use crate::send::{Sender, Window};
 use crate::status::Progress;
 
@@ -47,8 +48,11 @@ pub(super) async fn run(
     let mut subscribed = Some(subscribed);
     let handlers = Handlers {
         subscribe: |subscribe: Subscribe| match subscribed.take() {
-            // Whoever waits for it is gone only if the link ends.
-            Some(subscribed) => Ok(subscribed.send(subscribe).unwrap_or_default()),
+            Some(subscribed) => {
+                // Whoever waits for it is gone only if the link ends.
+                let _ = subscribed.send(subscribe);
+                Ok(())
+            }
             None => Err(Error::protocol("a second subscription")),
         },
         batch: |batch: Batch| match &arrived {
@@ -134,6 +138,7 @@ fn sender(context: &Context, wanted: &Wanted) -> Sender {
 fn preparer(context: &Arc<Context>, wanted: &Arc<Wanted>, peer: &Peer) -> Preparer {
     let (others, this) = (context.clone(), wanted.clone());
     Preparer {
+        actor: context.cluster.actor,
         app: wanted.app,
         replication: wanted.name.clone(),
         remote: peer.actor,
@@ -142,7 +147,22 @@ fn preparer(context: &Arc<Context>, wanted: &Arc<Wanted>, peer: &Peer) -> Prepar
         wanted_elsewhere: Arc::new(move |id, document| {
             others.registry.wanted_elsewhere(&this.name, id, document)
         }),
+        was_written: was_written(context),
     }
+}
+
+/// What a remote knows of this cluster's log was visible before, so its end is looked up only when
+/// it is not known to be far enough.
+fn was_written(context: &Context) -> WasWritten {
+    let journal = context.journal.clone();
+    let txns = TopicPartition::new(context.cluster.name.txns(), 0);
+    let known = AtomicU64::new(0);
+    Arc::new(move |txn| {
+        if txn.0 >= known.load(Ordering::Relaxed) {
+            known.store(journal.bounds(&txns)?.end.0, Ordering::Relaxed);
+        }
+        Ok(txn.0 < known.load(Ordering::Relaxed))
+    })
 }
 
 fn writer(

@@ -11,6 +11,7 @@ mod replication;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -146,10 +147,10 @@ async fn run_declared(
             }
         }
         for (key, spec) in declared {
-            if !running.contains_key(&key) {
-                let before = ending.remove(&key);
-                let started = start_replication(&context, &key, spec, before);
-                running.insert(key, started);
+            let before = ending.remove(&key);
+            if let Entry::Vacant(entry) = running.entry(key) {
+                let started = start_replication(&context, entry.key(), spec, before);
+                entry.insert(started);
             }
         }
         tokio::select! {

@@ -108,8 +108,8 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
-    fn add(registry: &Registry, name: &str, dials: bool) -> mpsc::Receiver<Incoming> {
-        let (inbox, connections) = mpsc::channel(1);
+    fn add(registry: &Registry, name: &str, dials: bool) -> mpsc::Sender<Incoming> {
+        let (inbox, _) = mpsc::channel(1);
         let texts = [("c".parse().unwrap(), vec![format!("w = '{name}'")])];
         registry.add(Entry {
             app: AppId(Uuid::from_u128(1)),
@@ -117,9 +117,9 @@ mod tests {
             dials,
             queries: Arc::new(Queries::parse(&texts.into()).unwrap()),
             linked: None,
-            inbox,
+            inbox: inbox.clone(),
         });
-        connections
+        inbox
     }
 
     #[test]
@@ -129,18 +129,16 @@ mod tests {
         assert_eq!(registry.choose(app, x).unwrap_err().0, RefusalCode::UnknownApp);
         let (dials, waits) = (add(&registry, "dials", true), add(&registry, "waits", false));
         let chosen = |actor| {
-            let inbox = registry.choose(app, actor)?;
-            Ok::<_, (RefusalCode, String)>(
-                [&dials, &waits].map(|queue| inbox.same_channel(&sender_of(queue))),
-            )
+            let chosen = registry.choose(app, actor).map_err(|(code, _)| code)?;
+            Ok([&dials, &waits].map(|inbox| inbox.same_channel(&chosen)))
         };
-        assert_eq!(chosen(x).unwrap(), [false, true]);
+        assert_eq!(chosen(x), Ok([false, true]));
         registry.set_linked(app, &"waits".parse().unwrap(), Some(x));
-        assert_eq!(chosen(y).unwrap(), [true, false]);
+        assert_eq!(chosen(y), Ok([true, false]));
         registry.set_linked(app, &"dials".parse().unwrap(), Some(y));
-        assert_eq!(chosen(x).unwrap(), [false, true]);
-        assert_eq!(chosen(y).unwrap(), [true, false]);
+        assert_eq!(chosen(x), Ok([false, true]));
+        assert_eq!(chosen(y), Ok([true, false]));
         let other = ActorId(Uuid::from_u128(3));
-        assert_eq!(chosen(other).unwrap_err().0, RefusalCode::Busy);
+        assert_eq!(chosen(other), Err(RefusalCode::Busy));
     }
 }

@@ -17,6 +17,8 @@ mod rounds;
 mod select;
 mod serve;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod window;
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub(super) const APP: AppId = AppId(Uuid::from_u128(1));
 /// A record of the topic of changes.
 #[derive(Clone, Debug)]
 pub(super) enum ChangeRecord {
-    Change(Bytes, Change),
+    Change(Bytes, Box<Change>),
     Mark(Resolved),
 }
 
@@ -159,7 +159,7 @@ impl Cluster {
         for applied in batch {
             touched.extend(applied.commit.parts.iter().map(|part| part.slice));
             for (slice, key, change) in &applied.changes {
-                let record = ChangeRecord::Change(key.clone(), change.clone());
+                let record = ChangeRecord::Change(key.clone(), Box::new(change.clone()));
                 self.changes[usize::from(slice.0)].push(record);
             }
         }

@@ -199,7 +199,7 @@ impl Direction {
                     match record {
                         ChangeRecord::Mark(mark) => tail.rounds.mark(slice, mark.txn).unwrap(),
                         ChangeRecord::Change(key, change) => {
-                            if let Some(selected) = sending.selector.select(key, change).unwrap() {
+                            if let Some(selected) = sending.selector.select(key, *change).unwrap() {
                                 tail.rounds.change(slice, selected).unwrap();
                             }
                         }
@@ -294,13 +294,16 @@ impl Direction {
         if self.in_flight.is_empty() {
             return false;
         }
+        let end = receiver.end();
         let preparer = Preparer {
+            actor: receiver.actor,
             app: APP,
             replication: "r".parse().unwrap(),
             remote: sender.actor,
             queries: self.queries.clone(),
             on_leave: self.on_leave,
             wanted_elsewhere: Arc::new(|_, _| false),
+            was_written: Arc::new(move |txn| Ok(txn < end)),
         };
         let together = rng.random_range(1..=self.in_flight.len());
         let mut cursor = None;

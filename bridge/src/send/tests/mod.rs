@@ -1,0 +1,3 @@
+mod locating;
+mod rebuilding;
+mod selecting;

@@ -1,0 +1,156 @@
+//! Which changes are sent, case by case.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use anabranch_core::Value;
+use anabranch_core::document::{Commit as At, Document, Mutation};
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, TxnId};
+use anabranch_core::query::OnConflict;
+use anabranch_schemas::records::{Change, Operation};
+use anabranch_schemas::state;
+
+use crate::queries::Queries;
+use crate::send::select::Selector;
+
+const APP: AppId = AppId(Uuid::from_u128(1));
+const HERE: u128 = 10;
+const RECEIVER: u128 = 20;
+const THIRD: u128 = 30;
+
+const WANTED: Option<&str> = Some(r#"{"w":1}"#);
+const UNWANTED: Option<&str> = Some(r#"{"w":2}"#);
+
+fn selector() -> Selector {
+    let texts = BTreeMap::from([("c".parse().unwrap(), vec!["w = 1".to_owned()])]);
+    let queries = Queries::parse(&texts).unwrap();
+    Selector::new(APP, queries, vec![ActorId(Uuid::from_u128(RECEIVER))])
+}
+
+fn key() -> DocumentKey {
+    DocumentKey::from_canonical("7").unwrap()
+}
+
+/// A document that these actors wrote, with these fields, hidden if it was deleted last.
+fn document(fields: &str, deleted: bool, actors: &[u128]) -> Document {
+    let mut document = Document::default();
+    let fields = Value::from_json(fields.as_bytes()).unwrap();
+    for actor in actors {
+        let at = At { hlc: Hlc(1), actor: ActorId(Uuid::from_u128(*actor)), sequence: 3 };
+        let mut fields = fields.as_object().unwrap().clone();
+        fields.insert(format!("by{actor}"), Value::Int(1));
+        let insert = Mutation::Insert {
+            fields: Value::Object(fields),
+            on_conflict: OnConflict::DoUpdate,
+        };
+        document.apply(&insert, at);
+        if deleted && Some(actor) == actors.last() {
+            document.apply(&Mutation::Delete, At { sequence: 4, ..at });
+        }
+    }
+    document
+}
+
+/// What becomes of a change of `origin` to a document that `actors` wrote: not sent, or sent with
+/// this mark of having left.
+fn sent(
+    before: Option<&str>,
+    after: Option<&str>,
+    hidden: &str,
+    origin: u128,
+    actors: &[u128],
+) -> Option<bool> {
+    let document = document(after.unwrap_or(hidden), after.is_none(), actors);
+    let before_fields = before.map(|fields| Value::from_json(fields.as_bytes()).unwrap());
+    let change = Change {
+        txn: TxnId(5),
+        app: APP,
+        collection: "c".parse().unwrap(),
+        key: key(),
+        origin: ActorId(Uuid::from_u128(origin)),
+        origin_txn: TxnId(5),
+        hlc: Hlc(1),
+        operation: Operation::Update,
+        existed: before.is_some(),
+        before: before_fields.unwrap_or_else(|| Value::from_iter([])),
+        added: Vec::new(),
+        state: state::encode(&document).to_vec(),
+    };
+    let selected = selector().select(Bytes::from_static(b"id"), change).unwrap();
+    selected.map(|selected| selected.change.left)
+}
+
+#[test]
+fn a_change_is_judged_by_both_images() {
+    let ours = |before, after, hidden| sent(before, after, hidden, HERE, &[HERE]);
+    let (stays, leaves) = (Some(false), Some(true));
+    assert_eq!(ours(None, WANTED, ""), stays, "it appears");
+    assert_eq!(ours(WANTED, WANTED, ""), stays);
+    assert_eq!(ours(UNWANTED, WANTED, ""), stays, "it enters");
+    assert_eq!(ours(WANTED, UNWANTED, ""), leaves);
+    assert_eq!(ours(UNWANTED, UNWANTED, ""), None);
+    assert_eq!(ours(None, UNWANTED, ""), None);
+    assert_eq!(ours(WANTED, None, r#"{"w":1}"#), stays, "a delete is a delete");
+    assert_eq!(ours(UNWANTED, None, r#"{"w":2}"#), None);
+    assert_eq!(ours(WANTED, None, r#"{"w":2}"#), stays, "it was changed and deleted at once");
+    assert_eq!(ours(None, None, r#"{"w":1}"#), stays, "a tombstone of what would be wanted");
+}
+
+#[test]
+fn a_receiver_is_not_sent_its_own_writes() {
+    let theirs = |before, after, actors: &[u128]| sent(before, after, "", RECEIVER, actors);
+    assert_eq!(theirs(None, WANTED, &[RECEIVER]), None);
+    assert_eq!(theirs(WANTED, WANTED, &[HERE, RECEIVER]), None);
+    assert_eq!(theirs(WANTED, UNWANTED, &[HERE, RECEIVER]), None);
+    assert_eq!(theirs(UNWANTED, UNWANTED, &[RECEIVER]), None);
+    // It wrote without knowing what was here.
+    assert_eq!(theirs(UNWANTED, WANTED, &[HERE, RECEIVER]), Some(false));
+    assert_eq!(theirs(UNWANTED, UNWANTED, &[HERE, RECEIVER]), Some(false));
+    // A third cluster's writes are for everyone.
+    assert_eq!(sent(None, WANTED, "", THIRD, &[THIRD]), Some(false));
+}
+
+#[test]
+fn evictions_and_other_collections_stay_here() {
+    let document = document(WANTED.unwrap(), false, &[HERE]);
+    let change = Change {
+        txn: TxnId(5),
+        app: APP,
+        collection: "c".parse().unwrap(),
+        key: key(),
+        origin: ActorId(Uuid::from_u128(HERE)),
+        origin_txn: TxnId(5),
+        hlc: Hlc(1),
+        operation: Operation::Evict,
+        existed: true,
+        before: Value::from_json(br#"{"w":1}"#).unwrap(),
+        added: Vec::new(),
+        state: state::encode(&document).to_vec(),
+    };
+    assert_eq!(selector().select(Bytes::new(), change).unwrap(), None);
+    let id = |app, collection: &str| {
+        DocumentId { app, collection: collection.parse().unwrap(), key: key() }.to_bytes()
+    };
+    assert!(selector().may_want(&id(APP, "c")));
+    assert!(!selector().may_want(&id(APP, "cc")));
+    assert!(!selector().may_want(&id(AppId(Uuid::nil()), "c")));
+}
+
+#[test]
+fn a_snapshot_has_tombstones_and_what_the_receiver_had_a_part_in() {
+    let id = DocumentId { app: APP, collection: "c".parse().unwrap(), key: key() };
+    let included = |fields, deleted, actors: &[u128]| {
+        selector().wants_state(&id, &document(fields, deleted, actors))
+    };
+    let (wanted, unwanted) = (WANTED.unwrap(), UNWANTED.unwrap());
+    assert!(included(wanted, false, &[HERE]));
+    assert!(included(wanted, true, &[HERE]));
+    assert!(included(wanted, false, &[RECEIVER]));
+    assert!(!included(unwanted, false, &[HERE]));
+    assert!(!included(unwanted, true, &[HERE]));
+    assert!(!included(unwanted, false, &[RECEIVER]));
+    assert!(included(unwanted, false, &[RECEIVER, HERE]));
+}
