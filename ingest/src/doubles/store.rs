@@ -12,6 +12,7 @@ use anabranch_schemas::store::store_node_server::{StoreNode, StoreNodeServer};
 use futures::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataValue;
@@ -33,7 +34,13 @@ const ROWS: usize = 100;
 pub(crate) struct FakeStore {
     pub(crate) address: String,
     pub(crate) node: Node,
-    server: Mutex<Option<JoinHandle<()>>>,
+    server: Mutex<Option<Running>>,
+}
+
+/// A server that runs until `stop` is dropped.
+struct Running {
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
 }
 
 /// What answers.
@@ -62,12 +69,12 @@ impl FakeStore {
         FakeStore { address, node, server }
     }
 
-    /// Stops the node; connections break off.
+    /// Stops the node and closes its connections.
     pub(crate) async fn stop(&self) {
-        let server = self.server.lock().take();
-        if let Some(server) = server {
-            server.abort();
-            let _ = server.await;
+        let running = self.server.lock().take();
+        if let Some(Running { stop, ended }) = running {
+            drop(stop);
+            ended.await.expect("it ends");
         }
     }
 
@@ -78,12 +85,18 @@ impl FakeStore {
     }
 }
 
-fn serve(listener: TcpListener, node: Node) -> JoinHandle<()> {
+fn serve(listener: TcpListener, node: Node) -> Running {
     let service = StoreNodeServer::new(node);
     let server = Server::builder().add_service(service);
-    tokio::spawn(async move {
-        let _ = server.serve_with_incoming(TcpListenerStream::new(listener)).await;
-    })
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stopped = async move {
+        let _ = stopped.await;
+    };
+    let incoming = TcpListenerStream::new(listener);
+    let ended = tokio::spawn(async move {
+        server.serve_with_incoming_shutdown(incoming, stopped).await.expect("it serves");
+    });
+    Running { stop, ended }
 }
 
 impl Node {

@@ -238,7 +238,8 @@ impl Run<'_> {
         self.loaded.received += elements.len() as u64;
         let shape = self.shape.clone();
         let parsed = tokio::task::spawn_blocking(move || shape.parse(&elements)).await;
-        let Parsed { mutations, hashes, digest, errors, warnings } = parsed.map_err(|error| broken_off(&error))?;
+        let Parsed { mutations, hashes, digest, errors, warnings } =
+            parsed.map_err(|error| broken_off(&error))?;
         errors.into_iter().for_each(|error| self.loaded.list(error));
         self.loaded.warnings.extend(warnings);
         let part = self.part;
@@ -269,7 +270,8 @@ impl Run<'_> {
         while self.in_flight.len() > most
             && let Some(round) = self.in_flight.pop_front()
         {
-            let result = round.task.await.map_err(|error| broken_off(&error)).and_then(|result| result);
+            let result =
+                round.task.await.map_err(|error| broken_off(&error)).and_then(|result| result);
             match result {
                 Ok(txn) => {
                     self.loaded.txn = self.loaded.txn.max(Some(txn));
