@@ -9,6 +9,8 @@
 //! * [`identity`]: a cluster's authority and certificates.
 
 mod config;
+#[cfg(test)]
+mod doubles;
 mod error;
 pub mod identity;
 mod link;

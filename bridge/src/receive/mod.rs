@@ -17,8 +17,8 @@ use anabranch_journal::rounds::{Round, RoundAppender};
 use anabranch_runtime::clock::now_millis;
 use anabranch_schemas::link;
 
-pub(crate) use prepare::{Preparer, WasWritten};
 use prepare::{Prepared, ReceivedRound};
+pub(crate) use prepare::{Preparer, WasWritten};
 use writer::Encoded;
 pub(crate) use writer::LinkWriter;
 

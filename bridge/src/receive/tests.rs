@@ -81,10 +81,8 @@ fn prepare(on_leave: OnLeave, changes: Vec<link::Change>) -> Prepared {
 #[test]
 fn a_batch_becomes_rounds_and_the_cursor_after_them() {
     let plain = document(r#"{"w":1}"#, REMOTE, 7, 10);
-    let changes = vec![
-        change(id(APP, "c", "1"), &plain, false),
-        change(id(APP, "c", "2"), &plain, false),
-    ];
+    let changes =
+        vec![change(id(APP, "c", "1"), &plain, false), change(id(APP, "c", "2"), &plain, false)];
     let prepared = prepare(OnLeave::Purge, changes);
     assert_eq!((prepared.number, prepared.documents), (4, 2));
     assert!(prepared.dead_letters.is_empty());
@@ -154,8 +152,7 @@ fn what_cannot_be_applied_is_a_dead_letter_and_blocks_nothing() {
 
 #[test]
 fn a_round_of_nothing_but_dead_letters_is_no_round() {
-    let broken =
-        link::Change { document_id: Bytes::new(), state: Bytes::new(), left: false };
+    let broken = link::Change { document_id: Bytes::new(), state: Bytes::new(), left: false };
     let prepared = prepare(OnLeave::Purge, vec![broken]);
     assert!(prepared.rounds.is_empty());
     assert_eq!(prepared.dead_letters.len(), 1);

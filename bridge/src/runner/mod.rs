@@ -8,6 +8,8 @@ mod linked;
 mod listener;
 mod registry;
 mod replication;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::BTreeMap;

@@ -14,7 +14,7 @@ use anabranch_schemas::resources::OnLeave;
 use anabranch_schemas::store::ScanItem;
 use anabranch_schemas::{link, state};
 
-use super::cluster::{APP, ChangeRecord, Cluster};
+use crate::doubles::cluster::{APP, ChangeRecord, Cluster};
 use crate::queries::{Queries, with_id};
 use crate::receive::Preparer;
 use crate::send::{At, BatchLimits, Chunks, Rounds, Selector, Source};

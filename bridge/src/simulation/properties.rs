@@ -13,8 +13,8 @@ use anabranch_core::query::{FieldPath, OnConflict};
 use anabranch_schemas::records::DocumentMutation;
 use anabranch_schemas::resources::OnLeave;
 
-use super::cluster::{APP, Cluster};
 use super::direction::Direction;
+use crate::doubles::cluster::{APP, Cluster};
 use crate::queries::{Queries, with_id};
 
 const DOCUMENTS: i64 = 12;

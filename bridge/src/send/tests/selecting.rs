@@ -42,10 +42,8 @@ fn document(fields: &str, deleted: bool, actors: &[u128]) -> Document {
         let at = At { hlc: Hlc(1), actor: ActorId(Uuid::from_u128(*actor)), sequence: 3 };
         let mut fields = fields.as_object().unwrap().clone();
         fields.insert(format!("by{actor}"), Value::Int(1));
-        let insert = Mutation::Insert {
-            fields: Value::Object(fields),
-            on_conflict: OnConflict::DoUpdate,
-        };
+        let insert =
+            Mutation::Insert { fields: Value::Object(fields), on_conflict: OnConflict::DoUpdate };
         document.apply(&insert, at);
         if deleted && Some(actor) == actors.last() {
             document.apply(&Mutation::Delete, At { sequence: 4, ..at });

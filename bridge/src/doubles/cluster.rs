@@ -15,41 +15,41 @@ use anabranch_schemas::records::{
 };
 use anabranch_schemas::state;
 
-pub(super) const APP: AppId = AppId(Uuid::from_u128(1));
+pub(crate) const APP: AppId = AppId(Uuid::from_u128(1));
 
 /// A record of the topic of changes.
 #[derive(Clone, Debug)]
-pub(super) enum ChangeRecord {
+pub(crate) enum ChangeRecord {
     Change(Bytes, Box<Change>),
     Mark(Resolved),
 }
 
 /// One transaction, applied.
-pub(super) struct Applied {
-    pub(super) txn: TxnId,
-    pub(super) commit: Commit,
-    changes: Vec<(Slice, Bytes, Change)>,
+pub(crate) struct Applied {
+    pub(crate) txn: TxnId,
+    pub(crate) commit: Commit,
+    pub(crate) changes: Vec<(Slice, Bytes, Change)>,
 }
 
-pub(super) struct Cluster {
-    pub(super) actor: ActorId,
-    pub(super) slices: SliceCount,
-    pub(super) log: Vec<Applied>,
+pub(crate) struct Cluster {
+    pub(crate) actor: ActorId,
+    pub(crate) slices: SliceCount,
+    pub(crate) log: Vec<Applied>,
     /// Every version of every document, oldest first; `None` where it was evicted.
-    pub(super) versions: BTreeMap<DocumentId, Vec<(TxnId, Option<Document>)>>,
+    pub(crate) versions: BTreeMap<DocumentId, Vec<(TxnId, Option<Document>)>>,
     /// The topic of changes, by slice.
-    pub(super) changes: Vec<Vec<ChangeRecord>>,
+    pub(crate) changes: Vec<Vec<ChangeRecord>>,
     /// How much of the log is in the topic of changes.
     captured: usize,
-    pub(super) cursor: Option<RemoteCursor>,
+    pub(crate) cursor: Option<RemoteCursor>,
     /// Where the log and the topic begin.
-    pub(super) start: TxnId,
+    pub(crate) start: TxnId,
     next_txn: TxnId,
     hlc: Hlc,
 }
 
 impl Cluster {
-    pub(super) fn new(actor: u128, slices: u16) -> Self {
+    pub(crate) fn new(actor: u128, slices: u16) -> Self {
         let slices = SliceCount::try_from(slices).unwrap();
         Cluster {
             actor: ActorId(Uuid::from_u128(actor)),
@@ -65,27 +65,27 @@ impl Cluster {
         }
     }
 
-    pub(super) fn end(&self) -> TxnId {
+    pub(crate) fn end(&self) -> TxnId {
         self.next_txn
     }
 
     /// The document as of `txn`, if it is there.
-    pub(super) fn read(&self, id: &DocumentId, txn: TxnId) -> Option<&Document> {
+    pub(crate) fn read(&self, id: &DocumentId, txn: TxnId) -> Option<&Document> {
         let versions = self.versions.get(id)?;
         versions.iter().rev().find(|(at, _)| *at <= txn)?.1.as_ref()
     }
 
-    pub(super) fn latest(&self, id: &DocumentId) -> Option<&Document> {
+    pub(crate) fn latest(&self, id: &DocumentId) -> Option<&Document> {
         self.read(id, TxnId(u64::MAX))
     }
 
     /// The value that a reader sees now.
-    pub(super) fn value(&self, id: &DocumentId) -> Option<Value> {
+    pub(crate) fn value(&self, id: &DocumentId) -> Option<Value> {
         self.latest(id).and_then(Document::value)
     }
 
     /// Writes one round and applies it. `skip` leaves a hole in the offsets.
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         mutations: &[DocumentMutation],
         origin: Option<(ActorId, TxnId)>,
@@ -93,49 +93,13 @@ impl Cluster {
         skip: bool,
     ) {
         let txn = self.next_txn;
-        self.next_txn = TxnId(txn.0 + if skip { 2 } else { 1 });
         self.hlc = self.hlc.tick(now_ms);
         let mut parts: Vec<PartLocation> = Vec::new();
-        let mut changes = Vec::new();
-        // Several mutations of one document are one version and one event.
-        let mut touched: BTreeMap<DocumentId, (Option<Document>, Document, Effect)> =
-            BTreeMap::new();
         for mutation in mutations {
-            let id = mutation.id(APP);
-            let slice = self.slices.slice_of(id.position());
+            let slice = self.slices.slice_of(mutation.id(APP).position());
             if !parts.iter().any(|part| part.slice == slice) {
                 parts.push(PartLocation { slice, offset: txn.0, checksum: 0 });
             }
-            let at = At { hlc: self.hlc, actor: self.actor, sequence: txn.0 };
-            let before = self.latest(&id).cloned();
-            let entry = touched
-                .entry(id)
-                .or_insert_with(|| (before.clone(), before.unwrap_or_default(), Effect::Unchanged));
-            let (effect, _) = entry.1.apply(&mutation.mutation, at);
-            if matches!(effect, Effect::Changed | Effect::Evicted) {
-                entry.2 = effect;
-            }
-        }
-        for (id, (before, after, effect)) in touched {
-            if effect == Effect::Unchanged {
-                continue;
-            }
-            let slice = self.slices.slice_of(id.position());
-            let evicted = effect == Effect::Evicted;
-            let change = Change {
-                txn,
-                app: APP,
-                collection: id.collection.clone(),
-                key: id.key.clone(),
-                origin: origin.map_or(self.actor, |(actor, _)| actor),
-                origin_txn: origin.map_or(txn, |(_, txn)| txn),
-                hlc: self.hlc,
-                ..images(before.as_ref(), &after, evicted)
-            };
-            let document_id = Bytes::from(id.to_bytes());
-            let version = (!evicted).then_some(after);
-            self.versions.entry(id).or_default().push((txn, version));
-            changes.push((slice, document_id, change));
         }
         let commit = Commit {
             round: RoundId(Uuid::from_u128(u128::from(txn.0))),
@@ -147,11 +111,55 @@ impl Cluster {
             mutations: i32::try_from(mutations.len()).unwrap(),
             parts,
         };
+        self.apply(txn, commit, mutations);
+        self.next_txn = TxnId(txn.0 + if skip { 2 } else { 1 });
+    }
+
+    /// Applies a round of the log. Several mutations of one document are one version and one
+    /// event.
+    pub(crate) fn apply(&mut self, txn: TxnId, commit: Commit, mutations: &[DocumentMutation]) {
+        let at = At { hlc: commit.hlc, actor: self.actor, sequence: txn.0 };
+        let mut touched: BTreeMap<DocumentId, (Option<Document>, Document, Effect)> =
+            BTreeMap::new();
+        for mutation in mutations {
+            let id = mutation.id(commit.app);
+            let before = self.latest(&id).cloned();
+            let entry = touched
+                .entry(id)
+                .or_insert_with(|| (before.clone(), before.unwrap_or_default(), Effect::Unchanged));
+            let (effect, _) = entry.1.apply(&mutation.mutation, at);
+            if matches!(effect, Effect::Changed | Effect::Evicted) {
+                entry.2 = effect;
+            }
+        }
+        let mut changes = Vec::new();
+        for (id, (before, after, effect)) in touched {
+            if effect == Effect::Unchanged {
+                continue;
+            }
+            let slice = self.slices.slice_of(id.position());
+            let evicted = effect == Effect::Evicted;
+            let change = Change {
+                txn,
+                app: commit.app,
+                collection: id.collection.clone(),
+                key: id.key.clone(),
+                origin: commit.origin,
+                origin_txn: commit.origin_txn.unwrap_or(txn),
+                hlc: commit.hlc,
+                ..images(before.as_ref(), &after, evicted)
+            };
+            let document_id = Bytes::from(id.to_bytes());
+            let version = (!evicted).then_some(after);
+            self.versions.entry(id).or_default().push((txn, version));
+            changes.push((slice, document_id, change));
+        }
+        self.next_txn = txn.next();
         self.log.push(Applied { txn, commit, changes });
     }
 
     /// Writes the next `most` transactions into the topic of changes, with their marks.
-    pub(super) fn capture(&mut self, most: usize) {
+    pub(crate) fn capture(&mut self, most: usize) {
         let until = self.captured.saturating_add(most).min(self.log.len());
         let batch = &self.log[self.captured..until];
         let Some(last) = batch.last() else { return };

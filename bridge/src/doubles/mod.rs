@@ -1,0 +1,11 @@
+//! What stands in for the rest of a cluster in tests.
+
+mod certificates;
+pub(crate) mod cluster;
+mod node;
+mod proxy;
+mod test_cluster;
+
+pub(crate) use certificates::Certificates;
+pub(crate) use proxy::Proxy;
+pub(crate) use test_cluster::{TestBridge, TestCluster, eventually, mutation, put};
