@@ -1,16 +1,20 @@
 //! What can go wrong, and how a client is told.
 //!
 //! A [`Refusal`] is why a request was not done: a stable [`Code`], a message and a hint. All codes
-//! stand in one table here; the HTTP status of each belongs to it. An [`Error`] is why the service
+//! stand in one table, in `code`; the HTTP status of each belongs to it. An [`Error`] is why the service
 //! cannot start or go on.
+
+mod code;
 
 use std::borrow::Cow;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{IdError, TxnId};
-use anabranch_core::query::{QueryError, QueryErrorCode};
+use anabranch_core::query::QueryError;
 use anabranch_journal as journal;
 use anabranch_runtime::grpc::GrpcError;
+
+pub(crate) use code::Code;
 
 /// Why the service cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -41,106 +45,6 @@ impl Error {
             Error::Setting { .. } | Error::StoreNode(_) => ErrorKind::Invalid,
             Error::Journal(error) => error.kind(),
             Error::Listen(_) => ErrorKind::Retry,
-        }
-    }
-}
-
-/// Defines [`Code`]: name, code as sent, HTTP status, kind, hint.
-macro_rules! codes {
-    ($($name:ident $text:literal $status:literal $kind:ident $hint:literal;)*) => {
-        /// The sort of a [`Refusal`]. Codes never change their meaning.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub(crate) enum Code {
-            $(#[doc = $hint] $name,)*
-        }
-
-        impl Code {
-            /// Every code.
-            pub(crate) const ALL: &[Code] = &[$(Code::$name,)*];
-
-            /// The code as clients see it.
-            pub(crate) fn as_str(self) -> &'static str {
-                match self { $(Code::$name => $text,)* }
-            }
-
-            /// The HTTP status it is sent with.
-            pub(crate) fn status(self) -> u16 {
-                match self { $(Code::$name => $status,)* }
-            }
-
-            /// What the caller must do.
-            pub(crate) fn kind(self) -> ErrorKind {
-                match self { $(Code::$name => ErrorKind::$kind,)* }
-            }
-
-            /// What to do about it, unless there is something more precise to say.
-            pub(crate) fn hint(self) -> &'static str {
-                match self { $(Code::$name => $hint,)* }
-            }
-        }
-    };
-}
-
-codes! {
-    SyntaxError "syntax_error" 400 Invalid "correct the statement at the place named";
-    Unsupported "unsupported" 400 Invalid "rewrite the statement without this part of the language";
-    UnknownArgument "unknown_argument" 400 Invalid "give a value in 'args' for each ':name' in the statement";
-    InvalidArgument "invalid_argument" 400 Invalid "give a value of the type that belongs there";
-    InvalidCollection "invalid_collection" 400 Invalid "use a letter or '_' first, then letters, digits, '_', '-' or '.'";
-    MissingWhere "missing_where" 400 Invalid "to mean every document, write WHERE true";
-    ImmutableId "immutable_id" 400 Invalid "insert the document under the new id and delete the old one";
-    ConflictingPaths "conflicting_paths" 400 Invalid "change each field once";
-    DuplicateName "duplicate_name" 400 Invalid "use each name once";
-    TooLong "too_long" 400 Invalid "give large values as arguments";
-    TooDeep "too_deep" 400 Invalid "nest objects and arrays at most 64 deep";
-    InvalidRequest "invalid_request" 400 Invalid "see /openapi.json for the shape of requests";
-    InvalidApp "invalid_app" 400 Invalid "an app is named by a UUID, such as 2164bef3-37c0-489c-9ac6-c94b034525d7";
-    InvalidId "invalid_id" 400 Invalid "use a string, an integer or an object of such as '_id', at most 1024 bytes as JSON";
-    MissingId "missing_id" 400 Invalid "name the field that is the id with ?id=FIELD, or leave it out to have ids drawn";
-    InvalidHeader "invalid_header" 400 Invalid "see /openapi.json for the headers and their values";
-    InvalidParameter "invalid_parameter" 400 Invalid "see /openapi.json for the parameters and their values";
-    InvalidJson "invalid_json" 400 Invalid "send JSON text in UTF-8";
-    InvalidDocument "invalid_document" 400 Invalid "a document is a JSON object";
-    DocumentNotFound "document_not_found" 404 Invalid "an id in the path is a string; ask for others with ?key=JSON";
-    UnknownRoute "unknown_route" 404 Invalid "see /openapi.json for the routes";
-    MethodNotAllowed "method_not_allowed" 405 Invalid "see /openapi.json for the methods of each route";
-    RequestTimeout "request_timeout" 408 Retry "send the body without long pauses";
-    IdConflict "id_conflict" 409 Invalid "use other ids, or say ON ID CONFLICT DO NOTHING or DO UPDATE";
-    BodyTooLarge "body_too_large" 413 Invalid "send less at once; the bulk endpoint takes large loads";
-    DocumentTooLarge "document_too_large" 413 Invalid "split the document";
-    UnsupportedMediaType "unsupported_media_type" 415 Invalid "send application/json, or application/x-ndjson for one document a line";
-    DuplicateId "duplicate_id" 422 Invalid "give each document its own id";
-    NotANumber "not_a_number" 422 Invalid "leave these documents out with WHERE, or SET the field to a number first";
-    TooManyDocuments "too_many_documents" 422 Invalid "narrow the WHERE and change the documents in several statements";
-    RoundTooLarge "round_too_large" 422 Invalid "change fewer documents in one statement";
-    KeyReused "idempotency_key_reused" 422 Invalid "use a new Idempotency-Key for each new request";
-    Internal "internal" 500 Corrupt "look into the server's log";
-    Overloaded "overloaded" 503 Retry "send the request again after the time in Retry-After";
-    JournalUnavailable "journal_unavailable" 503 Retry "nothing was written; send the request again later";
-    StoreUnavailable "store_unavailable" 503 Retry "nothing was written; send the request again later";
-    TimestampNotReached "timestamp_not_reached" 503 Retry "the store is behind this transaction; ask again later";
-    OutcomeUnknown "outcome_unknown" 503 Unknown "repeat the request with the same Idempotency-Key, or read back what became of it";
-    ShuttingDown "shutting_down" 503 Shutdown "send the request again; another server or this one, restarted, will take it";
-    DiskFull "disk_full" 507 Retry "nothing was written; free space on the server's disk and send the request again";
-    InvalidResource "invalid_resource" 422 Invalid "correct the part of the resource that is named";
-    ResourceNotFound "resource_not_found" 404 Invalid "list what there is with GET /api/v1/resources";
-    ResourceChanged "resource_changed" 409 Retry "read the resource again and repeat the change";
-}
-
-impl From<QueryErrorCode> for Code {
-    fn from(code: QueryErrorCode) -> Self {
-        match code {
-            QueryErrorCode::SyntaxError => Code::SyntaxError,
-            QueryErrorCode::Unsupported => Code::Unsupported,
-            QueryErrorCode::UnknownArgument => Code::UnknownArgument,
-            QueryErrorCode::InvalidArgument => Code::InvalidArgument,
-            QueryErrorCode::InvalidCollection => Code::InvalidCollection,
-            QueryErrorCode::MissingWhere => Code::MissingWhere,
-            QueryErrorCode::ImmutableId => Code::ImmutableId,
-            QueryErrorCode::ConflictingPaths => Code::ConflictingPaths,
-            QueryErrorCode::DuplicateName => Code::DuplicateName,
-            QueryErrorCode::TooLong => Code::TooLong,
-            QueryErrorCode::TooDeep => Code::TooDeep,
         }
     }
 }

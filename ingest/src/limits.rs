@@ -183,7 +183,8 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     })
 }
 
-/// Reads a refused body for a while: a client that is cut off while it sends may not read the reply.
+/// Reads a refused body for a while: a client that is cut off while it sends may not read the
+/// reply.
 /// One that asked first whether to send at all is not made to.
 pub(crate) fn discard<S, E>(headers: &HeaderMap, mut rest: S)
 where

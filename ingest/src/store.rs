@@ -15,7 +15,7 @@ use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
@@ -58,7 +58,6 @@ pub(crate) struct Rows {
     pub(crate) txn: Option<TxnId>,
     first: Option<Vec<proto::QueryItem>>,
     stream: Streaming<proto::QueryReply>,
-    pause: Duration,
 }
 
 impl Store {
@@ -126,7 +125,6 @@ impl Store {
             txn: first.as_ref().and_then(|reply| reply.txn).map(TxnId),
             first: first.map(|reply| reply.items),
             stream,
-            pause: deadline.saturating_duration_since(Instant::now()).max(self.read_wait),
         })
     }
 
@@ -198,11 +196,14 @@ impl Store {
 
 impl Rows {
     /// The next rows, at least one; `None` at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<proto::QueryItem>>, Refusal> {
+    pub(crate) async fn next(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Option<Vec<proto::QueryItem>>, Refusal> {
         loop {
             let items = match self.first.take() {
                 Some(items) => items,
-                None => match timeout(self.pause, self.stream.message()).await {
+                None => match timeout_at(deadline, self.stream.message()).await {
                     Ok(Ok(Some(reply))) => reply.items,
                     Ok(Ok(None)) => return Ok(None),
                     Ok(Err(status)) => return Err(refusal(&status)),
@@ -217,7 +218,7 @@ impl Rows {
 }
 
 fn too_late() -> Refusal {
-    Refusal::new(Code::StoreUnavailable, "the store node did not answer in time")
+    Refusal::new(Code::DeadlineExceeded, "the store node did not answer in time")
 }
 
 /// A request that the store node gives up on at the deadline, too.

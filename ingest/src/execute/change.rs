@@ -63,7 +63,7 @@ impl Executor {
         let mut rows = self.store.query(*app, &text, args, *at_least, *deadline).await?;
         let mut plan = Plan { read: rows.txn, ..Plan::default() };
         let mut total = 0;
-        while let Some(items) = rows.next().await? {
+        while let Some(items) = rows.next(*deadline).await? {
             for item in items {
                 let key = key(&item)?;
                 check(&key, &item, &mutation, bytes, &mut plan.warnings)?;

@@ -83,7 +83,7 @@ impl Executor {
             let text = format!("SELECT _id FROM `{collection}` WHERE _id IN (:ids) LIMIT {limit}");
             let mut rows = self.store.query(*app, &text, &args, *at_least, *deadline).await?;
             let mut taken = Vec::new();
-            while let Some(items) = rows.next().await? {
+            while let Some(items) = rows.next(*deadline).await? {
                 for item in items {
                     taken.push(super::change::key(&item)?);
                 }

@@ -23,7 +23,8 @@ async fn statements_write_and_say_what() {
             "mutatedDocumentIds": ["a", 2], "warnings": [], "error": null,
         })
     );
-    let update = "UPDATE cars SET o.y = :y UNSET o.x APPLY n INCREMENT BY 2, m.k INCREMENT BY -1 WHERE n > 3";
+    let update = "UPDATE cars SET o.y = :y UNSET o.x \
+                  APPLY n INCREMENT BY 2, m.k INCREMENT BY -1 WHERE n > 3";
     let reply = cluster.execute(update, json!({"y": [1]})).await.json();
     assert_eq!((&reply["queryType"], ids(&reply)), (&json!("update"), vec![json!(2)]));
     let two = json!({"_id": 2, "n": 7, "o": {"y": [1]}, "m": {"k": -1}});

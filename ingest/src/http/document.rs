@@ -53,6 +53,7 @@ pub(super) struct KeyParameter {
         (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply,
             headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
+        (status = 504, description = "It took too long", body = ErrorReply),
     ),
 )]
 pub(super) async fn by_path(
@@ -93,6 +94,7 @@ pub(super) async fn by_path(
         (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply,
             headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
+        (status = 504, description = "It took too long", body = ErrorReply),
     ),
 )]
 pub(super) async fn by_key(

@@ -95,6 +95,7 @@ pub(super) struct ExecuteReply {
         (status = 503, description = "Not now; with the code `outcome_unknown` it may have been \
             done", body = ErrorReply,
             headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
+        (status = 504, description = "It took too long", body = ErrorReply),
         (status = 507, description = "The server's disk is full", body = ErrorReply),
     ),
 )]
@@ -123,8 +124,9 @@ pub(super) async fn execute(
     }?;
     request.statement = parsed.statement;
     request.args = parsed.args.unwrap_or_default();
+    let deadline = request.deadline;
     match Box::pin(api.executor.execute(request)).await? {
-        Executed::Rows(rows) => rows::reply(rows, place).await,
+        Executed::Rows(rows) => rows::reply(rows, place, deadline).await,
         Executed::Written(written) => Ok(reply(written)),
     }
 }

@@ -60,7 +60,8 @@ pub(super) struct LoadReply {
         merged into those that are there; an equal one changes nothing. Documents are written in \
         rounds of at most 1,000; of two with the same id the later one wins. A document that \
         cannot be used is listed and left out. The reply does not wait for the store node: read \
-        with the transaction id to see what was written.",
+        with the transaction id to see what was written. A load that is refused before its first \
+        document has nothing but `error` in its reply.",
     params(
         ("app" = uuid::Uuid, Path, description = "The app"),
         ("collection" = String, Path, description = "The collection"),
@@ -88,6 +89,7 @@ pub(super) struct LoadReply {
         (status = 500, description = "The server is at fault", body = LoadReply),
         (status = 503, description = "Not now, or not all of it", body = LoadReply,
             headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
+        (status = 504, description = "A round took too long", body = LoadReply),
         (status = 507, description = "The server's disk is full", body = LoadReply),
     ),
 )]

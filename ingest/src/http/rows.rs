@@ -6,6 +6,7 @@
 //! takes a part for the whole.
 
 use std::io;
+use std::time::Duration;
 
 use anabranch_schemas::store::QueryItem;
 use axum::body::Body;
@@ -13,6 +14,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
+use tokio::time::Instant;
 
 use super::reply::{ErrorBody, set_txn};
 use crate::error::Refusal;
@@ -21,6 +23,14 @@ use crate::store::Rows;
 
 /// A reply up to this many bytes is sent whole.
 const WHOLE_BYTES: usize = 256 * 1024;
+
+/// How long the next rows may take once the reply has begun. Few matches among many documents may
+/// lie far apart; a store node that is gone is noticed by its connection.
+const PAUSE: Duration = Duration::from_secs(600);
+
+fn soon() -> Instant {
+    Instant::now() + PAUSE
+}
 
 /// Text of a reply that grows.
 struct Text {
@@ -37,11 +47,15 @@ enum Rest {
 }
 
 /// The reply to a SELECT. The place of the request is held until the last row is sent.
-pub(super) async fn reply(mut rows: Rows, place: Place) -> Result<Response, Refusal> {
+pub(super) async fn reply(
+    mut rows: Rows,
+    place: Place,
+    deadline: Instant,
+) -> Result<Response, Refusal> {
     let mut text = Text::new(&rows);
     let txn = rows.txn;
     let body = loop {
-        match rows.next().await? {
+        match rows.next(deadline).await? {
             None => break Body::from(text.end(None)),
             Some(items) => text.add(&items),
         }
@@ -66,7 +80,7 @@ async fn next(rest: Option<Rest>) -> Option<(io::Result<Bytes>, Option<Rest>)> {
         let bytes = Bytes::from(std::mem::take(&mut text.bytes));
         return Some((Ok(bytes), Some(Rest::Rows(text, rows, place))));
     }
-    match rows.next().await {
+    match rows.next(soon()).await {
         Ok(Some(items)) => {
             text.add(&items);
             let bytes = Bytes::from(std::mem::take(&mut text.bytes));

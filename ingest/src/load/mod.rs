@@ -18,6 +18,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::ErrorKind;
 use anabranch_core::document::MAX_BYTES;
 use anabranch_core::ids::{AppId, Collection, TxnId};
 use anabranch_journal::rounds::Round;
@@ -134,6 +135,7 @@ impl Loader {
             run.loaded.refusal = Some(refusal);
         }
         run.settle(0).await;
+        run.loaded.refusal = run.loaded.refusal.take().map(with_advice);
         metrics::loaded(run.loaded.received, run.loaded.written);
         run.loaded
     }
@@ -322,7 +324,16 @@ impl Loaded {
 
 fn shutting_down() -> Refusal {
     Refusal::new(Code::ShuttingDown, "the server is shutting down")
-        .with_hint("what was written stays; send the whole load again")
+}
+
+/// Of a load, a part may have been written; sending it once more does no harm.
+fn with_advice(refusal: Refusal) -> Refusal {
+    match refusal.kind() {
+        ErrorKind::Retry | ErrorKind::Unknown | ErrorKind::Shutdown => {
+            refusal.with_hint("what was written stays; send the whole load again later")
+        }
+        ErrorKind::Fenced | ErrorKind::Invalid | ErrorKind::Corrupt => refusal,
+    }
 }
 
 fn broken_off(error: &JoinError) -> Refusal {
