@@ -81,8 +81,8 @@ pub(crate) async fn serve(
 }
 
 /// An error as clients see it.
-fn refuse(error: Error) -> Status {
-    let code = match (&error, error.kind()) {
+fn refuse(error: &Error) -> Status {
+    let code = match (error, error.kind()) {
         (Error::NotReached { .. }, _) => Code::DeadlineExceeded,
         (Error::TooOld { .. } | Error::FeedTrimmed { .. }, _) => Code::OutOfRange,
         (Error::Overloaded(_), _) => Code::ResourceExhausted,
@@ -94,7 +94,7 @@ fn refuse(error: Error) -> Status {
     if code == Code::Internal {
         tracing::error!(%error, "a request failed");
     }
-    let hint = match &error {
+    let hint = match error {
         Error::Statement(error) => error.hint().map(|hint| format!(" ({hint})")),
         _ => None,
     };
@@ -111,7 +111,7 @@ fn answer<T>(
 ) -> Result<Response<T>, Status> {
     let outcome = result.as_ref().map_or_else(Error::code, |_| "ok");
     metrics::record_read(kind, outcome, began.elapsed());
-    result.map(Response::new).map_err(refuse)
+    result.map(Response::new).map_err(|error| refuse(&error))
 }
 
 fn app(bytes: &[u8]) -> Result<AppId, Error> {
@@ -209,7 +209,11 @@ impl StoreNode for Service {
     ) -> Result<Response<Self::QueryStream>, Status> {
         let began = Instant::now();
         let result = Service::query(self, request.into_inner()).await;
-        answer("query", began, result.map(|replies| replies.map_err(refuse).boxed()))
+        answer(
+            "query",
+            began,
+            result.map(|replies| replies.map_err(|error| refuse(&error)).boxed()),
+        )
     }
 
     async fn scan(
@@ -218,7 +222,7 @@ impl StoreNode for Service {
     ) -> Result<Response<Self::ScanStream>, Status> {
         let began = Instant::now();
         let result = Service::scan(self, request.into_inner()).await;
-        answer("scan", began, result.map(|replies| replies.map_err(refuse).boxed()))
+        answer("scan", began, result.map(|replies| replies.map_err(|error| refuse(&error)).boxed()))
     }
 
     async fn outcome(
@@ -236,7 +240,7 @@ impl StoreNode for Service {
         let began = Instant::now();
         let proto::FeedRequest { slices, from } = request.into_inner();
         let result = self.feeds.open(&slices, TxnId(from));
-        answer("feed", began, result.map(|replies| replies.map_err(refuse).boxed()))
+        answer("feed", began, result.map(|replies| replies.map_err(|error| refuse(&error)).boxed()))
     }
 
     async fn status(

@@ -232,8 +232,11 @@ fn change_bytes(change: &IndexedChange) -> usize {
 }
 
 /// Slices named by a chunk of changes, and its changes.
-pub(super) fn decode_changes(value: &[u8]) -> Result<(Vec<Slice>, Vec<IndexedChange>), Error> {
-    let read = || -> Result<Option<(Vec<Slice>, Vec<IndexedChange>)>, TryGetError> {
+type Chunk = (Vec<Slice>, Vec<IndexedChange>);
+
+/// Reads a chunk of changes.
+pub(super) fn decode_changes(value: &[u8]) -> Result<Chunk, Error> {
+    let read = || -> Result<Option<Chunk>, TryGetError> {
         let mut value = Bytes::copy_from_slice(value);
         if value.try_get_u8()? != VERSION {
             return Ok(None);

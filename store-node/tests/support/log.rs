@@ -1,5 +1,7 @@
 //! Writes rounds into a journal, one transaction each, with whatever a test wants to be wrong.
 
+#![allow(clippy::unwrap_used)] // a test's, and a benchmark's
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

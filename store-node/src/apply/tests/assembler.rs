@@ -104,7 +104,7 @@ fn another_record_in_the_place_of_a_part_is_a_loss() {
 fn a_part_that_does_not_decode_stops_at_its_round_if_the_commit_record_vouches_for_it() {
     let (mut log, _, _) = one_round();
     let garbage = Bytes::from_static(b"garbage");
-    let location = log.append_part(Slice(0), garbage.clone());
+    let location = log.append_part(Slice(0), &garbage);
     let mut assembler = assembler();
     for slice in log.parts.keys() {
         (0..log.parts[slice].len()).for_each(|index| assembler.add_part(log.part(*slice, index)));
@@ -126,7 +126,7 @@ fn a_part_that_does_not_decode_stops_at_its_round_if_the_commit_record_vouches_f
 #[test]
 fn parts_without_a_commit_record_are_dropped_long_after() {
     let (mut log, committed, _) = one_round();
-    log.append_part(Slice(3), Bytes::from_static(b"an orphan"));
+    log.append_part(Slice(3), &Bytes::from_static(b"an orphan"));
     let mut assembler = assembler();
     for slice in log.parts.keys() {
         (0..log.parts[slice].len()).for_each(|index| assembler.add_part(log.part(*slice, index)));

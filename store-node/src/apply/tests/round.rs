@@ -36,7 +36,7 @@ impl World {
         let round_id = self.log.commits.len() as u128;
         let before = self.log.parts.clone();
         self.log.append(&TestRound { id: round_id, mutations });
-        let mut assembler = Assembler::new(TxnId(0), &vec![Default::default(); 4]);
+        let mut assembler = Assembler::new(TxnId(0), &[Default::default(); 4]);
         for (slice, parts) in &self.log.parts {
             let old = before.get(slice).map_or(0, Vec::len);
             (old..parts.len()).for_each(|index| assembler.add_part(self.log.part(*slice, index)));
@@ -97,7 +97,7 @@ fn events_tell_what_happened_with_the_images_before_and_after() {
     assert_eq!(after(&second), Some(json(r#"{"a":5,"b":{"c":2}}"#)));
 
     let third = world.change(set("z", 1)).unwrap();
-    assert_eq!((third.before.clone(), third.added.clone()), (json("{}"), vec!["z".to_owned()]));
+    assert_eq!((third.before, third.added), (json("{}"), vec!["z".to_owned()]));
 
     let fourth = world.change(Mutation::Delete).unwrap();
     assert_eq!((fourth.operation, fourth.existed), (Operation::Delete, true));
@@ -174,7 +174,7 @@ fn what_came_from_elsewhere_keeps_its_origin() {
         id: 9,
         mutations: vec![(1, Mutation::Merge(remote_state("a", 1, 3)))],
     });
-    let mut assembler = Assembler::new(TxnId(0), &vec![Default::default(); 4]);
+    let mut assembler = Assembler::new(TxnId(0), &[Default::default(); 4]);
     let slice = *world.log.parts.keys().next().unwrap();
     assembler.add_part(world.log.part(slice, 0));
     let mut committed = world.log.committed(0);
@@ -191,7 +191,7 @@ fn what_came_from_elsewhere_keeps_its_origin() {
 fn a_mutation_in_a_slice_that_is_not_its_documents_does_nothing() {
     let mut world = World::default();
     world.log.append(&TestRound { id: 1, mutations: vec![(1, insert("{}", OnConflict::Fail))] });
-    let mut assembler = Assembler::new(TxnId(0), &vec![Default::default(); 4]);
+    let mut assembler = Assembler::new(TxnId(0), &[Default::default(); 4]);
     let slice = *world.log.parts.keys().next().unwrap();
     let mut part = world.log.part(slice, 0);
     let mut committed = world.log.committed(0);

@@ -70,7 +70,7 @@ impl TestLog {
         let mut locations = Vec::new();
         for (index, (slice, mutations)) in (0..).zip(by_slice) {
             let part = RoundPart { round: round_id, app: APP, index, count, mutations };
-            locations.push(self.append_part(slice, encode(&part)));
+            locations.push(self.append_part(slice, &encode(&part)));
         }
         let txn = TxnId(self.commits.last().map_or(0, |(txn, _, _)| txn.0 + 2));
         let commit = Commit {
@@ -87,11 +87,11 @@ impl TestLog {
         txn
     }
 
-    pub(super) fn append_part(&mut self, slice: Slice, value: Bytes) -> PartLocation {
+    pub(super) fn append_part(&mut self, slice: Slice, value: &Bytes) -> PartLocation {
         let parts = self.parts.entry(slice).or_default();
         let offset = Offset(parts.last().map_or(0, |(offset, _)| offset.0 + 2));
         parts.push((offset, value.clone()));
-        PartLocation { slice, offset: offset.0, checksum: part_checksum(&value) }
+        PartLocation { slice, offset: offset.0, checksum: part_checksum(value) }
     }
 
     pub(super) fn committed(&self, index: usize) -> Committed {

@@ -307,8 +307,8 @@ fn a_round_is_applied_once_within_the_retention_window() {
 fn retention_drops_changes_and_old_versions_by_the_logs_time() {
     let mut log = TestLog::default();
     // 200 ms apart: 80 s in all.
-    for number in 0..400 {
-        log.append(&TestRound { id: number, mutations: vec![put(1, number as i64), put(2, 1)] });
+    for (id, number) in (0..400).zip(0..) {
+        log.append(&TestRound { id, mutations: vec![put(1, number), put(2, 1)] });
     }
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
