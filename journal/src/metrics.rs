@@ -8,6 +8,7 @@ pub(crate) const BATCH_ROUNDS: &str = "anabranch_journal_batch_rounds";
 pub(crate) const BATCH_BYTES: &str = "anabranch_journal_batch_bytes";
 pub(crate) const QUEUE_ROUNDS: &str = "anabranch_journal_queue_rounds";
 pub(crate) const QUEUE_BYTES: &str = "anabranch_journal_queue_bytes";
+pub(crate) const QUEUE_SECONDS: &str = "anabranch_journal_queue_seconds";
 pub(crate) const REFUSED: &str = "anabranch_journal_rounds_refused_total";
 pub(crate) const TRANSACTION_SECONDS: &str = "anabranch_journal_transaction_seconds";
 pub(crate) const UNKNOWN: &str = "anabranch_journal_transactions_unknown_total";
@@ -22,6 +23,7 @@ pub fn describe_metrics() {
     describe_histogram!(BATCH_BYTES, Unit::Bytes, "size of the rounds in one transaction");
     describe_gauge!(QUEUE_ROUNDS, Unit::Count, "rounds that wait for a lane");
     describe_gauge!(QUEUE_BYTES, Unit::Bytes, "size of the rounds that wait for a lane");
+    describe_histogram!(QUEUE_SECONDS, Unit::Seconds, "how long a round waited for a lane");
     describe_counter!(REFUSED, Unit::Count, "rounds refused since too many were waiting");
     describe_histogram!(
         TRANSACTION_SECONDS,

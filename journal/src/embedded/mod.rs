@@ -3,7 +3,7 @@
 //! A commit is one RocksDB batch, synced: records of all partitions or none (IN-2), on disk before
 //! the commit returns (IN-1). Offsets are given out in memory and become durable with the records
 //! that carry them: what a transaction was given and did not commit leaves a hole, or is given out
-//! again after a restart if nothing was written behind it. Nobody has seen those: see [`state`].
+//! again after a restart if nothing was written behind it. Nobody has seen those: see `state`.
 //!
 //! What is on disk when the process stops: before the batch is written, nothing of a transaction;
 //! after, all of it. There is no state between. Who holds which transactional id is not stored:

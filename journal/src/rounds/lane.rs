@@ -153,6 +153,9 @@ impl Lane {
         let bytes = rounds.iter().map(|round| round.bytes()).sum();
         histogram!(names::BATCH_BYTES).record(to_f64(bytes));
         let begun = Instant::now();
+        for pending in &batch {
+            histogram!(names::QUEUE_SECONDS).record(begun - pending.since);
+        }
         let appender = &self.shared.appender;
         let written =
             run_transaction(writer.as_mut(), |writer| appender.append_encoded(writer, &rounds));

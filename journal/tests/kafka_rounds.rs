@@ -1,0 +1,150 @@
+//! What is built on the journal, on a real Kafka: rounds, metadata, cursors.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anabranch_core::ids::{ActorId, AppId, DocumentKey, RoundId, TxnId};
+use anabranch_core::keyspace::SliceCount;
+use anabranch_core::{Value, document::Mutation};
+use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
+use anabranch_journal::metadata::{ClusterIdentity, MetadataError, MetadataStore};
+use anabranch_journal::rounds::{HlcClock, Round, RoundAppender, RoundWriter, RoundWriterConfig};
+use anabranch_journal::{
+    Journal, ReadFrom, RotatingWriter, TopicPartition, TransactionalId, cluster_topics, cursors,
+};
+use anabranch_schemas::decode;
+use anabranch_schemas::records::{ChangesCursor, Commit, DocumentMutation};
+use anabranch_schemas::topics::ClusterName;
+use anabranch_tests::support::Broker;
+use uuid::Uuid;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A new cluster's log on the shared broker.
+fn log() -> (Arc<dyn Journal>, ClusterName, ClusterIdentity) {
+    let config = KafkaConfig::new(Broker::shared().address(), "rounds");
+    let journal: Arc<dyn Journal> = Arc::new(KafkaJournal::connect(config).expect("settings"));
+    let name: ClusterName = format!("r{}", Uuid::new_v4().simple()).parse().expect("a name");
+    let slices = SliceCount::try_from(4).expect("a power of two");
+    journal.ensure_topics(&cluster_topics(&name, slices, None)).expect("topics");
+    let store = MetadataStore::open(journal.clone(), &name).expect("the metadata store");
+    let actor = ActorId(Uuid::new_v4());
+    let create = || ClusterIdentity { name: name.clone(), actor, slices, created_ms: 1 };
+    let identity = store.cluster_identity(create).expect("an identity");
+    (journal, name, identity)
+}
+
+fn round(number: u128) -> Round {
+    let delete = |document: u128| DocumentMutation {
+        collection: "cars".parse().expect("a name"),
+        key: DocumentKey::from_value(&Value::Int(i64::try_from(document).expect("small")))
+            .expect("an id"),
+        mutation: Mutation::Delete,
+    };
+    Round {
+        id: RoundId(Uuid::from_u128(number)),
+        app: AppId(Uuid::from_u128(7)),
+        origin: None,
+        digest: Vec::new(),
+        mutations: (0..number % 4).map(|document| delete(number * 10 + document)).collect(),
+    }
+}
+
+/// All commit records, once that of `last` is there.
+fn commits(journal: &dyn Journal, name: &ClusterName, last: TxnId) -> BTreeMap<TxnId, RoundId> {
+    let at = TopicPartition::new(name.txns(), 0);
+    let mut reader = journal.reader(&[(at, ReadFrom::Start)]).expect("a reader");
+    let mut found = BTreeMap::new();
+    let deadline = Instant::now() + PATIENCE;
+    while found.last_key_value().is_none_or(|(txn, _)| *txn < last) {
+        assert!(Instant::now() < deadline, "{last} did not become visible");
+        for record in reader.poll(Duration::from_millis(50)).expect("records") {
+            let value = record.value.expect("a commit record has a value");
+            let commit: Commit = decode(&value).expect("a commit record");
+            found.insert(TxnId(record.offset.0), commit.round);
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rounds_are_in_the_log_where_their_callers_were_told() {
+    let (journal, name, identity) = log();
+    let clock = Arc::new(HlcClock::system());
+    let appender = RoundAppender::new(&name, identity.actor, identity.slices, clock);
+    let mut told = BTreeMap::new();
+    // The second writer has the same ids as the first, as after a restart.
+    for start in [0, 100] {
+        let config = RoundWriterConfig::new("s1");
+        let writer = RoundWriter::open(journal.clone(), &name, appender.clone(), config);
+        let writer = Arc::new(writer.expect("a round writer"));
+        let writes: Vec<_> = (start..start + 100)
+            .map(|number| {
+                let writer = Arc::clone(&writer);
+                tokio::spawn(async move { (number, writer.write(round(number)).await) })
+            })
+            .collect();
+        for write in writes {
+            let (number, txn) = write.await.expect("no panic");
+            told.insert(txn.expect("it is written"), round(number).id);
+        }
+    }
+    assert_eq!(told.len(), 200);
+    let last = *told.last_key_value().expect("there are some").0;
+    let found = tokio::task::spawn_blocking(move || commits(journal.as_ref(), &name, last));
+    assert_eq!(found.await.expect("no panic"), told);
+}
+
+#[test]
+fn of_those_who_change_an_entry_one_wins() {
+    const CHANGES: u64 = 5;
+    let (journal, name, identity) = log();
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let store = MetadataStore::open(journal.clone(), &name).expect("the metadata store");
+            std::thread::spawn(move || {
+                for _ in 0..CHANGES {
+                    loop {
+                        let entry = store.get("n").expect("an answer");
+                        let sum: u64 =
+                            entry.as_ref().map_or(0, |e| e.value.parse().expect("a number"));
+                        let expected = entry.map(|entry| entry.version);
+                        match store.compare_and_set("n", expected, Some(format!("{}", sum + 1))) {
+                            Ok(version) => break assert_eq!(version.0, sum + 1),
+                            Err(MetadataError::Conflict { .. }) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("no panic");
+    }
+    let store = MetadataStore::open(journal, &name).expect("the metadata store");
+    let sum = store.get("n").expect("an answer").expect("an entry").value;
+    assert_eq!(sum, (2 * CHANGES).to_string());
+    assert_eq!(store.cluster_identity(|| panic!("there is one")).expect("it"), identity);
+}
+
+#[test]
+fn a_new_holder_goes_on_where_the_older_came_to() {
+    let (journal, name, _) = log();
+    let id = TransactionalId::from(name.changes());
+    let mut next = TxnId(0);
+    for _ in 0..3 {
+        let mut writer = RotatingWriter::open(&journal, &id).expect("a writer");
+        let cursor: Option<ChangesCursor> =
+            cursors::read(journal.as_ref(), &name, "changes").expect("an answer");
+        assert_eq!(cursor.map_or(TxnId(0), |cursor| cursor.next), next);
+        for _ in 0..7 {
+            next = next.next();
+            let cursor = ChangesCursor { next };
+            writer
+                .transaction(|writer| cursors::append(writer, &name, "changes", &cursor))
+                .expect("a transaction");
+        }
+    }
+}
