@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anabranch_runtime::telemetry;
 use anyhow::{Context, Result};
-use serde_json::json;
 
 use crate::client::EXAMPLE_APP;
-use crate::demo_walk::quoted;
+use crate::demo_walk::execute;
 use crate::host::{self, Host};
 use crate::local::{Local, Start};
 use crate::output::print;
@@ -101,21 +100,14 @@ fn tell(local: &Local, dir: &Path) -> Result<()> {
 }
 
 fn examples(http: SocketAddr) -> Vec<String> {
-    let insert = json!({
-        "statement": "INSERT INTO cars DOCUMENTS (:car) ON ID CONFLICT DO UPDATE",
-        "args": { "car": { "_id": "first", "Name": "datsun pl510", "Origin": "Japan" } },
-    });
-    let select = json!({ "statement": "SELECT * FROM cars WHERE Origin = 'Japan'" });
-    let app = format!("http://{http}/apps/{EXAMPLE_APP}/api/v1");
-    let execute = |body| {
-        format!(
-            "curl -s {app}/store/execute -H 'content-type: application/json' -d {}",
-            quoted(body)
-        )
-    };
+    let server = format!("http://{http}");
+    let insert = r#"{"statement": "INSERT INTO cars DOCUMENTS (:car) ON ID CONFLICT DO UPDATE", "args": {"car": {"_id": "first", "Name": "datsun pl510"}}}"#;
+    let select = r#"{"statement": "SELECT * FROM cars LIMIT 3"}"#;
     vec![
-        execute(&insert),
-        execute(&select),
-        format!("curl -s {app}/collections/cars/documents/first"),
+        execute(&server, EXAMPLE_APP, insert),
+        execute(&server, EXAMPLE_APP, select),
+        format!(
+            "curl -sw '\\n' {server}/apps/{EXAMPLE_APP}/api/v1/collections/cars/documents/first"
+        ),
     ]
 }

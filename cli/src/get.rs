@@ -90,12 +90,12 @@ fn table(resources: &[Value]) -> Table {
     table
 }
 
-/// A status on one line: its plain values.
+/// A status on one line: what it says of the link, which only a process with a bridge knows.
 fn summary(status: &Value) -> String {
-    let plain = status.as_object().into_iter().flatten().filter_map(|(name, value)| match value {
-        Value::String(text) => Some(format!("{name}={text}")),
-        Value::Bool(_) | Value::Number(_) => Some(format!("{name}={value}")),
-        _ => None,
-    });
-    plain.collect::<Vec<_>>().join(" ")
+    let text = |path| status.pointer(path).and_then(Value::as_str);
+    match (text("/link/connected/cluster"), text("/link/last_error")) {
+        (Some(cluster), _) => format!("connected to {cluster}"),
+        (None, Some(error)) => format!("not connected: {error}"),
+        (None, None) => String::new(),
+    }
 }

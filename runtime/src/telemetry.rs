@@ -1,5 +1,7 @@
 //! Logs and metrics of a process.
 
+use std::io::IsTerminal;
+
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
@@ -12,7 +14,8 @@ pub fn init_tracing(json: bool) {
 /// Sends logs to stderr: as `RUST_LOG` says, else as `filter` does. Later calls do nothing.
 pub fn init_tracing_at(json: bool, filter: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     // An error means that another part of the process was first; its choice stands.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }
