@@ -18,7 +18,8 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Checks all partitions of topic `changes`; how many changes there are.
 pub(crate) fn check(kafka: &str, cluster: &str) -> Result<usize> {
-    let journal: Arc<dyn Journal> = Arc::new(KafkaJournal::connect(KafkaConfig::new(kafka, "crash-test"))?);
+    let journal: Arc<dyn Journal> =
+        Arc::new(KafkaJournal::connect(KafkaConfig::new(kafka, "crash-test"))?);
     let cluster: ClusterName = cluster.parse()?;
     let mut events = 0;
     for slice in 0..SLICES {

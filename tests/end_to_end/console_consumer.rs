@@ -1,7 +1,7 @@
 //! What a plain Kafka console consumer sees of a cluster's topics.
 
 use anabranch_tests::support::Broker;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::kafka::clusters;
@@ -24,7 +24,7 @@ fn a_console_consumer_sees_only_committed_rounds() -> Result<()> {
     ensure!(again.status == 409, "{again:?}");
     let seen = |topic: &str| consume(&format!("{}.{topic}", east.name()));
     let commits = seen("txns")?;
-    ensure!(commits.len() == ROUNDS, "{} commit records", commits.len());
+    ensure!(commits.len() == ROUNDS, "{} commit records: {commits:?}", commits.len());
     let rounds = seen("rounds")?.join("\n");
     for number in 0..ROUNDS {
         ensure!(rounds.contains(&format!("round {number}")), "round {number} is missing");
@@ -32,7 +32,7 @@ fn a_console_consumer_sees_only_committed_rounds() -> Result<()> {
     Ok(())
 }
 
-/// The records of a topic, one a line each; their bytes hold no line feed, as JSON text has none.
+/// The records of a topic.
 fn consume(topic: &str) -> Result<Vec<String>> {
     let output = Broker::shared().tool(
         "kafka-console-consumer",
@@ -45,12 +45,13 @@ fn consume(topic: &str) -> Result<Vec<String>> {
             "--formatter-property",
             "print.value=true",
             "--formatter-property",
-            "line.separator=\u{1}\n",
+            "line.separator=<END>",
             "--timeout-ms",
             "8000",
         ],
     )?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let records = text.split("\u{1}\n").map(str::to_owned).filter(|record| !record.is_empty());
-    Ok(records.collect())
+    let text = String::from_utf8_lossy(&output.stdout);
+    // What follows the last record is the consumer's own summary.
+    let (records, _) = text.rsplit_once("<END>").context("no records")?;
+    Ok(records.split("<END>").map(str::to_owned).collect())
 }

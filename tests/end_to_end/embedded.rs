@@ -82,14 +82,15 @@ fn the_demo_shows_what_it_says() -> Result<()> {
     let (east, west) = (Api::new(ports[0], ports[2]), Api::new(ports[1], ports[3]));
     let log = dir.path().join("demo.log");
     // The second run finds what the first one left and ends in the same state.
-    for _ in 0..2 {
+    for run in 0..2 {
         let mut demo = Process::spawn("demo", &command, &log)?;
         demo.wait_for_output("curl", PATIENCE)?;
         let (cars, wanted) = (east.documents("cars")?, west.documents("cars")?);
         ensure!(cars.len() == 405, "{} cars in east", cars.len());
         let output = demo.output()?;
         ensure!(wanted.len() == 77, "{} cars in west: {output}", wanted.len());
-        ensure!(output.contains("79") && output.contains("78"), "{output}");
+        let walked = output.contains("79 cars") && output.contains("78 cars");
+        ensure!(walked || run > 0, "{output}");
         ensure!(demo.terminate(Duration::from_secs(30))?.success(), "{output}");
     }
     Ok(())

@@ -219,13 +219,17 @@ impl Cluster {
         }))
     }
 
-    /// The last lines of every service's log, for a failure's message.
+    /// What the cluster says of itself, and the last lines of every service's log, for a failure's
+    /// message.
     pub fn logs(&self) -> String {
-        let mut text = String::new();
+        let status = self.api().status();
+        let mut text = format!("--- status of {}: {status:?}\n", self.name);
         for service in Service::ALL {
             let file = self.dir.join(format!("{}.log", service.subcommand()));
             let log = fs::read_to_string(&file).unwrap_or_default();
-            let lines: Vec<_> = log.lines().rev().take(15).collect();
+            // A broker that is down is told by librdkafka many times.
+            let told = log.lines().rev().filter(|line| !line.contains("librdkafka"));
+            let lines: Vec<_> = told.take(30).collect();
             text.push_str(&format!("--- {} of {}\n", service.subcommand(), self.name));
             for line in lines.iter().rev() {
                 text.push_str(line);
