@@ -136,7 +136,7 @@ async fn listen(
 ) -> Result<(tonic::transport::Server, TcpListener, SocketAddr), Error> {
     let failed = |reason: String| Error::Listen { address: config.listen.to_string(), reason };
     let tls = match &config.tls {
-        Some(files) => Some(rpc::tls_config(files).map_err(|error| failed(error.to_string()))?),
+        Some(files) => Some(rpc::tls_config(files).map_err(failed)?),
         None => None,
     };
     let server = rpc::server(tls).map_err(|error| failed(chain(&error)))?;

@@ -1,5 +1,6 @@
 //! The gRPC service: requests in, errors out with a stable code.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -38,16 +39,19 @@ pub(crate) struct Service {
 }
 
 /// Reads what TLS needs.
-pub(crate) fn tls_config(files: &TlsFiles) -> std::io::Result<ServerTlsConfig> {
-    let certificate = std::fs::read(&files.certificate)?;
-    let identity = Identity::from_pem(certificate, std::fs::read(&files.key)?);
+pub(crate) fn tls_config(files: &TlsFiles) -> Result<ServerTlsConfig, String> {
+    let identity = Identity::from_pem(read(&files.certificate)?, read(&files.key)?);
     let mut trusted = Vec::new();
     for file in &files.trusted {
-        trusted.extend(std::fs::read(file)?);
+        trusted.extend(read(file)?);
         trusted.push(b'\n');
     }
     let config = ServerTlsConfig::new().identity(identity);
     Ok(config.client_ca_root(Certificate::from_pem(trusted)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("read '{}': {error}", path.display()))
 }
 
 /// A server that is ready to listen.

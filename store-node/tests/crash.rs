@@ -48,7 +48,8 @@ async fn the_process_that_is_killed() {
             Round { id, millis, mutations }
         };
         // Some rounds are written twice, as a client does that got no answer.
-        let rounds = if number % 5 == 0 { vec![round(0), round(0)] } else { vec![round(0), round(1)] };
+        let rounds =
+            if number % 5 == 0 { vec![round(0), round(0)] } else { vec![round(0), round(1)] };
         let txns = log.write_all(&rounds);
         println!("\nwritten {}", txns.last().unwrap());
     }

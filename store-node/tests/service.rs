@@ -387,8 +387,7 @@ async fn a_node_goes_on_where_it_was() {
             millis: 1_000_000,
             mutations: vec![(car(1), increment("n", 1))],
         });
-        world.node =
-            Node::start(config(&world.dir.path().join("node")), world.log.journal()).await;
+        world.node = Node::start(config(&world.dir.path().join("node")), world.log.journal()).await;
         world.node.ready().await;
         let reply = world.node.get(&car(1), proto::ReadAt::default()).await.unwrap();
         assert_eq!(reply.txn, Some(away.0), "ready means that all of the log is applied");

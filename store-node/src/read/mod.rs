@@ -7,8 +7,6 @@
 
 mod page;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
