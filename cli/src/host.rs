@@ -71,12 +71,7 @@ impl Host {
         });
     }
 
-    /// Begins the shutdown, as a signal does.
-    pub(crate) fn end(&self) {
-        self.edge.shutdown().begin();
-    }
-
-    /// Resolves when the shutdown of any stage begins: by [`Host::end`] or by a task that failed.
+    /// Resolves when the shutdown of any stage begins: a task of it failed.
     pub(crate) async fn ends(&self) {
         let [edge, feed, store, admin] = self.stages().map(|stage| stage.shutdown().clone());
         tokio::select! {

@@ -2,6 +2,7 @@
 //! and `bridge` are the services one by one; the rest are clients and tools. A command is a file.
 
 mod apply;
+mod bench;
 mod board;
 mod bridge;
 mod ca;
@@ -51,6 +52,7 @@ enum Command {
     Query(query::Args),
     Load(load::Args),
     Ca(ca::Args),
+    Bench(bench::Args),
     DemoWalk(demo_walk::Args),
 }
 
@@ -73,6 +75,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Ingest(args) => ingest::run(args).await,
             Command::StoreNode(args) => store_node::run(args).await,
             Command::Cdc(args) => cdc::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
             Command::Ca(args) => ca::run(args),
             Command::Status(args) => status::run(args).await,
             Command::Query(args) => query::run(args).await,

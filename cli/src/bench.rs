@@ -1,0 +1,40 @@
+//! `anabranch bench`: what this machine does, next to what its log does without us.
+//!
+//! Clusters run in this process, on a Kafka that is named or on the embedded log, and are used over
+//! HTTP like any other. The raw figures come from the same broker or disk, minutes apart at most,
+//! with the same bytes: the records that the cluster has just written. The host of a machine may
+//! take CPU time away: how much is shown beside every figure.
+
+mod apply;
+mod bridge;
+mod documents;
+mod place;
+mod raw;
+mod report;
+mod requests;
+mod write;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// Measure this machine: writes, catching up, replication.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Write(write::Args),
+    Apply(apply::Args),
+    Bridge(bridge::Args),
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Write(args) => write::run(args).await,
+        Command::Apply(args) => apply::run(args).await,
+        Command::Bridge(args) => bridge::run(args).await,
+    }
+}

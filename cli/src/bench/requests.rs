@@ -1,0 +1,128 @@
+//! Writes over HTTP, timed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
+use serde::Deserialize;
+
+use super::documents::{document, lines};
+use super::report::{Measurement, Steal, histogram, micros};
+use crate::client::{Client, EXAMPLE_APP};
+
+/// Writes `count` documents, each with a statement of its own, from so many clients at once.
+pub(super) async fn single_writes(
+    api: &Client,
+    series: &str,
+    clients: usize,
+    count: u64,
+) -> Result<Measurement> {
+    let next = Arc::new(AtomicU64::new(0));
+    let (steal, begun) = (Steal::start()?, Instant::now());
+    let tasks: Vec<_> = (0..clients)
+        .map(|_| {
+            let (api, next, series) = (api.clone(), next.clone(), series.to_owned());
+            tokio::spawn(async move {
+                let mut latencies = histogram();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return anyhow::Ok(latencies);
+                    }
+                    let begun = Instant::now();
+                    write_one(&api, &series, number).await?;
+                    latencies.saturating_record(micros(begun.elapsed()));
+                }
+            })
+        })
+        .collect();
+    let mut latencies = histogram();
+    for task in tasks {
+        latencies.add(task.await??).context("add up latencies")?;
+    }
+    let who = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
+    Ok(Measurement {
+        what: format!("single writes, {who}"),
+        documents: count,
+        elapsed: begun.elapsed(),
+        latencies,
+        stolen: steal.share()?,
+    })
+}
+
+/// Writes one document with a statement.
+pub(super) async fn write_one(api: &Client, series: &str, number: u64) -> Result<()> {
+    let document = document(series, number);
+    let body = format!(
+        r#"{{"statement":"INSERT INTO bench DOCUMENTS (:d) ON ID CONFLICT DO UPDATE","args":{{"d":{document}}}}}"#
+    );
+    let path = format!("/apps/{EXAMPLE_APP}/api/v1/store/execute");
+    let request = api.request(Method::POST, &path).header(CONTENT_TYPE, "application/json");
+    // The connection is free for the next request once its reply is read.
+    api.send(request.body(body)).await?.bytes().await.context("read the reply")?;
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Loaded {
+    written: u64,
+}
+
+/// Loads `count` documents with requests of `size` documents each, from so many clients at once.
+pub(super) async fn bulk_loads(
+    api: &Client,
+    series: &str,
+    clients: usize,
+    count: u64,
+    size: u64,
+) -> Result<Measurement> {
+    // Prepared before: it is not the client that is measured.
+    let starts: Vec<u64> = (0..count).step_by(usize::try_from(size)?).collect();
+    let bodies: Arc<Vec<Bytes>> = Arc::new(
+        starts.iter().map(|&from| lines(series, from, count.min(from + size)).into()).collect(),
+    );
+    let next = Arc::new(AtomicU64::new(0));
+    let (steal, begun) = (Steal::start()?, Instant::now());
+    let tasks: Vec<_> = (0..clients)
+        .map(|_| {
+            let (api, next, bodies) = (api.clone(), next.clone(), bodies.clone());
+            tokio::spawn(async move {
+                let (mut latencies, mut written) = (histogram(), 0);
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(body) = usize::try_from(index).ok().and_then(|i| bodies.get(i)) else {
+                        return anyhow::Ok((latencies, written));
+                    };
+                    let begun = Instant::now();
+                    written += bulk_load(&api, body.clone()).await?;
+                    latencies.saturating_record(micros(begun.elapsed()));
+                }
+            })
+        })
+        .collect();
+    let (mut latencies, mut written) = (histogram(), 0);
+    for task in tasks {
+        let (one, documents) = task.await??;
+        latencies.add(one).context("add up latencies")?;
+        written += documents;
+    }
+    ensure!(written == count, "{written} of {count} documents were written");
+    let elapsed = begun.elapsed();
+    let what = if bodies.len() == 1 {
+        "bulk load, 1 request".to_owned()
+    } else {
+        format!("bulk loads of {size}, {clients} clients")
+    };
+    Ok(Measurement { what, documents: count, elapsed, latencies, stolen: steal.share()? })
+}
+
+async fn bulk_load(api: &Client, body: Bytes) -> Result<u64> {
+    let path = format!("/apps/{EXAMPLE_APP}/api/v1/collections/bench/documents");
+    let request = api.request(Method::POST, &path).header(CONTENT_TYPE, "application/x-ndjson");
+    let loaded: Loaded = api.json(request.body(body)).await?;
+    Ok(loaded.written)
+}
