@@ -228,14 +228,27 @@ impl Cluster {
             let file = self.dir.join(format!("{}.log", service.subcommand()));
             let log = fs::read_to_string(&file).unwrap_or_default();
             // A broker that is down is told by librdkafka many times.
-            let told = log.lines().rev().filter(|line| !line.contains("librdkafka"));
+            let told = log.lines().rev().filter(|line| !line.contains("kafka: librdkafka"));
             let lines: Vec<_> = told.take(30).collect();
-            text.push_str(&format!("--- {} of {}\n", service.subcommand(), self.name));
+            let state = self.processes.get(&service).map_or("not started".to_owned(), state);
+            text.push_str(&format!("--- {} of {}: {state}\n", service.subcommand(), self.name));
             for line in lines.iter().rev() {
                 text.push_str(line);
                 text.push('\n');
             }
         }
         text
+    }
+}
+
+/// What the kernel says of a process: its state, and the wait status of one that has ended.
+fn state(process: &Process) -> String {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let mut fields = fields.split_whitespace();
+    match (fields.next(), fields.next_back()) {
+        (Some("Z"), Some(status)) => format!("ended with wait status {status}"),
+        (Some(state), _) => format!("in state {state}"),
+        _ => "gone".to_owned(),
     }
 }
