@@ -5,6 +5,7 @@
 //! [`RotatingWriter`](crate::RotatingWriter), which fences and ends whatever an older holder had
 //! under way; then [`read`]; then write output and cursor together, from there on.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anabranch_schemas::topics::ClusterName;
@@ -69,6 +70,32 @@ pub fn read<C: Schema>(
     }
 }
 
+/// The cursors whose keys begin with `prefix`, by key.
+///
+/// # Errors
+/// As [`read`].
+pub fn list<C: Schema>(
+    journal: &dyn Journal,
+    cluster: &ClusterName,
+    prefix: &str,
+) -> Result<BTreeMap<String, C>, Error> {
+    let mut newest = BTreeMap::new();
+    read_to_end(journal, &partition(cluster), |record| {
+        if let Ok(key) = std::str::from_utf8(&record.key)
+            && key.starts_with(prefix)
+        {
+            newest.insert(key.to_owned(), record.value);
+        }
+    })?;
+    let cursors = newest.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    cursors
+        .map(|(key, value)| match decode(&value) {
+            Ok(cursor) => Ok((key, cursor)),
+            Err(error) => Err(Error::Corrupt(format!("cursor '{key}': {error}"))),
+        })
+        .collect()
+}
+
 fn partition(cluster: &ClusterName) -> TopicPartition {
     TopicPartition::new(cluster.cursors(), 0)
 }
@@ -130,10 +157,14 @@ mod tests {
         writer.abort().unwrap();
         assert_eq!(read("changes"), Some(ChangesCursor { next: TxnId(7) }));
         assert_eq!(read("other"), Some(ChangesCursor { next: TxnId(1) }));
+        let list = |prefix| super::list::<ChangesCursor>(journal.as_ref(), &cluster, prefix);
+        let expected = [("changes".to_owned(), ChangesCursor { next: TxnId(7) })].into();
+        assert_eq!((list("chan").unwrap(), list("").unwrap().len()), (expected, 2));
 
         let mut writer = journal.writer(&TransactionalId::from("cdc")).unwrap();
         run_transaction(writer.as_mut(), |writer| remove(writer, &cluster, "changes")).unwrap();
         assert_eq!(read("changes"), None);
+        assert!(list("changes").unwrap().is_empty());
     }
 
     #[test]

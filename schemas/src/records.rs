@@ -3,6 +3,7 @@
 //! Each has a schema in `avro/` with the meaning of its fields; the Rust types say the same with
 //! the words of [`anabranch_core`].
 
+mod borrowed;
 mod dead_letter;
 mod mutation;
 
@@ -14,7 +15,9 @@ use anabranch_core::ids::{ActorId, AppId, Collection, DocumentId, DocumentKey, R
 use anabranch_core::keyspace::Slice;
 
 use crate::avro::{self, RecordError, record};
+use crate::resources::ResourceName;
 
+pub use borrowed::ChangeRef;
 pub use dead_letter::DeadLetter;
 pub use mutation::DocumentMutation;
 
@@ -224,6 +227,18 @@ pub struct RemoteCursor {
     pub hlc: Hlc,
 }
 record!(RemoteCursor, "remote cursor", "remote_cursor.v1.avsc");
+
+impl RemoteCursor {
+    /// Its key in topic `cursors`, for the replication that receives from `remote`.
+    pub fn key(app: AppId, replication: &ResourceName, remote: ActorId) -> String {
+        format!("{}{remote}", RemoteCursor::key_prefix(app, replication))
+    }
+
+    /// What the keys of a replication's positions begin with: it may have one for each remote.
+    pub fn key_prefix(app: AppId, replication: &ResourceName) -> String {
+        format!("bridge/{app}/{replication}/")
+    }
+}
 
 /// One entry of the metadata store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

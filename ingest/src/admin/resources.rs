@@ -7,7 +7,9 @@ use anabranch_core::ids::AppId;
 use anabranch_journal::cursors;
 use anabranch_journal::metadata::{Entry, MetadataError, MetadataStore, Version};
 use anabranch_schemas::records::RemoteCursor;
-use anabranch_schemas::resources::{Kind, Resource, ResourceError, ResourceName, Spec};
+use anabranch_schemas::resources::{
+    Kind, Resource, ResourceError, ResourceMetadata, ResourceName, Spec,
+};
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -277,26 +279,40 @@ fn shown(admin: &Admin, key: &str, text: &str) -> Result<Value, Refusal> {
 }
 
 fn status(admin: &Admin, resource: &Resource) -> Value {
-    let Spec::Replication(_) = &resource.spec;
-    let cursor =
-        cursors::read::<RemoteCursor>(admin.journal.as_ref(), &admin.cluster, &resource.key());
-    let mut status = match cursor {
-        Ok(Some(cursor)) => json!({
-            "remote": cursor.remote,
-            "next": cursor.next,
-            "inSnapshot": cursor.snapshot_after.is_some(),
-            "lastRoundMs": cursor.hlc.millis(),
-        }),
-        // Nothing was received yet, or nothing is wanted.
-        Ok(None) => json!({"next": null}),
-        Err(error) => json!({"error": error.to_string()}),
+    let Spec::Replication(spec) = &resource.spec;
+    let ResourceMetadata { app, name } = &resource.metadata;
+    let prefix = RemoteCursor::key_prefix(*app, name);
+    let cursors = cursors::list::<RemoteCursor>(admin.journal.as_ref(), &admin.cluster, &prefix);
+    let mut status = match cursors {
+        Ok(cursors) => {
+            let cursors: Vec<_> = cursors.into_values().collect();
+            let state = if cursors.iter().any(|cursor| cursor.snapshot_after.is_some()) {
+                "receiving a snapshot"
+            } else if !cursors.is_empty() {
+                "following"
+            } else if spec.subscriptions.queries_by_collection.is_empty() {
+                "wants nothing"
+            } else {
+                "nothing received yet"
+            };
+            json!({"state": state, "remotes": cursors.iter().map(remote).collect::<Vec<_>>()})
+        }
+        Err(error) => json!({"state": "unknown", "error": error.to_string()}),
     };
-    let metadata = &resource.metadata;
-    let probe = admin.replications.as_ref();
-    if let Some(link) = probe.and_then(|probe| probe(metadata.app, &metadata.name)) {
+    if let Some(link) = admin.replications.as_ref().and_then(|probe| probe(*app, name)) {
         status["link"] = link;
     }
     status
+}
+
+/// How far a replication has received from one cluster.
+fn remote(cursor: &RemoteCursor) -> Value {
+    json!({
+        "actor": cursor.remote,
+        "next": cursor.next,
+        "inSnapshot": cursor.snapshot_after.is_some(),
+        "lastRoundMs": cursor.hlc.millis(),
+    })
 }
 
 fn unusable(error: &ResourceError) -> Refusal {

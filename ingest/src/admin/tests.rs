@@ -86,7 +86,10 @@ async fn a_resource_is_made_changed_shown_and_removed() {
     }
     let status = shown.as_object_mut().unwrap().remove("status").unwrap();
     assert_eq!(shown, first);
-    assert_eq!(status, json!({"next": null, "link": {"of": "japanese"}}));
+    let expected = json!({
+        "state": "nothing received yet", "remotes": [], "link": {"of": "japanese"},
+    });
+    assert_eq!(status, expected);
 
     let removed = send(&router, Method::DELETE, &path, &Value::Null, &[]).await;
     assert_eq!(removed.status, StatusCode::NO_CONTENT);
@@ -141,13 +144,17 @@ async fn a_replication_says_how_far_it_is() {
         queries: 0,
         hlc: Hlc::from_millis(5_000),
     };
-    let key = format!("replication/{APP}/japanese");
+    let (app, name) = (APP.parse().unwrap(), "japanese".parse().unwrap());
+    let key = RemoteCursor::key(app, &name, remote.remote);
     cursors::append(writer.as_mut(), &"east".parse().unwrap(), &key, &remote).unwrap();
     writer.flush().unwrap();
     writer.commit().unwrap();
     let shown = send(&router, Method::GET, &path(), &Value::Null, &[]).await.json();
     let expected = json!({
-        "remote": Uuid::from_u128(2), "next": 77, "inSnapshot": false, "lastRoundMs": 5_000,
+        "state": "following",
+        "remotes": [{
+            "actor": Uuid::from_u128(2), "next": 77, "inSnapshot": false, "lastRoundMs": 5_000,
+        }],
         "link": {"of": "japanese"},
     });
     assert_eq!(shown["status"], expected);

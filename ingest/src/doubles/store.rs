@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -92,7 +92,7 @@ fn serve(listener: TcpListener, node: Node) -> Running {
     let stopped = async move {
         let _ = stopped.await;
     };
-    let incoming = TcpListenerStream::new(listener);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let ended = tokio::spawn(async move {
         server.serve_with_incoming_shutdown(incoming, stopped).await.expect("it serves");
     });
