@@ -159,7 +159,7 @@ fn identity() -> ClusterIdentity {
 fn capture(journal: &Arc<dyn Journal>, history: &History, sizes: &[usize]) {
     let mut sizes = sizes.iter().cycle();
     'anew: loop {
-        let (mut writer, next) = ChangesWriter::open(journal, identity()).unwrap();
+        let Ok((mut writer, next)) = ChangesWriter::open(journal, identity()) else { continue };
         let mut batch = Batch::new(identity().slices, next);
         let replies = feed(history, next);
         let mut replies = replies.into_iter().peekable();

@@ -34,9 +34,9 @@ impl ChangesWriter {
         cluster: ClusterIdentity,
     ) -> Result<(Self, TxnId), Error> {
         let id = TransactionalId::from(cluster.name.changes());
-        let writer = RotatingWriter::open(journal, &id)?;
+        let mut writer = RotatingWriter::open(journal, &id)?;
         let cursor: Option<ChangesCursor> =
-            cursors::read(journal.as_ref(), &cluster.name, CURSOR_KEY)?;
+            cursors::read_fenced(journal.as_ref(), &mut writer, &cluster.name, CURSOR_KEY)?;
         let next = cursor.map_or(TxnId(0), |cursor| cursor.next);
         Ok((ChangesWriter { cluster, writer }, next))
     }

@@ -2,8 +2,13 @@
 //! appended in the transaction that writes the output.
 //!
 //! Used by cdc and by the bridge's receiver. The order that makes it exactly once: open the
-//! [`RotatingWriter`](crate::RotatingWriter), which fences and ends whatever an older holder had
-//! under way; then [`read`]; then write output and cursor together, from there on.
+//! [`RotatingWriter`], which fences and ends whatever an older holder had under way; then
+//! [`read_fenced`]; then write output and cursor together, from there on.
+//!
+//! All cursors of a cluster share one partition. A transaction that another holder has open there
+//! hides what comes after it, the last cursor of an older holder of ours included: to read to the
+//! end that is visible is not enough. [`read_fenced`] therefore appends a record of its own and
+//! reads until it sees that one, when everything before it is decided.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,10 +18,13 @@ use anabranch_schemas::{Record as Schema, decode, encode};
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::log::{Journal, NewRecord, ReadFrom, Record, TopicPartition, Writer};
+use crate::log::{Journal, NewRecord, Offset, ReadFrom, Record, TopicPartition, Writer};
+use crate::rotating::RotatingWriter;
 
-/// How long to wait for the log to be read to its end.
+/// How long to wait for the log to be read to its end: longer than a transaction may be open.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// The key of the record that a holder appends to see where it stands.
+const FENCE_KEY: &[u8] = b"fence";
 /// How long to wait for the next records: short, since only markers may be left before the end.
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 
@@ -46,8 +54,29 @@ pub fn remove(writer: &mut dyn Writer, cluster: &ClusterName, key: &str) -> Resu
     writer.append(NewRecord { at: partition(cluster), key, value: None })
 }
 
-/// The cursor that was committed last, if there is one. Reads the whole topic, which compaction
-/// keeps small.
+/// The cursor that was committed last, if there is one, once nobody but the holder of `writer` can
+/// move it. Reads the whole topic, which compaction keeps small.
+///
+/// # Errors
+/// Those of the writer and of [`read`]. After any, open the writer anew.
+pub fn read_fenced<C: Schema>(
+    journal: &dyn Journal,
+    writer: &mut RotatingWriter,
+    cluster: &ClusterName,
+    key: &str,
+) -> Result<Option<C>, Error> {
+    let at = partition(cluster);
+    let offsets = writer.transaction(|writer| {
+        let key = Bytes::from_static(FENCE_KEY);
+        writer.append(NewRecord { at: at.clone(), key, value: None })?;
+        writer.flush()
+    })?;
+    let fence = offsets.first().copied().unwrap_or_default();
+    read_until(journal, cluster, key, Offset(fence.0 + 1))
+}
+
+/// The cursor that was committed last and is visible, if there is one: enough to show where a
+/// holder is, not enough to go on from (see [`read_fenced`]).
 ///
 /// # Errors
 /// [`Error::Unavailable`] if its end is not reached in time; [`Error::Corrupt`] if it does not
@@ -57,8 +86,18 @@ pub fn read<C: Schema>(
     cluster: &ClusterName,
     key: &str,
 ) -> Result<Option<C>, Error> {
+    let end = journal.bounds(&partition(cluster))?.end;
+    read_until(journal, cluster, key, end)
+}
+
+fn read_until<C: Schema>(
+    journal: &dyn Journal,
+    cluster: &ClusterName,
+    key: &str,
+    end: Offset,
+) -> Result<Option<C>, Error> {
     let mut newest = None;
-    read_to_end(journal, &partition(cluster), |record| {
+    read_all(journal, &partition(cluster), end, |record| {
         if record.key == key.as_bytes() {
             newest = record.value;
         }
@@ -79,8 +118,9 @@ pub fn list<C: Schema>(
     cluster: &ClusterName,
     prefix: &str,
 ) -> Result<BTreeMap<String, C>, Error> {
+    let end = journal.bounds(&partition(cluster))?.end;
     let mut newest = BTreeMap::new();
-    read_to_end(journal, &partition(cluster), |record| {
+    read_all(journal, &partition(cluster), end, |record| {
         if let Ok(key) = std::str::from_utf8(&record.key)
             && key.starts_with(prefix)
         {
@@ -100,14 +140,14 @@ fn partition(cluster: &ClusterName) -> TopicPartition {
     TopicPartition::new(cluster.cursors(), 0)
 }
 
-/// Gives all records of a partition up to its end as it is now.
-fn read_to_end(
+/// Gives all records of a partition up to `end`.
+fn read_all(
     journal: &dyn Journal,
     at: &TopicPartition,
+    end: Offset,
     mut each: impl FnMut(Record),
 ) -> Result<(), Error> {
     let deadline = Instant::now() + READ_TIMEOUT;
-    let end = journal.bounds(at)?.end;
     let mut reader = journal.reader(&[(at.clone(), ReadFrom::Start)])?;
     while reader.position(at).is_none_or(|position| position < end) {
         if Instant::now() >= deadline {
@@ -120,6 +160,8 @@ fn read_to_end(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use anabranch_core::ids::TxnId;
     use anabranch_core::keyspace::SliceCount;
     use anabranch_schemas::records::ChangesCursor;
@@ -185,5 +227,35 @@ mod tests {
         .unwrap();
         let read = super::read::<ChangesCursor>(journal.as_ref(), &cluster, "changes");
         assert!(matches!(read, Err(Error::Corrupt(_))), "{read:?}");
+    }
+
+    /// An older holder committed its cursor behind a transaction that somebody else has open.
+    #[test]
+    fn a_cursor_behind_an_open_transaction_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
+        let journal: Arc<dyn Journal> = EmbeddedJournal::open(config).unwrap();
+        let cluster: ClusterName = "east".parse().unwrap();
+        journal.ensure_topics(&cluster_topics(&cluster, SliceCount::default(), None)).unwrap();
+        let cursor = ChangesCursor { next: TxnId(7) };
+        let mut other = journal.writer(&TransactionalId::from("bridge")).unwrap();
+        other.begin().unwrap();
+        append(other.as_mut(), &cluster, "remote", &cursor).unwrap();
+        other.flush().unwrap();
+
+        let id = TransactionalId::from("cdc");
+        let mut older = RotatingWriter::open(&journal, &id).unwrap();
+        older.transaction(|writer| append(writer, &cluster, "changes", &cursor)).unwrap();
+        let visible: Option<ChangesCursor> =
+            super::read(journal.as_ref(), &cluster, "changes").unwrap();
+        assert_eq!(visible, None, "it is hidden");
+
+        let mut newer = RotatingWriter::open(&journal, &id).unwrap();
+        let (reading, cluster) = (journal.clone(), cluster.clone());
+        let read = std::thread::spawn(move || {
+            read_fenced::<ChangesCursor>(reading.as_ref(), &mut newer, &cluster, "changes")
+        });
+        other.commit().unwrap();
+        assert_eq!(read.join().unwrap().unwrap(), Some(cursor));
     }
 }
