@@ -100,8 +100,13 @@ pub(crate) fn is<R: Record>(bytes: &[u8]) -> bool {
 
 /// The bytes of a record.
 pub fn encode<R: Record>(record: &R) -> Bytes {
+    encode_as::<R, R>(record, 256)
+}
+
+/// The bytes of a record `R` that is given as something with the same fields, about so many.
+pub(crate) fn encode_as<R: Record, T: Serialize>(record: &T, capacity: usize) -> Bytes {
     let codec = R::codec();
-    let mut bytes = Vec::with_capacity(256);
+    let mut bytes = Vec::with_capacity(capacity);
     bytes.extend_from_slice(&codec.header);
     codec.writer.write_ser(&mut bytes, record).expect("a typed record fits its schema");
     bytes.into()

@@ -17,8 +17,8 @@ use anabranch_core::keyspace::Slice;
 use anabranch_core::query::{FieldPath, OnConflict};
 
 use crate::records::{
-    Change, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation, Metadata,
-    Operation, PartLocation, RemoteCursor, Resolved, RoundPart,
+    Change, ChangeRef, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation,
+    Metadata, Operation, PartLocation, RemoteCursor, Resolved, RoundPart,
 };
 use crate::{Record, decode, encode, state};
 
@@ -165,6 +165,22 @@ fn what_stands_in_changes() {
         state: state::encode(&document()).to_vec(),
     };
     check("change", &change);
+    let added: Vec<_> = change.added.iter().map(String::as_str).collect();
+    let borrowed = ChangeRef {
+        txn: change.txn,
+        app: change.app,
+        collection: change.collection.as_str(),
+        key: change.key.as_str(),
+        origin: change.origin,
+        origin_txn: change.origin_txn,
+        hlc: change.hlc,
+        operation: change.operation,
+        existed: change.existed,
+        before: &change.before.to_json(),
+        added: &added,
+        state: &change.state,
+    };
+    assert_eq!(borrowed.encode(), encode(&change));
     let resolved = Resolved { slice: Slice(3), txn: TxnId(12) };
     check("resolved", &resolved);
     let either = |bytes: &[u8]| ChangesRecord::decode(bytes).unwrap();

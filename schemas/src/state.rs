@@ -3,7 +3,7 @@
 //! Stamps and actors are named once and referred to by number: most documents have a handful of
 //! stamps on many fields.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use prost::Message;
@@ -65,6 +65,45 @@ pub fn encode(document: &Document) -> Bytes {
     head.encode(&mut bytes).expect("a vector grows");
     bytes.extend_from_slice(&body);
     bytes.into()
+}
+
+/// The bytes of the state of a document that an insert at `stamp` made where there was none: the
+/// same as of the document that [`Document::apply`] makes of these fields, without making it.
+pub fn encode_inserted(fields: &BTreeMap<String, Value>, stamp: Stamp) -> Bytes {
+    let mut names = Names::default();
+    let versions =
+        vec![wire::Version { actor: names.actor(stamp.actor), sequence: stamp.sequence }];
+    let updated = names.stamp(Some(stamp));
+    let head = wire::Document {
+        actors: names.actors,
+        stamps: names.stamps,
+        versions,
+        updated,
+        ..wire::Document::default()
+    };
+    let mut bytes = Vec::with_capacity(1024);
+    bytes.push(VERSION);
+    head.encode(&mut bytes).expect("a vector grows");
+    put_inserted(7, fields, updated.into(), &mut bytes);
+    bytes.into()
+}
+
+fn put_inserted(tag: u32, fields: &BTreeMap<String, Value>, stamp: u64, to: &mut Vec<u8>) {
+    for (name, value) in fields {
+        put_message(tag, to, |to| {
+            put_text(1, name, to);
+            match value {
+                Value::Object(fields) => {
+                    put_number(4, stamp, to);
+                    put_inserted(6, fields, stamp, to);
+                }
+                value => {
+                    put_number(2, stamp, to);
+                    put_message(3, to, |to| put_value(value, to));
+                }
+            }
+        });
+    }
 }
 
 /// The state that `bytes` hold.
@@ -318,11 +357,21 @@ mod tests {
             ("edge", Value::from(&long[..110])),
             ("long", Value::from(long.as_str())),
             ("map", [(long.clone(), Value::Int(7))].into_iter().collect()),
+            ("none", Value::Object(BTreeMap::new())),
             ("", Value::from("a name without letters")),
         ];
-        let fields = fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
-        let insert = Mutation::Insert { fields, on_conflict: OnConflict::DoUpdate };
-        document.apply(&insert, Commit { hlc: Hlc(0), actor, sequence: 0 });
+        let fields: Value =
+            fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
+        let Value::Object(entries) = &fields else { unreachable!("it was collected from pairs") };
+        for (hlc, sequence) in [(0, 0), (9, 0), (0, 9), (9, 9)] {
+            let at = Commit { hlc: Hlc(hlc), actor, sequence };
+            let insert =
+                Mutation::Insert { fields: fields.clone(), on_conflict: OnConflict::DoUpdate };
+            document = Document::default();
+            document.apply(&insert, at);
+            let stamp = Stamp { hlc: at.hlc, actor, sequence };
+            assert_eq!(encode_inserted(entries, stamp), encode(&document));
+        }
         for sequence in 1..200 {
             let path = FieldPath::new(vec![format!("count{}", sequence % 3)]).unwrap();
             let increment = vec![(path, if sequence % 2 == 0 { 1 } else { -1 })];

@@ -7,21 +7,24 @@ use anabranch_core::document::{Document, Field, Fields};
 
 /// The fields that differ.
 #[derive(Debug, PartialEq)]
-pub(super) struct Difference {
+pub(super) struct Difference<'a> {
     /// Those that were there, as they were: an object.
     pub(super) before: Value,
     /// Those that were not.
-    pub(super) added: Vec<String>,
+    pub(super) added: Vec<&'a str>,
 }
 
 /// Compares what a reader saw with what he sees; `None` where he sees no document.
-pub(super) fn difference(before: Option<&Document>, after: Option<&Document>) -> Difference {
+pub(super) fn difference<'a>(
+    before: Option<&Document>,
+    after: Option<&'a Document>,
+) -> Difference<'a> {
     let none = Fields::new();
     let old = before.map_or(&none, |document| &document.fields);
-    let new = after.map_or(&none, |document| &document.fields);
+    let new = after.map(|document| &document.fields);
     let mut changed = BTreeMap::new();
     for (name, field) in old {
-        let now = new.get(name);
+        let now = new.and_then(|new| new.get(name));
         // Equal states have equal values; computing those costs more.
         if now == Some(field) {
             continue;
@@ -33,9 +36,10 @@ pub(super) fn difference(before: Option<&Document>, after: Option<&Document>) ->
     }
     let was_missing = |name: &str| !old.get(name).is_some_and(Field::is_present);
     let added = new
-        .iter()
+        .into_iter()
+        .flatten()
         .filter(|(name, field)| field.is_present() && was_missing(name))
-        .map(|(name, _)| name.clone())
+        .map(|(name, _)| name.as_str())
         .collect();
     Difference { before: Value::Object(changed), added }
 }

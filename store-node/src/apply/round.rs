@@ -4,14 +4,16 @@
 //! come from the commit record, so every replica computes the same (ST-2). Several mutations of
 //! one document in one round are one version and one event.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
-use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, Mutation};
+use anabranch_core::Value;
+use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, Mutation, Stamp};
 use anabranch_core::ids::{ActorId, AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::keyspace::{Position, Slice, SliceCount};
-use anabranch_schemas::records::{Change, Commit, DocumentMutation, Operation};
-use anabranch_schemas::{encode, state};
+use anabranch_core::query::OnConflict;
+use anabranch_schemas::records::{ChangeRef, Commit, DocumentMutation, Operation};
+use anabranch_schemas::state;
 use bytes::Bytes;
 
 use super::assembler::Round;
@@ -80,7 +82,7 @@ pub(crate) fn apply(
         }
     }
     for document in touched {
-        document.finish(txn, &commit, &mut effects);
+        document.finish(txn, &commit, at, &mut effects);
     }
     Ok(effects)
 }
@@ -100,7 +102,11 @@ struct Touched {
     key: DocumentKey,
     /// As it was before the round, if it was here.
     before: Option<Document>,
-    now: Document,
+    /// What was inserted where there was nothing, if nothing else has happened since. Most of what
+    /// is loaded is like that: no document is made of it.
+    inserted: Option<BTreeMap<String, Value>>,
+    /// As it is, if anything else was tried.
+    now: Option<Document>,
     fate: Fate,
 }
 
@@ -120,12 +126,26 @@ impl Touched {
         key: DocumentKey,
         before: Option<Document>,
     ) -> Self {
-        let now = before.clone().unwrap_or_default();
-        Touched { id, slice, collection, key, before, now, fate: Fate::Unchanged }
+        let (inserted, now, fate) = (None, None, Fate::Unchanged);
+        Touched { id, slice, collection, key, before, inserted, now, fate }
     }
 
     fn mutate(&mut self, mutation: Mutation, at: DocumentCommit) -> Effect {
-        let (effect, notes) = self.now.apply_owned(mutation, at);
+        let is_new = self.before.is_none() && self.inserted.is_none() && self.now.is_none();
+        let mutation = match mutation {
+            Mutation::Insert { fields: Value::Object(fields), .. } if is_new => {
+                self.inserted = Some(fields);
+                self.fate = Fate::Changed;
+                return Effect::Changed;
+            }
+            mutation => mutation,
+        };
+        let inserted = self.inserted.take();
+        let now = self.now.get_or_insert_with(|| match inserted {
+            Some(fields) => inserted_document(fields, at),
+            None => self.before.clone().unwrap_or_default(),
+        });
+        let (effect, notes) = now.apply_owned(mutation, at);
         for note in notes {
             // The client's mistake, found too late to tell him: a recorded no-op.
             tracing::debug!(txn = at.sequence, path = %note.path, "an increment was refused");
@@ -133,21 +153,31 @@ impl Touched {
         match effect {
             Effect::Unchanged | Effect::Conflict => {}
             Effect::Changed => self.fate = Fate::Changed,
-            Effect::Evicted => self.fate = Fate::Evicted(std::mem::take(&mut self.now)),
+            Effect::Evicted => self.fate = Fate::Evicted(std::mem::take(now)),
         }
         effect
     }
 
-    fn finish(self, txn: TxnId, commit: &Commit, effects: &mut Effects) {
-        let Touched { id, slice, collection, key, before, now, fate } = self;
-        let (last, evicted) = match fate {
+    fn finish(mut self, txn: TxnId, commit: &Commit, at: DocumentCommit, effects: &mut Effects) {
+        if let Some(fields) = self.inserted.take() {
+            let stamp = Stamp { hlc: at.hlc, actor: at.actor, sequence: at.sequence };
+            let outcome = Written {
+                operation: Operation::Insert,
+                existed: false,
+                before: "{}",
+                added: &fields.keys().map(String::as_str).collect::<Vec<_>>(),
+                state: state::encode_inserted(&fields, stamp),
+            };
+            return self.emit(txn, commit, outcome, effects);
+        }
+        let (last, evicted) = match std::mem::replace(&mut self.fate, Fate::Unchanged) {
             Fate::Unchanged => return,
-            Fate::Changed => (now, false),
+            Fate::Changed => (self.now.take().unwrap_or_default(), false),
             // It came and went within the round: nobody is to know.
-            Fate::Evicted(_) if before.is_none() => return,
+            Fate::Evicted(_) if self.before.is_none() => return,
             Fate::Evicted(last) => (last, true),
         };
-        let existed = before.as_ref().is_some_and(Document::is_visible);
+        let existed = self.before.as_ref().is_some_and(Document::is_visible);
         let exists = !evicted && last.is_visible();
         let operation = match (existed, exists) {
             _ if evicted => Operation::Evict,
@@ -155,13 +185,22 @@ impl Touched {
             (true, false) => Operation::Delete,
             (true, true) | (false, false) => Operation::Update,
         };
+        let before = self.before.take().filter(|_| existed);
         let Difference { before, added } =
-            difference(before.as_ref().filter(|_| existed), Some(&last).filter(|_| exists));
-        let change = Change {
+            difference(before.as_ref(), Some(&last).filter(|_| exists));
+        let (before, state) = (before.to_json(), state::encode(&last));
+        let outcome = Written { operation, existed, before: &before, added: &added, state };
+        self.emit(txn, commit, outcome, effects);
+    }
+
+    fn emit(self, txn: TxnId, commit: &Commit, written: Written<'_>, effects: &mut Effects) {
+        let Touched { id, slice, collection, key, .. } = self;
+        let Written { operation, existed, before, added, state } = written;
+        let change = ChangeRef {
             txn,
             app: commit.app,
-            collection,
-            key,
+            collection: collection.as_str(),
+            key: key.as_str(),
             origin: commit.origin,
             origin_txn: commit.origin_txn.unwrap_or(txn),
             hlc: commit.hlc,
@@ -169,12 +208,27 @@ impl Touched {
             existed,
             before,
             added,
-            state: state::encode(&last).into(),
+            state: &state,
         };
-        let event = encode(&change);
-        // Moved in and out again: the buffer is shared with nobody.
-        let state = Bytes::from(change.state);
-        effects.versions.push(NewVersion { id: id.clone(), state: (!evicted).then_some(state) });
+        let event = change.encode();
+        let state = (operation != Operation::Evict).then_some(state);
+        effects.versions.push(NewVersion { id: id.clone(), state });
         effects.changes.push(IndexedChange { slice, id, event });
     }
+}
+
+/// What is written for a document.
+struct Written<'a> {
+    operation: Operation,
+    existed: bool,
+    before: &'a str,
+    added: &'a [&'a str],
+    state: Bytes,
+}
+
+fn inserted_document(fields: BTreeMap<String, Value>, at: DocumentCommit) -> Document {
+    let mut document = Document::default();
+    let fields = Value::Object(fields);
+    document.apply_owned(Mutation::Insert { fields, on_conflict: OnConflict::DoUpdate }, at);
+    document
 }
