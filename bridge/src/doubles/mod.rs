@@ -2,10 +2,12 @@
 
 mod certificates;
 pub(crate) mod cluster;
+mod fateful;
 mod node;
 mod proxy;
 mod test_cluster;
 
 pub(crate) use certificates::Certificates;
+pub(crate) use fateful::Fateful;
 pub(crate) use proxy::Proxy;
 pub(crate) use test_cluster::{TestBridge, TestCluster, eventually, mutation, put};

@@ -29,8 +29,8 @@ impl Proxy {
         let (limits, count) = (limit.clone(), connections.clone());
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::Relaxed);
                 let budget = Arc::new(AtomicU64::new(limits.load(Ordering::Relaxed)));
+                count.fetch_add(1, Ordering::Relaxed);
                 let Ok(server) = TcpStream::connect(target).await else { continue };
                 tokio::spawn(async move {
                     let (from_client, to_client) = client.into_split();

@@ -1,7 +1,7 @@
 //! A cluster on an embedded log, with doubles of everything but the bridge.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -133,6 +133,12 @@ impl TestCluster {
         self.node.scans.lock().unwrap().clone()
     }
 
+    /// From now on its store node reads only as of now or later.
+    pub(crate) fn forget_history(&self) {
+        let end = self.node.cluster.lock().unwrap().end();
+        self.node.oldest_readable.store(end.0.saturating_sub(1), Ordering::Relaxed);
+    }
+
     /// Declares what it wants of another cluster; `None` removes it.
     pub(crate) fn declare(&self, name: &str, spec: Option<ReplicationSpec>) {
         let metadata = ResourceMetadata { name: name.parse().unwrap(), app: APP };
@@ -147,6 +153,15 @@ impl TestCluster {
 
     /// Starts its bridge.
     pub(crate) async fn bridge(&self, tls: TlsFiles) -> Result<TestBridge, Error> {
+        self.bridge_on(self.journal.clone(), tls).await
+    }
+
+    /// Starts its bridge on a journal that stands for its own.
+    pub(crate) async fn bridge_on(
+        &self,
+        journal: Arc<dyn Journal>,
+        tls: TlsFiles,
+    ) -> Result<TestBridge, Error> {
         let config = BridgeConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             tls: Some(tls),
@@ -154,7 +169,7 @@ impl TestCluster {
         };
         let tasks = Tasks::new(Shutdown::new());
         let ready = Readiness::new().register("bridge");
-        let (identity, journal) = (self.identity.clone(), self.journal.clone());
+        let identity = self.identity.clone();
         let bridge = run(config, identity, &self.store_node, journal, &tasks, ready).await?;
         Ok(TestBridge { bridge, tasks })
     }

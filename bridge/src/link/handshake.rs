@@ -23,6 +23,7 @@ use anabranch_schemas::link::{Hello, Refusal, message::Kind};
 use anabranch_schemas::topics::ClusterName;
 
 use super::codec::MessageCodec;
+use super::session::Timing;
 use super::trust::explain;
 use super::{RefusalCode, VERSION};
 use crate::error::Error;
@@ -60,6 +61,7 @@ pub(crate) struct Link {
     pub(crate) peer: Peer,
     /// Who dialled.
     pub(crate) initiator: ActorId,
+    pub(crate) timing: Timing,
 }
 
 /// A connection whose other side has said who it is and waits for an answer.
@@ -93,7 +95,7 @@ pub(crate) async fn dial(
         other => other,
     };
     let peer = tell_refusal(&mut stream, peer).await?;
-    Ok(Link { stream, peer, initiator: local.actor })
+    Ok(Link { stream, peer, initiator: local.actor, timing: Timing::default() })
 }
 
 impl Incoming {
@@ -121,7 +123,8 @@ impl Incoming {
     pub(crate) async fn admit(mut self, local: &Local) -> Result<Link, Error> {
         send(&mut self.stream, hello(local, self.peer.app), &self.peer.address).await?;
         let initiator = self.peer.actor;
-        Ok(Link { stream: self.stream, peer: self.peer, initiator })
+        let timing = Timing::default();
+        Ok(Link { stream: self.stream, peer: self.peer, initiator, timing })
     }
 
     /// Answers why not, and gives the error to log.

@@ -2,9 +2,9 @@
 //!
 //! The reader never waits for anything but the network, so that acknowledgements and pings are seen
 //! however busy the other direction is: handlers must not block, and flow control
-//! ([`super::WINDOW`]) bounds what they are given. A side that has nothing to say says so every
-//! [`PING_INTERVAL`]; one that was not heard for [`SILENCE`] is gone. Any byte counts as heard,
-//! since a large message takes its time.
+//! ([`super::WINDOW`]) bounds what they are given. A side that has nothing to say says so now and then;
+//! one that was not heard for a while is gone. Any byte counts as heard, since a large message
+//! takes its time.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,10 +29,21 @@ use super::codec::{FrameError, MessageCodec};
 use super::handshake::refusal;
 use crate::error::Error;
 
-/// How often a side that has nothing to say says so.
-const PING_INTERVAL: Duration = Duration::from_millis(1500);
-/// A side that was not heard for this long is gone.
-const SILENCE: Duration = Duration::from_secs(5);
+/// When a link is kept alive and given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    /// How often a side that has nothing to say says so.
+    pub(crate) ping_interval: Duration,
+    /// A side that was not heard for this long is gone.
+    pub(crate) silence: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing { ping_interval: Duration::from_millis(1500), silence: Duration::from_secs(5) }
+    }
+}
+
 /// A side that takes no bytes for this long is gone.
 const STALLED: Duration = Duration::from_secs(30);
 /// How long to wait for the other side's reason when it takes no more.
@@ -60,6 +71,7 @@ where
     B: FnMut(Batch) -> Result<(), Error>,
     R: FnMut(Received) -> Result<(), Error>,
 {
+    let Timing { ping_interval, silence } = link.timing;
     let peer = link.peer.address;
     let mut parts = link.stream.into_parts();
     parts.codec.allow_large_frames();
@@ -68,13 +80,13 @@ where
     let mut frames = FramedRead::new(Listening { inner: read, heard: heard.clone() }, parts.codec);
     *frames.read_buffer_mut() = parts.read_buf;
     let writing = async {
-        let error = write_all(&mut write, outgoing).await;
+        let error = write_all(&mut write, outgoing, ping_interval).await;
         // What the other side said last tells more than that it closed: leave time to read it.
         tokio::time::sleep(LAST_WORDS).await;
         error
     };
     let error = tokio::select! {
-        error = read_all(frames, &heard, handlers, &peer) => error,
+        error = read_all(frames, &heard, silence, handlers, &peer) => error,
         error = writing => error.of_peer(&peer),
         error = work => error,
     };
@@ -103,6 +115,7 @@ pub(super) fn refused(refusal: Refusal) -> Error {
 async fn read_all<S, B, R>(
     mut frames: FramedRead<Listening, MessageCodec>,
     heard: &Heard,
+    silence: Duration,
     mut handlers: Handlers<S, B, R>,
     peer: &str,
 ) -> Error
@@ -112,10 +125,10 @@ where
     R: FnMut(Received) -> Result<(), Error>,
 {
     loop {
-        let until = heard.last() + SILENCE;
+        let until = heard.last() + silence;
         let handled = match timeout_at(until, frames.next()).await {
-            Err(_) if Instant::now() < heard.last() + SILENCE => continue,
-            Err(_) => return Error::Silent(SILENCE),
+            Err(_) if Instant::now() < heard.last() + silence => continue,
+            Err(_) => return Error::Silent(silence),
             Ok(None) => return Error::Closed,
             Ok(Some(Err(error))) => return error.of_peer(peer),
             Ok(Some(Ok(kind))) => match kind {
@@ -136,15 +149,16 @@ where
 async fn write_all(
     write: &mut WriteHalf<TlsStream<TcpStream>>,
     mut outgoing: mpsc::Receiver<Kind>,
+    ping_interval: Duration,
 ) -> FrameError {
     let mut codec = MessageCodec::new();
     let mut buffer = BytesMut::new();
     loop {
-        let first = match timeout(PING_INTERVAL, outgoing.recv()).await {
+        let first = match timeout(ping_interval, outgoing.recv()).await {
             Ok(Some(kind)) => kind,
             // Nobody will send any more; the work decides when the link ends.
             Ok(None) => {
-                tokio::time::sleep(PING_INTERVAL).await;
+                tokio::time::sleep(ping_interval).await;
                 Kind::Ping(Ping { now_ms: now_millis() })
             }
             Err(_) => Kind::Ping(Ping { now_ms: now_millis() }),

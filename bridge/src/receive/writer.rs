@@ -6,6 +6,7 @@
 //! that prefix. After any error the link ends and all of this is done again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -55,6 +56,8 @@ pub(crate) struct LinkWriter {
     pub(crate) cursor_key: String,
     pub(crate) queries: Arc<Queries>,
     pub(crate) outgoing: mpsc::Sender<Kind>,
+    /// Set once something was written.
+    pub(crate) progressed: Arc<AtomicBool>,
     pub(crate) meters: Meters,
     pub(crate) reporter: Reporter,
 }
@@ -63,8 +66,9 @@ impl LinkWriter {
     /// Subscribes, and writes until there is nothing more to come.
     pub(crate) fn run(self, mut batches: mpsc::Receiver<Encoded>) -> Result<(), Error> {
         let mut writer = RotatingWriter::open(&self.journal, &self.transactional_id)?;
+        let journal = self.journal.as_ref();
         let cursor: Option<RemoteCursor> =
-            cursors::read(self.journal.as_ref(), &self.cluster, &self.cursor_key)?;
+            cursors::read_fenced(journal, &mut writer, &self.cluster, &self.cursor_key)?;
         let digest = self.queries.digest();
         let held = cursor.filter(|cursor| cursor.remote == self.remote && cursor.queries == digest);
         let mut hlc = held.as_ref().map_or(Hlc(0), |cursor| cursor.hlc);
@@ -121,6 +125,7 @@ impl LinkWriter {
             }
             self.appender.append_encoded(writer, &rounds)
         })?;
+        self.progressed.store(true, Ordering::Relaxed);
         self.say(Kind::Received(link::Received { number: last.number }))?;
         for letter in &letters {
             let DeadLetter { code, reason, .. } = letter;

@@ -1,14 +1,14 @@
 //! A replication at work on one link: both directions, each on its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use anabranch_journal::{TopicPartition, TransactionalId};
 use anabranch_runtime::clock::now_millis;
-use anabranch_schemas::link::{Batch, Received, Subscribe};
+use anabranch_schemas::link::{Batch, Received, Subscribe, message::Kind};
 
 use super::Context;
 use super::replication::Wanted;
@@ -24,20 +24,39 @@ const OUTGOING: usize = 4 * WINDOW;
 /// How long to wait for what was received to be written after the link has ended.
 const FINISH: Duration = Duration::from_secs(10);
 
+/// How a link ended.
+pub(super) struct Ended {
+    pub(super) error: Error,
+    /// Whether anything got from one log into the other.
+    pub(super) progressed: bool,
+}
+
 /// Works until the link ends, or until `end` says why it is to end.
 pub(super) async fn run(
     context: Arc<Context>,
     wanted: Arc<Wanted>,
     link: Link,
     end: oneshot::Receiver<Error>,
+) -> Ended {
+    let progressed = Arc::new(AtomicBool::new(false));
+    let error = Box::pin(work(&context, &wanted, link, end, &progressed)).await;
+    Ended { error, progressed: progressed.load(Ordering::Relaxed) }
+}
+
+async fn work(
+    context: &Arc<Context>,
+    wanted: &Arc<Wanted>,
+    link: Link,
+    end: oneshot::Receiver<Error>,
+    progressed: &Arc<AtomicBool>,
 ) -> Error {
     let (outgoing, queue) = mpsc::channel(OUTGOING);
     let peer = link.peer.clone();
     let mut receiving = None;
     let mut arrived = None;
     if !wanted.queries.is_empty() {
-        let preparer = preparer(&context, &wanted, &peer);
-        let writer = writer(&context, &wanted, &peer, outgoing.clone());
+        let preparer = preparer(context, wanted, &peer);
+        let writer = writer(context, wanted, &peer, outgoing.clone(), progressed.clone());
         match Receiving::start(preparer, writer) {
             Ok((threads, sender)) => (receiving, arrived) = (Some(threads), Some(sender)),
             Err(error) => return error,
@@ -65,9 +84,12 @@ pub(super) async fn run(
             },
             None => Err(Error::protocol("a batch that nobody asked for")),
         },
-        received: |received: Received| confirmed(&wanted, &window, &received),
+        received: |received: Received| {
+            progressed.store(true, Ordering::Relaxed);
+            confirmed(wanted, &window, &received)
+        },
     };
-    let sender = sender(&context, &wanted);
+    let sender = sender(context, wanted);
     let work = async {
         tokio::select! {
             error = serve(&sender, &peer, subscription, &window, &outgoing) => error,
@@ -90,7 +112,7 @@ async fn serve(
     peer: &Peer,
     subscription: oneshot::Receiver<Subscribe>,
     window: &Window,
-    outgoing: &mpsc::Sender<anabranch_schemas::link::message::Kind>,
+    outgoing: &mpsc::Sender<Kind>,
 ) -> Error {
     match subscription.await {
         Ok(subscribe) => sender.serve(peer.actor, subscribe, window, outgoing).await,
@@ -169,7 +191,8 @@ fn writer(
     context: &Context,
     wanted: &Wanted,
     peer: &Peer,
-    outgoing: mpsc::Sender<anabranch_schemas::link::message::Kind>,
+    outgoing: mpsc::Sender<Kind>,
+    progressed: Arc<AtomicBool>,
 ) -> LinkWriter {
     let (cluster, app, name) = (&context.cluster.name, wanted.app, &wanted.name);
     LinkWriter {
@@ -182,6 +205,7 @@ fn writer(
         cursor_key: format!("bridge/{app}/{name}/{}", peer.actor),
         queries: wanted.queries.clone(),
         outgoing,
+        progressed,
         meters: wanted.meters.clone(),
         reporter: wanted.reporter.clone(),
     }

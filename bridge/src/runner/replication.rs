@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use anabranch_core::ErrorKind;
@@ -18,8 +18,9 @@ use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::retry::Backoff;
 use anabranch_schemas::resources::{OnLeave, ReplicationSpec, ResourceName};
 
+use super::Context;
+use super::linked::{self, Ended};
 use super::registry::Entry;
-use super::{Context, linked};
 use crate::error::Error;
 use crate::link::{Incoming, Link, RefusalCode, dial};
 use crate::metrics::Meters;
@@ -58,11 +59,10 @@ pub(super) struct Replication {
 
 /// A link at work.
 struct Current {
-    task: JoinHandle<Error>,
+    task: JoinHandle<Ended>,
     end: Option<oneshot::Sender<Error>>,
     peer: crate::link::Peer,
     initiator: anabranch_core::ids::ActorId,
-    since: Instant,
 }
 
 impl Replication {
@@ -150,9 +150,9 @@ impl Replication {
     /// Works on a link until it ends.
     async fn work(&mut self, link: Link, stop: &CancellationToken) -> Error {
         let mut current = self.begin(link);
-        let error = loop {
+        let ended = loop {
             tokio::select! {
-                ended = &mut current.task => break ended.unwrap_or(Error::Shutdown),
+                ended = &mut current.task => break ended,
                 () = stop.cancelled() => {
                     self.end(current, Error::Refusing {
                         code: RefusalCode::Restarting,
@@ -169,11 +169,16 @@ impl Replication {
                 }
             }
         };
-        if current.since.elapsed() > MOST_DELAY {
-            self.backoff.reset();
-        }
         self.disconnected();
-        error
+        match ended {
+            Ok(Ended { error, progressed }) => {
+                if progressed {
+                    self.backoff.reset();
+                }
+                error
+            }
+            Err(error) => Error::Corrupt(format!("the task of a link ended: {error}")),
+        }
     }
 
     fn begin(&mut self, link: Link) -> Current {
@@ -198,7 +203,7 @@ impl Replication {
         let (end, ended) = oneshot::channel();
         let work = linked::run(self.context.clone(), self.wanted.clone(), link, ended);
         let task = tokio::spawn(work);
-        Current { task, end: Some(end), peer, initiator, since: Instant::now() }
+        Current { task, end: Some(end), peer, initiator }
     }
 
     /// A connection came in while there is a link: one of the two ends.

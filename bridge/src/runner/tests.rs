@@ -1,12 +1,17 @@
 //! Bridges of two clusters on embedded logs, over TLS on loopback.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use anabranch_core::Value;
 use anabranch_core::document::Mutation;
+use anabranch_core::query::FieldPath;
 use anabranch_schemas::resources::{OnLeave, ReplicationSpec, Subscriptions};
 
-use crate::doubles::{Certificates, Proxy, TestBridge, TestCluster, eventually, mutation, put};
+use crate::doubles::{
+    Certificates, Fateful, Proxy, TestBridge, TestCluster, eventually, mutation, put,
+};
 
 const NAME: &str = "cars";
 
@@ -56,6 +61,7 @@ async fn what_is_wanted_arrives_leaves_and_goes() {
     for key in 0..40 {
         east.put(key, &format!(r#"{{"w":{},"n":{key}}}"#, key % 2));
     }
+    eventually("east applied it", || east.documents().len() == 40).await;
     let (b_east, b_west) = pair.bridges().await;
     east.declare(NAME, Some(wants(None, &[])));
     west.declare(NAME, Some(wants(Some("w = 1"), &[at(&b_east)])));
@@ -210,10 +216,12 @@ async fn a_snapshot_goes_on_where_it_was_cut() {
         let fields = |key: i64| format!(r#"{{"w":{},"f":"{filler}"}}"#, key % 2);
         east.write(keys.map(|key| put(key, &fields(key))).collect());
     }
+    eventually("east applied it", || east.documents().len() == 4_000).await;
     let (b_east, _b_west) = pair.bridges().await;
     // Each connection carries a part of it.
     let proxy = Proxy::to(b_east.bridge.address, 1_500_000).await;
     east.declare(NAME, Some(wants(None, &[])));
+    eventually("east knows its part", || !b_east.bridge.status.all().is_empty()).await;
     west.declare(NAME, Some(wants(Some("w = 1"), &[proxy.address.to_string()])));
     eventually("all arrived", || west.documents().len() == 2_000).await;
     assert!(proxy.connections.load(Ordering::Relaxed) >= 3, "it was never cut");
@@ -224,6 +232,75 @@ async fn a_snapshot_goes_on_where_it_was_cut() {
     proxy.limit.store(u64::MAX, Ordering::Relaxed);
     east.put(1, r#"{"w":0}"#);
     eventually("the tail follows", || west.document(1).is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_round_arrives_once_whatever_becomes_of_commits() {
+    let pair = Pair::new().await;
+    let (east, west) = (&pair.east, &pair.west);
+    let all = ["east", "west"];
+    let fateful = Arc::new(Fateful::new(west.journal.clone(), "-bridge-", 20));
+    let b_east = east.bridge(pair.certificates.tls("east", &all)).await.unwrap();
+    let tls = pair.certificates.tls("west", &all);
+    let b_west = west.bridge_on(fateful.clone(), tls).await.unwrap();
+    east.declare(NAME, Some(wants(None, &[])));
+    west.declare(NAME, Some(wants(Some("w = 1"), &[at(&b_east)])));
+    east.put(0, r#"{"w":1}"#);
+    eventually("the link stands", || west.document(0).is_some()).await;
+    let before = (east.rounds(), west.rounds());
+    let increment = |key| {
+        let path = FieldPath::new(vec!["n".to_owned()]).unwrap();
+        let increment = vec![(path, 1)];
+        mutation(key, Mutation::Update { set: vec![], unset: vec![], increment })
+    };
+    // One at a time, so that there are many commits.
+    for round in 0..100 {
+        east.write(vec![increment(0)]);
+        let arrived = format!(r#"{{"n":{},"w":1}}"#, round + 1);
+        eventually("it arrives", || west.document(0).as_ref() == Some(&arrived)).await;
+    }
+    assert!(fateful.done.load(Ordering::Relaxed) >= 5, "too few commits met their fate");
+    let written = (east.rounds() - before.0, west.rounds() - before.1);
+    assert_eq!(written, (100, 100), "a round is missing or doubled");
+    drop(b_west);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_outlives_its_timestamp() {
+    let pair = Pair::new().await;
+    let (east, west) = (&pair.east, &pair.west);
+    let filler = "x".repeat(2_000);
+    let fields = |n: i64| format!(r#"{{"w":1,"n":{n},"f":"{filler}"}}"#);
+    for chunk in 0..10 {
+        let keys = chunk * 100..(chunk + 1) * 100;
+        east.write(keys.map(|key| put(key, &fields(0))).collect());
+    }
+    eventually("east applied it", || east.documents().len() == 1_000).await;
+    let (b_east, _b_west) = pair.bridges().await;
+    // The first connection carries a part of it.
+    let proxy = Proxy::to(b_east.bridge.address, 1_500_000).await;
+    east.declare(NAME, Some(wants(None, &[])));
+    eventually("east knows its part", || !b_east.bridge.status.all().is_empty()).await;
+    west.declare(NAME, Some(wants(Some("w = 1"), &[proxy.address.to_string()])));
+    let connections = || proxy.connections.load(Ordering::Relaxed);
+    eventually("it is dialled", || connections() > 0).await;
+    proxy.limit.store(0, Ordering::Relaxed);
+    eventually("a part arrives", || !west.documents().is_empty()).await;
+    eventually("it is cut", || connections() > 1).await;
+    assert!(west.documents().len() < 1_000);
+    // Everything is changed, and what the snapshot read is forgotten.
+    for chunk in 0..10 {
+        let keys = chunk * 100..(chunk + 1) * 100;
+        east.write(keys.map(|key| put(key, &fields(1))).collect());
+    }
+    east.forget_history();
+    proxy.limit.store(u64::MAX, Ordering::Relaxed);
+    let is_new = |value: &Value| value.get(&["n"]) == Some(&Value::Int(1));
+    eventually("all arrived as they are now", || {
+        let documents = west.documents();
+        documents.len() == 1_000 && documents.values().all(is_new)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
