@@ -14,8 +14,10 @@ mod report;
 mod requests;
 mod write;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Subcommand;
+
+use crate::host;
 
 /// Measure this machine: writes, catching up, replication.
 #[derive(Debug, clap::Args)]
@@ -32,9 +34,16 @@ enum Command {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    match args.command {
-        Command::Write(args) => write::run(args).await,
-        Command::Apply(args) => apply::run(args).await,
-        Command::Bridge(args) => bridge::run(args).await,
+    let measuring = async {
+        match args.command {
+            Command::Write(args) => write::run(args).await,
+            Command::Apply(args) => apply::run(args).await,
+            Command::Bridge(args) => bridge::run(args).await,
+        }
+    };
+    // What was measured until then is of no use, but the directory goes.
+    tokio::select! {
+        measured = measuring => measured,
+        told = host::signalled() => told.and_then(|signal| bail!("ended by {signal}")),
     }
 }

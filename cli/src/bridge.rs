@@ -34,7 +34,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         .flag("--listen", &["bridge", "listen"], listen)
         .finish()?;
     let Some(settings) = settings else { return Ok(()) };
-    service::run(settings, "bridge", async |service| {
+    service::run(settings, "bridge", None, async |service| {
         let config = service.settings.bridge.clone();
         let tls = config.store_node_tls.clone();
         let store = service.settings.store_node_address.clone();

@@ -23,7 +23,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let Some(settings) = Builder::new(settings)?.kafka(kafka)?.store(store).finish()? else {
         return Ok(());
     };
-    service::run(settings, "cdc", async |service| {
+    service::run(settings, "cdc", None, async |service| {
         let config = service.settings.cdc.clone();
         let tls = config.store_node_tls.clone();
         let store = service.settings.store_node_address.clone();

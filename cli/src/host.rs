@@ -130,6 +130,16 @@ pub(crate) async fn listen(address: SocketAddr, flag: &str) -> Result<TcpListene
     })
 }
 
+/// The same socket twice, for one after the other to accept from.
+pub(crate) fn twice(listener: TcpListener) -> Result<(TcpListener, TcpListener)> {
+    let doubled = || {
+        let first = listener.into_std()?;
+        let second = first.try_clone()?;
+        Ok::<_, std::io::Error>((TcpListener::from_std(first)?, TcpListener::from_std(second)?))
+    };
+    doubled().context("hand over a socket")
+}
+
 /// The address that a listener got.
 pub(crate) fn address(listener: &TcpListener) -> Result<SocketAddr> {
     listener.local_addr().context("find out where a socket listens")

@@ -33,11 +33,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         .flag("--server-name", &["ingest", "server_name"], server_name)
         .finish()?;
     let Some(settings) = settings else { return Ok(()) };
-    service::run(settings, "ingest", async |service| {
+    let (listener, front) = host::twice(host::listen(settings.listen, "--listen").await?)?;
+    service::run(settings, "ingest", Some(front), async |service| {
         let config = service.settings.ingest.clone();
         let store_node = service.settings.store_node_address.clone();
         let tls = config.store_node_tls.clone();
-        let listener = host::listen(service.settings.listen, "--listen").await?;
         let address = host::address(&listener)?;
         let name = service.cluster.name.clone();
         let routes = ingest::admin_routes(service.journal.clone(), name, None);

@@ -25,6 +25,7 @@ mod status;
 mod store_node;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -66,23 +67,31 @@ fn main() -> ExitCode {
     }
 }
 
+/// How long calls that block may go on when everything else has ended.
+const BLOCKED: Duration = Duration::from_secs(2);
+
 fn run(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("start the async runtime")?.block_on(async {
-        match command {
-            Command::Dev(args) => dev::run(args).await,
-            Command::Bridge(args) => bridge::run(args).await,
-            Command::Ingest(args) => ingest::run(args).await,
-            Command::StoreNode(args) => store_node::run(args).await,
-            Command::Cdc(args) => cdc::run(args).await,
-            Command::Bench(args) => bench::run(args).await,
-            Command::Ca(args) => ca::run(args),
-            Command::Status(args) => status::run(args).await,
-            Command::Query(args) => query::run(args).await,
-            Command::Load(args) => load::run(args).await,
-            Command::Apply(args) => apply::run(args).await,
-            Command::Get(args) => get::run(args).await,
-            Command::DemoWalk(args) => demo_walk::run(args).await,
-        }
-    })
+    let runtime = runtime.context("start the async runtime")?;
+    let result = runtime.block_on(dispatch(command));
+    runtime.shutdown_timeout(BLOCKED);
+    result
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Dev(args) => dev::run(args).await,
+        Command::Ingest(args) => ingest::run(args).await,
+        Command::StoreNode(args) => store_node::run(args).await,
+        Command::Cdc(args) => cdc::run(args).await,
+        Command::Bridge(args) => bridge::run(args).await,
+        Command::Apply(args) => apply::run(args).await,
+        Command::Get(args) => get::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Query(args) => query::run(args).await,
+        Command::Load(args) => load::run(args).await,
+        Command::Ca(args) => ca::run(args),
+        Command::Bench(args) => bench::run(args).await,
+        Command::DemoWalk(args) => demo_walk::run(args).await,
+    }
 }

@@ -56,7 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         print(item)?;
     }
     if reply["queryType"].as_str().is_some_and(|kind| !kind.eq_ignore_ascii_case("select")) {
-        print(&json!({
+        print(json!({
             "transactionId": reply["transactionId"],
             "mutatedDocumentIds": reply["mutatedDocumentIds"],
         }))?;

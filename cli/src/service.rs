@@ -5,19 +5,25 @@
 //! so and the service waits.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anabranch_bridge::StatusHandle;
 use anabranch_journal::Journal;
 use anabranch_journal::kafka::KafkaJournal;
 use anabranch_journal::metadata::ClusterIdentity;
-use anabranch_runtime::admin::{Readiness, ReadyFlag};
+use anabranch_runtime::admin::{self, Readiness, ReadyFlag};
+use anabranch_runtime::tasks::Shutdown;
 use anabranch_runtime::telemetry::{self, MetricsHandle};
 use anabranch_runtime::tls::TlsFiles;
 use anyhow::Result;
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 use crate::board::{self, Board};
@@ -49,10 +55,12 @@ pub(crate) struct Admin {
     pub(crate) store_node_tls: Option<TlsFiles>,
 }
 
-/// Runs a service until it is told to end.
+/// Runs a service until it is told to end. Until it has started, `front` answers that it is not
+/// ready.
 pub(crate) async fn run(
     settings: Settings,
     name: &'static str,
+    front: Option<TcpListener>,
     start: impl AsyncFnOnce(Service<'_>) -> Result<Admin>,
 ) -> Result<()> {
     telemetry::init_tracing(settings.log_format == LogFormat::Json);
@@ -74,10 +82,14 @@ pub(crate) async fn run(
     let late = Late::default();
     host.serve_admin(admin, readiness.clone(), metrics.clone(), late.routes());
     host.keep_metrics(metrics.clone());
+    let starting = front.map(|front| Starting::serve(front, readiness.clone(), metrics.clone()));
     let opened = tokio::select! {
         opened = plan.open(&journal, &log_ready, host.edge.shutdown()) => opened?,
         told = host::signalled() => told.map(|_| None)?,
     };
+    if let Some(starting) = starting {
+        starting.end().await;
+    }
     if let Some(cluster) = opened {
         let service = Service {
             settings: &settings,
@@ -95,6 +107,36 @@ pub(crate) async fn run(
         return host.serve(settings.shutdown_timeout()).await;
     }
     host.close(settings.shutdown_timeout()).await
+}
+
+/// Answers on a service's address while the service waits for its log.
+struct Starting {
+    end: Shutdown,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Starting {
+    fn serve(front: TcpListener, readiness: Readiness, metrics: MetricsHandle) -> Self {
+        let routes = admin::admin_routes(readiness, metrics).fallback(not_yet);
+        let end = Shutdown::new();
+        let task = tokio::spawn(admin::serve(front, routes, end.clone()));
+        Starting { end, task }
+    }
+
+    async fn end(self) {
+        self.end.begin();
+        // It failed to accept at worst, and is no longer needed.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.task).await;
+    }
+}
+
+async fn not_yet() -> Response {
+    let body = json!({ "error": {
+        "code": "journal_unavailable",
+        "message": "the server has just started and cannot reach its log yet",
+        "hint": "nothing was written; send the request again later",
+    } });
+    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], Json(body)).into_response()
 }
 
 /// Routes that are there once the service is.

@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         .flag("--data-dir", &["store_node", "data_dir"], data_dir)
         .finish()?;
     let Some(settings) = settings else { return Ok(()) };
-    service::run(settings, "store-node", async |service| {
+    service::run(settings, "store-node", None, async |service| {
         let config = service.settings.store_node.clone();
         let tls = config.tls.clone();
         let tasks = &service.host.store;

@@ -24,6 +24,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) struct Mark(Vec<(TopicPartition, Offset)>);
 
 /// A round as it stands in the log.
+#[derive(Clone)]
 pub(super) struct WrittenRound {
     /// Its parts, then its commit record.
     pub(super) records: Vec<Record>,

@@ -33,9 +33,12 @@ impl Measurement {
     }
 }
 
+/// More than anything takes, in microseconds.
+const TEN_MINUTES: u64 = 600_000_000;
+
 /// An empty histogram of microseconds.
 pub(super) fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three digits are within what a histogram can have")
+    Histogram::new_with_bounds(1, TEN_MINUTES, 3).expect("these are bounds a histogram can have")
 }
 
 /// Of these latencies.

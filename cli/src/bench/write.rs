@@ -14,8 +14,10 @@ use crate::settings::Settings;
 
 /// How many raw producers write at once where several do: as many as one would take by hand.
 const PRODUCERS: usize = 4;
-/// The raw clients write this many rounds at most: one producer alone would take minutes.
-const RAW_ROUNDS: usize = 2_000;
+/// Each raw producer writes this many rounds at most: with one after the other they take long.
+const RAW_ROUNDS: usize = 500;
+/// While warming up.
+const WARM_UP_ROUNDS: usize = 100;
 /// Documents of a request where several clients load at once: those of one round.
 const REQUEST: u64 = 1_000;
 
@@ -59,7 +61,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
         Phase::Single { clients: 64, count: warm_up },
         Phase::Single { clients: 1, count: warm_up / 20 },
     ] {
-        bench.measure(phase).await?;
+        bench.measure(phase, WARM_UP_ROUNDS).await?;
     }
     let mut results = Vec::new();
     for phase in [
@@ -69,7 +71,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
         Phase::Bulk { clients: 4, count: documents, size: REQUEST },
     ] {
         say("measuring");
-        results.push((phase, bench.measure(phase).await?));
+        results.push((phase, bench.measure(phase, RAW_ROUNDS).await?));
     }
     let all: Vec<Measurement> = results.iter().flat_map(|(_, all)| all.clone()).collect();
     print("")?;
@@ -110,7 +112,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// Measures us, then the raw clients with the same records.
-    async fn measure(&mut self, phase: Phase) -> Result<Vec<Measurement>> {
+    async fn measure(&mut self, phase: Phase, raw_rounds: usize) -> Result<Vec<Measurement>> {
         self.phases += 1;
         let series = format!("p{}", self.phases);
         let Cluster { api, journal, local, .. } = &*self.cluster;
@@ -126,19 +128,18 @@ impl Bench<'_> {
         let (journal, log) = (journal.clone(), journal.clone());
         // Neither we nor the raw clients shall pay for what the other left to do.
         self.cluster.settle().await?;
-        let mut written = blocking(move || mark.written_since(log.as_ref())).await?;
-        written.truncate(RAW_ROUNDS);
-        let written = Arc::new(written);
+        let written = blocking(move || mark.written_since(log.as_ref())).await?;
+        let part = |rounds: usize| Arc::new(written[..written.len().min(rounds)].to_vec());
         let mut all = vec![ours];
         match &self.place.kafka {
             None => {
                 let dir = self.place.dir.0.join(format!("raw-{}", self.phases));
-                all.push(raw::rocksdb(&dir, written).await?);
+                all.push(raw::rocksdb(&dir, part(raw_rounds * PRODUCERS)).await?);
             }
             Some(config) => {
                 for producers in [1, PRODUCERS] {
                     let twin = self.place.name(&format!("raw-{}", self.phases))?;
-                    let (journal, written) = (journal.clone(), written.clone());
+                    let (journal, written) = (journal.clone(), part(raw_rounds * producers));
                     let raw =
                         raw::kafka(journal, config.clone(), &identity, twin, producers, written);
                     all.push(raw.await?);
