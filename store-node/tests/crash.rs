@@ -2,6 +2,8 @@
 //! applied once, in order, as a model of the log says (ST-1), and the feed has each change once
 //! with the right images (CDC-1).
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // of a test, whose support is not a library's
+
 mod support;
 
 use std::collections::BTreeMap;

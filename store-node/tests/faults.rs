@@ -1,5 +1,7 @@
 //! What a store node does when something is wrong: with the log, with its data, with who asks.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // of a test, whose support is not a library's
+
 mod support;
 
 use std::path::Path;

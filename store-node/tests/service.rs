@@ -1,5 +1,7 @@
 //! What a store node answers: reads at timestamps, queries, scans, outcomes, the feed.
 
+#![allow(clippy::unwrap_used, unreachable_pub)] // of a test, whose support is not a library's
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -12,13 +12,15 @@ use anabranch_schemas::records::{Commit, RoundPart};
 
 use super::log::{ACTOR, identity};
 
+/// What a reader saw of a document before a transaction, and sees after it.
+pub type Images = (Option<Value>, Option<Value>);
+
 /// The documents after all transactions, and what each transaction changed.
 #[derive(Debug, Default)]
 pub struct Model {
     pub documents: BTreeMap<DocumentId, Document>,
-    /// In order: the documents whose state a transaction changed, each with what a reader saw
-    /// before and sees after.
-    pub transactions: BTreeMap<TxnId, BTreeMap<DocumentId, (Option<Value>, Option<Value>)>>,
+    /// In order: the documents whose state a transaction changed.
+    pub transactions: BTreeMap<TxnId, BTreeMap<DocumentId, Images>>,
 }
 
 impl Model {
