@@ -33,6 +33,12 @@ impl Random {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % bound
     }
+
+    /// A place in a list of `length`.
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        let place = self.below(u64::try_from(length).expect("a list in memory"));
+        usize::try_from(place).expect("it is below the length")
+    }
 }
 
 type Documents = BTreeMap<String, Value>;
@@ -235,7 +241,7 @@ impl Writer {
     /// Adds to the counters, which the other cluster does too.
     fn count(self) -> Result<Model> {
         self.until_stopped(|writer| {
-            let counter = COUNTERS[writer.random.below(COUNTERS.len() as u64) as usize];
+            let counter = COUNTERS[writer.random.index(COUNTERS.len())];
             let amount = i64::try_from(writer.random.below(9))? - 4;
             let statement =
                 format!("UPDATE shared APPLY hits INCREMENT BY {amount} WHERE _id = :id");

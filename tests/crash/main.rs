@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use load::{Load, Random};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_anabranch");
-const CYCLES: usize = 20;
+const CYCLES: u64 = 20;
 /// A process dies after this many more acknowledged writes at the most.
 const WRITES_BETWEEN: u64 = 60;
 /// What west wants of `items`; east wants all of `shared` and `notes`, west all of `shared`.
@@ -33,7 +33,7 @@ enum Victim {
 #[test]
 fn nothing_is_lost_doubled_or_reordered() -> Result<()> {
     let seed = number("ANABRANCH_SEED").unwrap_or(u64::from(std::process::id()));
-    let cycles = number("ANABRANCH_CRASH_CYCLES").map_or(CYCLES, |count| count as usize);
+    let cycles = number("ANABRANCH_CRASH_CYCLES").unwrap_or(CYCLES);
     println!("seed {seed}: repeat with ANABRANCH_SEED={seed} cargo test --test crash");
     let mut random = Random::new(seed);
     let dir = tempfile::tempdir()?;
@@ -79,12 +79,13 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Every kind dies equally often, in a random order.
-fn victims(cycles: usize, random: &mut Random) -> Vec<Victim> {
+fn victims(cycles: u64, random: &mut Random) -> Vec<Victim> {
     let kinds: Vec<_> =
         Service::ALL.map(Victim::Service).into_iter().chain([Victim::Broker]).collect();
-    let mut victims: Vec<_> = kinds.into_iter().cycle().take(cycles).collect();
+    let turns = (0..cycles).zip(kinds.into_iter().cycle());
+    let mut victims: Vec<_> = turns.map(|(_, victim)| victim).collect();
     for last in (1..victims.len()).rev() {
-        victims.swap(last, random.below(last as u64 + 1) as usize);
+        victims.swap(last, random.index(last + 1));
     }
     victims
 }

@@ -61,7 +61,12 @@ pub fn a_zombie_cannot_commit(harness: &impl Harness) {
     bench.commit(zombie.as_mut(), 0, &["done"]);
     bench.fill(zombie.as_mut(), 0, &["open"]);
     let mut newer = bench.writer_of(&id);
-    assert_fenced(zombie.commit(), &id, "a commit by a fenced writer");
+    match zombie.commit() {
+        // On a bad network the answer to a commit may be lost, and the second answer not say
+        // whether the first attempt succeeded.
+        Err(Error::Unknown(_)) => {}
+        committed => assert_fenced(committed, &id, "a commit by a fenced writer"),
+    }
     assert_only(&bench, newer.as_mut(), &["done"]);
 }
 

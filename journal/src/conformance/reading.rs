@@ -181,7 +181,7 @@ pub fn trimming_is_reported(harness: &impl Harness) {
     };
     match refused {
         Error::Trimmed { at: told, wanted, start } => {
-            assert_eq!((told, wanted, start), (at.clone(), offsets[0], offsets[3]));
+            assert_eq!((told, wanted, start), (at, offsets[0], offsets[3]));
         }
         other => panic!("reading below the start gave {other:?} and not Trimmed"),
     }

@@ -221,8 +221,8 @@ pub fn a_position_commits_with_the_output(harness: &impl Harness) {
             cursors.texts(0).last().map_or(0, |text| text.parse().expect("a cursor is a number"));
         assert_eq!(done, bench.texts(1).len(), "the position does not match the output");
         let steps = usize::try_from(random.below(6)).unwrap_or_default();
-        for next in done..INPUTS.min(done + steps) {
-            move_one(&bench, &cursors, writer.as_mut(), next, &inputs[next]);
+        for (next, input) in inputs.iter().enumerate().skip(done).take(steps) {
+            move_one(&bench, &cursors, writer.as_mut(), next, input);
             must(writer.commit(), "commit");
         }
         let next = INPUTS.min(done + steps);

@@ -36,8 +36,9 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 /// A request answered within this time was sent once. With a reconnect it takes longer.
 pub(super) const SENT_ONCE: Duration = Duration::from_millis(80);
 
-/// The most bytes librdkafka puts into one batch of records, unless one record is larger.
-pub(super) const BATCH_BYTES: usize = 1_000_000;
+/// The most bytes librdkafka puts into one batch of records, unless one record is larger or the
+/// operator says otherwise.
+const BATCH_BYTES: usize = 1_000_000;
 
 /// What a batch and a record in it may need besides key and value.
 pub(super) const BATCH_OVERHEAD: usize = 1024;
@@ -136,6 +137,12 @@ impl KafkaConfig {
             config.create_native_config().map_err(|error| errors::creation(&error))?;
         }
         Ok(())
+    }
+
+    /// The most bytes in a batch of several records.
+    pub(super) fn batch_bytes(&self) -> usize {
+        let set = self.properties.get("batch.size").and_then(|bytes| bytes.parse().ok());
+        set.unwrap_or(BATCH_BYTES)
     }
 
     /// A client that neither writes nor reads records.

@@ -48,6 +48,7 @@ pub(super) fn from_code(what: &str, code: Option<Code>, text: &str, trouble: &Tr
             | Code::PolicyViolation
             | Code::InvalidArgument
             | Code::OffsetOutOfRange
+            | Code::MessageSizeTooLarge
             | Code::UnsupportedVersion
             | Code::UnsupportedFeature,
         ) => Error::Invalid(format!("{what}: {text}")),

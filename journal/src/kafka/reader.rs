@@ -366,7 +366,7 @@ mod tests {
         .expect("it happens in time");
         journal.trim(&at, offsets[1]).expect("trim");
         // As if the start had been asked for before the trim.
-        let from = [(at.clone(), ReadFrom::Offset(offsets[0]))];
+        let from = [(at, ReadFrom::Offset(offsets[0]))];
         let mut reader = KafkaReader::open(Arc::clone(&journal.shared), &from).expect("a reader");
         reader.partitions[0].from_start = true;
         let mut read = Vec::new();

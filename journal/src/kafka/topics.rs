@@ -8,7 +8,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{IsError, RDKafkaErrorCode as Code};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::config::{BATCH_BYTES, BATCH_OVERHEAD};
+use super::config::{BATCH_OVERHEAD, KafkaConfig};
 use super::{Shared, TopicFacts, errors};
 use crate::error::Error;
 use crate::log::{Cleanup, TopicName, TopicSpec};
@@ -97,7 +97,7 @@ fn wait_for_leaders(shared: &Shared, topic: &TopicName, deadline: Instant) -> Re
 }
 
 fn create(shared: &Shared, missing: &[&TopicSpec]) -> Result<(), Error> {
-    let settings: Vec<_> = missing.iter().map(|spec| settings(spec)).collect();
+    let settings: Vec<_> = missing.iter().map(|spec| settings(&shared.config, spec)).collect();
     let topics: Vec<_> = missing
         .iter()
         .zip(&settings)
@@ -128,10 +128,10 @@ fn create(shared: &Shared, missing: &[&TopicSpec]) -> Result<(), Error> {
 }
 
 /// The settings of a new topic. `min.insync.replicas` is the brokers' to say.
-fn settings(spec: &TopicSpec) -> Vec<(&'static str, String)> {
+fn settings(config: &KafkaConfig, spec: &TopicSpec) -> Vec<(&'static str, String)> {
     let mut settings = vec![
         ("cleanup.policy", policy(spec.cleanup).to_owned()),
-        ("max.message.bytes", max_batch_bytes(spec).to_string()),
+        ("max.message.bytes", max_batch_bytes(config, spec).to_string()),
         // What a producer compressed stays as it is.
         ("compression.type", "producer".to_owned()),
         // Retention then goes by one clock, and a writer whose clock is wrong deletes nothing.
@@ -154,8 +154,8 @@ fn policy(cleanup: Cleanup) -> &'static str {
 
 /// Kafka limits batches, not records: a record within the limit must fit alone, and so must a
 /// batch of small ones as librdkafka makes it.
-fn max_batch_bytes(spec: &TopicSpec) -> usize {
-    spec.max_record_bytes.max(BATCH_BYTES) + BATCH_OVERHEAD
+fn max_batch_bytes(config: &KafkaConfig, spec: &TopicSpec) -> usize {
+    spec.max_record_bytes.max(config.batch_bytes()) + BATCH_OVERHEAD
 }
 
 /// The largest record, key and value, that the topic takes as it is.
@@ -185,12 +185,12 @@ fn describe(shared: &Shared, topics: &[&TopicName]) -> Result<Vec<ConfigResource
 fn check_settings(shared: &Shared, specs: &[TopicSpec]) -> Result<(), Error> {
     let topics: Vec<_> = specs.iter().map(|spec| &spec.name).collect();
     for (spec, found) in specs.iter().zip(describe(shared, &topics)?) {
-        check(&shared.config.bootstrap, spec, &found)?;
+        check(&shared.config, spec, &found)?;
     }
     Ok(())
 }
 
-fn check(bootstrap: &str, spec: &TopicSpec, found: &ConfigResource) -> Result<(), Error> {
+fn check(config: &KafkaConfig, spec: &TopicSpec, found: &ConfigResource) -> Result<(), Error> {
     let value = |setting: &str| {
         found.get(setting).and_then(|entry| entry.value.clone()).unwrap_or_default()
     };
@@ -201,9 +201,9 @@ fn check(bootstrap: &str, spec: &TopicSpec, found: &ConfigResource) -> Result<()
             found: value(setting),
             wanted: wanted.to_owned(),
             hint: format!(
-                "run kafka-configs.sh --bootstrap-server {bootstrap} --alter --entity-type topics \
+                "run kafka-configs.sh --bootstrap-server {} --alter --entity-type topics \
                  --entity-name {} --add-config {setting}={wanted}",
-                spec.name
+                config.bootstrap, spec.name
             ),
         })
     };
@@ -220,7 +220,7 @@ fn check(bootstrap: &str, spec: &TopicSpec, found: &ConfigResource) -> Result<()
             return refuse("retention.bytes", "-1");
         }
     }
-    let wanted = max_batch_bytes(spec);
+    let wanted = max_batch_bytes(config, spec);
     if value("max.message.bytes").parse::<usize>().unwrap_or_default() < wanted {
         return refuse("max.message.bytes", &wanted.to_string());
     }
