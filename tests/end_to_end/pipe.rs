@@ -39,7 +39,7 @@ fn japanese(east: &Api) -> Result<BTreeMap<String, Value>> {
 pub(crate) fn check(east: &Api, west: &Api) -> Result<()> {
     let cars = cars()?;
     let lines: String = cars.iter().map(|car| format!("{car}\n")).collect();
-    let reply = east.load("cars", lines.clone())?.success()?;
+    let reply = east.load("cars", lines)?.success()?;
     ensure!(reply["written"] == cars.len(), "{reply}");
     let loaded = reply["transactionId"].as_u64().context("a transaction id")?;
     wait_until("all cars are in east", PATIENCE, || {
