@@ -170,7 +170,7 @@ fn capture(journal: &Arc<dyn Journal>, history: &History, sizes: &[usize]) {
             if !batch.is_whole() {
                 batch.add(replies.next().expect("the rest of a cut transaction")).unwrap();
             }
-            let all = sizes.next().unwrap() % 2 == 0;
+            let all = sizes.next().unwrap().is_multiple_of(2);
             if writer.write(&batch.take(), all).is_err() {
                 continue 'anew;
             }
