@@ -76,3 +76,8 @@ pub(super) fn offset(offset: i64) -> Result<Offset, Error> {
 pub(super) fn signed(offset: u64) -> Result<i64, Error> {
     i64::try_from(offset).map_err(|_| Error::Invalid(format!("{offset} is not an offset")))
 }
+
+/// Whether a partition has no leader, or the client does not know the new one yet.
+pub(super) fn lacks_leader(error: &KafkaError) -> bool {
+    matches!(code(error), Some(Code::NotLeaderForPartition | Code::LeaderNotAvailable))
+}

@@ -41,6 +41,10 @@ pub use config::KafkaConfig;
 /// markers, and librdkafka tries again 20 ms later.
 const REST_AFTER_COMMIT: Duration = Duration::from_millis(20);
 
+/// Between two questions to a partition that has no leader: its topic was made just now, or its
+/// broker is being started.
+const LEADER_RETRY: Duration = Duration::from_millis(50);
+
 /// A complaint older than this has nothing to do with what fails now.
 const TROUBLE_COUNTS: Duration = Duration::from_secs(60);
 
@@ -162,11 +166,19 @@ impl Shared {
         self.facts(at)?;
         self.serve_events();
         let partition = i32::from(at.partition.0);
-        let (start, end) = self
-            .query
-            .fetch_watermarks(at.topic.as_str(), partition, self.config.request_timeout)
-            .map_err(|error| self.error(&format!("bounds of {at}"), &error))?;
-        Ok(Bounds { start: errors::offset(start)?, end: errors::offset(end)? })
+        let deadline = Instant::now() + self.config.request_timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.query.fetch_watermarks(at.topic.as_str(), partition, left) {
+                Ok((start, end)) => {
+                    return Ok(Bounds { start: errors::offset(start)?, end: errors::offset(end)? });
+                }
+                Err(error) if errors::lacks_leader(&error) && Instant::now() < deadline => {
+                    std::thread::sleep(LEADER_RETRY);
+                }
+                Err(error) => return Err(self.error(&format!("bounds of {at}"), &error)),
+            }
+        }
     }
 
     /// librdkafka's log lines wait in memory until somebody polls.

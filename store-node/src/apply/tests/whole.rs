@@ -200,16 +200,26 @@ fn check(opened: &Opened, log: &TestLog, model: &Model) {
     }
 }
 
-/// The files of a store as a crash would leave them.
+/// The files of a store as a crash would leave them. RocksDB makes and removes some in the
+/// background: a copy during which that happened is no state that ever was, and is made anew.
 fn crash_image(path: &Path) -> tempfile::TempDir {
-    let image = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(path).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_name() != "LOCK" {
-            std::fs::copy(entry.path(), image.path().join(entry.file_name())).unwrap();
+    loop {
+        let before = files(path);
+        let image = tempfile::tempdir().unwrap();
+        let copied = before.keys().try_for_each(|name| {
+            std::fs::copy(path.join(name), image.path().join(name)).map(|_| ())
+        });
+        if copied.is_ok() && files(path) == before {
+            return image;
         }
     }
-    image
+}
+
+/// Names and lengths, but for the lock and the log of messages.
+fn files(path: &Path) -> BTreeMap<std::ffi::OsString, u64> {
+    let entries = std::fs::read_dir(path).unwrap().map(Result::unwrap);
+    let entries = entries.filter(|entry| entry.file_name() != "LOCK" && entry.file_name() != "LOG");
+    entries.filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.len()))).collect()
 }
 
 proptest! {
