@@ -43,12 +43,8 @@ fn nothing_is_lost_doubled_or_reordered() -> Result<()> {
 
     let load = Load::start(&east.api(), &west.api(), seed)?;
     for (cycle, victim) in victims(cycles, &mut random).into_iter().enumerate() {
-        let until = load.acknowledged() + 1 + random.below(WRITES_BETWEEN);
-        wait_until("writes go on", PATIENCE, || {
-            load.check()?;
-            Ok(load.acknowledged() >= until)
-        })
-        .with_context(|| format!("cycle {cycle}\n{}{}", east.logs(), west.logs()))?;
+        let more = 1 + random.below(WRITES_BETWEEN);
+        go_on(&load, more, &mut east, &mut west).with_context(|| format!("cycle {cycle}"))?;
         let cluster = if random.below(2) == 0 { &mut east } else { &mut west };
         println!("cycle {cycle}: {victim:?} of {} dies", cluster.name());
         match victim {
@@ -59,6 +55,7 @@ fn nothing_is_lost_doubled_or_reordered() -> Result<()> {
             }
         }
     }
+    go_on(&load, WRITES_BETWEEN, &mut east, &mut west).context("after the last cycle")?;
     let model = load.finish().with_context(|| format!("{}{}", east.logs(), west.logs()))?;
     println!("{} writes were acknowledged", model.writes);
 
@@ -70,6 +67,19 @@ fn nothing_is_lost_doubled_or_reordered() -> Result<()> {
         ensure!(events > 0, "no changes in {}", cluster.name());
     }
     Ok(())
+}
+
+/// Waits for more acknowledged writes. A process that ended by itself is started again and told of.
+fn go_on(load: &Load, more: u64, east: &mut Cluster, west: &mut Cluster) -> Result<()> {
+    let until = load.acknowledged() + more;
+    let waited = wait_until("writes go on", PATIENCE, || {
+        load.check()?;
+        for ended in [east.revive()?, west.revive()?].concat() {
+            println!("ENDED BY ITSELF, started again: {ended}");
+        }
+        Ok(load.acknowledged() >= until)
+    });
+    waited.with_context(|| format!("{}{}", east.logs(), west.logs()))
 }
 
 const FILTER_VALUE: &str = "Japan";

@@ -202,6 +202,20 @@ impl Cluster {
         self.start(service)
     }
 
+    /// Starts every service again that has ended by itself, as whoever supervises processes does.
+    /// What each ended with.
+    pub fn revive(&mut self) -> Result<Vec<String>> {
+        let mut ended = Vec::new();
+        for service in Service::ALL {
+            let Some(process) = self.processes.get_mut(&service) else { continue };
+            if let Some(status) = process.ended()? {
+                ended.push(format!("{} of {}: {status}", service.subcommand(), self.name));
+                self.start(service)?;
+            }
+        }
+        Ok(ended)
+    }
+
     /// Declares what this cluster wants from the other side, and whom to dial for it.
     pub fn replicate(&self, connections: &[String], queries: &[(&str, &str)]) -> Result<()> {
         let queries: serde_json::Map<_, _> = queries

@@ -97,6 +97,11 @@ impl Process {
         Ok(self.try_wait()?.is_none())
     }
 
+    /// How the program ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.try_wait()
+    }
+
     /// Sends a signal, named as `kill` names it: `"TERM"`, `"STOP"`, `"CONT"`.
     pub fn signal(&mut self, name: &str) -> Result<()> {
         if !self.is_running()? {
