@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use anabranch_journal::{TopicPartition, TransactionalId};
 use anabranch_runtime::clock::now_millis;
 use anabranch_schemas::link::{Batch, Received, Subscribe, message::Kind};
+use anabranch_schemas::records::RemoteCursor;
 
 use super::Context;
 use super::replication::Wanted;
@@ -202,7 +203,7 @@ fn writer(
         remote: peer.actor,
         appender: context.appender.clone(),
         transactional_id: TransactionalId::from(format!("{cluster}-bridge-{app}-{name}")),
-        cursor_key: format!("bridge/{app}/{name}/{}", peer.actor),
+        cursor_key: RemoteCursor::key(app, name, peer.actor),
         queries: wanted.queries.clone(),
         outgoing,
         progressed,
