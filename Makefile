@@ -12,7 +12,7 @@ help:
 	@echo 'make bench       measurements on a real Kafka'
 	@echo 'make audit       licences, sources and advisories of the dependencies'
 	@echo 'make format      format the code'
-	@echo 'make clean       remove what was built'
+	@echo 'make clean       remove what was built, and the data of the demo'
 
 # The profile of the tests, so that both share one compilation of the dependencies, which are optimised in it.
 run:
@@ -47,4 +47,4 @@ format:
 
 clean:
 	$(CARGO) clean
-	rm -rf anabranch-data anabranch-demo
+	rm -rf anabranch-demo
