@@ -153,7 +153,8 @@ impl DocumentKey {
         };
         if !usable {
             return Err(IdError(format!(
-                "_id must be a string that is not empty, an integer or an object of such, not {}",
+                "_id must be a string, an integer or an object, not empty and without numbers that \
+                 have a fraction, not {}",
                 value.to_json()
             )));
         }

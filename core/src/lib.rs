@@ -11,4 +11,4 @@ pub mod query;
 mod value;
 
 pub use error::ErrorKind;
-pub use value::{JsonError, Value};
+pub use value::{JsonError, JsonFault, Value};
