@@ -61,6 +61,16 @@ pub struct Field {
 /// Fields by name.
 pub type Fields = BTreeMap<String, Field>;
 
+/// The sorts of value that writes tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sort {
+    Missing,
+    Object,
+    Number,
+    /// Any other scalar, or an array.
+    Other,
+}
+
 /// Why a field could not be counted up; the field stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IncrementRefused {
@@ -125,11 +135,10 @@ impl Field {
 
     /// The value a reader sees, or `None` if the field is missing. `self` is normalised.
     pub fn value(&self) -> Option<Value> {
-        let counted = self.counter.as_ref().map(|counter| counter.stamp);
-        if self.map.is_some() && self.map > counted {
+        if self.shows_a_map() {
             return Some(value(&self.fields));
         }
-        let assigned = self.register.as_ref().and_then(|register| register.value.clone());
+        let assigned = self.assigned().cloned();
         match &self.counter {
             Some(counter) => counter.on_top_of(assigned),
             None => assigned,
@@ -156,14 +165,45 @@ impl Field {
         }
     }
 
-    fn is_something_else_than_a_map(&self) -> bool {
-        !matches!(self.value(), None | Some(Value::Object(_)))
+    /// What sort of value a reader sees. Unlike the value it costs nothing: what is below stays
+    /// where it is.
+    pub(super) fn sort(&self) -> Sort {
+        if self.shows_a_map() {
+            return Sort::Object;
+        }
+        match (self.assigned(), &self.counter) {
+            (None, None) => Sort::Missing,
+            (None, Some(_)) | (Some(Value::Int(_) | Value::Float(_)), _) => Sort::Number,
+            (Some(_), _) => Sort::Other,
+        }
+    }
+
+    /// Whether a reader sees this very value, which is no object.
+    pub(super) fn shows(&self, value: &Value) -> bool {
+        if self.shows_a_map() {
+            return false;
+        }
+        match (self.assigned(), &self.counter) {
+            // Only of numbers, which are cheap to copy, a counter makes something else.
+            (None | Some(Value::Int(_) | Value::Float(_)), Some(counter)) => {
+                counter.on_top_of(self.assigned().cloned()).as_ref() == Some(value)
+            }
+            (assigned, _) => assigned == Some(value),
+        }
+    }
+
+    fn shows_a_map(&self) -> bool {
+        self.map.is_some() && self.map > self.counter.as_ref().map(|counter| counter.stamp)
+    }
+
+    fn assigned(&self) -> Option<&Value> {
+        self.register.as_ref().and_then(|register| register.value.as_ref())
     }
 
     /// Assigns `value`; objects are merged by key. Whether anything changed: an equal value is not.
     fn set(&mut self, value: &Value, stamp: Stamp) -> bool {
         if let Value::Object(entries) = value {
-            let mut changed = !matches!(self.value(), Some(Value::Object(_)));
+            let mut changed = self.sort() != Sort::Object;
             for (name, value) in entries {
                 changed |= self.fields.entry(name.clone()).or_default().set(value, stamp);
             }
@@ -172,7 +212,7 @@ impl Field {
             }
             return changed;
         }
-        if self.value().as_ref() == Some(value) {
+        if self.shows(value) {
             return false;
         }
         self.assign(Some(value.clone()), stamp);
@@ -181,7 +221,7 @@ impl Field {
 
     /// Removes the field. Whether it was there.
     fn unset(&mut self, stamp: Stamp) -> bool {
-        let present = self.value().is_some();
+        let present = self.sort() != Sort::Missing;
         if present {
             self.assign(None, stamp);
         }
@@ -199,9 +239,8 @@ impl Field {
         above: Option<Stamp>,
         stamp: Stamp,
     ) -> Result<bool, IncrementRefused> {
-        match self.value() {
-            None | Some(Value::Int(_) | Value::Float(_)) => {}
-            Some(_) => return Err(IncrementRefused::NotANumber),
+        if !matches!(self.sort(), Sort::Missing | Sort::Number) {
+            return Err(IncrementRefused::NotANumber);
         }
         if by == 0 {
             return Ok(false);
@@ -291,7 +330,9 @@ pub(super) fn write(
             Write::Unset => Ok(field.unset(stamp)),
             Write::Increment(by) => field.increment(by, above, stamp),
         }
-    } else if !matches!(write, Write::Set(_)) && field.is_something_else_than_a_map() {
+    } else if !matches!(write, Write::Set(_))
+        && !matches!(field.sort(), Sort::Missing | Sort::Object)
+    {
         // Only an assignment may turn a scalar into an object.
         match write {
             Write::Increment(_) => Err(IncrementRefused::NotANumber),

@@ -51,7 +51,7 @@ pub struct Commit {
 pub enum Effect {
     /// Nothing: equal values, or nothing there to change.
     Unchanged,
-    /// Nothing: an insert found the document there.
+    /// Nothing: an insert that does not update found the document there.
     Conflict,
     /// The state changed.
     Changed,
@@ -112,8 +112,8 @@ impl Document {
     fn insert(&mut self, fields: &Value, on_conflict: OnConflict, commit: Commit) -> Effect {
         let visible = self.is_visible();
         match on_conflict {
-            OnConflict::Fail if visible => return Effect::Conflict,
-            OnConflict::DoNothing if visible => return Effect::Unchanged,
+            // Either way nothing is written, and who inserted is told so.
+            OnConflict::Fail | OnConflict::DoNothing if visible => return Effect::Conflict,
             _ => {}
         }
         let stamp = self.stamp(commit);

@@ -1,10 +1,13 @@
 //! Laws of merging, convergence of histories, and the races of insert, update and delete.
 
+mod races;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::field::Sort;
 use super::*;
 use crate::hlc::Hlc;
 use crate::ids::ActorId;
@@ -118,7 +121,7 @@ fn insert_follows_its_policy() {
     };
     let one = r#"{"a":1}"#.to_owned();
     assert_eq!(try_insert(OnConflict::Fail), (Effect::Conflict, one.clone()));
-    assert_eq!(try_insert(OnConflict::DoNothing), (Effect::Unchanged, one));
+    assert_eq!(try_insert(OnConflict::DoNothing), (Effect::Conflict, one));
     let two = (Effect::Changed, r#"{"a":2}"#.to_owned());
     assert_eq!(try_insert(OnConflict::DoUpdate), two);
     assert_eq!(try_insert(OnConflict::DoUpdateLocalDiff), two);
@@ -373,6 +376,21 @@ proptest! {
 
 fn presence_agrees(fields: &Fields) -> bool {
     fields.values().all(|field| {
-        field.is_present() == field.value().is_some() && presence_agrees(&field.fields)
+        let value = field.value();
+        let sort = match &value {
+            None => Sort::Missing,
+            Some(Value::Object(_)) => Sort::Object,
+            Some(Value::Int(_) | Value::Float(_)) => Sort::Number,
+            Some(_) => Sort::Other,
+        };
+        let shows = |other: &Value| {
+            matches!(other, Value::Object(_))
+                || field.shows(other) == (value.as_ref() == Some(other))
+        };
+        field.is_present() == value.is_some()
+            && field.sort() == sort
+            && value.iter().all(shows)
+            && [Value::Null, Value::Int(1), Value::from("x"), json("[1]")].iter().all(shows)
+            && presence_agrees(&field.fields)
     })
 }
