@@ -39,7 +39,7 @@ mod text;
 
 pub use error::{Location, QueryError, QueryErrorCode};
 pub use order::total_cmp;
-pub use parse::{parse, parse_filter};
+pub use parse::{parse, parse_filter, parse_taking};
 pub use path::FieldPath;
 pub use predicate::Predicate;
 pub use statement::{
@@ -50,5 +50,8 @@ pub use statement::{
 pub const MAX_STATEMENT_BYTES: usize = 64 * 1024;
 /// The longest condition with its arguments in place, and the longest filter, in bytes.
 pub const MAX_FILTER_BYTES: usize = 1024 * 1024;
+/// How much memory the copies of arguments that a statement names more than once may take, about,
+/// in bytes. Without it a short statement could multiply a large argument by thousands.
+pub const MAX_COPIED_BYTES: usize = 16 * 1024 * 1024;
 /// How deep parentheses, literals, arguments and paths may nest: as deep as documents.
 pub const MAX_DEPTH: usize = 64;

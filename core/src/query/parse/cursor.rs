@@ -6,15 +6,16 @@ use sqlparser::tokenizer::{Location as TokenLocation, Token, Tokenizer, Word};
 use super::super::MAX_DEPTH;
 use super::super::error::{Location, QueryError, QueryErrorCode};
 use super::super::path::is_reserved;
-use super::super::statement::Args;
+use super::arguments::{Arguments, Mentions};
 use super::dialect::AnabranchDialect;
+use crate::Value;
 
 /// What is read next, the arguments, and how deep in parentheses or brackets it is.
 pub(super) struct Cursor<'a> {
     parser: Parser<'static>,
     text: &'a str,
-    /// `None` where there are no arguments at all.
-    args: Option<&'a Args>,
+    args: Arguments<'a>,
+    mentions: Mentions,
     end: Location,
     pub(super) depth: usize,
 }
@@ -46,15 +47,15 @@ const EXPRESSIONS: [&str; 3] = ["CASE", "DISTINCT", "EXISTS"];
 impl<'a> Cursor<'a> {
     pub(super) fn new(
         text: &'a str,
-        args: Option<&'a Args>,
+        args: Arguments<'a>,
         limit: usize,
     ) -> Result<Self, QueryError> {
         if text.len() > limit {
             let message = format!("the text is {} bytes long; the limit is {limit}", text.len());
             let error = QueryError::new(QueryErrorCode::TooLong, message);
             return Err(match args {
-                Some(_) => error.with_hint("give large values as arguments"),
-                None => error,
+                Arguments::None => error,
+                _ => error.with_hint("give large values as arguments"),
             });
         }
         let tokens =
@@ -63,10 +64,12 @@ impl<'a> Cursor<'a> {
                 syntax_error(message).at(location_of(error.location))
             })?;
         let end = tokens.last().map_or(TokenLocation::new(1, 1), |last| last.span.end);
+        let mentions = Mentions::new(&tokens);
         Ok(Cursor {
             parser: Parser::new(&AnabranchDialect).with_tokens_with_locations(tokens),
             text,
             args,
+            mentions,
             end: location_of(end),
             depth: 0,
         })
@@ -196,8 +199,9 @@ impl<'a> Cursor<'a> {
         result
     }
 
-    /// Reads `name` right after a colon and returns it with its value.
-    pub(super) fn argument(&mut self) -> Result<(String, &'a crate::Value), QueryError> {
+    /// Reads `name` right after a colon and returns it with its value. Where `may_take`, the value
+    /// may be gone from the arguments.
+    pub(super) fn argument(&mut self, may_take: bool) -> Result<(String, Value), QueryError> {
         let location = self.location();
         let adjacent = {
             let previous = self.parser.get_current_token().span.end;
@@ -212,16 +216,17 @@ impl<'a> Cursor<'a> {
             }
         };
         self.parser.advance_token();
-        match self.args.and_then(|args| args.get(&name)) {
-            Some(value) => Ok((name, value)),
-            None => Err(self.missing_argument(&name).at(location)),
+        if self.args.all().is_none_or(|args| !args.contains_key(&name)) {
+            return Err(self.missing_argument(&name).at(location));
         }
+        let value = self.args.value(&name, may_take, &mut self.mentions);
+        value.map(|value| (name, value)).map_err(|error| error.at(location))
     }
 
     fn missing_argument(&self, name: &str) -> QueryError {
         let error =
             QueryError::new(QueryErrorCode::UnknownArgument, format!("missing argument ':{name}'"));
-        let Some(args) = self.args else {
+        let Some(args) = self.args.all() else {
             return error.with_hint("a filter has no arguments: write the value into it");
         };
         if args.contains_key(&format!(":{name}")) {

@@ -34,9 +34,9 @@ impl Cursor<'_> {
     pub(super) fn value(&mut self) -> Result<Given, QueryError> {
         let location = self.location();
         if self.take(&Token::Colon) {
-            let (name, value) = self.argument()?;
-            check_depth(value).map_err(|error| error.at(location))?;
-            return Ok(Given { value: value.clone(), location, argument: Some(name) });
+            let (name, value) = self.argument(false)?;
+            check_depth(&value).map_err(|error| error.at(location))?;
+            return Ok(Given { value, location, argument: Some(name) });
         }
         // The nesting of a literal counts from itself, as that of an argument does.
         let outside = std::mem::take(&mut self.depth);
@@ -103,11 +103,11 @@ impl Cursor<'_> {
     /// An argument inside a literal nests as deep as both together.
     fn argument_inside(&mut self) -> Result<Value, QueryError> {
         let location = self.location();
-        let (_, value) = self.argument()?;
+        let (_, value) = self.argument(false)?;
         if self.depth + value.depth() > MAX_DEPTH {
             return Err(too_deep().at(location));
         }
-        Ok(value.clone())
+        Ok(value)
     }
 
     fn array(&mut self) -> Result<Value, QueryError> {

@@ -5,12 +5,14 @@
 //! expressions are trees as deep as a chain of operators is long, which overflow the stack when
 //! they are dropped, and they give meaning to words such as `interval` that are ordinary fields.
 
+mod arguments;
 mod condition;
 mod cursor;
 mod dialect;
 mod literal;
 mod statements;
 
+use self::arguments::Arguments;
 use self::cursor::Cursor;
 use super::error::QueryError;
 use super::predicate::Predicate;
@@ -20,13 +22,20 @@ use super::{MAX_FILTER_BYTES, MAX_STATEMENT_BYTES};
 /// Reads one statement and puts the arguments in place. Arguments that it does not name are
 /// ignored.
 pub fn parse(statement: &str, args: &Args) -> Result<Statement, QueryError> {
-    let mut cursor = Cursor::new(statement, Some(args), MAX_STATEMENT_BYTES)?;
+    let mut cursor = Cursor::new(statement, Arguments::Shared(args), MAX_STATEMENT_BYTES)?;
+    cursor.statement()
+}
+
+/// Like [`parse`], but takes documents that an INSERT names once out of the arguments, which
+/// leaves NULL there: they may be large, and copying them is most of the work.
+pub fn parse_taking(statement: &str, args: &mut Args) -> Result<Statement, QueryError> {
+    let mut cursor = Cursor::new(statement, Arguments::Own(args), MAX_STATEMENT_BYTES)?;
     cursor.statement()
 }
 
 /// Reads a condition alone, as it stands after WHERE. It takes no arguments.
 pub fn parse_filter(predicate: &str) -> Result<Predicate, QueryError> {
-    let mut cursor = Cursor::new(predicate, None, MAX_FILTER_BYTES)?;
+    let mut cursor = Cursor::new(predicate, Arguments::None, MAX_FILTER_BYTES)?;
     let predicate = cursor.predicate()?;
     cursor.expect_end("AND, OR or the end of the filter")?;
     Ok(predicate)

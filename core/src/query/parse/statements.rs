@@ -102,8 +102,8 @@ impl Cursor<'_> {
         let location = self.location();
         let mut given = if self.take(&Token::Colon) {
             // An array of documents may nest one deeper than a document.
-            let (name, value) = self.argument()?;
-            Given { value: value.clone(), location, argument: Some(name) }
+            let (name, value) = self.argument(true)?;
+            Given { value, location, argument: Some(name) }
         } else {
             self.value()?
         };

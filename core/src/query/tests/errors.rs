@@ -334,3 +334,25 @@ fn nesting_is_limited_and_chains_are_not() {
         assert_eq!(parse_filter(&filter.to_string()).unwrap(), filter);
     }
 }
+
+#[test]
+fn a_large_argument_is_not_multiplied() {
+    let large = args(&format!(r#"{{"d":{{"t":"{}"}},"x":[1]}}"#, "x".repeat(100_000)));
+    let inserted = format!("INSERT INTO c DOCUMENTS {}", vec!["(:d)"; 10_000].join(","));
+    let list = format!("DELETE FROM c WHERE a IN ({})", vec![":d"; 10_000].join(","));
+    let object: String = (0..5_000).map(|key| format!("k{key}::d,")).collect();
+    let object = format!("INSERT INTO c DOCUMENTS ({{{}}})", object.trim_end_matches(','));
+    let set: Vec<_> = (0..5_000).map(|key| format!("k{key}=:d")).collect();
+    let set = format!("UPDATE c SET {} WHERE true", set.join(","));
+    for statement in [inserted, list, object, set] {
+        let error = parse(&statement, &large).unwrap_err();
+        assert_eq!(error.code(), "too_long", "{error}");
+        assert_eq!(error.hint(), Some("name a large argument once"));
+    }
+    assert!(parse("UPDATE c SET a = :d, b = :d WHERE true", &large).is_ok());
+    let many = format!("SELECT * FROM c WHERE a IN ({})", vec![":x"; 10_000].join(","));
+    assert!(parse(&many, &large).is_ok());
+    // Named once, it is as large as the request that brought it.
+    let larger = args(&format!(r#"{{"d":{{"t":"{}"}}}}"#, "x".repeat(20_000_000)));
+    assert!(parse("INSERT INTO c DOCUMENTS (:d)", &larger).is_ok());
+}

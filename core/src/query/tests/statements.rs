@@ -1,7 +1,7 @@
 use super::super::statement::{
     Column, Delete, Insert, OnConflict, Projection, Select, Statement, Update,
 };
-use super::super::{FieldPath, parse};
+use super::super::{FieldPath, parse, parse_taking};
 use super::{args, fail, filter, json, run};
 use crate::Value;
 
@@ -203,4 +203,20 @@ fn documents_may_nest_as_deep_as_documents_can() {
     assert_eq!(error.code(), "too_deep");
     let error = parse("INSERT INTO c DOCUMENTS ({a: :d})", &many(63)).unwrap_err();
     assert_eq!(error.code(), "too_deep");
+}
+
+#[test]
+fn documents_that_are_named_once_are_taken() {
+    let given = r#"{"a":{"n":1},"b":[{"n":2}],"c":{"n":3}}"#;
+    for (statement, left) in [
+        ("INSERT INTO c DOCUMENTS (:a), (:b)", r#"{"a":null,"b":null,"c":{"n":3}}"#),
+        ("INSERT INTO c DOCUMENTS (:a), (:c), (:a)", r#"{"a":{"n":1},"b":[{"n":2}],"c":null}"#),
+        ("INSERT INTO c DOCUMENTS ({x: :a, y::b})", given),
+        ("UPDATE c SET x = :a WHERE y = :b", given),
+    ] {
+        let mut taken = args(given);
+        let statement_of_copies = run(statement, given);
+        assert_eq!(parse_taking(statement, &mut taken).unwrap(), statement_of_copies);
+        assert_eq!(taken, args(left), "{statement}");
+    }
 }
