@@ -14,6 +14,9 @@ pub struct BridgeConfig {
     /// This cluster's certificate and key, and the authorities of the clusters it trusts. A bridge
     /// does not start without.
     pub tls: Option<TlsFiles>,
+    /// How far the clocks of two clusters may differ, in milliseconds. Beyond it they have no link,
+    /// and a document that a third cluster stamped so far ahead is a dead letter.
+    pub max_clock_drift_ms: u64,
     /// With these the store node is asked over TLS.
     pub store_node_tls: Option<TlsFiles>,
 }
@@ -23,6 +26,7 @@ impl Default for BridgeConfig {
         BridgeConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4040)),
             tls: None,
+            max_clock_drift_ms: 60_000,
             store_node_tls: None,
         }
     }

@@ -125,7 +125,9 @@ impl Error {
             | Error::Refused { .. }
             | Error::Silent(_)
             | Error::Closed
-            | Error::Store(_) => ErrorKind::Retry,
+            | Error::Store(_)
+            // It passes once somebody has set the clock.
+            | Error::Refusing { code: RefusalCode::ClockDrift, .. } => ErrorKind::Retry,
             Error::Listen { .. }
             | Error::Tls(_)
             | Error::Grpc(_)

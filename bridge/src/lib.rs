@@ -5,6 +5,7 @@
 //! * `link`: the protocol.
 //! * `send`: what a receiver asked for, in the order of the log. Keeps no state.
 //! * `receive`: what arrives, with the position it brings, in one transaction.
+//! * `lag`: how far the other side is behind.
 //! * `queries`: what is asked for.
 //! * [`identity`]: a cluster's authority and certificates.
 
@@ -13,6 +14,7 @@ mod config;
 mod doubles;
 mod error;
 pub mod identity;
+mod lag;
 mod link;
 mod metrics;
 mod queries;

@@ -5,11 +5,15 @@ use metrics::{
     gauge, histogram,
 };
 
+use anabranch_core::ErrorKind;
 use anabranch_core::ids::AppId;
 use anabranch_schemas::resources::ResourceName;
 
 const CONNECTED: &str = "anabranch_bridge_connected";
 const LINK_ERRORS: &str = "anabranch_bridge_link_errors_total";
+const SEND_ERRORS: &str = "anabranch_bridge_send_errors_total";
+const LAG_TRANSACTIONS: &str = "anabranch_bridge_link_lag_transactions";
+const LAG_SECONDS: &str = "anabranch_bridge_link_lag_seconds";
 const SENT_DOCUMENTS: &str = "anabranch_bridge_sent_documents_total";
 const SENT_BATCHES: &str = "anabranch_bridge_sent_batches_total";
 const UNDER_WAY: &str = "anabranch_bridge_sent_under_way_batches";
@@ -27,6 +31,16 @@ const ROUND_LAG: &str = "anabranch_bridge_receive_round_lag_seconds";
 pub(crate) fn describe() {
     describe_gauge!(CONNECTED, "1 while a replication has a link");
     describe_counter!(LINK_ERRORS, "Links that broke or could not be made");
+    describe_counter!(SEND_ERRORS, "Errors that interrupted sending, by what is to be done");
+    describe_gauge!(
+        LAG_TRANSACTIONS,
+        "Transaction ids of this log that the other cluster has not confirmed"
+    );
+    describe_gauge!(
+        LAG_SECONDS,
+        Unit::Seconds,
+        "Since the first transaction that the other cluster has not confirmed"
+    );
     describe_counter!(SENT_DOCUMENTS, "Documents sent");
     describe_counter!(SENT_BATCHES, "Batches sent");
     describe_gauge!(UNDER_WAY, "Batches sent that are not in the receiver's log yet");
@@ -48,8 +62,11 @@ pub(crate) fn describe() {
 /// The metrics of one replication.
 #[derive(Clone)]
 pub(crate) struct Meters {
+    labels: [(&'static str, String); 2],
     pub(crate) connected: Gauge,
     pub(crate) link_errors: Counter,
+    pub(crate) lag_transactions: Gauge,
+    pub(crate) lag_seconds: Gauge,
     pub(crate) sent_documents: Counter,
     pub(crate) sent_batches: Counter,
     pub(crate) under_way: Gauge,
@@ -71,6 +88,8 @@ impl Meters {
         Meters {
             connected: gauge!(CONNECTED, &labels),
             link_errors: counter!(LINK_ERRORS, &labels),
+            lag_transactions: gauge!(LAG_TRANSACTIONS, &labels),
+            lag_seconds: gauge!(LAG_SECONDS, &labels),
             sent_documents: counter!(SENT_DOCUMENTS, &labels),
             sent_batches: counter!(SENT_BATCHES, &labels),
             under_way: gauge!(UNDER_WAY, &labels),
@@ -83,6 +102,14 @@ impl Meters {
             queue: gauge!(QUEUE, &labels),
             lag: histogram!(LAG, &labels),
             round_lag: histogram!(ROUND_LAG, &labels),
+            labels,
         }
+    }
+
+    /// An error interrupted sending.
+    pub(crate) fn send_failed(&self, kind: ErrorKind) {
+        let [app, replication] = self.labels.clone();
+        let kind = ("kind", format!("{kind:?}").to_lowercase());
+        counter!(SEND_ERRORS, &[app, replication, kind]).increment(1);
     }
 }

@@ -16,6 +16,8 @@ use crate::link::RefusalCode;
 
 /// The most conditions of one subscription.
 const MAX_PREDICATES: usize = 100_000;
+/// And the most bytes that they may have together.
+const MAX_PREDICATE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Conditions by collection. A document is wanted if one of its collection's holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,12 +43,18 @@ impl Queries {
         Ok(queries)
     }
 
-    /// Reads what the other side wants.
+    /// Reads what the other side wants. Of many conditions this takes its time.
     pub(crate) fn from_wire(wire: Vec<CollectionQueries>) -> Result<Self, Error> {
-        if wire.iter().map(|queries| queries.predicates.len()).sum::<usize>() > MAX_PREDICATES {
+        let all = || wire.iter().flat_map(|queries| &queries.predicates);
+        if all().count() > MAX_PREDICATES
+            || all().map(String::len).sum::<usize>() > MAX_PREDICATE_BYTES
+        {
             return Err(Error::Refusing {
                 code: RefusalCode::InvalidQuery,
-                reason: format!("more than {MAX_PREDICATES} conditions"),
+                reason: format!(
+                    "more than {MAX_PREDICATES} conditions, or {MAX_PREDICATE_BYTES} bytes of \
+                     them: ask for whole collections, or for less"
+                ),
             });
         }
         let mut texts: BTreeMap<Collection, Vec<String>> = BTreeMap::new();

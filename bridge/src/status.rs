@@ -9,17 +9,28 @@ use anabranch_core::ids::{ActorId, AppId};
 use anabranch_schemas::resources::ResourceName;
 
 /// How one replication is doing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ReplicationStatus {
     /// The link, while there is one.
     pub connected: Option<Connected>,
-    /// Why there is none, or what the last one broke with.
+    /// Since when there is none, in milliseconds since the Unix epoch.
+    pub unlinked_since_ms: Option<u64>,
+    /// Why there is none, or why nothing can be sent over it. None once that has passed.
     pub last_error: Option<String>,
     /// What was received over the link, and is in this cluster's log.
     pub received: Option<Progress>,
     /// What was sent over it, and is in the other cluster's log.
     pub sent: Option<Progress>,
-    /// Documents received since the process started.
+    /// The end of this cluster's log: the next transaction will have this id at least.
+    pub log_end: Option<u64>,
+    /// How many transaction ids of this log the other cluster has not confirmed, wanted or not.
+    /// Known once it has asked for something since the process started; kept while there is no
+    /// link.
+    pub lag_transactions: Option<u64>,
+    /// How long ago the first of those was written, in seconds: 0 if there are none.
+    pub lag_seconds: Option<f64>,
+    /// Documents received and written since the process started.
     pub documents_received: u64,
     /// Documents sent since the process started.
     pub documents_sent: u64,
@@ -29,6 +40,7 @@ pub struct ReplicationStatus {
 
 /// The other side of a link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Connected {
     /// Its cluster's name.
     pub cluster: String,
@@ -42,6 +54,7 @@ pub struct Connected {
 
 /// How far one direction of a link has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Progress {
     /// Every transaction of the sender below this is in the receiver's log; within a snapshot, the
     /// transaction from which the log will be followed.
@@ -95,5 +108,31 @@ impl Reporter {
     /// The replication is no more.
     pub(crate) fn remove(&self) {
         self.statuses.lock().remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_read_it_in_camel_case() {
+        let progress = Progress { next: 1, snapshot: true, at_ms: 2, lag_ms: 3 };
+        let connected = Connected {
+            cluster: "east".to_owned(),
+            actor: ActorId(uuid::Uuid::nil()),
+            address: "x:1".to_owned(),
+            since_ms: 4,
+        };
+        let status = ReplicationStatus {
+            connected: Some(connected),
+            received: Some(progress),
+            ..ReplicationStatus::default()
+        };
+        let json = serde_json::to_string(&status).unwrap();
+        assert!(!json.contains('_'), "{json}");
+        for name in ["unlinkedSinceMs", "lastError", "sinceMs", "lagMs", "lagTransactions"] {
+            assert!(json.contains(&format!("\"{name}\"")), "{name} in {json}");
+        }
     }
 }

@@ -6,10 +6,12 @@ use bytes::Bytes;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use anabranch_core::document::Document;
 use anabranch_core::hlc::Hlc;
-use anabranch_core::ids::{AppId, Collection, TxnId};
+use anabranch_core::ids::{AppId, Collection, DocumentId, TxnId};
 use anabranch_runtime::grpc;
 use anabranch_runtime::tls::TlsFiles;
+use anabranch_schemas::state;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_schemas::store::{ReadAt, ScanReply, ScanRequest, StatusRequest};
 
@@ -89,6 +91,37 @@ impl Store {
         let reply = reply.map_err(|_| ScanError::Failed(late()))?;
         Ok(Scan(reply.map_err(|status| scan_error(&status))?.into_inner()))
     }
+
+    /// One document with its state, tombstones too, as of `least` or later.
+    pub(crate) async fn document(
+        &self,
+        id: &DocumentId,
+        least: TxnId,
+    ) -> Result<Option<Document>, Error> {
+        let failed = |error| match error {
+            ScanError::Failed(error) => error,
+            ScanError::TooOld => Error::Store("it does not read as of now".to_owned()),
+        };
+        let bytes = Bytes::from(id.to_bytes());
+        let after = just_before(&bytes);
+        let scan = self.scan(id.app, &id.collection, least, false, after).await;
+        let first = scan.map_err(failed)?.next().await.map_err(failed)?;
+        let first = first.and_then(|reply| reply.items.into_iter().next());
+        let Some(item) = first.filter(|item| item.document_id == bytes) else { return Ok(None) };
+        let document = state::decode(&item.state)
+            .map_err(|error| Error::Corrupt(format!("the state of {id}: {error}")))?;
+        Ok(Some(document))
+    }
+}
+
+/// Bytes right before a document id: no other id is between. Ids end in text, in which no byte is
+/// 255.
+fn just_before(id: &[u8]) -> Bytes {
+    let mut before = id.to_vec();
+    if let Some(last) = before.pop().filter(|last| *last > 0) {
+        before.extend([last - 1, u8::MAX]);
+    }
+    before.into()
 }
 
 impl Scan {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use anabranch_core::Value;
-use anabranch_core::document::{Commit as At, Document, Effect};
+use anabranch_core::document::{Commit as At, Document, Effect, Mutation};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
@@ -127,6 +127,12 @@ impl Cluster {
             let entry = touched
                 .entry(id)
                 .or_insert_with(|| (before.clone(), before.unwrap_or_default(), Effect::Unchanged));
+            // What a bridge knows to have left comes without fields: never to be merged.
+            if let Mutation::Evict(known) = &mutation.mutation
+                && !known.versions.covers(&entry.1.versions)
+            {
+                continue;
+            }
             let (effect, _) = entry.1.apply(&mutation.mutation, at);
             if matches!(effect, Effect::Changed | Effect::Evicted) {
                 entry.2 = effect;

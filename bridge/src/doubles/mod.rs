@@ -6,8 +6,10 @@ mod fateful;
 mod node;
 mod proxy;
 mod test_cluster;
+mod unfair;
 
 pub(crate) use certificates::Certificates;
 pub(crate) use fateful::Fateful;
 pub(crate) use proxy::Proxy;
 pub(crate) use test_cluster::{TestBridge, TestCluster, eventually, mutation, put};
+pub(crate) use unfair::Unfair;

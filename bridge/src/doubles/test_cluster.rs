@@ -165,7 +165,7 @@ impl TestCluster {
         let config = BridgeConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             tls: Some(tls),
-            store_node_tls: None,
+            ..BridgeConfig::default()
         };
         let tasks = Tasks::new(Shutdown::new());
         let ready = Readiness::new().register("bridge");

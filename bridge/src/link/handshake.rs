@@ -24,12 +24,14 @@ use anabranch_schemas::topics::ClusterName;
 
 use super::codec::MessageCodec;
 use super::session::Timing;
-use super::trust::explain;
+use super::trust::{certified_cluster, explain};
 use super::{RefusalCode, VERSION};
 use crate::error::Error;
 
 /// How long to wait for a connection, and for each step of the handshake.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long whoever connects may take to show a certificate.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for a refusal to be sent.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -40,6 +42,8 @@ pub(super) type Stream = Framed<TlsStream<TcpStream>, MessageCodec>;
 pub(crate) struct Local {
     pub(crate) cluster: ClusterName,
     pub(crate) actor: ActorId,
+    /// How far the clock of the other side may be off.
+    pub(crate) max_clock_drift: Duration,
 }
 
 /// Who the other side is.
@@ -87,7 +91,8 @@ pub(crate) async fn dial(
     let mut stream = Framed::new(TlsStream::from(stream), MessageCodec::new());
     send(&mut stream, hello(local, app), address).await?;
     let answered = receive(&mut stream, address).await;
-    let peer = match answered.and_then(|hello| peer(hello, address, local)) {
+    let certified = certified(&stream);
+    let peer = match answered.and_then(|hello| peer(hello, address, local, certified)) {
         Ok(peer) if peer.app != app => {
             let reason = format!("asked for app {app}, and the answer is about {}", peer.app);
             Err(Error::Refusing { code: RefusalCode::AppMismatch, reason })
@@ -109,12 +114,14 @@ impl Incoming {
             |source| Error::Connection { what: "accept", peer: "a connection".to_owned(), source };
         let address = tcp.peer_addr().map_err(connection)?.to_string();
         tcp.set_nodelay(true).map_err(connection)?;
-        let stream = within(TlsAcceptor::from(tls.clone()).accept(tcp))
-            .await
-            .map_err(|error| explain(error, "accept", &address))?;
+        // So far anybody can have connected.
+        let accepted = timeout(ACCEPT_TIMEOUT, TlsAcceptor::from(tls.clone()).accept(tcp)).await;
+        let accepted = accepted.map_err(std::io::Error::from).and_then(|accepted| accepted);
+        let stream = accepted.map_err(|error| explain(error, "accept", &address))?;
         let mut stream = Framed::new(TlsStream::from(stream), MessageCodec::new());
         let heard = receive(&mut stream, &address).await;
-        let peer = heard.and_then(|hello| peer(hello, &address, local));
+        let certified = certified(&stream);
+        let peer = heard.and_then(|hello| peer(hello, &address, local, certified));
         let peer = tell_refusal(&mut stream, peer).await?;
         Ok(Incoming { stream, peer })
     }
@@ -177,8 +184,20 @@ fn hello(local: &Local, app: AppId) -> Kind {
     })
 }
 
-/// What a Hello says, if this side can talk with its sender.
-fn peer(hello: Hello, address: &str, local: &Local) -> Result<Peer, Error> {
+/// The cluster that the other side's certificate names.
+fn certified(stream: &Stream) -> Option<String> {
+    let (_, session) = stream.get_ref().get_ref();
+    session.peer_certificates()?.first().and_then(certified_cluster)
+}
+
+/// What a Hello says, if this side can talk with its sender, whose certificate names `certified`.
+/// Without that check, any authority that is trusted could speak for every cluster.
+fn peer(
+    hello: Hello,
+    address: &str,
+    local: &Local,
+    certified: Option<String>,
+) -> Result<Peer, Error> {
     let Hello { version, cluster, actor, app, now_ms } = hello;
     if version != VERSION {
         let reason = format!(
@@ -187,25 +206,45 @@ fn peer(hello: Hello, address: &str, local: &Local) -> Result<Peer, Error> {
         );
         return Err(Error::Refusing { code: RefusalCode::Version, reason });
     }
-    let uuid = |bytes: &Bytes| {
-        Uuid::from_slice(bytes).map_err(|_| Error::protocol("an id that is not 16 bytes long"))
-    };
     let cluster = cluster.parse::<ClusterName>();
+    let app = Uuid::from_slice(&app)
+        .map_err(|_| Error::protocol("an app id that is not 16 bytes long"))?;
     let peer = Peer {
         cluster: cluster.map_err(|_| Error::protocol("a cluster name that cannot be one"))?,
-        actor: ActorId(uuid(&actor)?),
-        app: AppId(uuid(&app)?),
+        actor: super::actor(&actor)?,
+        app: AppId(app),
         address: address.to_owned(),
     };
+    if certified.as_deref() != Some(peer.cluster.as_str()) {
+        let certified = certified.map_or("no cluster".to_owned(), |name| format!("'{name}'"));
+        let reason = format!(
+            "the certificate names {certified} (its common name), and the bridge that shows it \
+             says it is of cluster '{}': give it one of its own with 'anabranch ca'",
+            peer.cluster
+        );
+        return Err(Error::Refusing { code: RefusalCode::Identity, reason });
+    }
     if peer.actor == local.actor {
         let reason = "both sides are the same cluster: check the address".to_owned();
         return Err(Error::Refusing { code: RefusalCode::SameCluster, reason });
     }
-    let apart_ms = now_ms.abs_diff(now_millis());
-    if apart_ms > 10_000 {
-        tracing::warn!(cluster = %peer.cluster, apart_ms, "the clocks of the clusters differ");
-    }
+    check_clocks(now_ms, now_millis(), local.max_clock_drift)?;
     Ok(peer)
+}
+
+/// Stamps of a clock that is far ahead would be refused one by one, and those of one that is far
+/// behind would lose against everything: two such sides have no link.
+fn check_clocks(theirs_ms: u64, ours_ms: u64, most: Duration) -> Result<(), Error> {
+    let apart = Duration::from_millis(theirs_ms.abs_diff(ours_ms));
+    if apart <= most {
+        return Ok(());
+    }
+    let reason = format!(
+        "the clocks of the two sides differ by {apart:?}, and {most:?} are allowed \
+         (bridge.max_clock_drift_ms): it is {ours_ms} ms since 1970 at the side that refuses, and \
+         {theirs_ms} ms at the other; set them right"
+    );
+    Err(Error::Refusing { code: RefusalCode::ClockDrift, reason })
 }
 
 async fn send(stream: &mut Stream, kind: Kind, peer: &str) -> Result<(), Error> {

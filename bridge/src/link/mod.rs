@@ -4,7 +4,14 @@
 //! and is sent them. Who dialled makes no difference. A side that will not go on says why, in a
 //! refusal with a stable code, and closes.
 
+use uuid::Uuid;
+
+use anabranch_core::ids::ActorId;
+
+use crate::error::Error;
+
 mod codec;
+mod flow;
 mod handshake;
 mod session;
 #[cfg(test)]
@@ -12,14 +19,19 @@ mod tests;
 mod trust;
 
 pub(crate) use codec::MAX_FRAME_BYTES;
+pub(crate) use flow::{Arrivals, Flow, WINDOW};
 pub(crate) use handshake::{Incoming, Link, Local, Peer, dial};
 pub(crate) use session::{Handlers, run};
 pub(crate) use trust::explain;
 
 /// The version of the protocol that this program speaks.
 pub(crate) const VERSION: u32 = 1;
-/// How many batches a sender may have under way; a receiver keeps room for them.
-pub(crate) const WINDOW: usize = 16;
+
+/// An actor as messages have it.
+pub(crate) fn actor(bytes: &[u8]) -> Result<ActorId, Error> {
+    let uuid = Uuid::from_slice(bytes);
+    uuid.map(ActorId).map_err(|_| Error::protocol("an actor that is not 16 bytes long"))
+}
 
 /// Why a side will not go on. The text is stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +44,10 @@ pub enum RefusalCode {
     AppMismatch,
     /// Both sides are the same cluster.
     SameCluster,
+    /// The side is not who it says it is, or not who was expected.
+    Identity,
+    /// The clocks of the two sides differ too much.
+    ClockDrift,
     /// The replication is linked to another cluster.
     Busy,
     /// There is a link between the two already, and it stays.
@@ -56,6 +72,8 @@ impl RefusalCode {
             RefusalCode::UnknownApp => "unknown_app",
             RefusalCode::AppMismatch => "app_mismatch",
             RefusalCode::SameCluster => "same_cluster",
+            RefusalCode::Identity => "identity",
+            RefusalCode::ClockDrift => "clock_drift",
             RefusalCode::Busy => "busy",
             RefusalCode::Duplicate => "duplicate",
             RefusalCode::InvalidQuery => "invalid_query",

@@ -48,6 +48,8 @@ impl Default for Timing {
 const STALLED: Duration = Duration::from_secs(30);
 /// How long to wait for the other side's reason when it takes no more.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long to wait for what was begun, and for a refusal, to be sent at the end.
+const TELLING: Duration = Duration::from_secs(3);
 /// Messages are gathered up to this size for one write.
 const GATHER_BYTES: usize = 256 * 1024;
 
@@ -79,8 +81,10 @@ where
     let heard = Heard::default();
     let mut frames = FramedRead::new(Listening { inner: read, heard: heard.clone() }, parts.codec);
     *frames.read_buffer_mut() = parts.read_buf;
+    // Kept here, so that a frame of which a part is sent can be ended before the last words.
+    let mut buffer = BytesMut::new();
     let writing = async {
-        let error = write_all(&mut write, outgoing, ping_interval).await;
+        let error = write_all(&mut write, &mut buffer, outgoing, ping_interval).await;
         // What the other side said last tells more than that it closed: leave time to read it.
         tokio::time::sleep(LAST_WORDS).await;
         error
@@ -91,14 +95,13 @@ where
         error = work => error,
     };
     if let Some(last) = refusal(&error) {
-        let mut buffer = BytesMut::new();
         let told = async {
             MessageCodec::new().encode(last, &mut buffer)?;
-            write.write_all(&buffer).await?;
+            write.write_all_buf(&mut buffer).await?;
             write.shutdown().await?;
             Ok::<(), FrameError>(())
         };
-        if let Ok(Err(failure)) = timeout(Duration::from_secs(1), told).await {
+        if let Ok(Err(failure)) = timeout(TELLING, told).await {
             tracing::debug!(%failure, "the other side could not be told the refusal");
         }
     }
@@ -148,11 +151,11 @@ where
 
 async fn write_all(
     write: &mut WriteHalf<TlsStream<TcpStream>>,
+    buffer: &mut BytesMut,
     mut outgoing: mpsc::Receiver<Kind>,
     ping_interval: Duration,
 ) -> FrameError {
     let mut codec = MessageCodec::new();
-    let mut buffer = BytesMut::new();
     loop {
         let first = match timeout(ping_interval, outgoing.recv()).await {
             Ok(Some(kind)) => kind,
@@ -163,10 +166,10 @@ async fn write_all(
             }
             Err(_) => Kind::Ping(Ping { now_ms: now_millis() }),
         };
-        if let Err(error) = gather(&mut codec, &mut buffer, first, &mut outgoing) {
+        if let Err(error) = gather(&mut codec, buffer, first, &mut outgoing) {
             return error;
         }
-        if let Err(error) = write_buffer(write, &mut buffer).await {
+        if let Err(error) = write_buffer(write, buffer).await {
             return error.into();
         }
     }

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsConnector, TlsStream};
-use tokio_util::codec::Framed;
+use tokio_util::codec::{Decoder, Framed};
 use uuid::Uuid;
 
 use anabranch_core::ids::{ActorId, AppId};
+use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::tls::{TlsFiles, client_config, server_config};
 use anabranch_schemas::link::{Batch, Hello, Ping, Received, Refusal, message::Kind};
 
@@ -25,9 +26,14 @@ use crate::doubles::Certificates;
 use crate::error::Error;
 
 const APP: AppId = AppId(Uuid::from_u128(7));
+const DRIFT: Duration = Duration::from_secs(60);
 
 fn local(name: &str, actor: u128) -> Local {
-    Local { cluster: name.parse().unwrap(), actor: ActorId(Uuid::from_u128(actor)) }
+    Local {
+        cluster: name.parse().unwrap(),
+        actor: ActorId(Uuid::from_u128(actor)),
+        max_clock_drift: DRIFT,
+    }
 }
 
 /// What the listening side does with who dials.
@@ -61,6 +67,14 @@ async fn errors(west: &TlsFiles, east: &TlsFiles) -> (Option<Error>, Option<Erro
 
 fn text(error: Option<Error>) -> String {
     error.map(|error| error.to_string()).unwrap_or_default()
+}
+
+/// Certificates of two clusters that trust each other; they are files while the first is kept.
+fn pair() -> (Certificates, TlsFiles, TlsFiles) {
+    let all = ["east", "west"];
+    let certificates = Certificates::new(&all);
+    let [east, west] = all.map(|name| certificates.tls(name, &all));
+    (certificates, east, west)
 }
 
 #[tokio::test]
@@ -133,14 +147,14 @@ fn hello() -> Hello {
         cluster: "west".to_owned(),
         actor: Bytes::copy_from_slice(Uuid::from_u128(2).as_bytes()),
         app: Bytes::copy_from_slice(APP.0.as_bytes()),
-        now_ms: 0,
+        now_ms: now_millis(),
     }
 }
 
 #[tokio::test]
 async fn what_makes_no_sense_is_refused_with_a_code() {
-    let certificates = Certificates::new(&["east"]);
-    let tls = certificates.tls("east", &["east"]);
+    let (_files, east, west) = pair();
+    let drift_ms = u64::try_from(2 * DRIFT.as_millis()).unwrap();
     let same = Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes());
     let large = Batch {
         rounds: vec![anabranch_schemas::link::Round {
@@ -154,12 +168,15 @@ async fn what_makes_no_sense_is_refused_with_a_code() {
         ("same_cluster", Kind::Hello(Hello { actor: same, ..hello() })),
         ("protocol", Kind::Hello(Hello { app: Bytes::new(), ..hello() })),
         ("protocol", Kind::Hello(Hello { cluster: "No\nName".to_owned(), ..hello() })),
+        ("identity", Kind::Hello(Hello { cluster: "east".to_owned(), ..hello() })),
+        ("clock_drift", Kind::Hello(Hello { now_ms: now_millis() - drift_ms, ..hello() })),
+        ("clock_drift", Kind::Hello(Hello { now_ms: now_millis() + drift_ms, ..hello() })),
         ("protocol", Kind::Ping(Ping { now_ms: 0 })),
         ("too_large", Kind::Batch(large)),
     ];
     for (code, first) in cases {
-        let (address, task) = listening(&tls).await;
-        let mut stream = raw(&address, &tls).await;
+        let (address, task) = listening(&east).await;
+        let mut stream = raw(&address, &west).await;
         stream.send(first).await.unwrap();
         let answer = stream.next().await.unwrap().unwrap();
         let Kind::Refusal(Refusal { code: told, reason }) = answer else { panic!("{answer:?}") };
@@ -170,10 +187,9 @@ async fn what_makes_no_sense_is_refused_with_a_code() {
 
 #[tokio::test]
 async fn an_answer_about_another_app_is_refused() {
-    let certificates = Certificates::new(&["east"]);
-    let tls = certificates.tls("east", &["east"]);
-    let (address, task) = listening(&tls).await;
-    let config = client_config(&tls).unwrap();
+    let (_files, east, west) = pair();
+    let (address, task) = listening(&east).await;
+    let config = client_config(&west).unwrap();
     let dialling =
         tokio::spawn(async move { dial(&address, &config, &local("west", 2), APP).await.err() });
     let mut incoming = task.await.unwrap().unwrap();
@@ -199,10 +215,9 @@ async fn run_idle(link: Link, work: impl Future<Output = Error>) -> Error {
 
 /// Both ends of a link.
 async fn linked() -> (Link, Link) {
-    let certificates = Certificates::new(&["east"]);
-    let tls = certificates.tls("east", &["east"]);
-    let (address, task) = listening(&tls).await;
-    let config = client_config(&tls).unwrap();
+    let (_files, east, west) = pair();
+    let (address, task) = listening(&east).await;
+    let config = client_config(&west).unwrap();
     let dialling =
         tokio::spawn(async move { dial(&address, &config, &local("west", 2), APP).await });
     let incoming = task.await.unwrap().unwrap();
@@ -222,6 +237,46 @@ async fn why_a_side_ends_the_link_reaches_the_other() {
     assert!(matches!(ended, Error::Refusing { .. }));
     let told = told.to_string();
     assert!(told.contains("(invalid_query): no such thing"), "{told}");
+}
+
+#[tokio::test]
+async fn last_words_come_after_the_frame_that_was_begun() {
+    let (west, east) = linked().await;
+    let mut east = east.stream.into_parts();
+    let change = anabranch_schemas::link::Change {
+        state: vec![7; 12 << 20].into(),
+        ..anabranch_schemas::link::Change::default()
+    };
+    let round = anabranch_schemas::link::Round { changes: vec![change], ..Default::default() };
+    let (outgoing, queue) = mpsc::channel(1);
+    let large = Batch { rounds: vec![round], ..Batch::default() };
+    outgoing.send(Kind::Batch(large)).await.unwrap();
+    let (begun, is_begun) = tokio::sync::oneshot::channel();
+    let refusing = async {
+        is_begun.await.unwrap();
+        Error::Refusing { code: RefusalCode::Restarting, reason: "enough".to_owned() }
+    };
+    let handlers = Handlers {
+        subscribe: |_| Ok(()),
+        batch: |_: Batch| Ok(()),
+        received: |_: Received| Ok(()),
+    };
+    let reading = async {
+        let mut bytes = BytesMut::zeroed(1_000);
+        east.io.read_exact(&mut bytes).await.unwrap();
+        begun.send(()).unwrap();
+        while east.io.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {}
+        bytes
+    };
+    let (_, mut bytes) = tokio::join!(run(west, queue, handlers, refusing), reading);
+    let mut codec = MessageCodec::new();
+    codec.allow_large_frames();
+    assert!(matches!(codec.decode(&mut bytes), Ok(Some(Kind::Batch(_)))));
+    let last = codec.decode(&mut bytes).unwrap();
+    assert!(
+        matches!(&last, Some(Kind::Refusal(refusal)) if refusal.reason == "enough"),
+        "{last:?}"
+    );
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@
 
 use std::io;
 
+use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, CertificateError};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::error::Error;
 
@@ -16,6 +19,15 @@ pub(crate) fn explain(error: io::Error, what: &'static str, peer: &str) -> Error
         None if error.kind() == io::ErrorKind::UnexpectedEof => Error::Closed,
         None => Error::Connection { what, peer: peer.to_owned(), source: error },
     }
+}
+
+/// The cluster that a certificate is for: its common name.
+pub(super) fn certified_cluster(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let mut names = certificate.subject().iter_common_name();
+    let name = names.next()?.as_str().ok()?.to_owned();
+    // Of several it could not be said which is meant.
+    names.next().is_none().then_some(name)
 }
 
 fn distrust(error: &rustls::Error, peer: &str) -> Option<(String, &'static str)> {

@@ -3,7 +3,9 @@
 //!
 //! * [`prepare`]: from batches to mutations. Pure.
 //! * [`writer`]: one transaction after the other, each with its cursor.
+//! * [`handed`]: how much of what was prepared is written.
 
+mod handed;
 mod prepare;
 #[cfg(test)]
 mod tests;
@@ -17,8 +19,9 @@ use anabranch_journal::rounds::{Round, RoundAppender};
 use anabranch_runtime::clock::now_millis;
 use anabranch_schemas::link;
 
+pub(crate) use handed::Handed;
+pub(crate) use prepare::{Held, Other, Others, Preparer, WasWritten};
 use prepare::{Prepared, ReceivedRound};
-pub(crate) use prepare::{Preparer, WasWritten};
 use writer::Encoded;
 pub(crate) use writer::LinkWriter;
 
@@ -44,9 +47,9 @@ impl Receiving {
     ) -> Result<(Self, mpsc::Sender<link::Batch>), Error> {
         let (arrived, batches) = mpsc::channel(WINDOW);
         let (ready, encoded) = mpsc::channel(READY);
-        let appender = writer.appender.clone();
+        let (appender, handed) = (writer.appender.clone(), writer.handed.clone());
         let prepare = Worker::spawn("bridge-prepare", move |_| {
-            prepare_all(&preparer, &appender, batches, &ready)
+            prepare_all(&preparer, &appender, &handed, batches, &ready)
         })?;
         let write = Worker::spawn("bridge-receive", move |_| writer.run(encoded))?;
         Ok((Receiving { prepare, write }, arrived))
@@ -82,11 +85,14 @@ impl Receiving {
 fn prepare_all(
     preparer: &Preparer,
     appender: &RoundAppender,
+    handed: &Handed,
     mut batches: mpsc::Receiver<link::Batch>,
     ready: &mpsc::Sender<Encoded>,
 ) -> Result<(), Error> {
     while let Some(batch) = batches.blocking_recv() {
+        let number = batch.number;
         let prepared = preparer.prepare(batch, now_millis())?;
+        handed.hand(number);
         if ready.blocking_send(encode(preparer, appender, prepared)?).is_err() {
             return Ok(());
         }

@@ -3,25 +3,34 @@
 //! A document that cannot be applied becomes a dead letter with its reason: it neither blocks what
 //! comes after it nor disappears. The cursor is that of the whole batch, so everything in it is
 //! written in one transaction (exactly once).
+//!
+//! A clock that is wrong is no fault of a document: were each one that it stamped buried, the
+//! position would move past them, and nothing would bring them back once the clock is right. So if
+//! the remote's clock is ahead, or its own stamps are, the link ends, and what was refused is sent
+//! again. Only a stamp of a third cluster makes a dead letter.
+//!
+//! Of a document that left, the remote sends which versions it knows and no fields. Those versions
+//! are never merged, since the fields that belong to them are missing: the document is forgotten if
+//! they cover all that is held of it, and else stays as it is.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use uuid::Uuid;
 
 use anabranch_core::Value;
-use anabranch_core::document::{Document, Field, Fields, MAX_BYTES, MAX_DEPTH, Mutation, Stamp};
+use anabranch_core::document::{
+    Document, Field, Fields, MAX_BYTES, MAX_DEPTH, Mutation, Stamp, VersionVector,
+};
 use anabranch_core::hlc::Hlc;
-use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, TxnId};
+use anabranch_core::ids::{ActorId, AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_schemas::records::{DeadLetter, DocumentMutation, RemoteCursor};
 use anabranch_schemas::resources::{OnLeave, ResourceName};
 use anabranch_schemas::{link, state};
 
 use crate::error::Error;
+use crate::link::{RefusalCode, actor};
 use crate::queries::{Queries, with_id};
 
-/// A stamp further ahead than this is refused: it would win over every write for that long.
-pub(crate) const MAX_CLOCK_DRIFT_MS: u64 = 60_000;
 /// A state above this many bytes cannot be written, nor kept as a dead letter.
 const MAX_STATE_BYTES: usize = 24 * 1024 * 1024;
 /// No document id is longer; of what claims to be one, this much is kept.
@@ -29,8 +38,18 @@ const MAX_ID_BYTES: usize = 4096;
 /// JSON is at most this many times as long as the state that holds it.
 const MAX_JSON_GROWTH: usize = 8;
 
-/// Tells whether another replication of this cluster wants a document.
-pub(crate) type WantedElsewhere = Arc<dyn Fn(&DocumentId, &Value) -> bool + Send + Sync>;
+/// Another replication of this cluster that may have brought a document.
+pub(crate) struct Other {
+    pub(crate) queries: Arc<Queries>,
+    /// Whom it hears; `None` if that is not known yet.
+    pub(crate) remote: Option<ActorId>,
+}
+
+/// The other replications that want something of a collection.
+pub(crate) type Others = Arc<dyn Fn(&Collection) -> Vec<Other> + Send + Sync>;
+
+/// A document as this cluster holds it, with all that was handed on for writing before. Blocks.
+pub(crate) type Held = Arc<dyn Fn(&DocumentId) -> Result<Option<Document>, Error> + Send + Sync>;
 
 /// Tells whether a transaction of this cluster's log was written.
 pub(crate) type WasWritten = Arc<dyn Fn(TxnId) -> Result<bool, Error> + Send + Sync>;
@@ -45,7 +64,10 @@ pub(crate) struct Preparer {
     pub(crate) remote: ActorId,
     pub(crate) queries: Arc<Queries>,
     pub(crate) on_leave: OnLeave,
-    pub(crate) wanted_elsewhere: WantedElsewhere,
+    /// A stamp further ahead than this is refused: it would win over every write for that long.
+    pub(crate) max_clock_drift_ms: u64,
+    pub(crate) others: Others,
+    pub(crate) held: Held,
     pub(crate) was_written: WasWritten,
 }
 
@@ -96,6 +118,10 @@ impl Preparer {
     pub(crate) fn prepare(&self, batch: link::Batch, now_ms: u64) -> Result<Prepared, Error> {
         let link::Batch { rounds, position, sent_ms, number } = batch;
         let position = position.ok_or_else(|| Error::protocol("a batch that has no position"))?;
+        let ahead_ms = sent_ms.saturating_sub(now_ms);
+        if ahead_ms > self.max_clock_drift_ms {
+            return Err(self.drifted("its clock is", ahead_ms));
+        }
         let hlc = rounds.last().map_or(Hlc(0), |round| Hlc(round.hlc));
         let mut prepared = Prepared {
             number,
@@ -125,16 +151,19 @@ impl Preparer {
         prepared: &mut Prepared,
     ) -> Result<(), Error> {
         let link::Round { origin, origin_txn, hlc: _, changes } = round;
-        let origin = Uuid::from_slice(&origin)
-            .map(ActorId)
-            .map_err(|_| Error::protocol("an origin that is not 16 bytes long"))?;
+        let origin = actor(&origin)?;
         let origin_txn = TxnId(origin_txn);
         let mut mutations = Vec::with_capacity(changes.len());
         for change in changes {
             prepared.documents += 1;
             prepared.bytes += change.state.len() + change.document_id.len();
-            match self.mutation(&change, now_ms) {
-                Ok(mutation) => mutations.push(mutation),
+            let made = if change.left {
+                self.leaving(&change, &mutations, prepared)
+            } else {
+                self.merging(&change, now_ms).map(Some)
+            };
+            match made {
+                Ok(mutation) => mutations.extend(mutation),
                 Err(NotReady::Failed(error)) => return Err(error),
                 Err(NotReady::Unusable(unusable)) => {
                     let letter = self.dead_letter(change, (origin, origin_txn), unusable, now_ms);
@@ -175,21 +204,110 @@ impl Preparer {
         }
     }
 
-    fn mutation(&self, change: &link::Change, now_ms: u64) -> Result<DocumentMutation, NotReady> {
+    fn merging(&self, change: &link::Change, now_ms: u64) -> Result<DocumentMutation, NotReady> {
+        let (id, document) = self.decode(change)?;
+        self.check_clock(&document, now_ms)?;
+        check_size(&change.state, &document)?;
+        self.check_own_writes(&document)?;
+        let mutation = Mutation::Merge(document);
+        Ok(DocumentMutation { collection: id.collection, key: id.key, mutation })
+    }
+
+    /// What becomes of a document that left: nothing if it is to be kept, or another replication
+    /// has it. `mutations` and `prepared` come before it.
+    fn leaving(
+        &self,
+        change: &link::Change,
+        mutations: &[DocumentMutation],
+        prepared: &Prepared,
+    ) -> Result<Option<DocumentMutation>, NotReady> {
+        let (id, Document { versions, .. }) = self.decode(change)?;
+        // Whatever fields came along are not for this cluster.
+        let known = Document { versions, ..Document::default() };
+        self.check_own_writes(&known)?;
+        if self.on_leave == OnLeave::Keep {
+            return Ok(None);
+        }
+        let before = prepared.rounds.iter().flat_map(|round| &round.mutations).chain(mutations);
+        if self.is_wanted_elsewhere(&id, &known.versions, before).map_err(NotReady::Failed)? {
+            return Ok(None);
+        }
+        let mutation = Mutation::Evict(known);
+        Ok(Some(DocumentMutation { collection: id.collection, key: id.key, mutation }))
+    }
+
+    /// Whether another replication has brought what is held of a document here, and wants it. That
+    /// it would want it is not enough: its remote may not have it.
+    fn is_wanted_elsewhere<'a>(
+        &self,
+        id: &DocumentId,
+        known: &VersionVector,
+        before: impl Iterator<Item = &'a DocumentMutation>,
+    ) -> Result<bool, Error> {
+        let has_part = |other: &Other, versions: &VersionVector| {
+            versions.iter().any(|(actor, _)| match other.remote {
+                Some(remote) => actor == remote,
+                None => actor != self.actor && actor != self.remote,
+            })
+        };
+        let mut others = (self.others)(&id.collection);
+        // What is forgotten is covered by what is known: most often this spares the look.
+        others.retain(|other| has_part(other, known));
+        if others.is_empty() {
+            return Ok(false);
+        }
+        let mut held = (self.held)(id)?.unwrap_or_default();
+        for written in before {
+            if let Mutation::Merge(state) = &written.mutation
+                && (&written.collection, &written.key) == (&id.collection, &id.key)
+            {
+                held.merge(state);
+            }
+        }
+        let fields = with_id(held.hidden_value(), &id.key);
+        Ok(others.iter().any(|other| {
+            has_part(other, &held.versions) && other.queries.wants(&id.collection, &fields)
+        }))
+    }
+
+    fn decode(&self, change: &link::Change) -> Result<(DocumentId, Document), Unusable> {
         let id = self.document_id(&change.document_id)?;
         if change.state.len() > MAX_STATE_BYTES {
             let length = change.state.len();
             let reason = format!("its state has {length} bytes; the limit is {MAX_STATE_BYTES}");
-            return Err(("too_large", reason).into());
+            return Err(("too_large", reason));
         }
         let document = state::decode(&change.state).map_err(|e| ("state", e.to_string()))?;
-        check(&change.state, &document, now_ms)?;
-        self.check_own_writes(&document)?;
-        let forget = change.left
-            && self.on_leave == OnLeave::Purge
-            && !(self.wanted_elsewhere)(&id, &with_id(document.hidden_value(), &id.key));
-        let mutation = if forget { Mutation::Evict(document) } else { Mutation::Merge(document) };
-        Ok(DocumentMutation { collection: id.collection, key: id.key, mutation })
+        Ok((id, document))
+    }
+
+    /// Whether no stamp is too far ahead of the time.
+    fn check_clock(&self, document: &Document, now_ms: u64) -> Result<(), NotReady> {
+        let latest = [document.last_write(), document.generation, last_write(&document.fields)];
+        let Some(stamp) = latest.into_iter().max().flatten() else { return Ok(()) };
+        let ahead_ms = stamp.hlc.millis().saturating_sub(now_ms);
+        if ahead_ms <= self.max_clock_drift_ms {
+            return Ok(());
+        }
+        if stamp.actor == self.remote || stamp.actor == self.actor {
+            return Err(NotReady::Failed(self.drifted("what it writes is stamped", ahead_ms)));
+        }
+        let reason = format!(
+            "it was written {ahead_ms} ms in the future by this cluster's clock; the limit is {}",
+            self.max_clock_drift_ms
+        );
+        Err(("clock_drift", reason).into())
+    }
+
+    fn drifted(&self, what: &str, ahead_ms: u64) -> Error {
+        Error::Refusing {
+            code: RefusalCode::ClockDrift,
+            reason: format!(
+                "{what} {ahead_ms} ms ahead of this cluster's clock, and {} ms are allowed \
+                 (bridge.max_clock_drift_ms): set the clocks of both clusters right",
+                self.max_clock_drift_ms
+            ),
+        }
     }
 
     /// A state that claims to include writes of this cluster which were never made would hide those
@@ -219,21 +337,8 @@ impl Preparer {
     }
 }
 
-/// Whether a state can be applied.
-fn check(bytes: &[u8], document: &Document, now_ms: u64) -> Result<(), Unusable> {
-    let latest = [document.last_write(), document.generation, last_write(&document.fields)];
-    if let Some(stamp) = latest.into_iter().max().flatten() {
-        let ahead_ms = stamp.hlc.millis().saturating_sub(now_ms);
-        if ahead_ms > MAX_CLOCK_DRIFT_MS {
-            return Err((
-                "clock_drift",
-                format!(
-                    "it was written {ahead_ms} ms in the future by this cluster's clock; the \
-                     limit is {MAX_CLOCK_DRIFT_MS}"
-                ),
-            ));
-        }
-    }
+/// Whether a state is small enough.
+fn check_size(bytes: &[u8], document: &Document) -> Result<(), Unusable> {
     let depth = depth(&document.fields);
     if depth > MAX_DEPTH {
         return Err(("too_deep", format!("it nests {depth} deep; the limit is {MAX_DEPTH}")));

@@ -4,38 +4,43 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use anabranch_core::Value;
 use anabranch_core::document::{Commit as At, Document, Mutation};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::OnConflict;
+use anabranch_core::{ErrorKind, Value};
 use anabranch_schemas::resources::OnLeave;
 use anabranch_schemas::{link, state};
 
-use super::prepare::{MAX_CLOCK_DRIFT_MS, Prepared, Preparer};
+use super::prepare::{Other, Prepared, Preparer};
 use crate::error::Error;
 use crate::queries::Queries;
 
 const APP: AppId = AppId(Uuid::from_u128(1));
 const HERE: ActorId = ActorId(Uuid::from_u128(10));
 const REMOTE: ActorId = ActorId(Uuid::from_u128(20));
+const THIRD: ActorId = ActorId(Uuid::from_u128(30));
 const NOW_MS: u64 = 1_000_000;
+const DRIFT_MS: u64 = 60_000;
 /// This cluster's log ends here.
 const END: TxnId = TxnId(100);
 
+fn queries(condition: &str) -> Arc<Queries> {
+    let texts = BTreeMap::from([("c".parse().unwrap(), vec![condition.to_owned()])]);
+    Arc::new(Queries::parse(&texts).unwrap())
+}
+
 fn preparer(on_leave: OnLeave) -> Preparer {
-    let texts = BTreeMap::from([("c".parse().unwrap(), vec!["w = 1".to_owned()])]);
     Preparer {
         actor: HERE,
         app: APP,
         replication: "r".parse().unwrap(),
         remote: REMOTE,
-        queries: Arc::new(Queries::parse(&texts).unwrap()),
+        queries: queries("w = 1"),
         on_leave,
-        wanted_elsewhere: Arc::new(|_, document| {
-            document.get(&["shared"]) == Some(&Value::Bool(true))
-                && document.get(&["_id"]).is_some()
-        }),
+        max_clock_drift_ms: DRIFT_MS,
+        others: Arc::new(|_| Vec::new()),
+        held: Arc::new(|_| panic!("nobody else wants anything")),
         was_written: Arc::new(|txn| Ok(txn < END)),
     }
 }
@@ -94,17 +99,72 @@ fn a_batch_becomes_rounds_and_the_cursor_after_them() {
     assert_eq!(cursor.queries, preparer(OnLeave::Purge).queries.digest(), "its own, always");
 }
 
+/// What becomes of a document that left, and of which these states came before in the batch.
+fn left(preparer: &Preparer, before: &[&Document], document: &Document) -> Option<Mutation> {
+    let id = id(APP, "c", "1");
+    let mut changes: Vec<_> = before.iter().map(|state| change(id.clone(), state, false)).collect();
+    changes.push(change(id, document, true));
+    let prepared = preparer.prepare(batch(changes), NOW_MS).unwrap();
+    assert!(prepared.dead_letters.is_empty(), "{:?}", prepared.dead_letters);
+    let mut mutations = prepared.rounds.into_iter().flat_map(|round| round.mutations);
+    mutations.nth(before.len()).map(|mutation| mutation.mutation)
+}
+
 #[test]
-fn what_left_is_forgotten_unless_it_is_to_be_kept_or_wanted_elsewhere() {
-    let alone = document(r#"{"w":2}"#, REMOTE, 7, 10);
-    let shared = document(r#"{"w":2,"shared":true}"#, REMOTE, 7, 10);
-    let mutation = |on_leave, document: &Document| {
-        let prepared = prepare(on_leave, vec![change(id(APP, "c", "1"), document, true)]);
-        prepared.rounds[0].mutations[0].mutation.clone()
+fn of_what_left_only_the_versions_count_and_they_are_never_merged() {
+    let document = document(r#"{"w":2,"secret":1}"#, REMOTE, 7, 10);
+    let known = Document { versions: document.versions.clone(), ..Document::default() };
+    let purged = left(&preparer(OnLeave::Purge), &[], &document);
+    assert_eq!(purged, Some(Mutation::Evict(known)));
+    assert_eq!(left(&preparer(OnLeave::Keep), &[], &document), None);
+}
+
+#[test]
+fn what_left_stays_if_another_replication_brought_it_and_wants_it() {
+    let ours = document(r#"{"w":2}"#, REMOTE, 7, 10);
+    let theirs = |fields| document(fields, THIRD, 3, 11);
+    let merged = |fields| {
+        let mut merged = ours.clone();
+        merged.merge(&theirs(fields));
+        merged
     };
-    assert_eq!(mutation(OnLeave::Purge, &alone), Mutation::Evict(alone.clone()));
-    assert_eq!(mutation(OnLeave::Keep, &alone), Mutation::Merge(alone.clone()));
-    assert_eq!(mutation(OnLeave::Purge, &shared), Mutation::Merge(shared.clone()));
+    let (wanted, unwanted) = (r#"{"shared":true}"#, r#"{"shared":false}"#);
+    let stays = |remote, held: Option<Document>, before: &[&Document], known: &Document| {
+        let preparer = Preparer {
+            others: Arc::new(move |_| vec![Other { queries: queries("shared = true"), remote }]),
+            held: Arc::new(move |_| Ok(held.clone())),
+            ..preparer(OnLeave::Purge)
+        };
+        left(&preparer, before, known).is_none()
+    };
+    let known = merged(wanted);
+    assert!(stays(Some(THIRD), Some(merged(wanted)), &[], &known));
+    assert!(stays(None, Some(merged(wanted)), &[], &known), "it may have");
+    assert!(stays(Some(THIRD), None, &[&merged(wanted)], &known), "it is about to be written");
+    assert!(!stays(Some(THIRD), Some(merged(unwanted)), &[], &known), "it does not want it");
+    assert!(!stays(Some(THIRD), Some(ours.clone()), &[], &known), "it did not bring it");
+    assert!(!stays(Some(THIRD), None, &[], &known), "nothing is held");
+    let elsewhere = ActorId(Uuid::from_u128(40));
+    assert!(!stays(Some(elsewhere), Some(merged(wanted)), &[], &known), "its remote has it not");
+}
+
+#[test]
+fn a_clock_that_is_wrong_ends_the_link_and_buries_nothing() {
+    let late = NOW_MS + DRIFT_MS + 1;
+    let with = |actor| {
+        let document = document(r#"{"w":1}"#, actor, 7, late);
+        batch(vec![change(id(APP, "c", "1"), &document, false)])
+    };
+    let ahead = link::Batch { sent_ms: late, ..batch(vec![]) };
+    for (batch, is_drift) in [(with(REMOTE), true), (ahead, true), (with(THIRD), false)] {
+        match preparer(OnLeave::Purge).prepare(batch, NOW_MS) {
+            Err(error) => {
+                assert!(is_drift && error.kind() == ErrorKind::Retry, "{error}");
+                assert!(error.to_string().contains("clock_drift"), "{error}");
+            }
+            Ok(prepared) => assert!(!is_drift && prepared.dead_letters.len() == 1),
+        }
+    }
 }
 
 #[test]
@@ -113,7 +173,7 @@ fn what_cannot_be_applied_is_a_dead_letter_and_blocks_nothing() {
     let good = change(id(APP, "c", "1"), &plain, false);
     let with_id = |document_id| link::Change { document_id, ..good.clone() };
     let with = |document: &Document| change(id(APP, "c", "1"), document, false);
-    let late = NOW_MS + MAX_CLOCK_DRIFT_MS;
+    let late = NOW_MS + DRIFT_MS;
     let deep = format!("{}1{}", r#"{"a":"#.repeat(65), "}".repeat(65));
     let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(5 << 20));
     let broken = link::Change { state: Bytes::from_static(b"\x09"), ..good.clone() };
@@ -125,7 +185,7 @@ fn what_cannot_be_applied_is_a_dead_letter_and_blocks_nothing() {
         ("app", with_id(id(AppId(Uuid::nil()), "c", "1"))),
         ("not_wanted", with_id(id(APP, "other", "1"))),
         ("state", broken),
-        ("clock_drift", with(&document(r#"{"w":1}"#, REMOTE, 7, late + 1))),
+        ("clock_drift", with(&document(r#"{"w":1}"#, THIRD, 7, late + 1))),
         ("too_deep", with(&document(&deep, REMOTE, 7, 1))),
         ("too_large", with(&document(&large, REMOTE, 7, 1))),
         ("unknown_write", with(&document(r#"{"w":1}"#, HERE, END.0, 1))),

@@ -24,7 +24,9 @@ use anabranch_schemas::link::{self, message::Kind};
 use anabranch_schemas::records::{DeadLetter, RemoteCursor};
 use anabranch_schemas::topics::ClusterName;
 
+use super::handed::Handed;
 use crate::error::Error;
+use crate::link::Arrivals;
 use crate::metrics::Meters;
 use crate::queries::Queries;
 use crate::status::{Progress, Reporter};
@@ -55,6 +57,8 @@ pub(crate) struct LinkWriter {
     /// Names the cursor.
     pub(crate) cursor_key: String,
     pub(crate) queries: Arc<Queries>,
+    pub(crate) handed: Arc<Handed>,
+    pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) outgoing: mpsc::Sender<Kind>,
     /// Set once something was written.
     pub(crate) progressed: Arc<AtomicBool>,
@@ -64,7 +68,19 @@ pub(crate) struct LinkWriter {
 
 impl LinkWriter {
     /// Subscribes, and writes until there is nothing more to come.
-    pub(crate) fn run(self, mut batches: mpsc::Receiver<Encoded>) -> Result<(), Error> {
+    pub(crate) fn run(self, batches: mpsc::Receiver<Encoded>) -> Result<(), Error> {
+        // Whoever waits for something to be written is not to wait for ever, whatever happens.
+        struct End(Arc<Handed>);
+        impl Drop for End {
+            fn drop(&mut self) {
+                self.0.end();
+            }
+        }
+        let _end = End(self.handed.clone());
+        self.write_all(batches)
+    }
+
+    fn write_all(&self, mut batches: mpsc::Receiver<Encoded>) -> Result<(), Error> {
         let mut writer = RotatingWriter::open(&self.journal, &self.transactional_id)?;
         let journal = self.journal.as_ref();
         let cursor: Option<RemoteCursor> =
@@ -117,7 +133,7 @@ impl LinkWriter {
         let cursor = RemoteCursor { hlc: *hlc, ..last.cursor.clone() };
         let rounds: Vec<_> = batches.iter().flat_map(|batch| &batch.rounds).collect();
         let letters: Vec<_> = batches.iter().flat_map(|batch| &batch.dead_letters).collect();
-        writer.transaction(|writer| {
+        let txns = writer.transaction(|writer| {
             letters.iter().try_for_each(|letter| self.bury(writer, letter))?;
             cursors::append(writer, &self.cluster, &self.cursor_key, &cursor)?;
             if rounds.is_empty() {
@@ -126,6 +142,9 @@ impl LinkWriter {
             self.appender.append_encoded(writer, &rounds)
         })?;
         self.progressed.store(true, Ordering::Relaxed);
+        self.handed.wrote(last.number, txns.last().copied());
+        // Before the other side hears of it and sends more.
+        self.arrivals.confirm(last.number);
         self.say(Kind::Received(link::Received { number: last.number }))?;
         for letter in &letters {
             let DeadLetter { code, reason, .. } = letter;
@@ -156,7 +175,7 @@ impl LinkWriter {
         let documents = count(|batch| batch.documents);
         let letters = count(|batch| batch.dead_letters.len());
         let rounds = count(|batch| batch.rounds.len());
-        self.meters.received_documents.increment(documents);
+        self.meters.received_documents.increment(documents.saturating_sub(letters));
         self.meters.received_rounds.increment(rounds);
         self.meters.dead_letters.increment(letters);
         self.meters.commit.record(took);

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
+use anabranch_core::ids::TxnId;
 use anabranch_journal::{TopicPartition, TransactionalId};
 use anabranch_runtime::clock::now_millis;
 use anabranch_schemas::link::{Batch, Received, Subscribe, message::Kind};
@@ -14,8 +16,8 @@ use anabranch_schemas::records::RemoteCursor;
 use super::Context;
 use super::replication::Wanted;
 use crate::error::Error;
-use crate::link::{self, Handlers, Link, Peer, WINDOW};
-use crate::receive::{LinkWriter, Preparer, Receiving, WasWritten};
+use crate::link::{self, Arrivals, Handlers, Link, Peer, WINDOW};
+use crate::receive::{Handed, Held, LinkWriter, Preparer, Receiving, WasWritten};
 use crate::send::{Sender, Window};
 use crate::status::Progress;
 
@@ -53,11 +55,14 @@ async fn work(
 ) -> Error {
     let (outgoing, queue) = mpsc::channel(OUTGOING);
     let peer = link.peer.clone();
+    let arrivals = Arc::new(Arrivals::default());
     let mut receiving = None;
     let mut arrived = None;
     if !wanted.queries.is_empty() {
-        let preparer = preparer(context, wanted, &peer);
-        let writer = writer(context, wanted, &peer, outgoing.clone(), progressed.clone());
+        let handed = Arc::new(Handed::default());
+        let preparer = preparer(context, wanted, &peer, handed.clone());
+        let flow = (handed, arrivals.clone(), outgoing.clone());
+        let writer = writer(context, wanted, &peer, flow, progressed.clone());
         match Receiving::start(preparer, writer) {
             Ok((threads, sender)) => (receiving, arrived) = (Some(threads), Some(sender)),
             Err(error) => return error,
@@ -75,15 +80,20 @@ async fn work(
             }
             None => Err(Error::protocol("a second subscription")),
         },
-        batch: |batch: Batch| match &arrived {
-            Some(arrived) => match arrived.try_send(batch) {
+        batch: |batch: Batch| {
+            let Some(arrived) = &arrived else {
+                return Err(Error::protocol("a batch that nobody asked for"));
+            };
+            if !arrivals.arrive(batch.number, batch.encoded_len()) {
+                return Err(Error::protocol("more batches or bytes under way than may be"));
+            }
+            match arrived.try_send(batch) {
                 Err(mpsc::error::TrySendError::Full(_)) => {
                     Err(Error::protocol("more batches under way than may be"))
                 }
                 // The writer has failed and will say why.
                 Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-            },
-            None => Err(Error::protocol("a batch that nobody asked for")),
+            }
         },
         received: |received: Received| {
             progressed.store(true, Ordering::Relaxed);
@@ -133,6 +143,7 @@ fn confirmed(wanted: &Wanted, window: &Window, received: &Received) -> Result<()
     if let Some(confirmed) = window.confirm(received.number)? {
         wanted.meters.confirm.record(confirmed.took);
         wanted.meters.under_way.set(window.under_way() as f64);
+        wanted.lag.reached(confirmed.next);
         wanted.reporter.update(|status| {
             status.sent = Some(Progress {
                 next: confirmed.next.0,
@@ -145,7 +156,8 @@ fn confirmed(wanted: &Wanted, window: &Window, received: &Received) -> Result<()
     Ok(())
 }
 
-fn sender(context: &Context, wanted: &Wanted) -> Sender {
+fn sender(context: &Context, wanted: &Arc<Wanted>) -> Sender {
+    let told = wanted.clone();
     Sender {
         journal: context.journal.clone(),
         store: context.store.clone(),
@@ -153,13 +165,20 @@ fn sender(context: &Context, wanted: &Wanted) -> Sender {
         actor: context.cluster.actor,
         slices: context.cluster.slices,
         app: wanted.app,
+        is_at: Arc::new(move |next| told.lag.reached(next)),
         meters: wanted.meters.clone(),
         reporter: wanted.reporter.clone(),
     }
 }
 
-fn preparer(context: &Arc<Context>, wanted: &Arc<Wanted>, peer: &Peer) -> Preparer {
-    let (others, this) = (context.clone(), wanted.clone());
+fn preparer(
+    context: &Arc<Context>,
+    wanted: &Arc<Wanted>,
+    peer: &Peer,
+    handed: Arc<Handed>,
+) -> Preparer {
+    let (registry, this) = (context.clone(), wanted.clone());
+    let drift_ms = context.local.max_clock_drift.as_millis();
     Preparer {
         actor: context.cluster.actor,
         app: wanted.app,
@@ -167,11 +186,29 @@ fn preparer(context: &Arc<Context>, wanted: &Arc<Wanted>, peer: &Peer) -> Prepar
         remote: peer.actor,
         queries: wanted.queries.clone(),
         on_leave: wanted.on_leave,
-        wanted_elsewhere: Arc::new(move |id, document| {
-            others.registry.wanted_elsewhere(&this.name, id, document)
+        max_clock_drift_ms: u64::try_from(drift_ms).unwrap_or(u64::MAX),
+        others: Arc::new(move |collection| {
+            registry.registry.others(this.app, &this.name, collection)
         }),
+        held: held(context, handed),
         was_written: was_written(context),
     }
+}
+
+/// Asks the store node, which is to have applied the log as far as it goes now, and as far as this
+/// link has written.
+fn held(context: &Context, handed: Arc<Handed>) -> Held {
+    let (journal, store) = (context.journal.clone(), context.store.clone());
+    let txns = TopicPartition::new(context.cluster.name.txns(), 0);
+    let runtime = tokio::runtime::Handle::current();
+    Arc::new(move |id| {
+        let written = handed.settle()?;
+        let end = journal.bounds(&txns)?.end;
+        match written.max(end.0.checked_sub(1).map(TxnId)) {
+            Some(least) => runtime.block_on(store.document(id, least)),
+            None => Ok(None),
+        }
+    })
 }
 
 /// What a remote knows of this cluster's log was visible before, so its end is looked up only when
@@ -192,7 +229,7 @@ fn writer(
     context: &Context,
     wanted: &Wanted,
     peer: &Peer,
-    outgoing: mpsc::Sender<Kind>,
+    (handed, arrivals, outgoing): (Arc<Handed>, Arc<Arrivals>, mpsc::Sender<Kind>),
     progressed: Arc<AtomicBool>,
 ) -> LinkWriter {
     let (cluster, app, name) = (&context.cluster.name, wanted.app, &wanted.name);
@@ -205,6 +242,8 @@ fn writer(
         transactional_id: TransactionalId::from(format!("{cluster}-bridge-{app}-{name}")),
         cursor_key: RemoteCursor::key(app, name, peer.actor),
         queries: wanted.queries.clone(),
+        handed,
+        arrivals,
         outgoing,
         progressed,
         meters: wanted.meters.clone(),

@@ -12,8 +12,9 @@ use super::Context;
 use crate::error::Error;
 use crate::link::{Incoming, RefusalCode};
 
-/// How many connections may be in their handshake at once; more wait to be accepted.
-const MAX_HANDSHAKES: usize = 64;
+/// How many connections may be in their handshake at once; more wait to be accepted. One that is
+/// silent has its place for two seconds.
+const MAX_HANDSHAKES: usize = 4096;
 /// How long to wait after a failure to accept: mostly, too many files are open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -21,17 +22,30 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn accept_all(context: Arc<Context>, listener: TcpListener, shutdown: Shutdown) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     loop {
-        let room = handshakes.clone().acquire_owned().await;
+        let accepted = async {
+            let room = handshakes.clone().acquire_owned().await;
+            listener.accept().await.map(|accepted| (accepted, room))
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accepted => accepted,
             () = shutdown.begun() => return,
         };
         match accepted {
-            Ok((tcp, address)) => {
+            Ok(((tcp, address), room)) => {
                 let context = context.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = hand_over(&context, tcp).await {
-                        tracing::warn!(%address, %error, "a connection is not accepted");
+                    match hand_over(&context, tcp).await {
+                        Ok(()) => {}
+                        // Whoever scans ports is not worth a line.
+                        Err(error @ (Error::Connection { .. } | Error::Closed)) => {
+                            tracing::debug!(%address, %error, "a connection came to nothing");
+                        }
+                        Err(error @ Error::Untrusted { .. }) => {
+                            tracing::info!(%address, %error, "a stranger is not accepted");
+                        }
+                        Err(error) => {
+                            tracing::warn!(%address, %error, "a connection is not accepted");
+                        }
                     }
                     drop(room);
                 });
@@ -46,7 +60,7 @@ pub(super) async fn accept_all(context: Arc<Context>, listener: TcpListener, shu
 
 async fn hand_over(context: &Context, tcp: TcpStream) -> Result<(), Error> {
     let incoming = Incoming::receive(tcp, &context.server, &context.local).await?;
-    match context.registry.choose(incoming.peer.app, incoming.peer.actor) {
+    match context.registry.choose(&incoming.peer) {
         Ok(inbox) => {
             if let Err(unsent) = inbox.try_send(incoming) {
                 let reason = "the replication is being changed, or too many dial it".to_owned();

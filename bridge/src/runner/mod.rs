@@ -4,6 +4,10 @@
 //! Nothing is kept here: which replications there are is in the metadata store, how far each has
 //! received is in topic `cursors`.
 
+#[cfg(test)]
+mod chains;
+mod declared;
+mod lagging;
 mod linked;
 mod listener;
 mod registry;
@@ -12,24 +16,22 @@ mod replication;
 mod tests;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use anabranch_core::ids::AppId;
 use anabranch_journal::Journal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::rounds::{HlcClock, RoundAppender};
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::tls::{client_config, server_config};
-use anabranch_schemas::resources::{ReplicationSpec, ResourceName};
+use anabranch_schemas::resources::ReplicationSpec;
 
 use crate::config::BridgeConfig;
 use crate::error::Error;
@@ -37,6 +39,7 @@ use crate::link::Local;
 use crate::metrics;
 use crate::status::StatusHandle;
 use crate::store::Store;
+use declared::{Key, Replications, Runner};
 use registry::Registry;
 use replication::Replication;
 use watch::Declared;
@@ -77,7 +80,7 @@ pub async fn run(
     ready: ReadyFlag,
 ) -> Result<Bridge, Error> {
     metrics::describe();
-    let BridgeConfig { listen, tls, store_node_tls } = config;
+    let BridgeConfig { listen, tls, max_clock_drift_ms, store_node_tls } = config;
     let tls = tls.ok_or_else(|| {
         let reason = "the bridge needs a certificate, its key and the authorities it trusts: \
                       make them with 'anabranch ca' and name the files in 'bridge.tls'";
@@ -85,7 +88,11 @@ pub async fn run(
     })?;
     let clock = Arc::new(HlcClock::system());
     let context = Arc::new(Context {
-        local: Local { cluster: cluster.name.clone(), actor: cluster.actor },
+        local: Local {
+            cluster: cluster.name.clone(),
+            actor: cluster.actor,
+            max_clock_drift: Duration::from_millis(max_clock_drift_ms),
+        },
         store: Store::new(store_node, store_node_tls.as_ref())?,
         appender: RoundAppender::new(&cluster.name, cluster.actor, cluster.slices, clock),
         server: server_config(&tls)?,
@@ -118,91 +125,52 @@ fn start(context: &Arc<Context>, listener: TcpListener, tasks: &Tasks, ready: Re
         Ok(())
     });
     let (running, shutdown) = (context.clone(), tasks.shutdown().clone());
-    tasks.spawn("bridge-runner", async move {
-        run_declared(running, changes, shutdown).await;
-        Ok(())
-    });
+    tasks
+        .spawn("bridge-runner", async move { Ok(run_declared(running, changes, shutdown).await?) });
 }
 
-/// A replication's task.
-struct Running {
-    spec: ReplicationSpec,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-/// Keeps one task running for each replication that is declared.
+/// Runs what is declared until the shutdown begins.
 async fn run_declared(
     context: Arc<Context>,
     mut changes: tokio::sync::watch::Receiver<Declared>,
     shutdown: Shutdown,
-) {
-    let mut running: BTreeMap<(AppId, ResourceName), Running> = BTreeMap::new();
+) -> Result<(), Error> {
+    let mut runner = Runner::new(Running(context));
     loop {
         let declared = changes.borrow_and_update().clone();
-        let mut ending = BTreeMap::new();
-        for key in running.keys().cloned().collect::<Vec<_>>() {
-            let as_declared = |running: &mut Running| declared.get(&key) != Some(&running.spec);
-            if let Some(Running { stop, task, .. }) = take_if(&mut running, &key, as_declared) {
-                stop.cancel();
-                ending.insert(key, task);
-            }
-        }
-        for (key, spec) in declared {
-            let before = ending.remove(&key);
-            if let Entry::Vacant(entry) = running.entry(key) {
-                let started = start_replication(&context, entry.key(), spec, before);
-                entry.insert(started);
-            }
-        }
+        runner.adjust(&declared);
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { break },
+            ended = runner.ended() => ended?,
             () = shutdown.begun() => break,
         }
     }
-    for replication in running.values() {
-        replication.stop.cancel();
-    }
-    for (_, replication) in running {
-        // A panic was reported by the task's own handle; there is nothing left to end.
-        let _ = replication.task.await;
-    }
+    runner.stop().await
 }
 
-fn take_if<K: Ord, V>(
-    map: &mut BTreeMap<K, V>,
-    key: &K,
-    condition: impl FnOnce(&mut V) -> bool,
-) -> Option<V> {
-    if map.get_mut(key).is_some_and(condition) { map.remove(key) } else { None }
-}
+/// The replications of a process.
+struct Running(Arc<Context>);
 
-/// Starts a replication once its predecessor has ended.
-fn start_replication(
-    context: &Arc<Context>,
-    (app, name): &(AppId, ResourceName),
-    spec: ReplicationSpec,
-    before: Option<JoinHandle<()>>,
-) -> Running {
-    let stop = CancellationToken::new();
-    let (context, app, name) = (context.clone(), *app, name.clone());
-    let (stopped, declared) = (stop.clone(), spec.clone());
-    let task = tokio::spawn(async move {
-        if let Some(before) = before {
-            // However it ended: this one fences what it may have left.
-            let _ = before.await;
-        }
-        let reporter = context.status.reporter(app, &name);
-        match Replication::new(&context, app, name.clone(), declared) {
-            Ok(replication) => replication.run(stopped).await,
+impl Replications for Running {
+    fn add(
+        &self,
+        (app, name): &Key,
+        spec: ReplicationSpec,
+        stop: CancellationToken,
+    ) -> BoxFuture<'static, ()> {
+        let (app, reporter) = (*app, self.0.status.reporter(*app, name));
+        match Replication::new(&self.0, app, name.clone(), spec) {
+            Ok(replication) => Box::pin(replication.run(stop)),
             Err(error) => {
                 tracing::error!(%app, replication = %name, %error, "a replication cannot run");
                 reporter.update(|status| status.last_error = Some(error.to_string()));
-                stopped.cancelled().await;
+                Box::pin(stop.cancelled_owned())
             }
         }
-        context.registry.remove(app, &name);
-        reporter.remove();
-    });
-    Running { spec, stop, task }
+    }
+
+    fn remove(&self, (app, name): &Key) {
+        self.0.registry.remove(*app, name);
+        self.0.status.reporter(*app, name).remove();
+    }
 }

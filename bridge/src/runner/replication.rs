@@ -19,9 +19,11 @@ use anabranch_runtime::retry::Backoff;
 use anabranch_schemas::resources::{OnLeave, ReplicationSpec, ResourceName};
 
 use super::Context;
+use super::lagging;
 use super::linked::{self, Ended};
 use super::registry::Entry;
 use crate::error::Error;
+use crate::lag::Lag;
 use crate::link::{Incoming, Link, RefusalCode, dial};
 use crate::metrics::Meters;
 use crate::queries::Queries;
@@ -31,6 +33,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MOST_DELAY: Duration = Duration::from_secs(10);
 /// Connections that wait to be looked at.
 const INBOX: usize = 4;
+/// Told so often in a row that there is a link already, it is not this replication that has it.
+const MANY_DUPLICATES: u32 = 3;
 /// How long a link may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -40,6 +44,7 @@ pub(super) struct Wanted {
     pub(super) name: ResourceName,
     pub(super) queries: Arc<Queries>,
     pub(super) on_leave: OnLeave,
+    pub(super) lag: Lag,
     pub(super) meters: Meters,
     pub(super) reporter: Reporter,
 }
@@ -55,6 +60,8 @@ pub(super) struct Replication {
     backoff: Backoff,
     /// The error that was logged last: one that repeats is logged once.
     logged: Option<String>,
+    /// How often in a row it was told that the other side has a link already.
+    duplicates: u32,
 }
 
 /// A link at work.
@@ -82,23 +89,35 @@ impl Replication {
             dials: !connections.is_empty(),
             queries: queries.clone(),
             linked: None,
+            last: None,
             inbox,
         });
         let meters = Meters::new(app, &name);
         let reporter = context.status.reporter(app, &name);
+        reporter.update(|status| status.unlinked_since_ms = Some(now_millis()));
+        let lag = Lag::default();
         Ok(Replication {
             context: context.clone(),
-            wanted: Arc::new(Wanted { app, name, queries, on_leave, meters, reporter }),
+            wanted: Arc::new(Wanted { app, name, queries, on_leave, lag, meters, reporter }),
             connections,
             turn: 0,
             inbox: connections_for_it,
             backoff: Backoff::new(FIRST_DELAY, MOST_DELAY),
             logged: None,
+            duplicates: 0,
         })
     }
 
     /// Runs until it is stopped.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let telling = lagging::tell(self.context.clone(), self.wanted.clone());
+        tokio::select! {
+            () = self.replicate(stop) => {}
+            () = telling => {}
+        }
+    }
+
+    async fn replicate(mut self, stop: CancellationToken) {
         self.wanted.meters.connected.set(0.0);
         let mut delay = Duration::ZERO;
         while !stop.is_cancelled() {
@@ -143,7 +162,12 @@ impl Replication {
                 Some(incoming) => incoming.admit(local).await,
                 None => Err(Error::Shutdown),
             },
-            link = dialled => link,
+            link = dialled => {
+                let link = link?;
+                let refusal = |(code, reason)| Error::Refusing { code, reason };
+                self.context.registry.check(&link.peer).map_err(refusal)?;
+                Ok(link)
+            }
         }
     }
 
@@ -189,10 +213,13 @@ impl Replication {
             dialled = initiator == self.context.local.actor, "linked"
         );
         self.logged = None;
-        self.context.registry.set_linked(*app, name, Some(peer.actor));
+        self.duplicates = 0;
+        self.context.registry.set_linked(*app, name, Some(&peer));
+        self.wanted.lag.begin();
         meters.connected.set(1.0);
         reporter.update(|status| {
             status.last_error = None;
+            status.unlinked_since_ms = None;
             status.connected = Some(Connected {
                 cluster: peer.cluster.to_string(),
                 actor: peer.actor,
@@ -246,22 +273,38 @@ impl Replication {
         meters.connected.set(0.0);
         meters.under_way.set(0.0);
         meters.queue.set(0.0);
-        reporter.update(|status| status.connected = None);
+        reporter.update(|status| {
+            status.connected = None;
+            status.unlinked_since_ms = Some(now_millis());
+        });
     }
 
     fn failed(&mut self, error: &Error) {
         let Wanted { app, name, meters, reporter, .. } = &*self.wanted;
         meters.link_errors.increment(1);
-        let text = error.to_string();
-        reporter.update(|status| status.last_error = Some(text.clone()));
-        let expected = matches!(error, Error::Refused { code, .. }
+        let mut text = error.to_string();
+        let is_duplicate = matches!(error, Error::Refused { code, .. }
             if code == RefusalCode::Duplicate.as_str());
-        if expected || self.logged.as_ref() == Some(&text) {
-            tracing::debug!(%app, replication = %name, %error, "no link yet");
+        self.duplicates = if is_duplicate { self.duplicates + 1 } else { 0 };
+        // When both sides dial, one is told so once, and has the other's link.
+        let is_expected = is_duplicate && self.duplicates < MANY_DUPLICATES;
+        if is_duplicate && !is_expected {
+            text = format!(
+                "another replication of app {app} has the link to that cluster: two of one app \
+                 cannot be linked to the same cluster, put the queries of both into one ({error})"
+            );
+        }
+        reporter.update(|status| status.last_error = Some(text.clone()));
+        if is_expected || self.logged.as_ref() == Some(&text) {
+            tracing::debug!(%app, replication = %name, error = text, "no link yet");
         } else if error.kind() == ErrorKind::Corrupt {
-            tracing::error!(%app, replication = %name, %error, "the link ended; trying again");
+            tracing::error!(
+                %app, replication = %name, error = text, "the link ended; trying again"
+            );
         } else {
-            tracing::warn!(%app, replication = %name, %error, "there is no link; trying again");
+            tracing::warn!(
+                %app, replication = %name, error = text, "there is no link; trying again"
+            );
         }
         self.logged = Some(text);
     }

@@ -35,8 +35,8 @@ struct Search {
     step: u64,
 }
 
-/// Where to start reading each slice of the topic of changes so as to meet everything of transaction `from` and
-/// later ones; `None` if some of that is gone.
+/// Where to start reading each slice of the topic of changes so as to meet everything of
+/// transaction `from` and later ones; `None` if some of that is gone.
 pub(crate) fn find_start(
     journal: &dyn Journal,
     cluster: &ClusterName,

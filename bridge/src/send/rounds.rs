@@ -6,7 +6,7 @@
 //!
 //! Pure: records go in, in any interleaving of the partitions; batches come out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use anabranch_core::ids::{ActorId, AppId, TxnId};
@@ -43,6 +43,8 @@ pub(crate) struct Rounds {
     resolved: Vec<Option<TxnId>>,
     /// What is to be sent of transactions that are not whole yet.
     changes: HashMap<TxnId, Vec<link::Change>>,
+    /// What those weigh.
+    held_bytes: usize,
     /// Whole rounds, in order.
     ready: VecDeque<Ready>,
     /// The last commit record that was read, and the last change that was taken.
@@ -81,6 +83,7 @@ impl Rounds {
             resolved: vec![None; usize::from(source.slices.get())],
             source,
             changes: HashMap::new(),
+            held_bytes: 0,
             ready: VecDeque::new(),
             last_commit: None,
             last_change: None,
@@ -149,6 +152,7 @@ impl Rounds {
             )));
         }
         self.last_change = self.last_change.max(Some(txn));
+        self.held_bytes += change_bytes(&change);
         self.changes.entry(txn).or_default().push(change);
         Ok(())
     }
@@ -172,7 +176,8 @@ impl Rounds {
             let Some(Pending { txn, mut round, .. }) = self.pending.pop_front() else { return };
             self.next = txn.next();
             if let Some(changes) = self.changes.remove(&txn) {
-                let bytes = changes.iter().map(change_bytes).sum();
+                let bytes: usize = changes.iter().map(change_bytes).sum();
+                self.held_bytes -= bytes;
                 round.changes = changes;
                 self.ready.push_back(Ready { txn, round, bytes });
             }
@@ -214,6 +219,23 @@ impl Rounds {
     /// How many commit records wait for their changes.
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// What the changes weigh that wait for the rest of their rounds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// The slices that the first `most` rounds still wait for. Never empty while a commit record
+    /// is pending, since the first of those would be whole: whoever reads these gets on.
+    pub(crate) fn awaited(&self, most: usize) -> BTreeSet<Slice> {
+        let first = self.pending.iter().take(most);
+        let slices =
+            first.flat_map(|pending| pending.slices.iter().map(|slice| (pending.txn, *slice)));
+        let awaited = slices.filter(|(txn, slice)| {
+            self.resolved[usize::from(slice.0)].is_none_or(|resolved| resolved < *txn)
+        });
+        awaited.map(|(_, slice)| slice).collect()
     }
 }
 

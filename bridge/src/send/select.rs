@@ -1,23 +1,25 @@
 //! Which changes a receiver is sent.
 //!
-//! Invariant, by induction over the log: of every document that a receiver wants as it is here, or
-//! as it itself has it, it has been sent everything, or wrote it. So:
+//! Invariant, by induction over the log: of every document that a receiver wants as it is here, it
+//! has been sent everything, or wrote it. So:
 //!
-//! * A document that is wanted after a change is sent, as the whole of its state.
-//! * A document that was wanted before and is not any more is sent once more, marked as having
-//!   left, or simply deleted.
+//! * A document that is wanted after a change is sent, as the whole of its state. No other state is
+//!   ever sent: nothing else leaves (BR-3).
+//! * A document that was wanted before and is not any more has left: its id is sent, and which
+//!   versions of it are known here, so that the receiver can tell whether it would lose something
+//!   by forgetting it. No field of it is sent.
 //! * A change that the receiver wrote is not sent: it has its own write, and what was wanted before
 //!   it. But if the document was *not* wanted here before, the two had written it without knowing
-//!   of each other. There may be more here than the receiver has, so it is told the outcome, unless
-//!   everything in it is the receiver's. It is not told to forget it: so might the other side be,
-//!   and the document would be gone.
+//!   of each other. There may be more here than the receiver has, so it is sent the document if
+//!   that is wanted, and else is told that it has left: it may believe that it still wants it. Both
+//!   sides cannot tell each other so and lose the document: the receiver was not sent what was here
+//!   before, so it never knows all that is to be forgotten here.
+//! * What the receiver wrote alone is its own: it is not told to forget it.
 //! * A deleted document is judged by the fields it hides, so that a tombstone follows its document
 //!   also where one side revives what the other deletes.
-//! * Evictions are not sent.
-//! * A snapshot has what is wanted, and what the receiver had a part in writing: it may believe
-//!   that it still wants that.
-//!
-//! Nothing else leaves (BR-3).
+//! * An eviction that a client asked for stays here. One that came over a bridge is passed on as
+//!   the leaving it was; its versions are those that were forgotten here.
+//! * A snapshot has what is wanted.
 
 use bytes::Bytes;
 
@@ -69,39 +71,41 @@ impl Selector {
         self.prefixes.iter().any(|prefix| document_id.starts_with(prefix))
     }
 
-    /// What to send of a change. `document_id` is its key in the topic.
+    /// What to send of a change that stands in the log of `actor`. `document_id` is its key in the
+    /// topic.
     pub(crate) fn select(
         &self,
+        actor: ActorId,
         document_id: Bytes,
         change: Change,
     ) -> Result<Option<Selected>, Error> {
-        if change.operation == Operation::Evict {
+        let is_receivers = self.is_of_receiver(change.origin);
+        if change.operation == Operation::Evict && (change.origin == actor || is_receivers) {
             return Ok(None);
         }
         let document = decode_state(&change)?;
-        let Some(left) = self.leaves(&change, &document) else { return Ok(None) };
-        let state = Bytes::from(change.state);
-        Ok(Some(Selected { txn: change.txn, change: link::Change { document_id, state, left } }))
+        let is_wanted = change.operation != Operation::Evict && {
+            let after = with_id(document.hidden_value(), &change.key);
+            self.queries.wants(&change.collection, &after)
+        };
+        let is_sent = if is_receivers {
+            !self.wrote_all_of(&document) && !self.wanted_before(&change, &document)
+        } else {
+            let has_it = || !self.wrote_all_of(&document) && self.wanted_before(&change, &document);
+            is_wanted || has_it()
+        };
+        let txn = change.txn;
+        Ok(is_sent.then(|| {
+            let state = if is_wanted { change.state.into() } else { left_state(&document) };
+            let change = link::Change { document_id, state, left: !is_wanted };
+            Selected { txn, change }
+        }))
     }
 
-    /// Whether a change is to be sent, and if so, whether its document has left.
-    fn leaves(&self, change: &Change, document: &Document) -> Option<bool> {
-        let wanted_before = || {
-            let after = document.value();
-            let before = change.before_image(after.as_ref());
-            let before = before.map(|before| with_id(before, &change.key));
-            before.is_some_and(|before| self.queries.wants(&change.collection, &before))
-        };
-        if self.origins.contains(&change.origin) {
-            let has_it = self.wrote_all_of(document) || wanted_before();
-            return (!has_it).then_some(false);
-        }
-        let after = with_id(document.hidden_value(), &change.key);
-        if self.queries.wants(&change.collection, &after) {
-            Some(false)
-        } else {
-            wanted_before().then_some(document.is_visible())
-        }
+    fn wanted_before(&self, change: &Change, document: &Document) -> bool {
+        let before = change.before_image(document.value().as_ref());
+        let before = before.map(|before| with_id(before, &change.key));
+        before.is_some_and(|before| self.queries.wants(&change.collection, &before))
     }
 
     fn wrote_all_of(&self, document: &Document) -> bool {
@@ -111,10 +115,14 @@ impl Selector {
     /// Whether a document is part of a snapshot, tombstones too.
     pub(crate) fn wants_state(&self, document_id: &DocumentId, document: &Document) -> bool {
         let fields = with_id(document.hidden_value(), &document_id.key);
-        let is_receivers = |(actor, _)| self.origins.contains(&actor);
         self.queries.wants(&document_id.collection, &fields)
-            || document.versions.iter().any(is_receivers) && !self.wrote_all_of(document)
     }
+}
+
+/// What is sent of a document that has left: which versions of it are known, and nothing else.
+pub(crate) fn left_state(document: &Document) -> Bytes {
+    let versions = document.versions.clone();
+    state::encode(&Document { versions, ..Document::default() })
 }
 
 fn decode_state(change: &Change) -> Result<Document, Error> {

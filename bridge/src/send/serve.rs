@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, TxnId};
@@ -21,9 +20,10 @@ use super::chunks::Chunks;
 use super::position::At;
 use super::rounds::Source;
 use super::select::Selector;
-use super::tail::{Ended, Tail};
+use super::tail::{Ended, Tail, TailLimits};
 use super::window::Window;
 use crate::error::Error;
+use crate::link::actor;
 use crate::metrics::Meters;
 use crate::queries::Queries;
 use crate::status::Reporter;
@@ -42,6 +42,8 @@ pub(crate) struct Sender {
     pub(crate) actor: ActorId,
     pub(crate) slices: SliceCount,
     pub(crate) app: AppId,
+    /// Hears where the receiver is.
+    pub(crate) is_at: Arc<dyn Fn(TxnId) + Send + Sync>,
     pub(crate) meters: Meters,
     pub(crate) reporter: Reporter,
 }
@@ -52,6 +54,8 @@ struct Subscription<'a> {
     digest: u64,
     /// Where the receiver is once everything sent has arrived; `None`: it needs a snapshot.
     at: Option<At>,
+    /// Whether nothing was sent since the last error.
+    is_failing: bool,
     window: &'a Window,
     outgoing: &'a mpsc::Sender<Kind>,
 }
@@ -65,10 +69,14 @@ impl Sender {
         window: &Window,
         outgoing: &mpsc::Sender<Kind>,
     ) -> Error {
-        let mut subscription = match self.subscription(peer, subscribe, window, outgoing) {
+        let made = self.subscription(peer, subscribe, window, outgoing).await;
+        let mut subscription = match made {
             Ok(subscription) => subscription,
             Err(error) => return error,
         };
+        if let Some(At::Tail(next) | At::Snapshot { next, .. }) = subscription.at {
+            (self.is_at)(next);
+        }
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
             let step = match subscription.at.clone() {
@@ -82,16 +90,26 @@ impl Sender {
                 Ok(()) => backoff.reset(),
                 Err(error) if ends_link(&error) => return error,
                 Err(error) => {
-                    let app = self.app;
-                    tracing::warn!(%app, %error, "sending is interrupted and will be retried");
-                    self.reporter.update(|status| status.last_error = Some(error.to_string()));
+                    self.interrupted(&mut subscription, &error);
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
         }
     }
 
-    fn subscription<'a>(
+    fn interrupted(&self, subscription: &mut Subscription<'_>, error: &Error) {
+        let app = self.app;
+        self.meters.send_failed(error.kind());
+        if error.kind() == ErrorKind::Corrupt {
+            tracing::error!(%app, %error, "sending cannot go on; it is retried");
+        } else {
+            tracing::warn!(%app, %error, "sending is interrupted and will be retried");
+        }
+        subscription.is_failing = true;
+        self.reporter.update(|status| status.last_error = Some(error.to_string()));
+    }
+
+    async fn subscription<'a>(
         &self,
         peer: ActorId,
         subscribe: link::Subscribe,
@@ -101,16 +119,17 @@ impl Sender {
         let link::Subscribe { queries, position, origins } = subscribe;
         let mut actors = vec![peer];
         for origin in origins {
-            let origin = Uuid::from_slice(&origin)
-                .map_err(|_| Error::protocol("an origin that is not 16 bytes long"))?;
-            actors.push(ActorId(origin));
+            actors.push(actor(&origin)?);
         }
-        let queries = Queries::from_wire(queries)?;
+        // There may be very many, and this task also answers pings.
+        let parsed = tokio::task::spawn_blocking(move || Queries::from_wire(queries)).await;
+        let queries = parsed.map_err(|_| Error::Shutdown)??;
         let digest = queries.digest();
         Ok(Subscription {
             selector: Arc::new(Selector::new(self.app, queries, actors)),
             digest,
             at: At::of(position, digest),
+            is_failing: false,
             window,
             outgoing,
         })
@@ -120,6 +139,7 @@ impl Sender {
     async fn begin(&self, subscription: &mut Subscription<'_>) -> Result<(), Error> {
         let next = self.store.applied().await?.next;
         self.meters.snapshots.increment(1);
+        (self.is_at)(next);
         tracing::info!(app = %self.app, txn = next.0, "a receiver is sent a snapshot");
         subscription.at = Some(match next {
             TxnId(0) => At::Tail(next),
@@ -193,7 +213,8 @@ impl Sender {
             selector: subscription.selector.clone(),
         };
         let mut reader = Worker::spawn("bridge-send", move |stop| {
-            Tail { journal, cluster, source, from: next, batches, stop }.run()
+            let limits = TailLimits::default();
+            Tail { limits, journal, cluster, source, from: next, batches, stop }.run()
         })?;
         while let Some(batch) = ready.recv().await {
             self.send(subscription, batch.rounds, At::Tail(batch.next)).await?;
@@ -222,7 +243,13 @@ impl Sender {
         self.meters.sent_batches.increment(1);
         self.meters.sent_documents.increment(documents);
         self.meters.under_way.set(subscription.window.under_way() as f64);
-        self.reporter.update(|status| status.documents_sent += documents);
+        let has_recovered = std::mem::take(&mut subscription.is_failing);
+        self.reporter.update(|status| {
+            status.documents_sent += documents;
+            if has_recovered {
+                status.last_error = None;
+            }
+        });
         Ok(())
     }
 }

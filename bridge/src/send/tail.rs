@@ -4,9 +4,16 @@
 //! Two readers, since commit records are to be a little ahead of the changes they order: were both
 //! read evenly, a backlog of many small rounds would pile up changes that wait for commit records.
 //!
+//! A reader of several slices may deliver one of them far ahead of the others. Then commit records
+//! wait for a slice that was not read, and neither a full queue of those nor the lack of the ones
+//! that belong to the slice ahead may stop the reading of changes. When what waits weighs too much,
+//! only the slices that the first rounds wait for are read on: those rounds become whole, and what
+//! waits is handed out.
+//!
 //! Nothing is kept between runs: wherever it stops, the receiver's position says where the next run
 //! starts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -28,13 +35,30 @@ use crate::error::Error;
 
 /// How long a poll waits; the stop flag is looked at in between.
 const POLL: Duration = Duration::from_millis(100);
-/// Commit records are read ahead up to this many.
-const MAX_PENDING: usize = 50_000;
+/// Slices are read again, all or some, by the rounds that wait first: this many.
+const AWAITED_ROUNDS: usize = 1_000;
 /// A receiver for which there is nothing is told its new position this often.
 const POSITION_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How much may wait for the rest of its rounds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TailLimits {
+    /// Commit records are read ahead up to this many.
+    pub(crate) max_pending: usize,
+    /// Past this many bytes of changes only the slices that are behind are read. Each adds what one
+    /// transaction of change data capture wrote at most, so this is overstepped by little.
+    pub(crate) max_held_bytes: usize,
+}
+
+impl Default for TailLimits {
+    fn default() -> Self {
+        TailLimits { max_pending: 50_000, max_held_bytes: 64 * 1024 * 1024 }
+    }
+}
+
 /// What the thread reads, and for whom.
 pub(crate) struct Tail {
+    pub(crate) limits: TailLimits,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) cluster: ClusterName,
     pub(crate) source: Source,
@@ -52,12 +76,6 @@ pub(crate) enum Ended {
     Gone,
 }
 
-/// The two readers.
-struct Readers {
-    commits: Box<dyn Reader>,
-    changes: Box<dyn Reader>,
-}
-
 impl Tail {
     /// Reads and sends until it is stopped.
     pub(crate) fn run(self) -> Result<Ended, Error> {
@@ -69,23 +87,26 @@ impl Tail {
     }
 
     fn follow(&self) -> Result<Ended, Error> {
-        let Some(mut readers) = self.open()? else { return Ok(Ended::Gone) };
+        let Some((mut commits, mut changes)) = self.open()? else { return Ok(Ended::Gone) };
         let mut rounds = Rounds::new(self.source.clone(), self.from, BatchLimits::default());
         let mut told = (self.from, Instant::now());
         while self.may_go_on() {
-            if rounds.pending() < MAX_PENDING {
+            let may_read_commits = rounds.pending() < self.limits.max_pending;
+            if may_read_commits {
                 let wait = if rounds.lacks_commits() { POLL } else { Duration::ZERO };
-                for record in readers.commits.poll(wait)? {
+                for record in commits.poll(wait)? {
                     read_commit(&mut rounds, &record)?;
                 }
             }
             if !self.hand_out(&mut rounds, &mut told) {
                 return Ok(Ended::Stopped);
             }
-            if rounds.lacks_commits() {
+            if rounds.lacks_commits() && may_read_commits {
                 continue;
             }
-            for record in readers.changes.poll(POLL)? {
+            let slices = self.to_read(&rounds, changes.reads_all());
+            changes.choose(&*self.journal, slices)?;
+            for record in changes.poll()? {
                 self.read_change(&mut rounds, record)?;
             }
             if !self.hand_out(&mut rounds, &mut told) {
@@ -95,12 +116,21 @@ impl Tail {
         Ok(Ended::Stopped)
     }
 
+    /// The slices to read; `None` is all. All are read again once much less is waiting: each change
+    /// of slices takes a new reader.
+    fn to_read(&self, rounds: &Rounds, reads_all: bool) -> Option<BTreeSet<Slice>> {
+        let most = self.limits.max_held_bytes / if reads_all { 1 } else { 2 };
+        (rounds.held_bytes() > most)
+            .then(|| rounds.awaited(AWAITED_ROUNDS))
+            .filter(|awaited| !awaited.is_empty())
+    }
+
     fn may_go_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// `None` if what is to be read is gone.
-    fn open(&self) -> Result<Option<Readers>, Error> {
+    /// Readers of commit records and of changes; `None` if what is to be read is gone.
+    fn open(&self) -> Result<Option<(Box<dyn Reader>, ChangesReader)>, Error> {
         let txns = TopicPartition::new(self.cluster.txns(), 0);
         let bounds = self.journal.bounds(&txns)?;
         let from = Offset(self.from.0);
@@ -120,10 +150,8 @@ impl Tail {
         let slices = self.source.slices;
         let starts = find_start(&*self.journal, &self.cluster, slices, self.from, &may_go_on)?;
         let Some(starts) = starts else { return Ok(None) };
-        Ok(Some(Readers {
-            commits: self.journal.reader(&[(txns, ReadFrom::Offset(from))])?,
-            changes: self.journal.reader(&starts)?,
-        }))
+        let commits = self.journal.reader(&[(txns, ReadFrom::Offset(from))])?;
+        Ok(Some((commits, ChangesReader::open(&*self.journal, starts)?)))
     }
 
     fn read_change(&self, rounds: &mut Rounds, record: Record) -> Result<(), Error> {
@@ -143,7 +171,7 @@ impl Tail {
                 Err(Error::Corrupt(format!("{}: a mark of slice {named}", what())))
             }
             ChangesRecord::Change(change) if rounds.needs(change.txn) => {
-                match self.source.selector.select(record.key, change)? {
+                match self.source.selector.select(self.source.actor, record.key, change)? {
                     Some(selected) => rounds.change(slice, selected),
                     None => Ok(()),
                 }
@@ -166,6 +194,52 @@ impl Tail {
             return self.batches.blocking_send(Outgoing { rounds: Vec::new(), next }).is_ok();
         }
         true
+    }
+}
+
+/// Reads all slices of the topic of changes, or for a while only some.
+struct ChangesReader {
+    reader: Box<dyn Reader>,
+    /// Where each slice is read on that is not being read.
+    resting: Vec<(TopicPartition, ReadFrom)>,
+    reading: Vec<(TopicPartition, ReadFrom)>,
+}
+
+impl ChangesReader {
+    fn open(journal: &dyn Journal, starts: Vec<(TopicPartition, ReadFrom)>) -> Result<Self, Error> {
+        let reader = journal.reader(&starts)?;
+        Ok(ChangesReader { reader, resting: Vec::new(), reading: starts })
+    }
+
+    fn reads_all(&self) -> bool {
+        self.resting.is_empty()
+    }
+
+    fn poll(&mut self) -> Result<Vec<Record>, Error> {
+        Ok(self.reader.poll(POLL)?)
+    }
+
+    /// Reads these slices from now on, each from where it was left; `None` is all.
+    fn choose(
+        &mut self,
+        journal: &dyn Journal,
+        slices: Option<BTreeSet<Slice>>,
+    ) -> Result<(), Error> {
+        let wanted = |(at, _): &(TopicPartition, ReadFrom)| {
+            slices.as_ref().is_none_or(|slices| slices.contains(&Slice(at.partition.0)))
+        };
+        if self.reading.iter().all(wanted) && !self.resting.iter().any(wanted) {
+            return Ok(());
+        }
+        let reader = &self.reader;
+        let left = std::mem::take(&mut self.reading).into_iter().map(|(at, from)| {
+            let from = reader.position(&at).map_or(from, ReadFrom::Offset);
+            (at, from)
+        });
+        let all = left.chain(std::mem::take(&mut self.resting));
+        (self.reading, self.resting) = all.partition(wanted);
+        self.reader = journal.reader(&self.reading)?;
+        Ok(())
     }
 }
 

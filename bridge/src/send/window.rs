@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
+use prost::Message as _;
 use tokio::sync::{Notify, mpsc};
 
 use anabranch_core::ids::TxnId;
@@ -12,7 +13,7 @@ use anabranch_schemas::link::{self, message::Kind};
 
 use super::position::At;
 use crate::error::Error;
-use crate::link::WINDOW;
+use crate::link::Flow;
 
 /// What a receiver has confirmed.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +37,7 @@ pub(crate) struct Window {
 struct State {
     /// The number of the last batch that was sent.
     sent: u64,
+    flow: Flow,
     under_way: VecDeque<Sent>,
 }
 
@@ -48,7 +50,7 @@ struct Sent {
 }
 
 impl Window {
-    /// Sends a batch, once there is room for it.
+    /// Sends a batch, once there is room for it. One task at a time sends.
     pub(crate) async fn send(
         &self,
         outgoing: &mpsc::Sender<Kind>,
@@ -56,29 +58,32 @@ impl Window {
         at: &At,
         digest: u64,
     ) -> Result<(), Error> {
+        let position = at.to_wire(digest);
+        let (next, snapshot) = (TxnId(position.next), position.snapshot.is_some());
+        let number = self.state().sent + 1;
+        let mut batch = link::Batch { rounds, position: Some(position), sent_ms: 0, number };
         loop {
             // Before the check, so that no notification is missed.
             let shrunk = self.shrunk.notified();
-            if self.state().under_way.len() < WINDOW {
+            batch.sent_ms = now_millis();
+            if self.take_room(&batch, next, snapshot) {
                 break;
             }
             shrunk.await;
         }
-        let position = at.to_wire(digest);
-        let number = {
-            let mut state = self.state();
-            state.sent += 1;
-            let sent = Sent {
-                number: state.sent,
-                next: TxnId(position.next),
-                snapshot: position.snapshot.is_some(),
-                at: Instant::now(),
-            };
-            state.under_way.push_back(sent);
-            state.sent
-        };
-        let batch = link::Batch { rounds, position: Some(position), sent_ms: now_millis(), number };
         outgoing.send(Kind::Batch(batch)).await.map_err(|_| Error::Closed)
+    }
+
+    fn take_room(&self, batch: &link::Batch, next: TxnId, snapshot: bool) -> bool {
+        let (number, bytes) = (batch.number, batch.encoded_len());
+        let mut state = self.state();
+        let has_room = state.flow.has_room(bytes);
+        if has_room {
+            state.sent = number;
+            state.flow.add(number, bytes);
+            state.under_way.push_back(Sent { number, next, snapshot, at: Instant::now() });
+        }
+        has_room
     }
 
     /// The receiver has written the batches up to `number`.
@@ -96,6 +101,7 @@ impl Window {
             });
             state.under_way.pop_front();
         }
+        state.flow.confirm(number);
         self.shrunk.notify_one();
         Ok(confirmed)
     }
@@ -113,6 +119,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::WINDOW;
 
     #[tokio::test]
     async fn a_sender_waits_for_room() {

@@ -108,7 +108,7 @@ impl Direction {
                     }
                     sending.snapshot_txn = Some(if late { now } else { begun });
                 }
-                self.send_snapshot(sender, receiver.actor, &mut sending, next, &after);
+                self.send_snapshot(sender, &mut sending, next, &after);
                 true
             }
             At::Tail(next) if next < sender.start => {
@@ -126,7 +126,6 @@ impl Direction {
     fn send_snapshot(
         &mut self,
         sender: &Cluster,
-        receiver: ActorId,
         sending: &mut Sending,
         next: TxnId,
         after: &Bytes,
@@ -149,7 +148,7 @@ impl Direction {
         }
         let (rounds, after) = chunks.take();
         for change in rounds.iter().flat_map(|round| &round.changes) {
-            self.check_snapshot(sender, receiver, change, txn);
+            self.check_snapshot(sender, change, txn);
         }
         sending.at = if finished { At::Tail(next) } else { At::Snapshot { next, after } };
         self.push(sending, rounds);
@@ -199,7 +198,9 @@ impl Direction {
                     match record {
                         ChangeRecord::Mark(mark) => tail.rounds.mark(slice, mark.txn).unwrap(),
                         ChangeRecord::Change(key, change) => {
-                            if let Some(selected) = sending.selector.select(key, *change).unwrap() {
+                            if let Some(selected) =
+                                sending.selector.select(sender.actor, key, *change).unwrap()
+                            {
                                 tail.rounds.change(slice, selected).unwrap();
                             }
                         }
@@ -245,22 +246,15 @@ impl Direction {
         self.queries.wants(&id.collection, &with_id(document.hidden_value(), &id.key))
     }
 
-    /// BR-3: what a snapshot sends is wanted, or the receiver's in part.
-    fn check_snapshot(
-        &self,
-        sender: &Cluster,
-        receiver: ActorId,
-        change: &link::Change,
-        txn: TxnId,
-    ) {
+    /// BR-3: what a snapshot sends is wanted.
+    fn check_snapshot(&self, sender: &Cluster, change: &link::Change, txn: TxnId) {
         let id = DocumentId::from_bytes(&change.document_id).unwrap();
         let document = sender.read(&id, txn).unwrap();
-        let wrote = document.versions.iter().any(|(actor, _)| actor == receiver);
-        assert!((self.wants(&id, document) || wrote) && !change.left, "BR-3: {id} as of {txn}");
+        assert!(self.wants(&id, document) && !change.left, "BR-3: {id} as of {txn}");
     }
 
-    /// BR-3: what is sent was wanted after the change, or seen and wanted before it, or written by
-    /// the receiver.
+    /// BR-3: of what is sent, the state was wanted after the change. Of what was only wanted
+    /// before, or written by the receiver, no field is sent.
     fn check_tail(
         &self,
         sender: &Cluster,
@@ -271,16 +265,23 @@ impl Direction {
         let id = DocumentId::from_bytes(&change.document_id).unwrap();
         let versions = &sender.versions[&id];
         let sent = state::decode(&change.state).unwrap();
-        let index = versions.iter().position(|(_, version)| version.as_ref() == Some(&sent));
+        let is_it = |version: &Document| version.versions == sent.versions;
+        let index = versions.iter().position(|(_, version)| version.as_ref().is_some_and(is_it));
         let index = index.unwrap_or_else(|| panic!("{id} was never like that"));
+        let (txn, version) = &versions[index];
+        let version = version.as_ref().unwrap();
+        if !change.left {
+            assert_eq!(&sent, version);
+            assert!(self.wants(&id, &sent), "BR-3: {id} in {round:?}");
+            return;
+        }
+        assert_eq!(sent, Document { versions: sent.versions.clone(), ..Document::default() });
         let before = index.checked_sub(1).and_then(|before| versions[before].1.as_ref());
         let was_wanted = before.is_some_and(|d| d.is_visible() && self.wants(&id, d));
-        let is_wanted = self.wants(&id, &sent);
-        let (txn, _) = versions[index];
-        let applied = sender.log.iter().find(|applied| applied.txn == txn).unwrap();
+        let applied = sender.log.iter().find(|applied| applied.txn == *txn).unwrap();
         let is_receivers = applied.commit.origin == receiver;
-        assert!(is_wanted || was_wanted || is_receivers, "BR-3: {id} in {round:?}");
-        assert_eq!(change.left, !is_wanted && sent.is_visible() && !is_receivers, "{id}");
+        assert!(was_wanted || is_receivers, "BR-3: {id} in {round:?}");
+        assert!(!self.wants(&id, version), "{id} has not left");
     }
 
     /// The receiver writes what has arrived, or a part of it. Whether there was anything to do.
@@ -302,7 +303,9 @@ impl Direction {
             remote: sender.actor,
             queries: self.queries.clone(),
             on_leave: self.on_leave,
-            wanted_elsewhere: Arc::new(|_, _| false),
+            max_clock_drift_ms: 60_000,
+            others: Arc::new(|_| Vec::new()),
+            held: Arc::new(|_| Ok(None)),
             was_written: Arc::new(move |txn| Ok(txn < end)),
         };
         let together = rng.random_range(1..=self.in_flight.len());

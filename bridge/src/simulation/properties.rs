@@ -37,6 +37,8 @@ struct World {
     /// Clusters without a bridge between them, for a while.
     apart: bool,
     trims: bool,
+    /// Only the first writes, and only the second receives.
+    one_way: bool,
 }
 
 impl World {
@@ -45,7 +47,7 @@ impl World {
         self.now_ms += rng.random_range(0..3);
         match rng.random_range(0..100) {
             0..12 => {
-                let side = rng.random_range(0..2);
+                let side = if self.one_way { 0 } else { rng.random_range(0..2) };
                 self.write(side, rng);
             }
             12..30 => self.clusters[rng.random_range(0..2)].capture(rng.random_range(1..4)),
@@ -64,6 +66,9 @@ impl World {
     }
 
     fn send(&mut self, direction: usize, rng: &mut StdRng) -> bool {
+        if self.one_way && direction == 1 {
+            return false;
+        }
         let (from, to) = (&self.clusters[direction], &self.clusters[1 - direction]);
         self.directions[direction].send(from, to, rng)
     }
@@ -142,6 +147,19 @@ impl World {
         panic!("the clusters never come to rest: changes go round in circles");
     }
 
+    /// The receiver has every document that it wants as the sender has it, and no other.
+    fn check_nothing_else(&self) {
+        let [from, to] = &self.clusters;
+        let queries = &self.directions[0].queries;
+        for id in (0..DOCUMENTS).map(id) {
+            let there = from.value(&id);
+            let is_wanted = there
+                .clone()
+                .is_some_and(|document| queries.wants(&id.collection, &with_id(document, &id.key)));
+            assert_eq!(to.value(&id), there.filter(|_| is_wanted), "{id}");
+        }
+    }
+
     /// BR-1: of what a receiver wants, both have the same. What one forgot the other has.
     fn check_convergence(&self) {
         let [first, second] = &self.clusters;
@@ -174,16 +192,34 @@ impl World {
     }
 }
 
-fn run(seed: u64, conditions: [&str; 2], on_leave: OnLeave, trims: bool) {
+/// One cluster writes, the other wants a part.
+fn run_one_way(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
+    let mut world = world(&mut rng, [WANTED, WANTED], OnLeave::Purge);
+    world.one_way = true;
+    for _ in 0..rng.random_range(0..1_500) {
+        world.step(&mut rng);
+    }
+    world.quiet(&mut rng);
+    world.check_nothing_else();
+}
+
+fn world(rng: &mut StdRng, conditions: [&str; 2], on_leave: OnLeave) -> World {
     let slices = [1, 4][rng.random_range(0..2)];
-    let mut world = World {
+    World {
         clusters: [Cluster::new(10, slices), Cluster::new(20, 2)],
         directions: conditions.map(|condition| Direction::new(queries(condition), on_leave)),
         now_ms: 1_000,
         apart: false,
-        trims,
-    };
+        trims: false,
+        one_way: false,
+    }
+}
+
+fn run(seed: u64, conditions: [&str; 2], on_leave: OnLeave, trims: bool) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut world = world(&mut rng, conditions, on_leave);
+    world.trims = trims;
     for _ in 0..rng.random_range(0..1_500) {
         world.step(&mut rng);
     }
@@ -206,6 +242,11 @@ proptest! {
     #[test]
     fn clusters_with_the_same_filter_converge(seed: u64) {
         run(seed, [WANTED, WANTED], OnLeave::Purge, false);
+    }
+
+    #[test]
+    fn a_receiver_has_what_it_wants_and_nothing_else(seed: u64) {
+        run_one_way(seed);
     }
 
     #[test]

@@ -1,3 +1,4 @@
 mod locating;
 mod rebuilding;
 mod selecting;
+mod tailing;

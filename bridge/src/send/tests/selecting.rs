@@ -11,13 +11,14 @@ use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::OnConflict;
 use anabranch_schemas::records::{Change, Operation};
-use anabranch_schemas::state;
+use anabranch_schemas::{link, state};
 
 use crate::queries::Queries;
 use crate::send::select::Selector;
 
 const APP: AppId = AppId(Uuid::from_u128(1));
 const HERE: u128 = 10;
+const HERE_ACTOR: ActorId = ActorId(Uuid::from_u128(HERE));
 const RECEIVER: u128 = 20;
 const THIRD: u128 = 30;
 
@@ -77,8 +78,13 @@ fn sent(
         added: Vec::new(),
         state: state::encode(&document).to_vec(),
     };
-    let selected = selector().select(Bytes::from_static(b"id"), change).unwrap();
-    selected.map(|selected| selected.change.left)
+    let selected = selector().select(HERE_ACTOR, Bytes::from_static(b"id"), change).unwrap()?;
+    let link::Change { state, left, .. } = selected.change;
+    let state = state::decode(&state).unwrap();
+    // BR-3: of what is not wanted nothing is told but which versions there are.
+    let expected = Document { versions: document.versions.clone(), ..Document::default() };
+    assert_eq!(state, if left { expected } else { document });
+    Some(left)
 }
 
 #[test]
@@ -93,7 +99,7 @@ fn a_change_is_judged_by_both_images() {
     assert_eq!(ours(None, UNWANTED, ""), None);
     assert_eq!(ours(WANTED, None, r#"{"w":1}"#), stays, "a delete is a delete");
     assert_eq!(ours(UNWANTED, None, r#"{"w":2}"#), None);
-    assert_eq!(ours(WANTED, None, r#"{"w":2}"#), stays, "it was changed and deleted at once");
+    assert_eq!(ours(WANTED, None, r#"{"w":2}"#), leaves, "it was changed and deleted at once");
     assert_eq!(ours(None, None, r#"{"w":1}"#), stays, "a tombstone of what would be wanted");
 }
 
@@ -104,31 +110,46 @@ fn a_receiver_is_not_sent_its_own_writes() {
     assert_eq!(theirs(WANTED, WANTED, &[HERE, RECEIVER]), None);
     assert_eq!(theirs(WANTED, UNWANTED, &[HERE, RECEIVER]), None);
     assert_eq!(theirs(UNWANTED, UNWANTED, &[RECEIVER]), None);
-    // It wrote without knowing what was here.
+    // It wrote without knowing what was here, and must not get to know it either (BR-3).
     assert_eq!(theirs(UNWANTED, WANTED, &[HERE, RECEIVER]), Some(false));
-    assert_eq!(theirs(UNWANTED, UNWANTED, &[HERE, RECEIVER]), Some(false));
+    assert_eq!(theirs(UNWANTED, UNWANTED, &[HERE, RECEIVER]), Some(true));
     // A third cluster's writes are for everyone.
     assert_eq!(sent(None, WANTED, "", THIRD, &[THIRD]), Some(false));
 }
 
 #[test]
-fn evictions_and_other_collections_stay_here() {
-    let document = document(WANTED.unwrap(), false, &[HERE]);
-    let change = Change {
-        txn: TxnId(5),
-        app: APP,
-        collection: "c".parse().unwrap(),
-        key: key(),
-        origin: ActorId(Uuid::from_u128(HERE)),
-        origin_txn: TxnId(5),
-        hlc: Hlc(1),
-        operation: Operation::Evict,
-        existed: true,
-        before: Value::from_json(br#"{"w":1}"#).unwrap(),
-        added: Vec::new(),
-        state: state::encode(&document).to_vec(),
+fn an_eviction_is_passed_on_only_if_a_bridge_brought_it() {
+    let evicted = |fields: &str, origin: u128, actors: &[u128]| {
+        let document = document(fields, false, actors);
+        let change = Change {
+            txn: TxnId(5),
+            app: APP,
+            collection: "c".parse().unwrap(),
+            key: key(),
+            origin: ActorId(Uuid::from_u128(origin)),
+            origin_txn: TxnId(5),
+            hlc: Hlc(1),
+            operation: Operation::Evict,
+            existed: true,
+            before: Value::from_json(fields.as_bytes()).unwrap(),
+            added: Vec::new(),
+            state: state::encode(&document).to_vec(),
+        };
+        let selected = selector().select(HERE_ACTOR, Bytes::new(), change).unwrap()?;
+        let state = state::decode(&selected.change.state).unwrap();
+        assert_eq!((state.versions, state.fields.len()), (document.versions, 0));
+        Some(selected.change.left)
     };
-    assert_eq!(selector().select(Bytes::new(), change).unwrap(), None);
+    let (wanted, unwanted) = (WANTED.unwrap(), UNWANTED.unwrap());
+    assert_eq!(evicted(wanted, THIRD, &[THIRD]), Some(true));
+    assert_eq!(evicted(wanted, HERE, &[THIRD]), None, "a client's stays here");
+    assert_eq!(evicted(unwanted, THIRD, &[THIRD]), None);
+    assert_eq!(evicted(wanted, RECEIVER, &[THIRD]), None, "it knows");
+    assert_eq!(evicted(wanted, THIRD, &[RECEIVER]), None, "it is the receiver's own");
+}
+
+#[test]
+fn other_collections_stay_here() {
     let id = |app, collection: &str| {
         DocumentId { app, collection: collection.parse().unwrap(), key: key() }.to_bytes()
     };
@@ -138,7 +159,7 @@ fn evictions_and_other_collections_stay_here() {
 }
 
 #[test]
-fn a_snapshot_has_tombstones_and_what_the_receiver_had_a_part_in() {
+fn a_snapshot_has_what_is_wanted_tombstones_too() {
     let id = DocumentId { app: APP, collection: "c".parse().unwrap(), key: key() };
     let included = |fields, deleted, actors: &[u128]| {
         selector().wants_state(&id, &document(fields, deleted, actors))
@@ -149,6 +170,5 @@ fn a_snapshot_has_tombstones_and_what_the_receiver_had_a_part_in() {
     assert!(included(wanted, false, &[RECEIVER]));
     assert!(!included(unwanted, false, &[HERE]));
     assert!(!included(unwanted, true, &[HERE]));
-    assert!(!included(unwanted, false, &[RECEIVER]));
-    assert!(included(unwanted, false, &[RECEIVER, HERE]));
+    assert!(!included(unwanted, false, &[RECEIVER, HERE]), "BR-3");
 }
