@@ -9,6 +9,9 @@
 //! the remote's clock is ahead, or its own stamps are, the link ends, and what was refused is sent
 //! again. Only a stamp of a third cluster makes a dead letter.
 //!
+//! What a remote says has left, this cluster may say of the same document to the remote, and if both
+//! know the same of it, both would forget it. Then the one with the smaller actor keeps it.
+//!
 //! Of a document that left, the remote sends which versions it knows and no fields. Those versions
 //! are never merged, since the fields that belong to them are missing: the document is forgotten if
 //! they cover all that is held of it, and else stays as it is.
@@ -158,7 +161,7 @@ impl Preparer {
             prepared.documents += 1;
             prepared.bytes += change.state.len() + change.document_id.len();
             let made = if change.left {
-                self.leaving(&change, &mutations, prepared)
+                self.leaving(&change, origin, &mutations, prepared)
             } else {
                 self.merging(&change, now_ms).map(Some)
             };
@@ -218,6 +221,7 @@ impl Preparer {
     fn leaving(
         &self,
         change: &link::Change,
+        origin: ActorId,
         mutations: &[DocumentMutation],
         prepared: &Prepared,
     ) -> Result<Option<DocumentMutation>, NotReady> {
@@ -229,31 +233,31 @@ impl Preparer {
             return Ok(None);
         }
         let before = prepared.rounds.iter().flat_map(|round| &round.mutations).chain(mutations);
-        if self.is_wanted_elsewhere(&id, &known.versions, before).map_err(NotReady::Failed)? {
+        let stays = self.stays(&id, &known.versions, origin, before).map_err(NotReady::Failed)?;
+        if stays {
             return Ok(None);
         }
         let mutation = Mutation::Evict(known);
         Ok(Some(DocumentMutation { collection: id.collection, key: id.key, mutation }))
     }
 
-    /// Whether another replication has brought what is held of a document here, and wants it. That
-    /// it would want it is not enough: its remote may not have it.
-    fn is_wanted_elsewhere<'a>(
+    /// Whether a document that left stays here all the same: both sides know the same of it and the
+    /// other is to forget it, or another replication has brought it and wants it. That one would
+    /// want it is not enough: its remote may not have it.
+    fn stays<'a>(
         &self,
         id: &DocumentId,
         known: &VersionVector,
+        origin: ActorId,
         before: impl Iterator<Item = &'a DocumentMutation>,
     ) -> Result<bool, Error> {
-        let has_part = |other: &Other, versions: &VersionVector| {
-            versions.iter().any(|(actor, _)| match other.remote {
-                Some(remote) => actor == remote,
-                None => actor != self.actor && actor != self.remote,
-            })
-        };
         let mut others = (self.others)(&id.collection);
         // What is forgotten is covered by what is known: most often this spares the look.
-        others.retain(|other| has_part(other, known));
-        if others.is_empty() {
+        others.retain(|other| self.has_part(other, known));
+        let has_written = known.iter().any(|(actor, _)| actor == self.actor);
+        // What is passed on of a third cluster's is not told by one of the two to the other.
+        let may_be_mutual = has_written && origin == self.remote && self.actor < self.remote;
+        if others.is_empty() && !may_be_mutual {
             return Ok(false);
         }
         let mut held = (self.held)(id)?.unwrap_or_default();
@@ -265,9 +269,18 @@ impl Preparer {
             }
         }
         let fields = with_id(held.hidden_value(), &id.key);
-        Ok(others.iter().any(|other| {
-            has_part(other, &held.versions) && other.queries.wants(&id.collection, &fields)
-        }))
+        let is_wanted = |other: &Other| {
+            self.has_part(other, &held.versions) && other.queries.wants(&id.collection, &fields)
+        };
+        Ok((may_be_mutual && held.versions == *known) || others.iter().any(is_wanted))
+    }
+
+    /// Whether another replication may have brought some of these versions.
+    fn has_part(&self, other: &Other, versions: &VersionVector) -> bool {
+        versions.iter().any(|(actor, _)| match other.remote {
+            Some(remote) => actor == remote,
+            None => actor != self.actor && actor != self.remote,
+        })
     }
 
     fn decode(&self, change: &link::Change) -> Result<(DocumentId, Document), Unusable> {

@@ -12,7 +12,7 @@ use anabranch_core::{ErrorKind, Value};
 use anabranch_schemas::resources::OnLeave;
 use anabranch_schemas::{link, state};
 
-use super::prepare::{Other, Prepared, Preparer};
+use super::prepare::{Held, Other, Prepared, Preparer};
 use crate::error::Error;
 use crate::queries::Queries;
 
@@ -101,10 +101,22 @@ fn a_batch_becomes_rounds_and_the_cursor_after_them() {
 
 /// What becomes of a document that left, and of which these states came before in the batch.
 fn left(preparer: &Preparer, before: &[&Document], document: &Document) -> Option<Mutation> {
+    left_of(preparer.remote, preparer, before, document)
+}
+
+/// The same of a round of `origin`.
+fn left_of(
+    origin: ActorId,
+    preparer: &Preparer,
+    before: &[&Document],
+    document: &Document,
+) -> Option<Mutation> {
     let id = id(APP, "c", "1");
     let mut changes: Vec<_> = before.iter().map(|state| change(id.clone(), state, false)).collect();
     changes.push(change(id, document, true));
-    let prepared = preparer.prepare(batch(changes), NOW_MS).unwrap();
+    let mut batch = batch(changes);
+    batch.rounds[0].origin = Bytes::copy_from_slice(origin.0.as_bytes());
+    let prepared = preparer.prepare(batch, NOW_MS).unwrap();
     assert!(prepared.dead_letters.is_empty(), "{:?}", prepared.dead_letters);
     let mut mutations = prepared.rounds.into_iter().flat_map(|round| round.mutations);
     mutations.nth(before.len()).map(|mutation| mutation.mutation)
@@ -146,6 +158,24 @@ fn what_left_stays_if_another_replication_brought_it_and_wants_it() {
     assert!(!stays(Some(THIRD), None, &[], &known), "nothing is held");
     let elsewhere = ActorId(Uuid::from_u128(40));
     assert!(!stays(Some(elsewhere), Some(merged(wanted)), &[], &known), "its remote has it not");
+}
+
+#[test]
+fn of_two_that_tell_each_other_the_same_one_keeps_the_document() {
+    let mut both = document(r#"{"w":2}"#, REMOTE, 7, 10);
+    both.merge(&document(r#"{"v":2}"#, HERE, 3, 11));
+    let mut newer = both.clone();
+    newer.merge(&document(r#"{"u":2}"#, REMOTE, 9, 12));
+    let stays = |actor, remote, origin, known: &Document| {
+        let held = both.clone();
+        let held: Held = Arc::new(move |_| Ok(Some(held.clone())));
+        let preparer = Preparer { actor, remote, held, ..preparer(OnLeave::Purge) };
+        left_of(origin, &preparer, &[], known).is_none()
+    };
+    assert!(stays(HERE, REMOTE, REMOTE, &both), "the smaller actor keeps it");
+    assert!(!stays(HERE, REMOTE, REMOTE, &newer), "the remote knows more: it has it");
+    assert!(!stays(REMOTE, HERE, HERE, &both), "the larger does not");
+    assert!(!stays(HERE, REMOTE, THIRD, &both), "it left at a third one");
 }
 
 #[test]

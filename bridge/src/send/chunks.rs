@@ -11,7 +11,7 @@ use anabranch_schemas::store::ScanItem;
 use anabranch_schemas::{link, state};
 
 use super::batch::{BatchLimits, actor_bytes, change_bytes};
-use super::select::Selector;
+use super::select::{Selector, Share, left_state};
 use crate::error::Error;
 
 /// After this many documents the receiver is told how far the snapshot is, wanted or not.
@@ -56,11 +56,13 @@ impl Chunks {
             .map_err(|error| Error::Corrupt(format!("the state of {id}: {error}")))?;
         self.scanned += 1;
         self.after = document_id.clone();
-        if selector.wants_state(&id, &document) {
-            let change = link::Change { document_id, state, left: false };
-            self.bytes += change_bytes(&change);
-            self.changes.push(change);
-        }
+        let change = match selector.share(&id, &document) {
+            Share::State => link::Change { document_id, state, left: false },
+            Share::Left => link::Change { document_id, state: left_state(&document), left: true },
+            Share::Nothing => return Ok(()),
+        };
+        self.bytes += change_bytes(&change);
+        self.changes.push(change);
         Ok(())
     }
 

@@ -19,7 +19,9 @@
 //!   also where one side revives what the other deletes.
 //! * An eviction that a client asked for stays here. One that came over a bridge is passed on as
 //!   the leaving it was; its versions are those that were forgotten here.
-//! * A snapshot has what is wanted.
+//! * A snapshot has what is wanted. Of what the receiver had a part in writing and does not want as
+//!   it is here, it is told that it has left. Here both sides may know the same and tell each other
+//!   so: the receiver sees to it that one of them keeps the document.
 
 use bytes::Bytes;
 
@@ -112,11 +114,27 @@ impl Selector {
         document.versions.iter().all(|(actor, _)| self.origins.contains(&actor))
     }
 
-    /// Whether a document is part of a snapshot, tombstones too.
-    pub(crate) fn wants_state(&self, document_id: &DocumentId, document: &Document) -> bool {
+    /// What a snapshot has of a document, which may be deleted.
+    pub(crate) fn share(&self, document_id: &DocumentId, document: &Document) -> Share {
         let fields = with_id(document.hidden_value(), &document_id.key);
-        self.queries.wants(&document_id.collection, &fields)
+        if self.queries.wants(&document_id.collection, &fields) {
+            return Share::State;
+        }
+        let is_receivers = |(actor, _)| self.origins.contains(&actor);
+        let has_part = document.versions.iter().any(is_receivers);
+        if has_part && !self.wrote_all_of(document) { Share::Left } else { Share::Nothing }
     }
+}
+
+/// What a snapshot has of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// All of its state.
+    State,
+    /// That it has left.
+    Left,
+    /// Nothing.
+    Nothing,
 }
 
 /// What is sent of a document that has left: which versions of it are known, and nothing else.

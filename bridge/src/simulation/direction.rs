@@ -1,6 +1,6 @@
 //! One direction of a link: the pure cores of a sender and a receiver, with what is on its way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -108,7 +108,7 @@ impl Direction {
                     }
                     sending.snapshot_txn = Some(if late { now } else { begun });
                 }
-                self.send_snapshot(sender, &mut sending, next, &after);
+                self.send_snapshot(sender, receiver.actor, &mut sending, next, &after);
                 true
             }
             At::Tail(next) if next < sender.start => {
@@ -126,6 +126,7 @@ impl Direction {
     fn send_snapshot(
         &mut self,
         sender: &Cluster,
+        receiver: ActorId,
         sending: &mut Sending,
         next: TxnId,
         after: &Bytes,
@@ -148,7 +149,7 @@ impl Direction {
         }
         let (rounds, after) = chunks.take();
         for change in rounds.iter().flat_map(|round| &round.changes) {
-            self.check_snapshot(sender, change, txn);
+            self.check_snapshot(sender, receiver, change, txn);
         }
         sending.at = if finished { At::Tail(next) } else { At::Snapshot { next, after } };
         self.push(sending, rounds);
@@ -246,11 +247,22 @@ impl Direction {
         self.queries.wants(&id.collection, &with_id(document.hidden_value(), &id.key))
     }
 
-    /// BR-3: what a snapshot sends is wanted.
-    fn check_snapshot(&self, sender: &Cluster, change: &link::Change, txn: TxnId) {
+    /// BR-3: what a snapshot sends is wanted, or no field of it is sent.
+    fn check_snapshot(
+        &self,
+        sender: &Cluster,
+        receiver: ActorId,
+        change: &link::Change,
+        txn: TxnId,
+    ) {
         let id = DocumentId::from_bytes(&change.document_id).unwrap();
         let document = sender.read(&id, txn).unwrap();
-        assert!(self.wants(&id, document) && !change.left, "BR-3: {id} as of {txn}");
+        assert_eq!(change.left, !self.wants(&id, document), "BR-3: {id} as of {txn}");
+        if change.left {
+            let sent = state::decode(&change.state).unwrap();
+            assert_eq!(sent, Document { versions: sent.versions.clone(), ..Document::default() });
+            assert!(sent.versions.iter().any(|(actor, _)| actor == receiver), "BR-3: {id}");
+        }
     }
 
     /// BR-3: of what is sent, the state was wanted after the change. Of what was only wanted
@@ -295,23 +307,11 @@ impl Direction {
         if self.in_flight.is_empty() {
             return false;
         }
-        let end = receiver.end();
-        let preparer = Preparer {
-            actor: receiver.actor,
-            app: APP,
-            replication: "r".parse().unwrap(),
-            remote: sender.actor,
-            queries: self.queries.clone(),
-            on_leave: self.on_leave,
-            max_clock_drift_ms: 60_000,
-            others: Arc::new(|_| Vec::new()),
-            held: Arc::new(|_| Ok(None)),
-            was_written: Arc::new(move |txn| Ok(txn < end)),
-        };
         let together = rng.random_range(1..=self.in_flight.len());
         let mut cursor = None;
-        for batch in self.in_flight.drain(..together) {
-            let prepared = preparer.prepare(batch, now_ms).unwrap();
+        for _ in 0..together {
+            let batch = self.in_flight.pop_front().unwrap();
+            let prepared = self.preparer(sender, receiver).prepare(batch, now_ms).unwrap();
             assert!(prepared.dead_letters.is_empty(), "{:?}", prepared.dead_letters);
             for round in prepared.rounds {
                 let origin = Some((round.origin, round.origin_txn));
@@ -322,6 +322,24 @@ impl Direction {
         receiver.cursor = cursor;
         self.check_prefix(sender, receiver);
         true
+    }
+
+    fn preparer(&self, sender: &Cluster, receiver: &Cluster) -> Preparer {
+        let end = receiver.end();
+        let latest = receiver.versions.keys().map(|id| (id.clone(), receiver.latest(id).cloned()));
+        let held: BTreeMap<_, _> = latest.collect();
+        Preparer {
+            actor: receiver.actor,
+            app: APP,
+            replication: "r".parse().unwrap(),
+            remote: sender.actor,
+            queries: self.queries.clone(),
+            on_leave: self.on_leave,
+            max_clock_drift_ms: 60_000,
+            others: Arc::new(|_| Vec::new()),
+            held: Arc::new(move |id| Ok(held.get(id).cloned().flatten())),
+            was_written: Arc::new(move |txn| Ok(txn < end)),
+        }
     }
 
     /// BR-2: in the tail, the receiver has all of the sender's log below its position that it asked

@@ -180,9 +180,11 @@ impl World {
                     let sent = &from.latest(&id).unwrap().versions;
                     assert!(held.unwrap_or_default().covers(sent), "BR-1: {id} did not arrive");
                 }
-                // What both ask each other for is the same.
+                // What both ask each other for is the same. What left and is kept is as it last was.
                 let back = wants(1 - direction, &here);
-                let shared = back && (wants(direction, &there) || wants(direction, &here));
+                let is_kept = self.directions[direction].on_leave == OnLeave::Keep;
+                let asked = wants(direction, &there) || !is_kept && wants(direction, &here);
+                let shared = back && asked;
                 if shared {
                     assert_eq!(there, here, "BR-1: {id} in direction {direction}");
                     assert_eq!(from.latest(&id), to.latest(&id), "BR-1: state of {id}");

@@ -14,7 +14,7 @@ use anabranch_schemas::records::{Change, Operation};
 use anabranch_schemas::{link, state};
 
 use crate::queries::Queries;
-use crate::send::select::Selector;
+use crate::send::select::{Selector, Share};
 
 const APP: AppId = AppId(Uuid::from_u128(1));
 const HERE: u128 = 10;
@@ -159,16 +159,17 @@ fn other_collections_stay_here() {
 }
 
 #[test]
-fn a_snapshot_has_what_is_wanted_tombstones_too() {
+fn a_snapshot_has_what_is_wanted_and_tells_what_left() {
     let id = DocumentId { app: APP, collection: "c".parse().unwrap(), key: key() };
-    let included = |fields, deleted, actors: &[u128]| {
-        selector().wants_state(&id, &document(fields, deleted, actors))
+    let share = |fields, deleted, actors: &[u128]| {
+        selector().share(&id, &document(fields, deleted, actors))
     };
     let (wanted, unwanted) = (WANTED.unwrap(), UNWANTED.unwrap());
-    assert!(included(wanted, false, &[HERE]));
-    assert!(included(wanted, true, &[HERE]));
-    assert!(included(wanted, false, &[RECEIVER]));
-    assert!(!included(unwanted, false, &[HERE]));
-    assert!(!included(unwanted, true, &[HERE]));
-    assert!(!included(unwanted, false, &[RECEIVER, HERE]), "BR-3");
+    assert_eq!(share(wanted, false, &[HERE]), Share::State);
+    assert_eq!(share(wanted, true, &[HERE]), Share::State);
+    assert_eq!(share(wanted, false, &[RECEIVER]), Share::State);
+    assert_eq!(share(unwanted, false, &[HERE]), Share::Nothing);
+    assert_eq!(share(unwanted, true, &[HERE]), Share::Nothing);
+    assert_eq!(share(unwanted, false, &[RECEIVER]), Share::Nothing, "it is its own");
+    assert_eq!(share(unwanted, false, &[RECEIVER, HERE]), Share::Left, "BR-3");
 }
