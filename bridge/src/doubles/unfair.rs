@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anabranch_journal::embedded::EmbeddedJournal;
 use anabranch_journal::{
-    Bounds, Error, Journal, NewRecord, Offset, ReadFrom, Reader, Record, TopicName, TopicPartition,
-    TopicSpec, TransactionalId, Writer,
+    Bounds, Error, Journal, Offset, ReadFrom, Reader, Record, TopicName, TopicPartition, TopicSpec,
+    TransactionalId, Writer,
 };
 
 /// How many records a poll delivers.

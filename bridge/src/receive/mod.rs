@@ -20,7 +20,7 @@ use anabranch_runtime::clock::now_millis;
 use anabranch_schemas::link;
 
 pub(crate) use handed::Handed;
-pub(crate) use prepare::{Held, Other, Others, Preparer, WasWritten};
+pub(crate) use prepare::{Held, Other, Preparer, WasWritten};
 use prepare::{Prepared, ReceivedRound};
 use writer::Encoded;
 pub(crate) use writer::LinkWriter;

@@ -87,7 +87,9 @@ impl Tail {
     }
 
     fn follow(&self) -> Result<Ended, Error> {
-        let Some((mut commits, mut changes)) = self.open()? else { return Ok(Ended::Gone) };
+        let Some(Readers { mut commits, mut changes }) = self.open()? else {
+            return Ok(Ended::Gone);
+        };
         let mut rounds = Rounds::new(self.source.clone(), self.from, BatchLimits::default());
         let mut told = (self.from, Instant::now());
         while self.may_go_on() {
@@ -105,7 +107,7 @@ impl Tail {
                 continue;
             }
             let slices = self.to_read(&rounds, changes.reads_all());
-            changes.choose(&*self.journal, slices)?;
+            changes.choose(&*self.journal, slices.as_ref())?;
             for record in changes.poll()? {
                 self.read_change(&mut rounds, record)?;
             }
@@ -129,8 +131,8 @@ impl Tail {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// Readers of commit records and of changes; `None` if what is to be read is gone.
-    fn open(&self) -> Result<Option<(Box<dyn Reader>, ChangesReader)>, Error> {
+    /// `None` if what is to be read is gone.
+    fn open(&self) -> Result<Option<Readers>, Error> {
         let txns = TopicPartition::new(self.cluster.txns(), 0);
         let bounds = self.journal.bounds(&txns)?;
         let from = Offset(self.from.0);
@@ -151,7 +153,8 @@ impl Tail {
         let starts = find_start(&*self.journal, &self.cluster, slices, self.from, &may_go_on)?;
         let Some(starts) = starts else { return Ok(None) };
         let commits = self.journal.reader(&[(txns, ReadFrom::Offset(from))])?;
-        Ok(Some((commits, ChangesReader::open(&*self.journal, starts)?)))
+        let changes = ChangesReader::open(&*self.journal, starts)?;
+        Ok(Some(Readers { commits, changes }))
     }
 
     fn read_change(&self, rounds: &mut Rounds, record: Record) -> Result<(), Error> {
@@ -197,6 +200,12 @@ impl Tail {
     }
 }
 
+/// The two readers.
+struct Readers {
+    commits: Box<dyn Reader>,
+    changes: ChangesReader,
+}
+
 /// Reads all slices of the topic of changes, or for a while only some.
 struct ChangesReader {
     reader: Box<dyn Reader>,
@@ -223,10 +232,10 @@ impl ChangesReader {
     fn choose(
         &mut self,
         journal: &dyn Journal,
-        slices: Option<BTreeSet<Slice>>,
+        slices: Option<&BTreeSet<Slice>>,
     ) -> Result<(), Error> {
         let wanted = |(at, _): &(TopicPartition, ReadFrom)| {
-            slices.as_ref().is_none_or(|slices| slices.contains(&Slice(at.partition.0)))
+            slices.is_none_or(|slices| slices.contains(&Slice(at.partition.0)))
         };
         if self.reading.iter().all(wanted) && !self.resting.iter().any(wanted) {
             return Ok(());
