@@ -21,18 +21,13 @@ use crate::output::print;
 /// What the names of our environment variables start with.
 const PREFIX: &str = "ANABRANCH_";
 
-/// Variables with that prefix that are flags of clients or belong to scripts and tests.
-const FOREIGN: [&str; 9] = [
-    "CONFIG",
-    "SERVER",
-    "ADMIN_SERVER",
-    "APP",
-    "BINARY",
-    "KAFKA_HOME",
-    "SEED",
-    "NEW_GOLDEN",
-    "TEST_ROLE",
-];
+/// What names of variables start with that belong to scripts and tests.
+const RESERVED: &str = "ANABRANCH_TEST_";
+
+/// Variables with our prefix that are flags of clients, or those of tests from before there was a
+/// prefix for them.
+const FOREIGN: [&str; 7] =
+    ["CONFIG", "SERVER", "ADMIN_SERVER", "APP", "BINARY", "SEED", "NEW_GOLDEN"];
 
 /// The name that Kafka's own setting has for its address.
 const BOOTSTRAP: &str = "bootstrap.servers";
@@ -207,6 +202,7 @@ impl Builder {
         let variables = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
+        let variables = variables.filter(|(name, _)| !name.starts_with(RESERVED));
         let layers = layers.environment(PREFIX, &FOREIGN, variables);
         Ok(Builder { layers, dump: dump_config }
             .flag("--log-format", &["log_format"], log_format)

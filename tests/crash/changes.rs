@@ -1,41 +1,77 @@
-//! Reads a cluster's change events and checks that each change is there once, in order.
+//! Reads a cluster's change events and checks that each change is there once, in order, and that
+//! together they are what the cluster has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_core::Value;
 use anabranch_core::ids::{DocumentId, TxnId};
-use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
 use anabranch_journal::{Journal, ReadFrom, TopicPartition};
 use anabranch_schemas::records::{Change, ChangesRecord, Operation};
 use anabranch_schemas::state;
 use anabranch_schemas::topics::ClusterName;
-use anyhow::{Context, Result, ensure};
+use anabranch_tests::cluster::{Api, PATIENCE};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 
-const SLICES: u16 = 16;
+use crate::SLICES;
+use crate::load::COLLECTIONS;
+
 const POLL: Duration = Duration::from_millis(200);
 
-/// Checks all partitions of topic `changes`; how many changes there are.
-pub(crate) fn check(kafka: &str, cluster: &str) -> Result<usize> {
-    let journal: Arc<dyn Journal> =
-        Arc::new(KafkaJournal::connect(KafkaConfig::new(kafka, "crash-test"))?);
-    let cluster: ClusterName = cluster.parse()?;
-    let mut events = 0;
+/// Checks all partitions of topic `changes` of a cluster that is quiet; how many changes there are.
+pub(crate) fn check(journal: &dyn Journal, cluster: &ClusterName, api: &Api) -> Result<usize> {
+    let (mut events, mut images) = (0, BTreeMap::new());
     for slice in 0..SLICES {
-        let at = TopicPartition::new(cluster.changes(), slice);
-        let end = journal.bounds(&at)?.end;
-        let mut reader = journal.reader(&[(at.clone(), ReadFrom::Start)])?;
-        let mut checker = Checker::default();
-        while reader.position(&at).context("it reads this partition")? < end {
-            for record in reader.poll(POLL)? {
-                let value = record.value.context("a change or a mark")?;
-                checker.observe(ChangesRecord::decode(&value)?)?;
-            }
-        }
+        let checker = read(journal, &TopicPartition::new(cluster.changes(), slice))?;
         events += checker.seen.len();
+        images.extend(checker.images);
+    }
+    // A document without event, or without its last one, shows as a difference to what is there.
+    for collection in COLLECTIONS {
+        let told = documents(&images, collection)?;
+        let there = api.documents(collection)?;
+        for id in told.keys().chain(there.keys()) {
+            let (told, there) = (told.get(id), there.get(id));
+            let what = format!("CDC-1: {id} of {collection} in {cluster}");
+            ensure!(told == there, "{what}: events say {told:?}, the documents {there:?}");
+        }
     }
     Ok(events)
+}
+
+/// The documents of a collection that events say there are, as the HTTP API shows them.
+fn documents(
+    images: &BTreeMap<DocumentId, Option<Value>>,
+    collection: &str,
+) -> Result<BTreeMap<String, serde_json::Value>> {
+    let of_collection = images.iter().filter(|(id, _)| id.collection.as_str() == collection);
+    let there = of_collection.filter_map(|(id, image)| Some((id, image.as_ref()?)));
+    there
+        .map(|(id, image)| {
+            let key = json!(id.key.to_value());
+            let mut document = json!(image);
+            document["_id"] = key.clone();
+            Ok((key.to_string(), document))
+        })
+        .collect()
+}
+
+fn read(journal: &dyn Journal, at: &TopicPartition) -> Result<Checker> {
+    let end = journal.bounds(at)?.end;
+    let mut reader = journal.reader(&[(at.clone(), ReadFrom::Start)])?;
+    let mut checker = Checker::default();
+    let begun = Instant::now();
+    while reader.position(at).context("it reads this partition")? < end {
+        for record in reader.poll(POLL)? {
+            let value = record.value.context("a change or a mark")?;
+            checker.observe(ChangesRecord::decode(&value)?)?;
+        }
+        if begun.elapsed() > PATIENCE {
+            bail!("{at} is not read to {end} within {PATIENCE:?}: at {:?}", reader.position(at));
+        }
+    }
+    Ok(checker)
 }
 
 #[derive(Default)]

@@ -12,6 +12,11 @@ use serde_json::{Value, json};
 
 /// Writers of `items` in east; each owns its documents, so that it knows their content.
 const WRITERS: u64 = 4;
+/// The places of the clusters where there is one thing for each.
+pub(crate) const EAST: usize = 0;
+pub(crate) const WEST: usize = 1;
+/// The collections that are written.
+pub(crate) const COLLECTIONS: [&str; 3] = ["items", "notes", "shared"];
 /// Documents of a writer.
 const DOCUMENTS: u64 = 12;
 /// The counters that both clusters add to.
@@ -54,7 +59,8 @@ pub(crate) struct Model {
 
 struct Shared {
     stop: AtomicBool,
-    acknowledged: AtomicU64,
+    /// In east, in west.
+    acknowledged: [AtomicU64; 2],
     failure: Mutex<Option<anyhow::Error>>,
     seed: u64,
 }
@@ -76,26 +82,27 @@ impl Load {
         })?;
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
-            acknowledged: AtomicU64::new(0),
+            acknowledged: [AtomicU64::new(0), AtomicU64::new(0)],
             failure: Mutex::new(None),
             seed,
         });
         let mut writers = Vec::new();
         for number in 0..WRITERS {
             let (shared, api) = (shared.clone(), east.clone());
-            writers.push(spawn(move || Writer::new(shared, api, number).write_items()));
+            writers.push(spawn(move || Writer::new(shared, api, EAST, number).write_items()));
         }
         let (west_shared, api) = (shared.clone(), west.clone());
-        writers.push(spawn(move || Writer::new(west_shared, api, WRITERS).write_notes()));
-        for (number, api) in [(WRITERS + 1, east), (WRITERS + 2, west)] {
+        writers.push(spawn(move || Writer::new(west_shared, api, WEST, WRITERS).write_notes()));
+        for (number, side, api) in [(WRITERS + 1, EAST, east), (WRITERS + 2, WEST, west)] {
             let (shared, api) = (shared.clone(), api.clone());
-            writers.push(spawn(move || Writer::new(shared, api, number).count()));
+            writers.push(spawn(move || Writer::new(shared, api, side, number).count()));
         }
         Ok(Load { shared, writers })
     }
 
-    pub(crate) fn acknowledged(&self) -> u64 {
-        self.shared.acknowledged.load(Ordering::SeqCst)
+    /// How many writes were acknowledged in east and in west.
+    pub(crate) fn acknowledged(&self) -> [u64; 2] {
+        self.shared.acknowledged.each_ref().map(|count| count.load(Ordering::SeqCst))
     }
 
     /// Fails if a writer did.
@@ -136,6 +143,7 @@ where
 struct Writer {
     shared: Arc<Shared>,
     api: Api,
+    side: usize,
     number: u64,
     random: Random,
     seen: Option<u64>,
@@ -143,9 +151,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(shared: Arc<Shared>, api: Api, number: u64) -> Self {
+    fn new(shared: Arc<Shared>, api: Api, side: usize, number: u64) -> Self {
         let random = Random::new(shared.seed.wrapping_mul(31).wrapping_add(number));
-        Writer { shared, api, number, random, seen: None, model: Model::default() }
+        Writer { shared, api, side, number, random, seen: None, model: Model::default() }
     }
 
     /// Writes until told to stop.
@@ -169,7 +177,7 @@ impl Writer {
             .with_context(|| format!("{statement} {args}"))?;
         self.seen = reply["transactionId"].as_u64().or(self.seen);
         self.model.writes += 1;
-        self.shared.acknowledged.fetch_add(1, Ordering::SeqCst);
+        self.shared.acknowledged[self.side].fetch_add(1, Ordering::SeqCst);
         Ok(reply)
     }
 
@@ -253,8 +261,9 @@ impl Writer {
 }
 
 impl Model {
-    /// Waits until both clusters have exactly what was acknowledged and belongs there.
-    pub(crate) fn wait_until_in(&self, east: &Api, west: &Api, wanted: &str) -> Result<()> {
+    /// Fails unless both clusters have exactly what was acknowledged and belongs there. Both must be
+    /// quiet: what is wrong now is not looked at again.
+    pub(crate) fn compare(&self, east: &Api, west: &Api, wanted: &str) -> Result<()> {
         let filtered: Documents = self
             .items
             .iter()
@@ -266,6 +275,7 @@ impl Model {
             .iter()
             .map(|(id, hits)| ((*id).to_owned(), json!({"_id": id, "hits": hits})))
             .collect();
+        let mut wrong = Vec::new();
         for (api, name, collection, expected) in [
             (east, "east", "items", &self.items),
             (west, "west", "notes", &self.notes),
@@ -274,29 +284,22 @@ impl Model {
             (east, "east", "shared", &shared),
             (west, "west", "shared", &shared),
         ] {
-            let what = format!("{collection} of {name}");
-            let same = wait_until(&what, PATIENCE, || {
-                Ok(api
-                    .documents(collection)
-                    .is_ok_and(|found| differences(expected, &found).is_empty()))
-            });
-            if same.is_err() {
-                let found = api.documents(collection)?;
-                let differences = differences(expected, &found);
-                ensure!(differences.is_empty(), "{what}: {}", differences.join("\n"));
-            }
+            let found = api.documents(collection)?;
+            let differences = differences(expected, &found);
+            wrong.extend(differences.iter().map(|text| format!("{collection} of {name}: {text}")));
         }
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(())
     }
 }
 
-/// What `found`, by the text of its ids, has otherwise than expected.
+/// What `found`, by the JSON of its ids, has otherwise than expected.
 fn differences(expected: &Documents, found: &Documents) -> Vec<String> {
-    let named: Documents =
-        found.iter().map(|(id, item)| (id.trim_matches('"').to_owned(), item.clone())).collect();
-    let ids: std::collections::BTreeSet<_> = expected.keys().chain(named.keys()).collect();
+    let expected: Documents =
+        expected.iter().map(|(id, item)| (json!(id).to_string(), item.clone())).collect();
+    let ids: std::collections::BTreeSet<_> = expected.keys().chain(found.keys()).collect();
     ids.into_iter()
-        .filter(|id| expected.get(*id) != named.get(*id))
-        .map(|id| format!("{id}: expected {:?}, found {:?}", expected.get(id), named.get(id)))
+        .filter(|id| expected.get(*id) != found.get(*id))
+        .map(|id| format!("{id}: expected {:?}, found {:?}", expected.get(id), found.get(id)))
         .collect()
 }

@@ -3,26 +3,44 @@
 //!
 //! Two clusters on a Kafka of the test's own, each wanting a part of what the other has. Writers
 //! repeat each write under its key until it is acknowledged, and keep what they wrote as a model.
-//! Which process dies after how many acknowledged writes comes from a seed, which is printed;
-//! `ANABRANCH_SEED=n` repeats a choice, `ANABRANCH_CRASH_CYCLES=n` changes how many there are.
+//! A process dies only once it is ready and its cluster has acknowledged writes since the last
+//! death, at a random moment, while writers write. In the end, when nothing is under way any more,
+//! everything is compared with the model, once.
+//!
+//! Who dies when comes from a seed, which is printed: `ANABRANCH_TEST_SEED=n` repeats a choice,
+//! `ANABRANCH_TEST_CRASH_CYCLES=n` changes how many there are. A process that ends by itself is
+//! started again, as whoever supervises processes does, and fails the test at its end.
 
 mod changes;
 mod load;
+mod quiet;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
+use anabranch_journal::Journal;
+use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
 use anabranch_tests::cluster::{Certificates, Cluster, PATIENCE, Service};
 use anabranch_tests::support::{BrokerProcess, free_port, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use load::{Load, Random};
+use load::{EAST, Load, Model, Random, WEST};
+use quiet::Look;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_anabranch");
 const CYCLES: u64 = 20;
-/// A process dies after this many more acknowledged writes at the most.
-const WRITES_BETWEEN: u64 = 60;
+/// Slices of a cluster that says nothing else.
+const SLICES: u16 = 16;
+/// Before a process dies, its cluster acknowledges this many writes at least, and at most as many
+/// more as the second number says; then it takes up to as many milliseconds as the third.
+const WRITES_AT_LEAST: u64 = 20;
+const WRITES_MORE: u64 = 60;
+const MOMENTS: u64 = 500;
 /// What west wants of `items`; east wants all of `shared` and `notes`, west all of `shared`.
 const FILTER: &str = "Origin = 'Japan'";
+const FILTER_VALUE: &str = "Japan";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
@@ -32,57 +50,15 @@ enum Victim {
 
 #[test]
 fn nothing_is_lost_doubled_or_reordered() -> Result<()> {
-    let seed = number("ANABRANCH_SEED").unwrap_or(u64::from(std::process::id()));
-    let cycles = number("ANABRANCH_CRASH_CYCLES").unwrap_or(CYCLES);
-    println!("seed {seed}: repeat with ANABRANCH_SEED={seed} cargo test --test crash");
-    let mut random = Random::new(seed);
+    let seed = number("ANABRANCH_TEST_SEED").unwrap_or(u64::from(std::process::id()));
+    println!("seed {seed}: repeat with ANABRANCH_TEST_SEED={seed} cargo test --test crash");
     let dir = tempfile::tempdir()?;
-    let kafka = dir.path().join("kafka");
-    let mut broker = BrokerProcess::start(&kafka, free_port())?;
-    let (mut east, mut west) = clusters(dir.path(), &broker.address())?;
-
-    let load = Load::start(&east.api(), &west.api(), seed)?;
-    for (cycle, victim) in victims(cycles, &mut random).into_iter().enumerate() {
-        let more = 1 + random.below(WRITES_BETWEEN);
-        go_on(&load, more, &mut east, &mut west).with_context(|| format!("cycle {cycle}"))?;
-        let cluster = if random.below(2) == 0 { &mut east } else { &mut west };
-        println!("cycle {cycle}: {victim:?} of {} dies", cluster.name());
-        match victim {
-            Victim::Service(service) => cluster.kill_and_restart(service)?,
-            Victim::Broker => {
-                broker.kill_hard()?;
-                broker.restart()?;
-            }
-        }
+    let result = Trial::start(dir.path(), seed).and_then(Trial::run);
+    if result.is_err() {
+        println!("logs, data and core dumps are kept in {}", dir.keep().display());
     }
-    go_on(&load, WRITES_BETWEEN, &mut east, &mut west).context("after the last cycle")?;
-    let model = load.finish().with_context(|| format!("{}{}", east.logs(), west.logs()))?;
-    println!("{} writes were acknowledged", model.writes);
-
-    let logs = || format!("{}{}", east.logs(), west.logs());
-    model.wait_until_in(&east.api(), &west.api(), FILTER_VALUE).with_context(logs)?;
-    for cluster in [&east, &west] {
-        let events = changes::check(&broker.address(), cluster.name()).with_context(logs)?;
-        println!("{} changes in {}", events, cluster.name());
-        ensure!(events > 0, "no changes in {}", cluster.name());
-    }
-    Ok(())
+    result
 }
-
-/// Waits for more acknowledged writes. A process that ended by itself is started again and told of.
-fn go_on(load: &Load, more: u64, east: &mut Cluster, west: &mut Cluster) -> Result<()> {
-    let until = load.acknowledged() + more;
-    let waited = wait_until("writes go on", PATIENCE, || {
-        load.check()?;
-        for ended in [east.revive()?, west.revive()?].concat() {
-            println!("ENDED BY ITSELF, started again: {ended}");
-        }
-        Ok(load.acknowledged() >= until)
-    });
-    waited.with_context(|| format!("{}{}", east.logs(), west.logs()))
-}
-
-const FILTER_VALUE: &str = "Japan";
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
@@ -100,15 +76,150 @@ fn victims(cycles: u64, random: &mut Random) -> Vec<Victim> {
     victims
 }
 
-fn clusters(dir: &Path, kafka: &str) -> Result<(Cluster, Cluster)> {
-    let binary = Path::new(BINARY);
-    let certificates = Certificates::make(binary, &dir.join("ca"), &["east", "west"])?;
-    let both = ["east", "west"];
-    let mut east = Cluster::new(binary, dir, "east", kafka, &certificates.flags("east", &both))?;
-    let mut west = Cluster::new(binary, dir, "west", kafka, &certificates.flags("west", &both))?;
-    east.start_all()?;
-    west.start_all()?;
-    east.replicate(&[], &[("shared", "true"), ("notes", "true")])?;
-    west.replicate(&[east.bridge_address()], &[("items", FILTER), ("shared", "true")])?;
-    Ok((east, west))
+/// Two clusters under load.
+struct Trial {
+    random: Random,
+    load: Load,
+    /// East and west.
+    clusters: [Cluster; 2],
+    /// What ended by itself.
+    ended: Vec<String>,
+    journal: Arc<dyn Journal>,
+    broker: BrokerProcess,
+}
+
+impl Trial {
+    fn start(dir: &Path, seed: u64) -> Result<Self> {
+        let broker = BrokerProcess::start(&dir.join("kafka"), free_port())?;
+        let (binary, both) = (Path::new(BINARY), ["east", "west"]);
+        let certificates = Certificates::make(binary, &dir.join("ca"), &both)?;
+        let cluster = |name: &str| {
+            let flags = certificates.flags(name, &both);
+            Cluster::new(binary, dir, name, &broker.address(), &flags)
+        };
+        let (mut east, mut west) = (cluster("east")?, cluster("west")?);
+        east.start_all()?;
+        west.start_all()?;
+        east.api().replicate(&[], &[("shared", "true"), ("notes", "true")])?;
+        let wanted = [("items", FILTER), ("shared", "true")];
+        west.api().replicate(&[&east.bridge_address()], &wanted)?;
+        let load = Load::start(&east.api(), &west.api(), seed)?;
+        let journal = KafkaJournal::connect(KafkaConfig::new(broker.address(), "crash-test"))?;
+        Ok(Trial {
+            random: Random::new(seed),
+            load,
+            clusters: [east, west],
+            ended: Vec::new(),
+            journal: Arc::new(journal),
+            broker,
+        })
+    }
+
+    fn run(mut self) -> Result<()> {
+        let cycles = number("ANABRANCH_TEST_CRASH_CYCLES").unwrap_or(CYCLES);
+        for (cycle, victim) in victims(cycles, &mut self.random).into_iter().enumerate() {
+            let side = self.random.index(self.clusters.len());
+            self.cycle(cycle, victim, side).with_context(|| format!("cycle {cycle}"))?;
+        }
+        for side in [EAST, WEST] {
+            self.writes_go_on(Victim::Broker, side).context("after the last cycle")?;
+        }
+        let Trial { load, clusters, mut ended, journal, broker, .. } = self;
+        let model = load.finish().with_context(|| logs(&clusters))?;
+        println!("{} writes were acknowledged", model.writes);
+        let mut clusters = clusters;
+        quiet(&mut clusters, &mut ended, journal.as_ref()).with_context(|| logs(&clusters))?;
+        compare(&model, &clusters, journal.as_ref()).with_context(|| logs(&clusters))?;
+        ensure!(ended.is_empty(), "ended by themselves:\n{}", ended.join("\n"));
+        drop(broker);
+        Ok(())
+    }
+
+    /// Kills `victim`, or the one of that kind in the cluster of `side`.
+    fn cycle(&mut self, cycle: usize, victim: Victim, side: usize) -> Result<()> {
+        let sides = if victim == Victim::Broker { vec![EAST, WEST] } else { vec![side] };
+        for side in sides {
+            self.writes_go_on(victim, side)?;
+        }
+        thread::sleep(Duration::from_millis(self.random.below(MOMENTS)));
+        let cluster = &mut self.clusters[side];
+        println!("cycle {cycle}: {victim:?} of {} dies", cluster.name());
+        match victim {
+            Victim::Service(service) => cluster.kill_and_restart(service),
+            Victim::Broker => self.broker.restart(),
+        }
+    }
+
+    /// Waits until the victim can do its work, and then for acknowledged writes in its cluster.
+    fn writes_go_on(&mut self, victim: Victim, side: usize) -> Result<()> {
+        self.wait("the next victim is ready", |trial| trial.is_ready(victim, side))?;
+        let more = WRITES_AT_LEAST + self.random.below(WRITES_MORE);
+        let until = self.load.acknowledged()[side] + more;
+        self.wait("writes go on", |trial| {
+            trial.load.acknowledged()[side] >= until && trial.is_ready(victim, side)
+        })
+    }
+
+    fn is_ready(&self, victim: Victim, side: usize) -> bool {
+        let cluster = &self.clusters[side];
+        match victim {
+            Victim::Broker => Service::ALL.into_iter().all(|service| cluster.is_ready(service)),
+            Victim::Service(Service::Bridge) => cluster.is_linked(),
+            Victim::Service(service) => cluster.is_ready(service),
+        }
+    }
+
+    fn wait(&mut self, what: &str, condition: impl Fn(&Self) -> bool) -> Result<()> {
+        let waited = wait_until(what, PATIENCE, || {
+            self.load.check()?;
+            revive(&mut self.clusters, &mut self.ended)?;
+            Ok(condition(self))
+        });
+        waited.with_context(|| logs(&self.clusters))
+    }
+}
+
+fn revive(clusters: &mut [Cluster; 2], ended: &mut Vec<String>) -> Result<()> {
+    for cluster in clusters {
+        for one in cluster.revive()? {
+            println!("ENDED BY ITSELF, started again: {one}");
+            ended.push(one);
+        }
+    }
+    Ok(())
+}
+
+/// Waits until nothing is under way: twice in a row, all have read all of the log, which has not
+/// grown between.
+fn quiet(
+    clusters: &mut [Cluster; 2],
+    ended: &mut Vec<String>,
+    journal: &dyn Journal,
+) -> Result<()> {
+    let mut last = None;
+    let waited = wait_until("both clusters are quiet", PATIENCE, || {
+        revive(clusters, ended)?;
+        let [east, west] = clusters.each_ref().map(|cluster| Look::at(cluster, journal).ok());
+        let (Some(east), Some(west)) = (east, west) else { return Ok(false) };
+        let quiet = east.is_quiet() && west.is_quiet();
+        let now = Some([east, west]);
+        let unchanged = now == last;
+        last = now;
+        Ok(quiet && unchanged)
+    });
+    waited.with_context(|| format!("{last:?}"))
+}
+
+fn compare(model: &Model, [east, west]: &[Cluster; 2], journal: &dyn Journal) -> Result<()> {
+    model.compare(&east.api(), &west.api(), FILTER_VALUE)?;
+    for cluster in [east, west] {
+        let events = changes::check(journal, &cluster.name().parse()?, &cluster.api())?;
+        println!("{events} changes in {}", cluster.name());
+        ensure!(events > 0, "no changes in {}", cluster.name());
+    }
+    Ok(())
+}
+
+fn logs(clusters: &[Cluster; 2]) -> String {
+    clusters.iter().map(Cluster::logs).collect()
 }

@@ -4,20 +4,26 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anabranch_tests::cluster::{APP, Api, Certificates, PATIENCE};
+use anabranch_tests::cluster::{Api, Certificates, PATIENCE};
 use anabranch_tests::support::{Process, free_port, wait_until};
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
 
 use crate::{BINARY, pipe};
 
-struct Dev {
+/// A cluster in one process.
+pub(crate) struct Dev {
     process: Process,
-    api: Api,
+    pub(crate) api: Api,
     bridge: String,
 }
 
-fn start(dir: &Path, name: &str, certificates: &Certificates, trusted: &[&str]) -> Result<Dev> {
+/// Starts a cluster whose bridge has a certificate, and waits until it is ready.
+pub(crate) fn start(
+    dir: &Path,
+    name: &str,
+    certificates: &Certificates,
+    trusted: &[&str],
+) -> Result<Dev> {
     let (http, admin, bridge) = (free_port(), free_port(), free_port());
     let bridge = format!("127.0.0.1:{bridge}");
     let mut command = Command::new(BINARY);
@@ -32,18 +38,6 @@ fn start(dir: &Path, name: &str, certificates: &Certificates, trusted: &[&str]) 
     Ok(Dev { process, api, bridge })
 }
 
-fn replication(connections: &[&str], collection: &str, query: &str) -> serde_json::Value {
-    json!({
-        "apiVersion": "anabranch/v1",
-        "kind": "Replication",
-        "metadata": {"name": "other-side", "app": APP},
-        "spec": {
-            "connections": connections,
-            "subscriptions": {"queriesByCollection": {collection: [query]}},
-        },
-    })
-}
-
 #[test]
 fn a_write_in_one_cluster_arrives_filtered_in_another() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -51,8 +45,8 @@ fn a_write_in_one_cluster_arrives_filtered_in_another() -> Result<()> {
     let certificates = Certificates::make(Path::new(BINARY), &dir.path().join("ca"), &names)?;
     let mut east = start(dir.path(), "east", &certificates, &names)?;
     let west = start(dir.path(), "west", &certificates, &names)?;
-    east.api.apply(&replication(&[], "orders", "true"))?;
-    west.api.apply(&replication(&[&east.bridge], "cars", "Origin = 'Japan'"))?;
+    east.api.replicate(&[], &[("orders", "true")])?;
+    west.api.replicate(&[&east.bridge], &[("cars", "Origin = 'Japan'")])?;
     let logs = || {
         format!(
             "{}{}",

@@ -22,8 +22,8 @@ pub(crate) fn clusters(dir: &Path) -> Result<(Cluster, Cluster)> {
     let (mut east, mut west) = (cluster(east)?, cluster(west)?);
     east.start_all()?;
     west.start_all()?;
-    east.replicate(&[west.bridge_address()], &[("orders", "true")])?;
-    west.replicate(&[], &[("cars", "Origin = 'Japan'")])?;
+    east.api().replicate(&[&west.bridge_address()], &[("orders", "true")])?;
+    west.api().replicate(&[], &[("cars", "Origin = 'Japan'")])?;
     Ok((east, west))
 }
 

@@ -58,10 +58,28 @@ impl Api {
         }
     }
 
+    /// Where its HTTP API is.
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
+    /// Where its admin API is.
+    pub fn admin_url(&self) -> &str {
+        &self.admin
+    }
+
     /// Whether `/readyz` says so.
     pub fn is_ready(&self) -> bool {
-        let reply = self.client.get(format!("{}/readyz", self.base)).send();
-        reply.is_ok_and(|reply| reply.status().is_success())
+        self.succeeds(&format!("{}/readyz", self.base))
+    }
+
+    /// Whether `/readyz` of the admin address says so.
+    pub fn is_admin_ready(&self) -> bool {
+        self.succeeds(&format!("{}/readyz", self.admin))
+    }
+
+    fn succeeds(&self, url: &str) -> bool {
+        self.client.get(url).send().is_ok_and(|reply| reply.status().is_success())
     }
 
     /// Runs a statement once.
@@ -128,11 +146,15 @@ impl Api {
         if reply.status == 404 { Ok(None) } else { reply.success().map(Some) }
     }
 
-    /// All documents of a collection, by id.
+    /// All documents of a collection, by the JSON of their ids. Fails if an id is there twice.
     pub fn documents(&self, collection: &str) -> Result<BTreeMap<String, Value>> {
         let body = self.execute(&format!("SELECT * FROM {collection}"), &json!({}))?;
-        let items = body["items"].as_array().context("items")?;
-        Ok(items.iter().map(|item| (item["_id"].to_string(), item.clone())).collect())
+        let mut documents = BTreeMap::new();
+        for item in body["items"].as_array().context("items")? {
+            let other = documents.insert(item["_id"].to_string(), item.clone());
+            ensure!(other.is_none(), "{} is in {collection} twice: {other:?}, {item}", item["_id"]);
+        }
+        Ok(documents)
     }
 
     /// Declares a resource.
@@ -142,6 +164,30 @@ impl Api {
         let (app, name) = (text(&resource["metadata"]["app"]), text(&resource["metadata"]["name"]));
         let url = format!("{}/api/v1/resources/{kind}/{app}/{name}", self.admin);
         send(self.client.put(url).json(resource))?.success().map(|_| ())
+    }
+
+    /// Declares what this cluster wants from the other side, collection by collection, and whom to
+    /// dial for it.
+    pub fn replicate(&self, connections: &[&str], queries: &[(&str, &str)]) -> Result<()> {
+        let queries: serde_json::Map<_, _> = queries
+            .iter()
+            .map(|(collection, predicate)| ((*collection).to_owned(), json!([predicate])))
+            .collect();
+        self.apply(&json!({
+            "apiVersion": "anabranch/v1",
+            "kind": "Replication",
+            "metadata": {"name": "other-side", "app": APP},
+            "spec": {
+                "connections": connections,
+                "subscriptions": {"queriesByCollection": queries},
+            },
+        }))
+    }
+
+    /// What `/metrics` of the admin address says.
+    pub fn metrics(&self) -> Result<String> {
+        let reply = self.client.get(format!("{}/metrics", self.admin)).send()?;
+        Ok(reply.error_for_status()?.text()?)
     }
 
     /// What `anabranch status` shows.

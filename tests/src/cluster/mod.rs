@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::Value;
 
 use crate::support::{Process, free_port, wait_until};
 
@@ -104,8 +104,8 @@ pub struct Cluster {
     commands: BTreeMap<Service, Vec<String>>,
     binary: PathBuf,
     processes: BTreeMap<Service, Process>,
-    http: u16,
-    admin: u16,
+    /// Clients of each service's admin address; all use the HTTP API of ingest.
+    apis: BTreeMap<Service, Api>,
     bridge: u16,
 }
 
@@ -121,10 +121,11 @@ impl Cluster {
         let dir = dir.join(format!("cluster-{name}"));
         fs::create_dir_all(&dir)?;
         let (http, bridge, store) = (free_port(), free_port(), free_port());
-        let admins = Service::ALL.map(|service| (service, free_port()));
         let at = |port: u16| format!("127.0.0.1:{port}");
-        let mut commands = BTreeMap::new();
-        for (service, admin) in admins {
+        let (mut commands, mut apis) = (BTreeMap::new(), BTreeMap::new());
+        for service in Service::ALL {
+            let admin = free_port();
+            apis.insert(service, Api::new(http, admin));
             let mut flags = vec![service.subcommand().to_owned()];
             let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
             flag("--kafka", kafka.to_owned());
@@ -148,15 +149,13 @@ impl Cluster {
             }
             commands.insert(service, flags);
         }
-        let admin = admins.iter().find(|(service, _)| *service == Service::Ingest);
         Ok(Cluster {
             name: name.to_owned(),
             dir,
             commands,
             binary: binary.to_owned(),
             processes: BTreeMap::new(),
-            http,
-            admin: admin.expect("ingest is one of all services").1,
+            apis,
             bridge,
         })
     }
@@ -173,13 +172,32 @@ impl Cluster {
 
     /// Its HTTP API.
     pub fn api(&self) -> Api {
-        Api::new(self.http, self.admin)
+        self.apis[&Service::Ingest].clone()
     }
 
-    /// Starts one service that does not run.
+    /// Whether a service says that it can do its work.
+    pub fn is_ready(&self, service: Service) -> bool {
+        self.apis[&service].is_admin_ready()
+    }
+
+    /// Whether its bridge is connected to that of another cluster.
+    pub fn is_linked(&self) -> bool {
+        let status = self.status_of(Service::Bridge);
+        let links = status.ok().and_then(|status| status["links"].as_array().cloned());
+        links.unwrap_or_default().iter().any(|link| link["connected"].is_object())
+    }
+
+    /// What `anabranch status` shows when it asks this service.
+    pub fn status_of(&self, service: Service) -> Result<Value> {
+        self.apis[&service].status()
+    }
+
+    /// Starts one service that does not run. If it crashes it leaves a core dump, if this machine
+    /// writes them into the folder of the process.
     pub fn start(&mut self, service: Service) -> Result<()> {
-        let mut command = Command::new(&self.binary);
-        command.args(&self.commands[&service]).current_dir(&self.dir);
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -c unlimited 2> /dev/null; exec "$0" "$@""#]);
+        command.arg(&self.binary).args(&self.commands[&service]).current_dir(&self.dir);
         let log = self.dir.join(format!("{}.log", service.subcommand()));
         let name = format!("{} of {}", service.subcommand(), self.name);
         self.processes.insert(service, Process::spawn(&name, &command, &log)?);
@@ -203,41 +221,26 @@ impl Cluster {
     }
 
     /// Starts every service again that has ended by itself, as whoever supervises processes does.
-    /// What each ended with.
+    /// What each ended with, and its last words.
     pub fn revive(&mut self) -> Result<Vec<String>> {
         let mut ended = Vec::new();
         for service in Service::ALL {
             let Some(process) = self.processes.get_mut(&service) else { continue };
             if let Some(status) = process.ended()? {
-                ended.push(format!("{} of {}: {status}", service.subcommand(), self.name));
+                let (name, last) = (service.subcommand(), process.last_lines());
+                ended.push(format!("{name} of {}: {status}; {last}", self.name));
                 self.start(service)?;
             }
         }
         Ok(ended)
     }
 
-    /// Declares what this cluster wants from the other side, and whom to dial for it.
-    pub fn replicate(&self, connections: &[String], queries: &[(&str, &str)]) -> Result<()> {
-        let queries: serde_json::Map<_, _> = queries
-            .iter()
-            .map(|(collection, predicate)| ((*collection).to_owned(), json!([predicate])))
-            .collect();
-        self.api().apply(&json!({
-            "apiVersion": "anabranch/v1",
-            "kind": "Replication",
-            "metadata": {"name": "other-side", "app": APP},
-            "spec": {
-                "connections": connections,
-                "subscriptions": {"queriesByCollection": queries},
-            },
-        }))
-    }
-
     /// What the cluster says of itself, and the last lines of every service's log, for a failure's
     /// message.
     pub fn logs(&self) -> String {
         let status = self.api().status();
-        let mut text = format!("--- status of {}: {status:?}\n", self.name);
+        let status = status.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
+        let mut text = format!("--- status of {}: {status}\n", self.name);
         for service in Service::ALL {
             let file = self.dir.join(format!("{}.log", service.subcommand()));
             let log = fs::read_to_string(&file).unwrap_or_default();

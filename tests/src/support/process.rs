@@ -165,7 +165,8 @@ impl Process {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn last_lines(&self) -> String {
+    /// The end of what the program has written in this run, for a failure's message.
+    pub fn last_lines(&self) -> String {
         let output = self.output().unwrap_or_default();
         let lines: Vec<&str> = output.lines().collect();
         let shown = lines[lines.len().saturating_sub(20)..].join("\n");
