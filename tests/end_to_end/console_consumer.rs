@@ -1,39 +1,93 @@
 //! What a plain Kafka console consumer sees of a cluster's topics.
 
+use std::thread;
+
+use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
+use anabranch_journal::{Journal, NewRecord, TopicPartition, TransactionalId, Writer};
 use anabranch_tests::support::Broker;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use bytes::Bytes;
 use serde_json::json;
 
 use crate::kafka::clusters;
 
 const ROUNDS: usize = 25;
+/// What is in the log beside the rounds, in transactions that are aborted and left open.
+const ABORTED: &str = "written and aborted";
+const OPEN: &str = "written and left open";
 
 /// IN-2: a consumer with `isolation.level=read_committed` sees the commit record of each round that
-/// was acknowledged, and of no other; and the parts of the rounds.
+/// was acknowledged, and of no other; and the parts of the rounds. Without it, it also sees what was
+/// never committed.
 #[test]
 fn a_console_consumer_sees_only_committed_rounds() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (east, _west) = clusters(dir.path())?;
     for number in 0..ROUNDS {
-        let document = json!({"d": {"_id": number, "text": format!("round {number}")}});
+        let document = json!({"d": {"_id": number, "text": text(number)}});
         east.api().execute("INSERT INTO orders DOCUMENTS (:d)", &document)?;
     }
     // A statement that fails leaves nothing in the log.
     let again =
         east.api().try_execute("INSERT INTO orders DOCUMENTS (:d)", &json!({"d": {"_id": 1}}))?;
     ensure!(again.status == 409, "{again:?}");
-    let seen = |topic: &str| consume(&format!("{}.{topic}", east.name()));
-    let commits = seen("txns")?;
+
+    let topics = ["txns", "rounds"].map(|topic| format!("{}.{topic}", east.name()));
+    write(&topics, ABORTED)?.abort()?;
+    let open = write(&topics, OPEN)?;
+    let [txns, rounds] = topics.each_ref().map(String::as_str);
+    let consumers = [
+        (txns, "read_committed"),
+        (rounds, "read_committed"),
+        (txns, "read_uncommitted"),
+        (rounds, "read_uncommitted"),
+    ];
+    let seen = thread::scope(|scope| {
+        let see = |(topic, isolation)| scope.spawn(move || consume(topic, isolation));
+        consumers.map(see).map(|seen| seen.join().map_err(|_| anyhow!("a consumer panicked")))
+    });
+    let [commits, parts, all_commits, all_parts] = seen.map(|seen| seen.and_then(|seen| seen));
+    let (commits, parts, all_commits, all_parts) = (commits?, parts?, all_commits?, all_parts?);
+    drop(open);
+
     ensure!(commits.len() == ROUNDS, "{} commit records: {commits:?}", commits.len());
-    let rounds = seen("rounds")?.join("\n");
+    ensure!(parts.len() == ROUNDS, "{} parts of rounds: {parts:?}", parts.len());
     for number in 0..ROUNDS {
-        ensure!(rounds.contains(&format!("round {number}")), "round {number} is missing");
+        let found = parts.iter().filter(|part| part.contains(&text(number))).count();
+        ensure!(found == 1, "'{}' is there {found} times", text(number));
+    }
+    for (all, committed) in [(all_commits, commits), (all_parts, parts)] {
+        for never in [ABORTED, OPEN] {
+            let is_in = |records: &[String]| records.iter().any(|record| record.contains(never));
+            ensure!(is_in(&all), "'{never}' is not in the log: {all:?}");
+            ensure!(!is_in(&committed), "'{never}' is seen: {committed:?}");
+        }
     }
     Ok(())
 }
 
+/// None is part of another.
+fn text(number: usize) -> String {
+    format!("round {number:03}")
+}
+
+/// Writes a record to each topic, in a transaction that is left open.
+fn write(topics: &[String], text: &'static str) -> Result<Box<dyn Writer>> {
+    let config = KafkaConfig::new(Broker::shared().address(), "console-consumer-test");
+    let journal = KafkaJournal::connect(config)?;
+    let id = TransactionalId::from(Broker::shared().unique_name("console-consumer"));
+    let mut writer = journal.writer(&id)?;
+    writer.begin()?;
+    for topic in topics {
+        let (key, value) = (Bytes::new(), Some(Bytes::from_static(text.as_bytes())));
+        writer.append(NewRecord { at: TopicPartition::new(topic.as_str(), 0), key, value })?;
+    }
+    writer.flush()?;
+    Ok(writer)
+}
+
 /// The records of a topic.
-fn consume(topic: &str) -> Result<Vec<String>> {
+fn consume(topic: &str, isolation: &str) -> Result<Vec<String>> {
     let output = Broker::shared().tool(
         "kafka-console-consumer",
         &[
@@ -41,7 +95,7 @@ fn consume(topic: &str) -> Result<Vec<String>> {
             topic,
             "--from-beginning",
             "--isolation-level",
-            "read_committed",
+            isolation,
             "--formatter-property",
             "print.value=true",
             "--formatter-property",

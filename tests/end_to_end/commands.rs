@@ -1,0 +1,177 @@
+//! The program's commands as a user runs them, on `anabranch dev`: what they print, and how they
+//! end.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anabranch_tests::cluster::{APP, Api, Certificates, PATIENCE};
+use anabranch_tests::support::{Process, free_port, wait_until};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{BINARY, embedded};
+
+const CARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/cars.json");
+
+/// Exit codes, as `--help` lists them.
+const DONE: i32 = 0;
+const WRONG_USAGE: i32 = 2;
+const REFUSED: i32 = 3;
+const UNAVAILABLE: i32 = 4;
+
+/// Runs the program, which must end with `code`; what it printed, results and messages.
+fn run(arguments: &[&str], code: i32) -> Result<(String, String)> {
+    let output = Command::new(BINARY).args(arguments).output().context("run the program")?;
+    let Output { status, stdout, stderr } = output;
+    let (stdout, stderr) = (String::from_utf8(stdout)?, String::from_utf8(stderr)?);
+    let what = format!("{arguments:?} ended with {status}\n{stdout}\n{stderr}");
+    ensure!(status.code() == Some(code), "{what}");
+    Ok((stdout, stderr))
+}
+
+/// Fails unless `text` has `part`.
+fn has(text: &str, part: &str) -> Result<()> {
+    ensure!(text.contains(part), "'{part}' is not in:\n{text}");
+    Ok(())
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> Result<String> {
+    let path = dir.join(name);
+    fs::write(&path, text)?;
+    Ok(path.to_str().context("a UTF-8 path")?.to_owned())
+}
+
+#[test]
+fn a_user_declares_loads_asks_and_looks() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let certificates = Certificates::make(Path::new(BINARY), &dir.path().join("ca"), &["dev"])?;
+    let dev = embedded::start(dir.path(), "dev", &certificates, &["dev"])?;
+    resources(dir.path(), &dev.api)?;
+    documents(dir.path(), &dev.api)?;
+    status(&dev.api)
+}
+
+fn resources(dir: &Path, api: &Api) -> Result<()> {
+    let text = format!(
+        "apiVersion: anabranch/v1\nkind: Replication\n\
+         metadata: {{ name: japanese-cars, app: {APP} }}\n\
+         spec:\n  subscriptions: {{ queriesByCollection: {{ cars: [\"Origin = 'Japan'\"] }} }}\n"
+    );
+    let file = write(dir, "replication.yaml", &text)?;
+    let server = api.admin_url();
+    for change in ["created", "unchanged"] {
+        let (stdout, _) = run(&["apply", "-f", &file, "--server", server], DONE)?;
+        has(&stdout, change)?;
+    }
+    let (stdout, _) = run(&["get", "--server", server], DONE)?;
+    has(&stdout, "japanese-cars")?;
+    has(&stdout, "nothing received yet")?;
+    let (stdout, _) = run(&["get", "replication", "japanese-cars", "--server", server], DONE)?;
+    has(&stdout, "queriesByCollection")?;
+    run(&["get", "replication", "other", "--server", server], REFUSED)?;
+
+    let wrong = write(dir, "wrong.yaml", &text.replace("subscriptions", "subscription"))?;
+    let (_, stderr) = run(&["apply", "-f", &wrong, "--server", server], REFUSED)?;
+    has(&stderr, "subscriptions")
+}
+
+fn documents(dir: &Path, api: &Api) -> Result<()> {
+    let server = api.url();
+    let load =
+        |file: &str, code| run(&["load", file, "--collection", "cars", "--server", server], code);
+    let (stdout, _) = load(CARS, DONE)?;
+    has(&stdout, "406 documents loaded into cars, 0 refused")?;
+    let events = events(api)?;
+    ensure!(events == 406, "{events} events of 406 cars");
+    // Equal documents are no changes.
+    let (stdout, _) = load(CARS, DONE)?;
+    has(&stdout, "406 documents loaded into cars, 0 refused")?;
+    let again = self::events(api)?;
+    ensure!(again == events, "{again} events after the same file again");
+
+    let japanese = "SELECT * FROM cars WHERE Origin = :origin";
+    let arguments = [japanese, "--args", r#"{"origin": "Japan"}"#];
+    let (stdout, _) = run(&[&["query", "--server", server], &arguments[..]].concat(), DONE)?;
+    ensure!(stdout.lines().count() == 79, "{stdout}");
+    for line in stdout.lines() {
+        serde_json::from_str::<Value>(line).context(line.to_owned())?;
+    }
+    run(&["query", "--server", server, "SELECT * FRM cars"], REFUSED)?;
+
+    let rows = "{\"_id\": \"good\"}\n{\"broken\n{\"_id\": null}\n{\"_id\": \"also good\"}\n";
+    let (stdout, stderr) = load(&write(dir, "rows.json", rows)?, REFUSED)?;
+    has(&stdout, "2 documents loaded into cars, 2 refused")?;
+    has(&stderr, "rows.json:2: ")?;
+    has(&stderr, "rows.json:3: ")?;
+    run(&["load", "no-such-file", "--collection", "cars", "--server", server], WRONG_USAGE)?;
+    Ok(())
+}
+
+/// How many change events there are, once all that was written is captured.
+fn events(api: &Api) -> Result<u64> {
+    wait_until("all changes are captured", PATIENCE, || {
+        let status = api.status()?;
+        let parts = status["parts"].as_array().context("parts")?;
+        Ok(parts.iter().all(|part| part["lagTransactions"] == 0))
+    })?;
+    let metrics = api.metrics()?;
+    let counts =
+        metrics.lines().filter_map(|line| line.strip_prefix("anabranch_cdc_changes_total"));
+    let count = counts.last().context("a count of changes")?;
+    count.trim().parse().with_context(|| count.to_owned())
+}
+
+fn status(api: &Api) -> Result<()> {
+    let (stdout, _) = run(&["status", "--server", api.admin_url()], DONE)?;
+    let (json, _) = run(&["status", "--json", "--server", api.admin_url()], DONE)?;
+    let json: Value = serde_json::from_str(&json)?;
+    let parts = json["parts"].as_array().context("parts")?;
+    for name in ["ingest", "store-node", "cdc"] {
+        has(&stdout, name)?;
+        let part = parts.iter().find(|part| part["part"] == name);
+        let part = part.with_context(|| format!("{name} in {json}"))?;
+        ensure!(part["lagTransactions"].is_u64() && part["lagSeconds"].is_f64(), "{part}");
+    }
+    Ok(())
+}
+
+#[test]
+fn wrong_settings_and_servers_that_are_away_are_told_by_exit_codes() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = write(dir.path(), "settings.toml", "lisen = \"127.0.0.1:1\"\n")?;
+    let (_, stderr) = run(&["dev", "--config", &file, "--dump-config"], WRONG_USAGE)?;
+    has(&stderr, "lisen")?;
+    has(&stderr, "did you mean 'listen'?")?;
+
+    let service = ["ingest", "--kafka", "127.0.0.1:1", "--cluster", "east", "--dump-config"];
+    let secret = ["--kafka-property", "sasl.password=not-to-be-shown"];
+    let (stdout, _) = run(&[&service[..], &secret[..]].concat(), DONE)?;
+    has(&stdout, "listen = \"127.0.0.1:8080\"")?;
+    has(&stdout, "sasl.password")?;
+    ensure!(!stdout.contains("not-to-be-shown"), "{stdout}");
+
+    let away = format!("http://127.0.0.1:{}", free_port());
+    let (_, stderr) = run(&["query", "SELECT * FROM cars", "--server", &away], UNAVAILABLE)?;
+    has(&stderr, "cannot connect")?;
+    run(&["status", "--server", &away], UNAVAILABLE)?;
+    run(&["get", "--server", &away], UNAVAILABLE)?;
+    let impatient = ["load", CARS, "--collection", "cars", "--patience", "0", "--server", &away];
+    run(&impatient, UNAVAILABLE)?;
+    run(&["query", "SELECT 1", "--server", "ftp://nowhere"], WRONG_USAGE)?;
+    Ok(())
+}
+
+#[test]
+fn a_service_that_waits_for_its_log_ends_when_it_is_told_to() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let at = || format!("127.0.0.1:{}", free_port());
+    let mut command = Command::new(BINARY);
+    command.args(["ingest", "--cluster", "east", "--kafka", &at()]);
+    command.args(["--listen", &at(), "--listen-admin", &at()]);
+    let mut process = Process::spawn("ingest", &command, &dir.path().join("log"))?;
+    process.wait_for_output("starting", PATIENCE)?;
+    let status = process.terminate(PATIENCE)?;
+    ensure!(status.success(), "{status}: {}", process.last_lines());
+    Ok(())
+}
