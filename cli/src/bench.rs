@@ -17,7 +17,7 @@ mod write;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 
-use crate::host;
+use crate::host::Signals;
 
 /// Measure this machine: writes, catching up, replication.
 #[derive(Debug, clap::Args)]
@@ -34,6 +34,7 @@ enum Command {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
+    let mut signals = Signals::watch()?;
     let measuring = async {
         match args.command {
             Command::Write(args) => write::run(args).await,
@@ -44,6 +45,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     // What was measured until then is of no use, but the directory goes.
     tokio::select! {
         measured = measuring => measured,
-        told = host::signalled() => told.and_then(|signal| bail!("ended by {signal}")),
+        signal = signals.next() => bail!("ended by {signal}"),
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::client::EXAMPLE_APP;
 use crate::demo_walk::execute;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Signals};
 use crate::local::{Local, Start};
 use crate::output::print;
 use crate::settings::{Builder, LogFormat, Settings, SettingsFlags, TlsFlags};
@@ -54,12 +54,17 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         .tls(tls)
         .finish()?;
     let Some(settings) = settings else { return Ok(()) };
+    let mut signals = Signals::watch()?;
     // Who runs this looks at what it prints; the log is for when something is wrong.
     telemetry::init_tracing_at(settings.log_format == LogFormat::Json, "warn");
-    if demo { demo::run(&settings, west).await } else { single(&settings).await }
+    if demo {
+        demo::run(&settings, west, &mut signals).await
+    } else {
+        single(&settings, &mut signals).await
+    }
 }
 
-async fn single(settings: &Settings) -> Result<()> {
+async fn single(settings: &Settings, signals: &mut Signals) -> Result<()> {
     let name = match &settings.cluster {
         Some(name) => name.clone(),
         None => "dev".parse().context("name the cluster")?,
@@ -71,11 +76,19 @@ async fn single(settings: &Settings) -> Result<()> {
     let http = host::listen(settings.listen, "--listen").await?;
     let admin = host::listen(settings.listen_admin, "--listen-admin").await?;
     let start = Start { host: &host, settings, metrics, name, http, admin, dir: &dir };
-    let Some(local) = start.start().await? else { return Ok(()) };
-    if local.ready(&host).await {
-        tell(&local, &dir)?;
-    }
-    host.serve(settings.shutdown_timeout()).await
+    let started = async {
+        let Some(local) = start.start().await? else { return Ok(None) };
+        Ok::<_, anyhow::Error>(local.ready(&host).await.then_some(local))
+    };
+    let started = tokio::select! {
+        started = started => started?,
+        _ = signals.next() => None,
+    };
+    let Some(local) = started else {
+        return host.close_or_break_off(settings.shutdown_timeout(), signals).await;
+    };
+    tell(&local, &dir)?;
+    host.serve(settings.shutdown_timeout(), signals).await
 }
 
 /// Says where everything is, and what to try.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use anabranch_runtime::admin::{self, Readiness};
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
 use anabranch_runtime::telemetry::MetricsHandle;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Failure;
 
@@ -83,12 +83,24 @@ impl Host {
     }
 
     /// Serves until a signal comes or a task fails, then ends all stages in their order.
-    pub(crate) async fn serve(self, deadline: Duration) -> Result<()> {
+    pub(crate) async fn serve(self, deadline: Duration, signals: &mut Signals) -> Result<()> {
         tokio::select! {
-            told = signalled() => tracing::info!(signal = told?, "shutting down"),
+            signal = signals.next() => tracing::info!(signal, "shutting down"),
             () = self.ends() => {}
         }
-        self.close(deadline).await
+        self.close_or_break_off(deadline, signals).await
+    }
+
+    /// Ends all stages in their order, or at once when one more signal comes.
+    pub(crate) async fn close_or_break_off(
+        self,
+        deadline: Duration,
+        signals: &mut Signals,
+    ) -> Result<()> {
+        tokio::select! {
+            closed = self.close(deadline) => closed,
+            signal = signals.next() => bail!("ended at once: {signal} came during the shutdown"),
+        }
     }
 
     /// Ends all stages in their order.
@@ -100,25 +112,36 @@ impl Host {
             // What one stage left of the time is enough for the next to be told.
             let left =
                 until.saturating_duration_since(Instant::now()).max(Duration::from_millis(200));
-            let ended = tokio::select! {
-                ended = stage.join(left) => ended.map_err(anyhow::Error::from),
-                // A second signal: now.
-                told = signalled() => told.and_then(|_| Err(anyhow::anyhow!("ended at once"))),
-            };
-            result = result.and(ended);
+            let ended = stage.join(left).await;
+            result = result.and(ended.map_err(anyhow::Error::from));
         }
         result
     }
 }
 
-/// Resolves when the process is told to end.
-pub(crate) async fn signalled() -> Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// The signals that tell a process to end. Watching replaces what they do by default for as long as
+/// the process lives, so it begins when the process does: one that comes while nobody waits for it
+/// is there when somebody does.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn watch() -> Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate()).context("watch for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("watch for SIGINT")?,
+        })
+    }
+
+    /// The name of the next one.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Listens on an address that `flag` sets.

@@ -17,7 +17,7 @@ use crate::apply;
 use crate::client::{Client, EXAMPLE_APP};
 use crate::demo_walk::Walk;
 use crate::failure::Failure;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Signals};
 use crate::local::{Local, Start};
 use crate::output::print;
 use crate::settings::Settings;
@@ -45,7 +45,7 @@ struct Place {
     flags: [&'static str; 2],
 }
 
-pub(super) async fn run(settings: &Settings, west: WestFlags) -> Result<()> {
+pub(super) async fn run(settings: &Settings, west: WestFlags, signals: &mut Signals) -> Result<()> {
     if settings.bridge.tls.is_some() {
         return Err(Failure::usage("--demo makes its own certificates").into());
     }
@@ -68,26 +68,36 @@ pub(super) async fn run(settings: &Settings, west: WestFlags) -> Result<()> {
         bridge: SocketAddr::new(LOOPBACK, 0),
         flags: ["--listen-west", "--listen-admin-west"],
     };
-    let Some(east) = start(&host, settings, &metrics, &dir, east).await? else { return Ok(()) };
-    let Some(west) = start(&host, settings, &metrics, &dir, west).await? else { return Ok(()) };
-    if !(east.ready(&host).await && west.ready(&host).await) {
-        return host.close(settings.shutdown_timeout()).await;
-    }
+    let started = async {
+        let Some(east) = start(&host, settings, &metrics, &dir, east).await? else {
+            return Ok(None);
+        };
+        let Some(west) = start(&host, settings, &metrics, &dir, west).await? else {
+            return Ok(None);
+        };
+        let ready = east.ready(&host).await && west.ready(&host).await;
+        Ok::<_, anyhow::Error>(ready.then_some((east, west)))
+    };
+    let started = tokio::select! {
+        started = started => started?,
+        _ = signals.next() => None,
+    };
+    let timeout = settings.shutdown_timeout();
+    let Some((east, west)) = started else {
+        return host.close_or_break_off(timeout, signals).await;
+    };
     let shown = tokio::select! {
         shown = show(&east, &west, &dir) => shown,
         // The walk is left where it is; the next run goes on from there.
         () = host.ends() => Ok(()),
-        told = host::signalled() => {
-            told?;
-            return host.close(settings.shutdown_timeout()).await;
-        }
+        _ = signals.next() => return host.close_or_break_off(timeout, signals).await,
     };
     if let Err(error) = shown {
         // Whatever happens at the end, this is what went wrong first.
-        let _ = host.close(settings.shutdown_timeout()).await;
+        let _ = host.close_or_break_off(timeout, signals).await;
         return Err(error);
     }
-    host.serve(settings.shutdown_timeout()).await
+    host.serve(timeout, signals).await
 }
 
 async fn start(
