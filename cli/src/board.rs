@@ -1,12 +1,13 @@
 //! `GET /api/v1/status` of the admin endpoint: how far each part of a cluster is behind its log.
-//! Any process of a cluster can tell, since positions are in the log; links to other clusters are
-//! known only to the process that has them.
+//! Any process of a cluster can tell, since positions are in the log; ingest and links to other
+//! clusters are known only to the process that has them. While the log is away the answer comes all
+//! the same, in time, and says what is not known.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use anabranch_bridge::{ReplicationStatus, StatusHandle};
+use anabranch_bridge::StatusHandle;
 use anabranch_cdc::CURSOR_KEY;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{
@@ -25,7 +26,8 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 
 use crate::failure::Failure;
@@ -33,11 +35,17 @@ use crate::failure::Failure;
 /// Where the status is.
 pub(crate) const PATH: &str = "/api/v1/status";
 
+/// How long whoever asks waits at most.
+const ANSWER: Duration = Duration::from_secs(5);
 const ASK_STORE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(100);
 /// Commit records are counted one by one up to this many, and for as long.
 const COUNTED: u64 = 10_000;
 const COUNT_FOR: Duration = Duration::from_secs(1);
+/// Positions of a log that answers are read within this time.
+const READ_FOR: Duration = Duration::from_secs(4);
+/// The part that is at the end of the log while it is ready.
+const INGEST: &str = "ingest";
 
 /// What a process knows of its cluster.
 pub(crate) struct Board {
@@ -46,8 +54,10 @@ pub(crate) struct Board {
     readiness: Readiness,
     store: Option<StoreNodeClient<Channel>>,
     links: Option<StatusHandle>,
-    /// Positions seen so far.
-    cursors: Mutex<Option<Cursors>>,
+    /// Whether ingest runs in this process.
+    ingest: bool,
+    /// Positions seen so far. Whoever reads on holds it.
+    cursors: Arc<Mutex<Option<Cursors>>>,
 }
 
 /// The status of a cluster, as one of its processes sees it.
@@ -85,7 +95,8 @@ pub(crate) struct PartStatus {
 pub(crate) struct LinkStatus {
     pub(crate) app: String,
     pub(crate) replication: String,
-    /// As the bridge tells it.
+    /// As the bridge tells it. Its lag, which is what the other side does not have yet and grows
+    /// while the link is down, is counted in the log, as that of parts is.
     #[serde(flatten)]
     pub(crate) status: serde_json::Value,
 }
@@ -107,7 +118,8 @@ impl Board {
         readiness: Readiness,
         links: Option<StatusHandle>,
     ) -> Self {
-        Board { cluster, journal, readiness, store: None, links, cursors: Mutex::new(None) }
+        let cursors = Arc::new(Mutex::new(None));
+        Board { cluster, journal, readiness, store: None, links, ingest: false, cursors }
     }
 
     /// One that asks the store node at this address, too.
@@ -118,22 +130,33 @@ impl Board {
         Ok(self)
     }
 
+    /// One of a process in which ingest runs.
+    pub(crate) fn with_ingest(mut self) -> Self {
+        self.ingest = true;
+        self
+    }
+
     async fn status(self: &Arc<Self>) -> ClusterStatus {
+        let until = Instant::now() + ANSWER;
+        let end = self.blocking(until, |board| board.end()).await;
         let mut parts = Vec::new();
+        if self.ingest {
+            parts.push(self.ingest(end.clone()));
+        }
         if let Some(store) = &self.store {
             let position = ask(store.clone()).await;
-            parts.push(self.part("store-node", position).await);
+            parts.push(self.part(until, "store-node", position).await);
         }
-        let position = self.captured().await;
-        parts.push(self.part("cdc", position).await);
-        let bounds = self.blocking(|board| board.journal.bounds(&board.txns())).await;
+        let position = self.captured(until).await;
+        parts.push(self.part(until, "cdc", position).await);
+        let links = self.links(until).await;
         ClusterStatus {
             cluster: self.cluster.name.to_string(),
             actor: self.cluster.actor.to_string(),
             slices: self.cluster.slices.get(),
-            log_end: bounds.ok().map(|bounds| bounds.end.0),
+            log_end: end.ok(),
             parts,
-            links: self.links(),
+            links,
             not_ready: self
                 .readiness
                 .not_ready()
@@ -143,24 +166,52 @@ impl Board {
         }
     }
 
-    fn links(&self) -> Vec<LinkStatus> {
-        let all = self.links.as_ref().map(StatusHandle::all).unwrap_or_default();
-        all.into_iter()
-            .map(|((app, name), status): (_, ReplicationStatus)| LinkStatus {
-                app: app.to_string(),
-                replication: name.to_string(),
-                status: serde_json::to_value(status).unwrap_or_default(),
-            })
-            .collect()
+    /// What ingest has acknowledged is in the log (IN-1), so it is behind by nothing or away.
+    fn ingest(&self, end: Result<u64, String>) -> PartStatus {
+        let part = PartStatus { part: INGEST.to_owned(), ..PartStatus::default() };
+        let not_ready = self.readiness.not_ready().into_iter().find(|(part, _)| *part == INGEST);
+        match (not_ready, end) {
+            (None, Ok(end)) => PartStatus {
+                next: Some(end),
+                lag_transactions: Some(0),
+                lag_seconds: Some(0.0),
+                ..part
+            },
+            (Some((_, error)), _) | (None, Err(error)) => PartStatus { error: Some(error), ..part },
+        }
     }
 
-    async fn part(self: &Arc<Self>, part: &str, next: Result<u64, String>) -> PartStatus {
+    async fn links(self: &Arc<Self>, until: Instant) -> Vec<LinkStatus> {
+        let all = self.links.as_ref().map(StatusHandle::all).unwrap_or_default();
+        let mut links = Vec::new();
+        for ((app, name), status) in all {
+            let sent = status.sent.as_ref().map(|sent| sent.next);
+            let mut status = serde_json::to_value(status).unwrap_or_default();
+            if let Some(next) = sent
+                && let Ok((transactions, seconds)) =
+                    self.blocking(until, move |board| board.behind(next)).await
+            {
+                status["lagTransactions"] = transactions.into();
+                status["lagSeconds"] = seconds.into();
+            }
+            let (app, replication) = (app.to_string(), name.to_string());
+            links.push(LinkStatus { app, replication, status });
+        }
+        links
+    }
+
+    async fn part(
+        self: &Arc<Self>,
+        until: Instant,
+        part: &str,
+        next: Result<u64, String>,
+    ) -> PartStatus {
         let part = PartStatus { part: part.to_owned(), ..PartStatus::default() };
         let next = match next {
             Ok(next) => next,
             Err(error) => return PartStatus { error: Some(error), ..part },
         };
-        match self.blocking(move |board| board.behind(next)).await {
+        match self.blocking(until, move |board| board.behind(next)).await {
             Ok((transactions, seconds)) => PartStatus {
                 next: Some(next),
                 lag_transactions: Some(transactions),
@@ -172,9 +223,10 @@ impl Board {
     }
 
     /// How far changes were captured.
-    async fn captured(self: &Arc<Self>) -> Result<u64, String> {
-        self.blocking(|board| {
-            let mut cursors = board.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn captured(self: &Arc<Self>, until: Instant) -> Result<u64, String> {
+        let cursors = timeout_at(until, self.cursors.clone().lock_owned()).await;
+        let mut cursors = cursors.map_err(|_| no_answer())?;
+        self.blocking(until, move |board| {
             let newest = board.read_cursors(&mut cursors)?;
             Ok(newest.map_or(0, |cursor| cursor.next.0))
         })
@@ -195,6 +247,7 @@ impl Board {
             },
         };
         let end = self.journal.bounds(&at)?.end;
+        let begun = Instant::now();
         while seen.reader.position(&at).is_none_or(|position| position < end) {
             for record in seen.reader.poll(POLL)? {
                 if record.key.as_ref() == CURSOR_KEY.as_bytes()
@@ -205,10 +258,19 @@ impl Board {
                         Some(cursor.map_err(|error| JournalError::Corrupt(error.to_string()))?);
                 }
             }
+            if begun.elapsed() > READ_FOR {
+                // What was read stays read.
+                *cursors = Some(seen);
+                return Err(JournalError::Unavailable(no_answer()));
+            }
         }
         let changes = seen.changes;
         *cursors = Some(seen);
         Ok(changes)
+    }
+
+    fn end(&self) -> Result<u64, JournalError> {
+        Ok(self.journal.bounds(&self.txns())?.end.0)
     }
 
     fn txns(&self) -> TopicPartition {
@@ -241,14 +303,21 @@ impl Board {
         Ok((count, Duration::from_millis(ms).as_secs_f64()))
     }
 
+    /// Runs what blocks on a thread for that. Nobody waits for it beyond `until`.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
+        until: Instant,
         body: impl FnOnce(&Self) -> Result<T, JournalError> + Send + 'static,
     ) -> Result<T, String> {
         let board = self.clone();
-        let done = tokio::task::spawn_blocking(move || body(&board)).await;
+        let work = tokio::task::spawn_blocking(move || body(&board));
+        let done = timeout_at(until, work).await.map_err(|_| no_answer())?;
         done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
+}
+
+fn no_answer() -> String {
+    "the log does not answer in time".to_owned()
 }
 
 fn written_at(record: &Record) -> Option<u64> {

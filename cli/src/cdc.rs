@@ -31,7 +31,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         cdc::run(config, service.cluster, &store, service.journal, tasks, ready)
             .context("start change data capture")?;
         let routes = Router::new();
-        Ok(Admin { routes, links: None, store_node: store, store_node_tls: tls })
+        Ok(Admin { routes, links: None, ingest: false, store_node: store, store_node_tls: tls })
     })
     .await
 }

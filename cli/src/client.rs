@@ -12,6 +12,10 @@ use uuid::Uuid;
 
 use crate::failure::{Exit, Failure};
 
+/// How long anything but a bulk load may take until its reply is read. A server answers within its
+/// own deadlines, unless it hangs.
+const REQUEST: Duration = Duration::from_secs(60);
+
 /// The app that `anabranch dev` and the examples use.
 pub(crate) const EXAMPLE_APP: Uuid = Uuid::from_u128(0x2164bef3_37c0_489c_9ac6_c94b034525d7);
 
@@ -89,6 +93,11 @@ impl Client {
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.unlimited(method, path).timeout(REQUEST)
+    }
+
+    /// A request that may take as long as it moves, such as a bulk load.
+    pub(crate) fn unlimited(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.server))
     }
 
@@ -166,7 +175,10 @@ impl Client {
             Failure::new(Exit::Unavailable, format!("cannot connect to {server}"))
                 .with_hint("is it running? --server names another one")
         } else {
-            let cause = root_cause(error);
+            let cause = match error.is_timeout() {
+                true => "it took too long".to_owned(),
+                false => root_cause(error),
+            };
             Failure::new(Exit::Unknown, format!("no whole reply from {server}: {cause}"))
                 .with_hint("the request may have been done; read back before repeating it")
         };

@@ -90,12 +90,37 @@ fn table(resources: &[Value]) -> Table {
     table
 }
 
-/// A status on one line: what it says of the link, which only a process with a bridge knows.
+/// A status on one line: how far it is, which is in the log, and what a process with a bridge knows
+/// of the link.
 fn summary(status: &Value) -> String {
     let text = |path| status.pointer(path).and_then(Value::as_str);
-    match (text("/link/connected/cluster"), text("/link/last_error")) {
-        (Some(cluster), _) => format!("connected to {cluster}"),
-        (None, Some(error)) => format!("not connected: {error}"),
-        (None, None) => String::new(),
+    let link = match (text("/link/connected/cluster"), text("/link/lastError")) {
+        (Some(cluster), _) => Some(format!("connected to {cluster}")),
+        (None, Some(error)) => Some(format!("not connected: {error}")),
+        (None, None) => None,
+    };
+    let state = text("/state").map(|state| match text("/error") {
+        Some(error) => format!("{state}: {error}"),
+        None => state.to_owned(),
+    });
+    state.into_iter().chain(link).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_begins_with_what_the_log_says() {
+        let status = json!({"state": "following", "remotes": []});
+        assert_eq!(summary(&status), "following");
+        let link = json!({"connected": {"cluster": "west"}, "lastError": "broken once"});
+        let status = json!({"state": "following", "link": link});
+        assert_eq!(summary(&status), "following; connected to west");
+        let link = json!({"connected": null, "lastError": "nobody answers"});
+        let status = json!({"state": "unknown", "error": "no log", "link": link});
+        assert_eq!(summary(&status), "unknown: no log; not connected: nobody answers");
     }
 }

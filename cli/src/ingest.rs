@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         };
         ingest::run(config, listener, context, &service.host.edge).context("start ingest")?;
         tracing::info!(%address, "the HTTP API is served");
-        Ok(Admin { routes, links: None, store_node, store_node_tls: tls })
+        Ok(Admin { routes, links: None, ingest: true, store_node, store_node_tls: tls })
     })
     .await
 }

@@ -250,7 +250,7 @@ impl Chunk {
         let body = bytes::Bytes::from(self.body);
         let request = || {
             let request = client
-                .request(Method::POST, &path)
+                .unlimited(Method::POST, &path)
                 .header(CONTENT_TYPE, "application/x-ndjson")
                 .header("Idempotency-Key", &key)
                 .body(body.clone());

@@ -117,7 +117,7 @@ impl Start<'_> {
         let probe = links.clone().map(crate::bridge::probe);
         let resources = ingest::admin_routes(journal.clone(), cluster.name.clone(), probe);
         let board = Board::new(cluster.clone(), journal, readiness.clone(), links);
-        let board = board.asking(&store_node, None)?;
+        let board = board.asking(&store_node, None)?.with_ingest();
         let routes = resources.merge(board::routes(board));
         host.serve_admin(admin, readiness.clone(), metrics, routes);
         let (http, admin) = addresses;

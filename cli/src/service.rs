@@ -29,7 +29,7 @@ use tower::ServiceExt;
 use crate::board::{self, Board};
 use crate::cluster::Plan;
 use crate::failure::Failure;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Signals};
 use crate::settings::{LogFormat, Settings};
 
 /// What a service is started with.
@@ -49,6 +49,8 @@ pub(crate) struct Admin {
     pub(crate) routes: Router,
     /// Its links to other clusters.
     pub(crate) links: Option<StatusHandle>,
+    /// Whether it is ingest.
+    pub(crate) ingest: bool,
     /// Where the store node is.
     pub(crate) store_node: String,
     /// How it is asked.
@@ -63,6 +65,7 @@ pub(crate) async fn run(
     front: Option<TcpListener>,
     start: impl AsyncFnOnce(Service<'_>) -> Result<Admin>,
 ) -> Result<()> {
+    let mut signals = Signals::watch()?;
     telemetry::init_tracing(settings.log_format == LogFormat::Json);
     let metrics = telemetry::install_metrics()?;
     let plan = Plan::new(settings.cluster()?, &settings)?;
@@ -85,7 +88,7 @@ pub(crate) async fn run(
     let starting = front.map(|front| Starting::serve(front, readiness.clone(), metrics.clone()));
     let opened = tokio::select! {
         opened = plan.open(&journal, &log_ready, host.edge.shutdown()) => opened?,
-        told = host::signalled() => told.map(|_| None)?,
+        _ = signals.next() => None,
     };
     if let Some(starting) = starting {
         starting.end().await;
@@ -100,13 +103,14 @@ pub(crate) async fn run(
             cluster: cluster.clone(),
             ready,
         };
-        let Admin { routes, links, store_node, store_node_tls } = start(service).await?;
+        let Admin { routes, links, ingest, store_node, store_node_tls } = start(service).await?;
         let board = Board::new(cluster, journal, readiness, links);
         let board = board.asking(&store_node, store_node_tls.as_ref())?;
+        let board = if ingest { board.with_ingest() } else { board };
         late.set(routes.merge(board::routes(board)));
-        return host.serve(settings.shutdown_timeout()).await;
+        return host.serve(settings.shutdown_timeout(), &mut signals).await;
     }
-    host.close(settings.shutdown_timeout()).await
+    host.close_or_break_off(settings.shutdown_timeout(), &mut signals).await
 }
 
 /// Answers on a service's address while the service waits for its log.

@@ -54,7 +54,7 @@ fn show(status: &ClusterStatus) -> Result<()> {
             part.clone(),
             or_dash(next.as_ref()),
             or_dash(lag_transactions.as_ref()),
-            lag_seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.3}")),
+            seconds(*lag_seconds),
             error.clone().unwrap_or_default(),
         ]);
     }
@@ -70,30 +70,39 @@ fn show(status: &ClusterStatus) -> Result<()> {
 }
 
 fn link_table(links: &[LinkStatus]) -> Table {
-    let mut table =
-        Table::new(&["REPLICATION", "APP", "CONNECTED TO", "RECEIVED", "SENT", "LAG (S)", "NOTE"]);
+    let mut table = Table::new(&[
+        "REPLICATION",
+        "APP",
+        "CONNECTED TO",
+        "RECEIVED",
+        "SENT",
+        "BEHIND (TXNS)",
+        "BEHIND (S)",
+        "NOTE",
+    ]);
     for LinkStatus { app, replication, status } in links {
         let text = |path: &str| match status.pointer(path) {
-            None | Some(serde_json::Value::Null) => "-".to_owned(),
-            Some(serde_json::Value::String(text)) => text.clone(),
-            Some(value) => value.to_string(),
+            None | Some(serde_json::Value::Null) => None,
+            Some(serde_json::Value::String(text)) => Some(text.clone()),
+            Some(value) => Some(value.to_string()),
         };
-        let lag = status.pointer("/received/lag_ms").and_then(serde_json::Value::as_f64);
-        let note = match text("/last_error") {
-            note if note == "-" => String::new(),
-            note => note,
-        };
+        let cell = |path: &str| text(path).unwrap_or("-".to_owned());
         table.row([
             replication.clone(),
             app.clone(),
-            text("/connected/cluster"),
-            text("/received/next"),
-            text("/sent/next"),
-            lag.map_or("-".to_owned(), |ms| format!("{:.3}", ms / 1000.0)),
-            note,
+            cell("/connected/cluster"),
+            cell("/received/next"),
+            cell("/sent/next"),
+            cell("/lagTransactions"),
+            seconds(status["lagSeconds"].as_f64()),
+            text("/lastError").unwrap_or_default(),
         ]);
     }
     table
+}
+
+fn seconds(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |seconds| format!("{seconds:.3}"))
 }
 
 fn or_dash(value: Option<&u64>) -> String {
