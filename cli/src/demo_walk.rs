@@ -28,8 +28,6 @@ const DELETED: &str = "row-000025";
 /// How long a cluster may take to show what was written.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
-/// How long it is waited for what an earlier walk left behind.
-const LOOK: Duration = Duration::from_secs(10);
 
 /// Load the cars into cluster east and follow the Japanese ones into west, step by step. Both must
 /// run and have a Replication of "Origin = 'Japan'".
@@ -124,19 +122,14 @@ impl Walk {
     /// After an earlier walk. Whoever ran it may have changed the cars since.
     async fn look_again(&self, east: &Cars) -> Result<()> {
         print(format_args!("east: {} cars, from an earlier run", east.len()))?;
-        let (begun, wanted) = (Instant::now(), japanese(east));
-        loop {
-            let west = self.cars(&self.west).await?;
-            if west == wanted || begun.elapsed() > LOOK {
-                let (update, delete) = (JAPANESE_COUNT - 1, JAPANESE_COUNT - 2);
-                return print(format_args!(
-                    "west: {} cars; after the load there were {JAPANESE_COUNT}, after the update \
-                     {update}, after the delete {delete}",
-                    west.len()
-                ));
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        let wanted = japanese(east);
+        self.until(&self.west, &wanted).await.context("the Japanese ones are in west")?;
+        let (update, delete) = (JAPANESE_COUNT - 1, JAPANESE_COUNT - 2);
+        print(format_args!(
+            "west: {} cars, the Japanese ones; after the load there were {JAPANESE_COUNT}, after \
+             the update {update}, after the delete {delete}",
+            wanted.len()
+        ))
     }
 
     async fn load(&self) -> Result<()> {
