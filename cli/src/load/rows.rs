@@ -93,16 +93,22 @@ impl Feed<'_> {
     }
 }
 
+/// Whether a document has an `_id`, be it `null`.
 #[derive(Deserialize)]
 struct Id {
-    #[serde(rename = "_id")]
-    id: Option<IgnoredAny>,
+    #[serde(rename = "_id", default, deserialize_with = "there")]
+    there: bool,
+}
+
+fn there<'de, D: Deserializer<'de>>(id: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(id).map(|_| true)
 }
 
 /// The document with an id of its number, unless it has one. Its text is not read and written anew:
-/// numbers stay as they were written.
+/// numbers stay as they were written. An `_id` of `null` stays too, for the server to refuse: who
+/// wrote it meant some id.
 fn with_id(text: String, number: u64) -> String {
-    let lacks_id = serde_json::from_str::<Id>(&text).is_ok_and(|document| document.id.is_none());
+    let lacks_id = serde_json::from_str::<Id>(&text).is_ok_and(|document| !document.there);
     let Some(fields) = text.trim_start().strip_prefix('{').filter(|_| lacks_id) else {
         return text;
     };
@@ -149,11 +155,13 @@ mod tests {
 
     #[test]
     fn items_of_an_array_are_numbered_unless_they_have_an_id() {
-        let found = rows("\n [{\"a\":\n 1.50}, {\"_id\": 7}, {} ]\n", true).unwrap();
+        let found =
+            rows("\n [{\"a\":\n 1.50}, {\"_id\": 7}, {}, {\"_id\": null} ]\n", true).unwrap();
         let expected = [
             (1, "{\"_id\":\"row-000001\",\"a\":  1.50}"),
             (2, "{\"_id\": 7}"),
             (3, "{\"_id\":\"row-000003\"}"),
+            (4, "{\"_id\": null}"),
         ];
         assert_eq!(found, expected.map(|(line, text)| (line, text.to_owned())));
     }
