@@ -1,7 +1,7 @@
 //! `anabranch ca`: a cluster's certificate authority, and certificates for its bridges.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use anabranch_bridge::identity::{self, Identity, IdentityFiles};
 use anabranch_schemas::topics::ClusterName;
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use x509_parser::pem::parse_x509_pem;
 
 use crate::failure::Failure;
 use crate::output::print;
@@ -64,8 +65,8 @@ fn init(dir: &Path, name: Option<ClusterName>) -> Result<()> {
     };
     fs::create_dir_all(dir).with_context(|| format!("make directory {}", dir.display()))?;
     let Identity { certificate, key } = identity::make_ca(&name).context("make an authority")?;
-    write(&files.ca_key, &key, PRIVATE, false)?;
-    write(&files.ca, &certificate, PUBLIC, false)?;
+    write(&files.ca_key, &key, PRIVATE)?;
+    write(&files.ca, &certificate, PUBLIC)?;
     print(files.ca.display())
 }
 
@@ -83,12 +84,39 @@ fn name_of(dir: &Path) -> Result<ClusterName> {
 fn issue(dir: &Path, cluster: &ClusterName, hosts: &[String], replace: bool) -> Result<()> {
     let files = IdentityFiles::in_directory(dir);
     let ca = Identity { certificate: read(&files.ca)?, key: read(&files.ca_key)? };
+    belongs_to(&ca, &files.ca, cluster)?;
     let issued = identity::issue(&ca, cluster, hosts);
     let Identity { certificate, key } =
         issued.with_context(|| format!("issue a certificate with {}", files.ca.display()))?;
-    write(&files.key, &key, PRIVATE, replace)?;
-    write(&files.certificate, &certificate, PUBLIC, replace)?;
+    if replace {
+        // Whatever can fail has been done before the first of the two is exchanged.
+        let key = beside(&files.key, &key, PRIVATE)?;
+        let certificate = beside(&files.certificate, &certificate, PUBLIC)?;
+        exchange(&key, &files.key)?;
+        exchange(&certificate, &files.certificate)?;
+    } else {
+        if files.certificate.exists() {
+            return Err(there_already(&files.certificate));
+        }
+        write(&files.key, &key, PRIVATE)?;
+        write(&files.certificate, &certificate, PUBLIC)?;
+    }
     print(files.certificate.display())
+}
+
+/// An authority issues for its own cluster only: whoever trusts it takes what it issues for that.
+fn belongs_to(ca: &Identity, path: &Path, cluster: &ClusterName) -> Result<()> {
+    let unreadable = || Failure::usage(format!("{} is not a certificate", path.display()));
+    let (_, pem) = parse_x509_pem(ca.certificate.as_bytes()).map_err(|_| unreadable())?;
+    let certificate = pem.parse_x509().map_err(|_| unreadable())?;
+    let name = certificate.subject().iter_common_name().next();
+    let name = name.and_then(|name| name.as_str().ok()).unwrap_or_default();
+    if name.starts_with(&format!("{cluster} CA ")) {
+        return Ok(());
+    }
+    let path = path.display();
+    let failure = Failure::usage(format!("{path} is the authority '{name}', not one of {cluster}"));
+    Err(failure.with_hint("each cluster has an authority of its own: 'anabranch ca init'").into())
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -102,28 +130,36 @@ fn read(path: &Path) -> Result<String> {
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
-/// Writes a file that is not there, or with `replace` puts it in the place of the one that is.
-fn write(path: &Path, text: &str, mode: u32, replace: bool) -> Result<()> {
-    let target = if replace { path.with_extension("new") } else { path.to_owned() };
-    if replace {
-        // Left behind if an earlier run was killed.
-        let _ = fs::remove_file(&target);
-    }
-    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&target);
+/// Writes a file that is not there.
+fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     let written = file.and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     });
     match written {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Failure::usage(format!("{} is there already", path.display())).into());
-        }
-        written => written.with_context(|| format!("write {}", target.display()))?,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(there_already(path)),
+        written => written.with_context(|| format!("write {}", path.display())),
     }
-    if replace {
-        fs::rename(&target, path).with_context(|| format!("replace {}", path.display()))?;
-    }
-    Ok(())
+}
+
+fn there_already(path: &Path) -> anyhow::Error {
+    let failure = Failure::usage(format!("{} is there already", path.display()));
+    failure.with_hint("'anabranch ca issue --replace' replaces a bridge's certificate").into()
+}
+
+/// Writes what is to take the place of a file; its path.
+fn beside(path: &Path, text: &str, mode: u32) -> Result<PathBuf> {
+    let new = path.with_extension("new");
+    // Left behind if an earlier run was killed.
+    let _ = fs::remove_file(&new);
+    write(&new, text, mode)?;
+    Ok(new)
+}
+
+fn exchange(new: &Path, path: &Path) -> Result<()> {
+    let context = || format!("replace {}: repeat 'anabranch ca issue --replace'", path.display());
+    fs::rename(new, path).with_context(context)
 }
 
 #[cfg(test)]
@@ -140,10 +176,13 @@ mod tests {
         issue(&east, &cluster, &hosts, false).unwrap();
         let first = read(&east.join("cert.pem")).unwrap();
         let error = issue(&east, &cluster, &hosts, false).unwrap_err().to_string();
-        assert!(error.ends_with("key.pem is there already"), "{error}");
+        assert!(error.ends_with("cert.pem is there already"), "{error}");
         issue(&east, &cluster, &hosts, true).unwrap();
         assert_ne!(read(&east.join("cert.pem")).unwrap(), first);
         assert!(init(&east, None).is_err());
         assert!(init(&dir.path().join("Not A Name"), None).is_err());
+        let west = "west".parse().unwrap();
+        let error = issue(&east, &west, &hosts, true).unwrap_err().to_string();
+        assert!(error.ends_with("not one of west"), "{error}");
     }
 }
