@@ -66,6 +66,8 @@ pub(crate) struct NewDocument {
     pub(crate) key: DocumentKey,
     /// The fields, without `_id`.
     pub(crate) fields: Value,
+    /// How long both are as JSON.
+    pub(crate) bytes: usize,
 }
 
 impl NewDocument {
@@ -93,9 +95,9 @@ impl NewDocument {
             None => draw()?,
         };
         let fields = Value::Object(fields);
-        let bytes = fields.to_json().len() + key.as_str().len();
+        let bytes = fields.json_len() + key.as_str().len();
         check_size(&key, bytes, warnings)?;
-        Ok(NewDocument { key, fields })
+        Ok(NewDocument { key, fields, bytes })
     }
 }
 

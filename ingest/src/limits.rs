@@ -2,7 +2,7 @@
 //!
 //! Requests and loads that run are limited in number, the bodies of statements in bytes together.
 //! Whoever comes above a limit is told at once to come again, and nothing of it was done. Bodies
-//! that are too large or pause too long are given up.
+//! that are too large, pause too long or only trickle are given up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,12 @@ use crate::error::{Code, Refusal};
 
 /// Bytes are counted in units of this many.
 const UNIT: usize = 1024;
+/// Memory for a body is reserved as it arrives, in steps of this many bytes: what a client only
+/// promises to send takes nothing from others.
+const STEP_BYTES: usize = 64 * UNIT;
+/// So many bytes of a load have to arrive in the time for which its body may pause: one that
+/// trickles would hold its place for ever.
+const PACE_BYTES: usize = 4 * UNIT;
 /// How much of a refused body is read, so that its sender gets to read the reply.
 const DISCARDED_BYTES: usize = 64 << 20;
 /// How long a refused body is read.
@@ -38,9 +44,8 @@ pub(crate) struct Limits {
 }
 
 /// A place among those that run. It is free again when this is dropped.
-#[derive(Clone)]
 pub(crate) struct Place {
-    _permit: Arc<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// A body that was read whole, and its share of the memory for bodies.
@@ -108,22 +113,25 @@ impl Limits {
             return Err(too_large(most as u64));
         }
         let mut share = Vec::new();
-        let mut reserved = expected.unwrap_or(0);
-        share.push(self.reserve(reserved)?);
-        let mut bytes = BytesMut::with_capacity(reserved.min(64 * UNIT));
+        let mut reserved = 0;
+        let mut bytes = BytesMut::with_capacity(expected.unwrap_or(0).min(STEP_BYTES));
         loop {
             let until = deadline.min(Instant::now() + self.pause);
             let Ok(chunk) = timeout_at(until, stream.next()).await else {
-                return Err(too_slow(self.pause));
+                return Err(if until == deadline { too_late() } else { too_slow(self.pause) });
             };
             let Some(chunk) = chunk else { break };
             let chunk = chunk.map_err(|error| broken(&error))?;
-            if bytes.len() + chunk.len() > most {
+            let length = bytes.len() + chunk.len();
+            if length > most {
                 return Err(too_large(most as u64));
             }
-            if bytes.len() + chunk.len() > reserved {
-                share.push(self.reserve(chunk.len())?);
-                reserved += chunk.len();
+            if length > reserved {
+                // A step ahead, but not beyond the end.
+                let step = STEP_BYTES.min(expected.unwrap_or(most).saturating_sub(reserved));
+                let step = step.max(length - reserved).next_multiple_of(UNIT);
+                share.push(self.reserve(step)?);
+                reserved += step;
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -150,27 +158,51 @@ impl Limits {
             discard(headers, stream);
             return Err(too_large(most));
         }
-        let chunks = stream::unfold(Some((stream, 0)), move |reading| async move {
-            let (mut stream, taken) = reading?;
-            let chunk = match timeout(pause, stream.next()).await {
+        let pace = Pace { pause, left: pause, bytes: 0 };
+        let chunks = stream::unfold(Some((stream, 0, pace)), move |reading| async move {
+            let (mut stream, taken, mut pace) = reading?;
+            // Only waiting for the client counts, not the time between that others take.
+            let started = Instant::now();
+            let chunk = match timeout(pace.left, stream.next()).await {
                 Ok(None) => return None,
                 Ok(Some(Ok(chunk))) => chunk,
                 Ok(Some(Err(error))) => return Some((Err(broken(&error)), None)),
-                Err(_) => return Some((Err(too_slow(pause)), None)),
+                Err(_) if pace.bytes == 0 => return Some((Err(too_slow(pause)), None)),
+                Err(_) => return Some((Err(trickles(pause)), None)),
             };
+            pace.arrived(chunk.len(), started.elapsed());
             let taken = taken + chunk.len() as u64;
             if taken > most {
                 return Some((Err(too_large(most)), None));
             }
-            Some((Ok(chunk), Some((stream, taken))))
+            Some((Ok(chunk), Some((stream, taken, pace))))
         });
         Ok(Box::pin(chunks))
     }
 }
 
+/// How fast a body arrives.
+struct Pace {
+    pause: Duration,
+    /// How long is left for the next [`PACE_BYTES`].
+    left: Duration,
+    /// How many of them are there.
+    bytes: usize,
+}
+
+impl Pace {
+    fn arrived(&mut self, bytes: usize, waited: Duration) {
+        self.bytes += bytes;
+        self.left = self.left.saturating_sub(waited);
+        if self.bytes >= PACE_BYTES {
+            *self = Pace { left: self.pause, bytes: 0, ..*self };
+        }
+    }
+}
+
 fn place(places: &Arc<Semaphore>, full: &str) -> Result<Place, Refusal> {
     match places.clone().try_acquire_owned() {
-        Ok(permit) => Ok(Place { _permit: Arc::new(permit) }),
+        Ok(permit) => Ok(Place { _permit: permit }),
         Err(_) => Err(Refusal::new(Code::Overloaded, full)),
     }
 }
@@ -218,6 +250,111 @@ fn too_slow(pause: Duration) -> Refusal {
     Refusal::new(Code::RequestTimeout, message)
 }
 
+fn too_late() -> Refusal {
+    Refusal::new(Code::RequestTimeout, "the body did not arrive before the request's deadline")
+        .with_hint("send less at once, or allow more time")
+}
+
+fn trickles(pause: Duration) -> Refusal {
+    let message = format!("the body arrives too slowly: less than {PACE_BYTES} bytes in {pause:?}");
+    Refusal::new(Code::RequestTimeout, message)
+}
+
 fn broken(error: &axum::Error) -> Refusal {
     Refusal::new(Code::InvalidRequest, format!("the body broke off: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    fn body(chunks: Vec<Bytes>) -> Body {
+        Body::from_stream(stream::iter(chunks.into_iter().map(Ok::<_, io::Error>)))
+    }
+
+    fn length(bytes: usize) -> HeaderMap {
+        HeaderMap::from_iter([(header::CONTENT_LENGTH, bytes.into())])
+    }
+
+    #[tokio::test]
+    async fn a_promise_takes_no_memory() {
+        let limits = Limits::new(&IngestConfig {
+            max_body_bytes: 1 << 20,
+            max_buffered_bytes: 1 << 20,
+            ..IngestConfig::default()
+        });
+        let promised = Body::from_stream(stream::pending::<io::Result<Bytes>>());
+        let headers = length(1 << 20);
+        let idle = limits.read(&headers, promised, soon());
+        let other = async {
+            tokio::task::yield_now().await;
+            limits.read(&headers, body(vec![vec![b'x'; 1 << 20].into()]), soon()).await
+        };
+        tokio::select! {
+            biased;
+            _ = idle => unreachable!("nothing comes"),
+            whole = other => assert_eq!(whole.unwrap().bytes.len(), 1 << 20),
+        }
+    }
+
+    #[tokio::test]
+    async fn small_chunks_take_the_memory_that_they_fill() {
+        let limits = Limits::new(&IngestConfig {
+            max_body_bytes: 128 << 10,
+            max_buffered_bytes: 128 << 10,
+            ..IngestConfig::default()
+        });
+        let chunks = vec![Bytes::from_static(&[b'x'; 8]); 16 << 10];
+        let whole = limits.read(&HeaderMap::new(), body(chunks), soon()).await.unwrap();
+        assert_eq!(whole.bytes.len(), 128 << 10);
+        assert_eq!(limits.reserve(1).unwrap_err().code(), Code::Overloaded);
+        drop(whole);
+        assert!(limits.reserve(128 << 10).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_deadline_is_not_called_a_pause() {
+        let limits = Limits::new(&IngestConfig::default());
+        let pending = || Body::from_stream(stream::pending::<io::Result<Bytes>>());
+        let soon = Instant::now() + Duration::from_millis(5);
+        let refusal = limits.read(&HeaderMap::new(), pending(), soon).await.err().unwrap();
+        assert_eq!(refusal.code(), Code::RequestTimeout);
+        assert!(refusal.message().contains("deadline"), "{refusal}");
+    }
+
+    #[test]
+    fn who_trickles_has_less_and_less_time() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace { pause: 30 * second, left: 30 * second, bytes: 0 };
+        for waited in 1..=20 {
+            pace.arrived(1, second);
+            assert_eq!(pace.left, (30 - waited) * second);
+        }
+        pace.arrived(PACE_BYTES, second);
+        assert_eq!((pace.left, pace.bytes), (30 * second, 0));
+    }
+
+    #[tokio::test]
+    async fn a_load_that_trickles_is_given_up() {
+        let config = IngestConfig { body_idle_timeout_ms: 50, ..IngestConfig::default() };
+        let trickle = stream::unfold((), |()| async {
+            // Far shorter than the pause that is allowed, however slow this machine is.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Some((Ok::<_, io::Error>(Bytes::from_static(b" ")), ()))
+        });
+        let mut chunks =
+            Limits::new(&config).chunks(&HeaderMap::new(), Body::from_stream(trickle)).unwrap();
+        let refusal = loop {
+            if let Err(refusal) = chunks.next().await.expect("it does not end") {
+                break refusal;
+            }
+        };
+        assert_eq!(refusal.code(), Code::RequestTimeout);
+    }
 }

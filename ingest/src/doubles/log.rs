@@ -22,6 +22,8 @@ use crate::rounds::RoundSink;
 
 /// What is to happen to the next round.
 pub(crate) enum Fault {
+    /// None at all.
+    Pass,
     /// It is refused; nothing is written.
     Refuse(journal::Error),
     /// It is written, but nobody is told.
@@ -138,7 +140,7 @@ impl RoundSink for FakeLog {
             let fault = self.faults.lock().pop_front();
             let unknown = || journal::Error::Unknown("no answer".to_owned());
             match fault {
-                None => self.commit(&round),
+                None | Some(Fault::Pass) => self.commit(&round),
                 Some(Fault::Refuse(error)) => Err(error),
                 Some(Fault::Forget) => self.commit(&round).and_then(|_| Err(unknown())),
                 Some(Fault::Lose) => Err(unknown()),

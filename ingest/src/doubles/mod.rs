@@ -88,7 +88,8 @@ impl World {
             }
         }
         let digest = round.digest.clone().into();
-        self.outcomes.insert(round.id, proto::Outcome { txn, digest, conflicts });
+        let outcome = proto::Outcome { txn, digest, conflicts, ..proto::Outcome::default() };
+        self.outcomes.insert(round.id, outcome);
     }
 
     /// The document as JSON, and the transaction that wrote it.
@@ -169,7 +170,10 @@ impl Cluster {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Reply {
-        read(self.raw(request).await).await.expect("the reply is whole")
+        let (method, path) = (request.method().clone(), request.uri().to_string());
+        let reply = read(self.raw(request).await).await.expect("the reply is whole");
+        http::tests::openapi::check(&method, &path, &reply);
+        reply
     }
 
     pub(crate) async fn raw(&self, request: Request<Body>) -> Response<Body> {

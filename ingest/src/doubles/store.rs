@@ -51,6 +51,11 @@ pub(crate) struct Node {
     forgets: Arc<AtomicUsize>,
     /// Queries break off after so many messages.
     breaks_after: Arc<AtomicUsize>,
+    /// How many reads were asked for, and the code with which all are refused, if they are.
+    pub(crate) reads: Arc<AtomicUsize>,
+    refuses: Arc<Mutex<Option<&'static str>>>,
+    /// The queries that were asked.
+    pub(crate) queries: Arc<Mutex<Vec<proto::QueryRequest>>>,
     /// What happens after the next read was answered.
     after_read: Arc<Mutex<Option<Surprise>>>,
 }
@@ -61,6 +66,9 @@ impl FakeStore {
             shared,
             forgets: Arc::default(),
             breaks_after: Arc::new(AtomicUsize::new(usize::MAX)),
+            reads: Arc::default(),
+            refuses: Arc::default(),
+            queries: Arc::default(),
             after_read: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
@@ -110,6 +118,11 @@ impl Node {
         self.breaks_after.store(messages, Ordering::SeqCst);
     }
 
+    /// Whether every read is refused, and with which code.
+    pub(crate) fn refuse(&self, code: Option<&'static str>) {
+        *self.refuses.lock() = code;
+    }
+
     /// Something that happens between the next read and what is made of it.
     pub(crate) fn after_read(&self, what: impl FnOnce() + Send + 'static) {
         *self.after_read.lock() = Some(Box::new(what));
@@ -134,6 +147,10 @@ impl Node {
     }
 
     async fn reach_at(&self, at: Option<proto::ReadAt>) -> Result<Option<u64>, Status> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        if let Some(code) = *self.refuses.lock() {
+            return Err(failed(code));
+        }
         let at = at.unwrap_or_default();
         self.reach(at.at_least, at.wait_ms).await
     }
@@ -198,6 +215,7 @@ impl StoreNode for Node {
         let request = request.into_inner();
         let txn = self.reach_at(request.at).await?;
         let rows = self.rows(&request)?;
+        self.queries.lock().push(request);
         self.was_read();
         let mut replies: Vec<_> = rows
             .chunks(ROWS)
@@ -253,10 +271,8 @@ impl StoreNode for Node {
         let next = newest.map_or(0, |newest| newest + 1);
         Ok(Response::new(proto::StatusReply {
             applied_next: next,
-            applied_hlc: 0,
             log_end: next,
-            oldest_readable: 0,
-            lost_parts: 0,
+            ..proto::StatusReply::default()
         }))
     }
 }

@@ -7,7 +7,9 @@
 //!
 //! Documents are merged into those that are there; an equal one changes nothing. So a load that
 //! broke off is simply sent again. With an `Idempotency-Key`, which names every round of the load,
-//! rounds that were applied are not even written again.
+//! rounds that were applied are not even written again. The key stands for the same documents in
+//! the same rounds: where a body breaks off, the documents of a round that is not full are not
+//! written under it, or the whole load, sent again, would be another one.
 
 mod parse;
 mod split;
@@ -189,7 +191,8 @@ impl Run<'_> {
         let mut splitter = Splitter::new(format, MAX_TEXT_BYTES);
         let mut elements = Vec::new();
         let mut batch = Batch::default();
-        // Even of a body that breaks off, the documents that arrived whole are written.
+        // Even of a body that breaks off, the documents that arrived whole are written, if a
+        // repeat makes the same round of them.
         let mut result = Ok(());
         while result.is_ok() {
             let chunk = tokio::select! {
@@ -207,8 +210,27 @@ impl Run<'_> {
             };
             self.take(&mut elements, &mut batch).await?;
         }
-        self.flush(&mut batch).await?;
+        match &result {
+            Err(refusal) if self.shape.name.has_key() && !self.is_round(&batch) => {
+                self.leave(&batch, refusal);
+            }
+            _ => self.flush(&mut batch).await?,
+        }
         result
+    }
+
+    /// Whether a batch is a round whatever comes after it. One that is only large is not: the next
+    /// document may have had room in it.
+    fn is_round(&self, batch: &Batch) -> bool {
+        batch.elements.len() >= self.loader.round_documents
+    }
+
+    /// Lists a batch as not written.
+    fn leave(&mut self, batch: &Batch, refusal: &Refusal) {
+        if let (Some(first), Some(last)) = (batch.elements.first(), batch.elements.last()) {
+            self.loaded.received += batch.elements.len() as u64;
+            self.loaded.list_left(first.number, last.number, refusal);
+        }
     }
 
     /// Moves elements into the batch and writes it whenever it is full.
@@ -219,8 +241,7 @@ impl Run<'_> {
     ) -> Result<(), Refusal> {
         for element in elements.drain(..) {
             let bytes = element.text.as_ref().map_or(0, Bytes::len);
-            let is_full = batch.elements.len() >= self.loader.round_documents
-                || batch.bytes + bytes > self.loader.round_bytes;
+            let is_full = self.is_round(batch) || batch.bytes + bytes > self.loader.round_bytes;
             if is_full {
                 self.flush(batch).await?;
             }
@@ -254,7 +275,7 @@ impl Run<'_> {
             self.settle(self.in_flight.len() - 1).await;
         }
         if let Some(refusal) = self.loaded.refusal.take() {
-            self.loaded.list_lines(first_line, last_line, &refusal);
+            self.loaded.list_left(first_line, last_line, &refusal);
             return Err(refusal);
         }
         let documents = mutations.len() as u64;
@@ -280,7 +301,7 @@ impl Run<'_> {
                     self.loaded.written += round.documents;
                 }
                 Err(refusal) => {
-                    self.loaded.list_lines(round.first_line, round.last_line, &refusal);
+                    self.loaded.list_failed(round.first_line, round.last_line, &refusal);
                     self.loaded.refusal.get_or_insert(refusal);
                 }
             }
@@ -309,14 +330,23 @@ impl Loaded {
         }
     }
 
-    fn list_lines(&mut self, first: u64, last: u64, refusal: &Refusal) {
+    /// Lists documents of which the round failed.
+    fn list_failed(&mut self, first: u64, last: u64, refusal: &Refusal) {
+        if refusal.code() != Code::OutcomeUnknown {
+            return self.list_left(first, last, refusal);
+        }
+        let message =
+            format!("whether documents {first} to {last} were written is not known: {refusal}");
+        self.list(LineError { line: first, code: refusal.code().as_str(), message });
+    }
+
+    /// Lists documents that were not written, or not even tried since the load broke off.
+    fn list_left(&mut self, first: u64, last: u64, refusal: &Refusal) {
         let message = format!("documents {first} to {last} were not written: {refusal}");
-        let code = refusal.code();
-        let message = match code {
-            Code::OutcomeUnknown => {
-                format!("whether documents {first} to {last} were written is not known: {refusal}")
-            }
-            _ => message,
+        let code = match refusal.code() {
+            // Of others: what became of these is known.
+            Code::OutcomeUnknown => Code::JournalUnavailable,
+            code => code,
         };
         self.list(LineError { line: first, code: code.as_str(), message });
     }

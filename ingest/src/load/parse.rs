@@ -84,7 +84,7 @@ impl Shape {
             let message = format!("the document is larger than {MAX_BYTES} bytes");
             return Err(Refusal::new(Code::DocumentTooLarge, message));
         };
-        let value = Value::from_json(text).map_err(|error| json_refusal(&error.to_string()))?;
+        let value = Value::from_json(text).map_err(|error| Refusal::of_json(&error))?;
         let draw = || {
             let id = Value::String(self.name.document(element.number));
             DocumentKey::from_value(&id).map_err(|error| Refusal::of_id(&error))
@@ -102,12 +102,4 @@ impl Shape {
             },
         }
     }
-}
-
-/// The parser stops at a depth of its own before a document could be measured.
-fn json_refusal(reason: &str) -> Refusal {
-    if reason.contains("recursion limit") {
-        return Refusal::new(Code::TooDeep, "the document nests too deeply");
-    }
-    Refusal::new(Code::InvalidJson, format!("not JSON: {reason}"))
 }

@@ -2,7 +2,8 @@
 //!
 //! Only the element that is being read is held, up to a limit: a load of any size takes the same
 //! memory. Where an element ends is found by its brackets and quotes; whether it is valid JSON is
-//! for whoever parses it to say.
+//! for whoever parses it to say. Its text is copied, without the space around it: a slice would
+//! keep all of the chunk that it was cut from.
 
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr2};
@@ -216,17 +217,17 @@ impl Splitter {
     /// An element ends with `piece`.
     fn emit(&mut self, mut piece: Bytes, elements: &mut Vec<Element>) {
         self.number += 1;
+        let copy = |text: &[u8]| Some(Bytes::copy_from_slice(text.trim_ascii()));
         let text = if self.is_over || self.partial.len() + piece.len() > self.most {
-            self.partial = BytesMut::new();
             None
         } else if self.partial.is_empty() {
-            Some(piece)
+            copy(&piece)
         } else {
             self.keep(&mut piece);
-            Some(self.partial.split().freeze())
+            copy(&self.partial)
         };
         self.is_over = false;
-        let text = text.map(|text| text.slice_ref(text.trim_ascii()));
+        self.partial = BytesMut::new();
         if text.as_ref().is_none_or(|text| !text.is_empty()) {
             elements.push(Element { number: self.number, text });
         }
@@ -305,6 +306,33 @@ mod tests {
         for _ in 0..1_000 {
             splitter.push(Bytes::from_static(&[b'x'; 64]), &mut Vec::new()).unwrap();
             assert!(splitter.partial.len() <= 100);
+        }
+    }
+
+    #[test]
+    fn a_small_document_keeps_no_large_buffer() {
+        let space = " ".repeat(1_000);
+        for (format, text) in [
+            (Format::Lines, format!("{space}{{}}{space}\n{{}}")),
+            (Format::Array, format!("[{space}{{}}{space},{{}}]")),
+        ] {
+            for cut in [text.len(), 500] {
+                let (first, second) = text.split_at(cut);
+                let chunks = [first, second].map(|chunk| Bytes::from(chunk.to_owned()));
+                let mut splitter = Splitter::new(format, 10_000);
+                let mut elements = Vec::new();
+                for chunk in &chunks {
+                    splitter.push(chunk.clone(), &mut elements).unwrap();
+                }
+                splitter.finish(&mut elements).unwrap();
+                assert_eq!(elements.len(), 2);
+                for text in elements.into_iter().map(|element| element.text.unwrap()) {
+                    assert_eq!(text, "{}");
+                    let place = text.as_ptr();
+                    assert!(chunks.iter().all(|chunk| !chunk.as_ptr_range().contains(&place)));
+                    assert_eq!(BytesMut::from(text).capacity(), 2, "only the text is held");
+                }
+            }
         }
     }
 

@@ -124,26 +124,73 @@ async fn errors_are_listed_up_to_a_number() {
 
 #[tokio::test]
 async fn a_load_that_breaks_off_says_what_was_written() {
-    let config = IngestConfig { load_round_documents: 10, load_rounds_in_flight: 1, ..impatient() };
+    let config = IngestConfig { load_round_documents: 10, load_rounds_in_flight: 3, ..impatient() };
     let cluster = Cluster::with(config).await;
-    let down = || Fault::Refuse(journal::Error::Corrupt("broken".to_owned()));
-    let reply = {
-        // The second round fails for good.
-        cluster.log.inject([Fault::Forget, Fault::Lose]);
-        let first = cluster.load(lines(0..10), &[]).await;
-        assert_eq!(first.json()["written"], 10, "{}", first.text);
-        cluster.log.inject([down()]);
-        cluster.load(lines(0..50), &[]).await
-    };
-    assert_eq!((reply.status.as_u16(), reply.code()), (500, "internal".to_owned()));
+    let broken = Fault::Refuse(journal::Error::Corrupt("broken".to_owned()));
+    // The first round is in, what became of the second is not known, the third fails for good,
+    // the fourth, which is under way by then, is in, and the fifth is not tried.
+    cluster.log.inject([Fault::Pass, Fault::Hang, broken, Fault::Pass]);
+    let reply = cluster.load(lines(0..100), &[]).await;
+    assert_eq!((reply.status.as_u16(), reply.code()), (503, "outcome_unknown".to_owned()));
+    let last = cluster.shared.world.lock().committed.iter().map(|(txn, _)| *txn).max();
+    assert_eq!(reply.txn(), last);
     let reply = reply.json();
-    assert_eq!(reply["written"], 0);
-    let listed = reply["errors"].as_array().unwrap();
-    assert_eq!(listed[0]["line"], 1);
-    assert!(listed[0]["message"].as_str().unwrap().contains("1 to 10"));
+    assert_eq!((&reply["received"], &reply["written"]), (&json!(50), &json!(20)));
+    let mut listed: Vec<_> = reply["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| {
+            let message = error["message"].as_str().unwrap().split(':').next().unwrap();
+            (error["line"].as_u64().unwrap(), error["code"].as_str().unwrap(), message)
+        })
+        .collect();
+    listed.sort_unstable();
+    let expected = [
+        (11, "outcome_unknown", "whether documents 11 to 20 were written is not known"),
+        (21, "internal", "documents 21 to 30 were not written"),
+        (41, "journal_unavailable", "documents 41 to 50 were not written"),
+    ];
+    assert_eq!(listed, expected);
+    assert_eq!(rounds(&cluster), [10, 10]);
     // Once more, and all is there.
-    assert_eq!(cluster.load(lines(0..50), &[]).await.json()["written"], 50);
-    assert_eq!(cluster.cars().await.len(), 50);
+    assert_eq!(cluster.load(lines(0..100), &[]).await.json()["written"], 100);
+    assert_eq!(cluster.cars().await.len(), 100);
+}
+
+/// A body of which the connection breaks after so many of its documents.
+fn cut(documents: u64) -> Body {
+    let error = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    Body::from_stream(stream::iter([Ok(Bytes::from(lines(0..documents))), Err(error)]))
+}
+
+#[tokio::test]
+async fn a_cut_load_is_repeated_under_its_key() {
+    for (documents, written) in [(15, 10), (20, 20), (9, 0)] {
+        let config = IngestConfig { load_round_documents: 10, ..IngestConfig::default() };
+        let cluster = Cluster::with(config).await;
+        let key = [("idempotency-key", "load")];
+        let reply = cluster.load(cut(documents), &key).await;
+        assert_eq!((reply.status.as_u16(), reply.code()), (400, "invalid_request".to_owned()));
+        let reply = reply.json();
+        assert_eq!((&reply["received"], &reply["written"]), (&json!(documents), &json!(written)));
+        if written < documents {
+            assert_eq!(reply["errors"][0]["line"], written + 1);
+        }
+        let whole = cluster.load(lines(0..40), &key).await;
+        assert_eq!(whole.status, StatusCode::OK, "{}", whole.text);
+        assert_eq!(whole.json()["written"], 40);
+        assert_eq!(rounds(&cluster), [10; 4]);
+        assert_eq!(cluster.cars().await.len(), 40);
+    }
+}
+
+#[tokio::test]
+async fn of_a_cut_load_without_a_key_all_is_written_that_came() {
+    let cluster = Cluster::start().await;
+    let reply = cluster.load(cut(15), &[]).await;
+    assert_eq!((reply.status, &reply.json()["written"]), (StatusCode::BAD_REQUEST, &json!(15)));
+    assert_eq!(cluster.cars().await.len(), 15);
 }
 
 #[tokio::test]
