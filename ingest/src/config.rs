@@ -6,6 +6,7 @@ use anabranch_runtime::tls::TlsFiles;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::hosts;
 
 /// Settings of an ingest server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +23,8 @@ pub struct IngestConfig {
     /// How long a client may take to send the head of a request, in milliseconds; also how long a
     /// connection may be idle.
     pub header_timeout_ms: u64,
-    /// How long a body that is sent or received may pause, in milliseconds.
+    /// How long a body that is sent or received may pause, in milliseconds; of a bulk load, 4 KiB
+    /// have to arrive in this time.
     pub body_idle_timeout_ms: u64,
     /// How many connections are open at once; more wait to be accepted.
     pub max_connections: usize,
@@ -36,7 +38,7 @@ pub struct IngestConfig {
     pub max_buffered_bytes: usize,
     /// The largest body of a bulk load, in bytes.
     pub max_load_bytes: u64,
-    /// How many documents one UPDATE or DELETE may change.
+    /// How many documents one INSERT, UPDATE or DELETE may write.
     pub max_changed_documents: usize,
     /// How large the mutations of one statement may be together, in bytes.
     pub max_round_bytes: usize,
@@ -46,6 +48,10 @@ pub struct IngestConfig {
     pub load_round_bytes: usize,
     /// How many rounds of one bulk load are on their way at once.
     pub load_rounds_in_flight: usize,
+    /// The names of hosts, without ports, that the server answers to beside IP addresses and
+    /// `localhost`; `"*"` is any. If there are none, a listener that is not on the loopback answers
+    /// to any.
+    pub allowed_hosts: Vec<String>,
     /// With these the store node is asked over TLS.
     pub store_node_tls: Option<TlsFiles>,
 }
@@ -69,6 +75,7 @@ impl Default for IngestConfig {
             load_round_documents: 1_000,
             load_round_bytes: 1 << 20,
             load_rounds_in_flight: 4,
+            allowed_hosts: Vec::new(),
             store_node_tls: None,
         }
     }
@@ -94,6 +101,7 @@ impl IngestConfig {
             load_round_documents,
             load_round_bytes,
             load_rounds_in_flight,
+            allowed_hosts,
             store_node_tls: _,
         } = self;
         let positive = [
@@ -120,6 +128,9 @@ impl IngestConfig {
         }
         if *load_round_documents > 1_000 {
             return Err(wrong("load_round_documents", "must be at most 1000"));
+        }
+        if let Err(reason) = hosts::check_setting(allowed_hosts) {
+            return Err(wrong("allowed_hosts", reason));
         }
         if max_buffered_bytes < max_body_bytes {
             return Err(wrong("max_buffered_bytes", "must be at least max_body_bytes"));

@@ -8,9 +8,9 @@ mod code;
 
 use std::borrow::Cow;
 
-use anabranch_core::ErrorKind;
 use anabranch_core::ids::{IdError, TxnId};
 use anabranch_core::query::QueryError;
+use anabranch_core::{ErrorKind, JsonError, JsonFault};
 use anabranch_journal as journal;
 use anabranch_runtime::grpc::GrpcError;
 
@@ -116,6 +116,15 @@ impl From<QueryError> for Refusal {
 }
 
 impl Refusal {
+    /// For text that is no JSON, or holds what a document cannot.
+    pub(crate) fn of_json(error: &JsonError) -> Self {
+        match error.fault() {
+            JsonFault::TooDeep => Refusal::new(Code::TooDeep, "the document nests too deeply"),
+            JsonFault::Syntax => Refusal::new(Code::InvalidJson, format!("not JSON: {error}")),
+            JsonFault::Unusable => Refusal::new(Code::InvalidValue, error.to_string()),
+        }
+    }
+
     /// For an `_id` that cannot be used.
     pub(crate) fn of_id(error: &IdError) -> Self {
         Refusal::new(Code::InvalidId, error.to_string())

@@ -6,6 +6,7 @@
 //! * `idempotency`: what makes a repeated request the same request.
 //! * `store`: the store node, asked over gRPC.
 //! * `admin`: resources, on the listener for operators.
+//! * `hosts`: the names that both listeners answer to.
 //!
 //! The server keeps no state: whatever dies, a client that repeats its request under the same
 //! `Idempotency-Key` gets it done once (IN-1, IN-2).
@@ -17,6 +18,7 @@ mod document;
 mod doubles;
 mod error;
 mod execute;
+mod hosts;
 mod http;
 mod idempotency;
 mod limits;
@@ -26,7 +28,7 @@ mod rounds;
 mod service;
 mod store;
 
-pub use admin::{ReplicationProbe, admin_routes};
+pub use admin::{ReplicationProbe, admin_routes, admin_routes_at};
 pub use config::IngestConfig;
 pub use error::Error;
 pub use service::{Context, run};

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use crate::config::IngestConfig;
 use crate::error::{Error, Refusal};
 use crate::execute::{Executor, RoundLog};
+use crate::hosts::Hosts;
 use crate::http::{self, Api, server};
 use crate::limits::Limits;
 use crate::load::Loader;
@@ -79,6 +80,7 @@ pub fn run(
         metrics,
         config: config.clone(),
     });
+    let routes = Hosts::at(listener.local_addr()?, &config.allowed_hosts).guard(http::router(api));
     let shutdown = tasks.shutdown().clone();
     let probe = Probe { store, journal, txns: TopicPartition::new(cluster.name.txns(), 0) };
     let until = shutdown.clone();
@@ -87,7 +89,7 @@ pub fn run(
         Ok(())
     });
     tasks.spawn("ingest", async move {
-        server::serve(listener, http::router(api), &config, &shutdown).await;
+        server::serve(listener, routes, &config, &shutdown).await;
         writer.shutdown().await;
         Ok(())
     });

@@ -9,6 +9,7 @@ mod resources;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Code, Refusal};
+use crate::hosts::Hosts;
 use crate::http::{method_not_allowed, unknown_route};
 
 /// How long an operator waits.
@@ -41,8 +43,29 @@ struct Admin {
     replications: Option<ReplicationProbe>,
 }
 
-/// The routes for operators of a cluster: `/api/v1/resources` and `/openapi.json`.
+/// The routes for operators of a cluster: `/api/v1/resources` and `/openapi.json`. They answer to
+/// IP addresses, `localhost` and names without a dot.
 pub fn admin_routes(
+    journal: Arc<dyn Journal>,
+    cluster: ClusterName,
+    replications: Option<ReplicationProbe>,
+) -> Router {
+    Hosts::anywhere().guard(routes(journal, cluster, replications))
+}
+
+/// Like [`admin_routes`], for a listener at `address`. They answer to the names in `allowed_hosts`,
+/// as [`IngestConfig::allowed_hosts`](crate::IngestConfig::allowed_hosts) says.
+pub fn admin_routes_at(
+    address: SocketAddr,
+    allowed_hosts: &[String],
+    journal: Arc<dyn Journal>,
+    cluster: ClusterName,
+    replications: Option<ReplicationProbe>,
+) -> Router {
+    Hosts::at(address, allowed_hosts).guard(routes(journal, cluster, replications))
+}
+
+fn routes(
     journal: Arc<dyn Journal>,
     cluster: ClusterName,
     replications: Option<ReplicationProbe>,

@@ -10,11 +10,13 @@ use anabranch_schemas::records::RemoteCursor;
 use anabranch_schemas::resources::{
     Kind, Resource, ResourceError, ResourceMetadata, ResourceName, Spec,
 };
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -101,13 +103,7 @@ pub(super) async fn write(
 ) -> Result<Response, Refusal> {
     let named = Named::new(path)?;
     let wanted = if_match(&headers)?;
-    let Ok(body) = timeout(BODY_TIME, to_bytes(body, MAX_BYTES)).await else {
-        return Err(Refusal::new(Code::RequestTimeout, "the body did not arrive in time"));
-    };
-    let body = body.map_err(|error| {
-        let message = format!("the body cannot be read, or is above {MAX_BYTES} bytes: {error}");
-        Refusal::new(Code::BodyTooLarge, message)
-    })?;
+    let body = read_body(body).await?;
     let resource = Resource::from_json(&body).map_err(|error| unusable(&error))?;
     if resource.key() != named.key() {
         let message = format!("the body names '{}', the path '{}'", resource.key(), named.key());
@@ -120,6 +116,31 @@ pub(super) async fn write(
     tracing::info!(key = resource.key(), %version, "resource declared");
     let status = if made { StatusCode::CREATED } else { StatusCode::OK };
     Ok(with_version(status, http::json(resource.to_value()), version))
+}
+
+/// A connection that breaks is told from a body that is too large: only the latter would be refused
+/// again.
+async fn read_body(body: Body) -> Result<Bytes, Refusal> {
+    let reading = async {
+        let mut chunks = body.into_data_stream();
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| {
+                Refusal::new(Code::InvalidRequest, format!("the body broke off: {error}"))
+                    .with_hint("send it again")
+            })?;
+            if bytes.len() + chunk.len() > MAX_BYTES {
+                let message = format!("the body is larger than the limit of {MAX_BYTES} bytes");
+                return Err(Refusal::new(Code::BodyTooLarge, message)
+                    .with_hint("declare less in one resource"));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    };
+    timeout(BODY_TIME, reading).await.unwrap_or_else(|_| {
+        Err(Refusal::new(Code::RequestTimeout, "the body did not arrive in time"))
+    })
 }
 
 /// Sets an entry, whatever it was before unless a version is wanted. Whether it is new.

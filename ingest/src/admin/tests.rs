@@ -132,6 +132,16 @@ async fn a_resource_that_cannot_be_used_is_refused() {
 }
 
 #[tokio::test]
+async fn a_broken_connection_is_not_called_a_large_body() {
+    let (_cluster, router) = start().await;
+    let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    let chunks = futures::stream::iter([Ok("{"), Err(broken)]);
+    let request = Request::put(path()).body(Body::from_stream(chunks)).unwrap();
+    let reply = read_reply(router.oneshot(request).await.unwrap()).await.unwrap();
+    assert_eq!((reply.status.as_u16(), reply.code()), (400, "invalid_request".to_owned()));
+}
+
+#[tokio::test]
 async fn a_replication_says_how_far_it_is() {
     let (cluster, router) = start().await;
     send(&router, Method::PUT, &path(), &replication("true"), &[]).await;
@@ -158,6 +168,30 @@ async fn a_replication_says_how_far_it_is() {
         "link": {"of": "japanese"},
     });
     assert_eq!(shown["status"], expected);
+}
+
+#[tokio::test]
+async fn a_page_that_was_given_our_address_gets_nothing() {
+    let (cluster, router) = start().await;
+    let name: ClusterName = "east".parse().unwrap();
+    let loopback = "127.0.0.1:8081".parse().unwrap();
+    let configured =
+        admin_routes_at(loopback, &["db.example".to_owned()], cluster.journal.clone(), name, None);
+    for (router, host, expected) in [
+        (&router, "evil.example:8081", 403),
+        (&router, "east-ingest:8081", 200),
+        (&configured, "evil.example:8081", 403),
+        (&configured, "east-ingest:8081", 403),
+        (&configured, "db.example:8081", 200),
+        (&configured, "localhost:8081", 200),
+    ] {
+        let headers = [("host", host)];
+        let reply = send(router, Method::GET, "/api/v1/resources", &Value::Null, &headers).await;
+        assert_eq!(reply.status.as_u16(), expected, "{host}");
+        let body = replication("true");
+        let reply = send(router, Method::PUT, &path(), &body, &headers).await;
+        assert_eq!(reply.status == StatusCode::FORBIDDEN, expected == 403, "{host}");
+    }
 }
 
 #[tokio::test]

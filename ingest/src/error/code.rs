@@ -58,14 +58,19 @@ codes! {
     InvalidApp "invalid_app" 400 Invalid
         "an app is named by a UUID, such as 2164bef3-37c0-489c-9ac6-c94b034525d7";
     InvalidId "invalid_id" 400 Invalid
-        "use a string, an integer or an object of such as '_id', at most 1024 bytes as JSON";
+        "use a string, an integer or an object without fractions as '_id', not empty and at most \
+         1024 bytes as JSON";
     MissingId "missing_id" 400 Invalid
         "name the field that is the id with ?id=FIELD, or leave it out to have ids drawn";
     InvalidHeader "invalid_header" 400 Invalid "see /openapi.json for the headers and their values";
     InvalidParameter "invalid_parameter" 400 Invalid
         "see /openapi.json for the parameters and their values";
     InvalidJson "invalid_json" 400 Invalid "send JSON text in UTF-8";
+    InvalidValue "invalid_value" 400 Invalid
+        "send integers beyond 64 bits as strings, and each key of an object once";
     InvalidDocument "invalid_document" 400 Invalid "a document is a JSON object";
+    HostNotAllowed "host_not_allowed" 403 Invalid
+        "ask by IP address or as localhost, or add the name to the setting ingest.allowed_hosts";
     DocumentNotFound "document_not_found" 404 Invalid
         "an id in the path is a string; ask for others with ?key=JSON";
     UnknownRoute "unknown_route" 404 Invalid "see /openapi.json for the routes";
@@ -87,6 +92,8 @@ codes! {
     RoundTooLarge "round_too_large" 422 Invalid "change fewer documents in one statement";
     KeyReused "idempotency_key_reused" 422 Invalid "use a new Idempotency-Key for each new request";
     Internal "internal" 500 Corrupt "look into the server's log";
+    StoreHalted "store_halted" 500 Corrupt
+        "an operator has to look into the log of the store node: it does not go on by itself";
     Overloaded "overloaded" 503 Retry "send the request again after the time in Retry-After";
     JournalUnavailable "journal_unavailable" 503 Retry
         "nothing was written; send the request again later";

@@ -14,10 +14,14 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// A reply's text.
 async fn send(address: std::net::SocketAddr, head: &str, body: &str) -> String {
+    send_to("localhost", address, head, body).await
+}
+
+async fn send_to(host: &str, address: std::net::SocketAddr, head: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let length = body.len();
     let request = format!(
-        "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+        "{head} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\
          content-type: application/x-ndjson\r\ncontent-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -58,6 +62,8 @@ async fn a_server_gets_ready_writes_and_ends() {
         }
     };
     tokio::time::timeout(LIMIT, ready).await.expect("it gets ready");
+    let reply = send_to("evil.example", address, "GET /readyz", "").await;
+    assert!(reply.starts_with("HTTP/1.1 403") && reply.contains("host_not_allowed"), "{reply}");
     reads.store.stop().await;
     let unready = async {
         while send(address, "GET /readyz", "").await.starts_with("HTTP/1.1 200") {
@@ -86,6 +92,7 @@ fn settings_that_cannot_work_are_refused() {
         IngestConfig { load_round_documents: 1_001, ..IngestConfig::default() },
         IngestConfig { max_buffered_bytes: 1, ..IngestConfig::default() },
         IngestConfig { server_name: String::new(), ..IngestConfig::default() },
+        IngestConfig { allowed_hosts: vec!["a:80".to_owned()], ..IngestConfig::default() },
     ] {
         assert!(config.check().is_err());
     }
