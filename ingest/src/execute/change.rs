@@ -1,12 +1,13 @@
-//! UPDATE and DELETE: a SELECT finds the documents, then each gets a mutation of its own.
+//! UPDATE and DELETE: the documents are found first, one that is named by its id without looking
+//! for others, then each gets a mutation of its own.
 //!
 //! What was read decides which documents change; what becomes of them is decided by the store
 //! node in the order of the log. So an increment counts whatever was written in between.
 
 use anabranch_core::Value;
 use anabranch_core::document::{MAX_DEPTH, Mutation, WARN_BYTES};
-use anabranch_core::ids::{Collection, DocumentKey};
-use anabranch_core::query::{Delete, FieldPath, Predicate, Update};
+use anabranch_core::ids::{Collection, DocumentId, DocumentKey};
+use anabranch_core::query::{Args, Delete, FieldPath, Predicate, Update};
 use anabranch_schemas::records::DocumentMutation;
 use anabranch_schemas::store::QueryItem;
 
@@ -15,10 +16,10 @@ use crate::document::{Warnings, check_size, too_deep};
 use crate::error::{Code, Refusal};
 
 /// What every document of a statement is to become.
-struct Change<'a> {
+struct Change {
     columns: &'static str,
-    collection: &'a Collection,
-    filter: &'a Predicate,
+    collection: Collection,
+    filter: Predicate,
     mutation: Mutation,
     /// Bytes of JSON that it adds to each document at most.
     bytes: usize,
@@ -28,7 +29,7 @@ impl Executor {
     pub(super) async fn plan_update(
         &self,
         request: &Request,
-        update: &Update,
+        update: Update,
     ) -> Result<Plan, Refusal> {
         let Update { collection, set, unset, increment, filter } = update;
         if let Some((path, value)) =
@@ -36,54 +37,79 @@ impl Executor {
         {
             return Err(too_deep(path.steps().len() + value.depth()));
         }
-        let (set, unset, increment) = (set.clone(), unset.clone(), increment.clone());
         // Documents are looked at only if there is something to check about them.
         let columns = if set.is_empty() && increment.is_empty() { "_id" } else { "*" };
-        let bytes = set.iter().map(|(path, value)| written(path) + value.to_json().len());
+        let bytes = set.iter().map(|(path, value)| written(path) + value.json_len());
         let bytes = bytes.chain(increment.iter().map(|(path, _)| written(path) + 20)).sum();
         let mutation = Mutation::Update { set, unset, increment };
-        self.plan_change(request, Change { columns, collection, filter, mutation, bytes }).await
+        self.plan_change(request, &Change { columns, collection, filter, mutation, bytes }).await
     }
 
     pub(super) async fn plan_delete(
         &self,
         request: &Request,
-        delete: &Delete,
+        delete: Delete,
     ) -> Result<Plan, Refusal> {
         let Delete { collection, filter } = delete;
         let mutation = Mutation::Delete;
         let change = Change { columns: "_id", collection, filter, mutation, bytes: 0 };
-        self.plan_change(request, change).await
+        self.plan_change(request, &change).await
     }
 
-    async fn plan_change(&self, request: &Request, change: Change<'_>) -> Result<Plan, Refusal> {
+    async fn plan_change(&self, request: &Request, change: &Change) -> Result<Plan, Refusal> {
         let Request { app, statement, args, at_least, deadline, .. } = request;
-        let Change { columns, collection, filter, mutation, bytes } = change;
-        let text = select::text(columns, collection, filter, statement, args)?;
-        let mut rows = self.store.query(*app, &text, args, *at_least, *deadline).await?;
-        let mut plan = Plan { read: rows.txn, ..Plan::default() };
+        let Change { columns, collection, filter, .. } = change;
+        let mut plan = Plan::default();
         let mut total = 0;
+        if let Some([key]) = filter.key().as_deref() {
+            let (collection, key) = (collection.clone(), key.clone());
+            let id = DocumentId { app: *app, collection, key };
+            let found = self.store.get(&id, *at_least, *deadline).await?;
+            plan.read = found.txn;
+            if let Some((text, _)) = found.document
+                && filter.matches(&stored(&text)?)
+            {
+                let item = QueryItem { key: id.key.as_str().to_owned(), item: text };
+                self.add(&mut plan, &mut total, change, &item)?;
+            }
+            return Ok(plan);
+        }
+        let none = Args::new();
+        let (text, args) = select::text(columns, collection, filter, statement, args)?;
+        let args = args.unwrap_or(&none);
+        let mut rows = self.store.query(*app, &text, args, *at_least, *deadline).await?;
+        plan.read = rows.txn;
         while let Some(items) = rows.next(*deadline).await? {
             for item in items {
-                let key = key(&item)?;
-                check(&key, &item, &mutation, bytes, &mut plan.warnings)?;
-                total += key.as_str().len() + collection.as_str().len() + bytes;
-                plan.mutations.push(DocumentMutation {
-                    collection: collection.clone(),
-                    key,
-                    mutation: mutation.clone(),
-                });
-                self.check_round(plan.mutations.len(), total)?;
+                self.add(&mut plan, &mut total, change, &item)?;
             }
         }
         Ok(plan)
     }
 
+    /// Adds the change of one document that was found.
+    fn add(
+        &self,
+        plan: &mut Plan,
+        total: &mut usize,
+        change: &Change,
+        item: &QueryItem,
+    ) -> Result<(), Refusal> {
+        let Change { collection, mutation, bytes, .. } = change;
+        let key = key(item)?;
+        check(&key, item, mutation, *bytes, &mut plan.warnings)?;
+        *total += key.as_str().len() + collection.as_str().len() + bytes;
+        self.check_round(plan.mutations.len() + 1, *total)?;
+        let (collection, mutation) = (collection.clone(), mutation.clone());
+        plan.mutations.push(DocumentMutation { collection, key, mutation });
+        Ok(())
+    }
+
     /// A statement is one transaction, which must not get too large.
-    fn check_round(&self, documents: usize, bytes: usize) -> Result<(), Refusal> {
+    pub(super) fn check_round(&self, documents: usize, bytes: usize) -> Result<(), Refusal> {
         if documents > self.max_changed_documents {
             let limit = self.max_changed_documents;
-            let message = format!("the statement would change more than {limit} documents");
+            let message = format!("the statement would write more than {limit} documents");
             return Err(Refusal::new(Code::TooManyDocuments, message));
         }
         if bytes > self.max_round_bytes {
@@ -101,6 +127,12 @@ pub(super) fn key(item: &QueryItem) -> Result<DocumentKey, Refusal> {
         .map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))
 }
 
+/// A document as the store node gave it.
+fn stored(text: &str) -> Result<Value, Refusal> {
+    Value::from_json(text.as_bytes())
+        .map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))
+}
+
 /// Checks what can be known about a document before it changes.
 fn check(
     key: &DocumentKey,
@@ -114,8 +146,7 @@ fn check(
     if increment.is_empty() && !may_be_large {
         return Ok(());
     }
-    let mut document = Value::from_json(item.item.as_bytes())
-        .map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))?;
+    let mut document = stored(&item.item)?;
     for (path, _) in increment {
         if let Some(found) = not_a_number(&document, path) {
             let message = format!("'{path}' of document {key} is of type {found}, not a number");

@@ -4,8 +4,8 @@
 //! come into being after that look are found by the store node, in the order of the log.
 //!
 //! An id that stands twice in one INSERT is refused with FAIL, where the second could only be a
-//! conflict; else the documents apply in the order given: with DO NOTHING the first stays, with DO
-//! UPDATE the later one's fields win.
+//! conflict; else the documents apply in the order given: with DO NOTHING the first stays and the
+//! others are not even sent, with DO UPDATE the later one's fields win.
 
 use std::collections::HashSet;
 
@@ -24,37 +24,48 @@ use crate::idempotency::RequestName;
 const MAX_LISTED: usize = 10;
 /// How many bytes of ids are looked up at once; a condition is limited to 1 MiB.
 const LOOKUP_BYTES: usize = 256 * 1024;
+/// What to do about an INSERT that is too large.
+const BULK: &str = "send many documents to the bulk endpoint, \
+                    POST /apps/{app}/api/v1/collections/{collection}/documents";
 
 impl Executor {
     pub(super) async fn plan_insert(
         &self,
         request: &Request,
-        insert: &Insert,
+        insert: Insert,
         name: &RequestName,
     ) -> Result<Plan, Refusal> {
+        let Insert { collection, documents, on_conflict } = insert;
+        let check_round = |documents, bytes| {
+            self.check_round(documents, bytes).map_err(|refusal| refusal.with_hint(BULK))
+        };
+        check_round(documents.len(), 0)?;
         let mut plan = Plan::default();
         let mut given = Vec::new();
-        for (index, document) in insert.documents.iter().enumerate() {
-            let drawn = document.get(&["_id"]).is_none();
+        let mut total = 0;
+        for (index, document) in documents.into_iter().enumerate() {
+            let is_given = document.get(&["_id"]).is_some();
             let draw = || drawn_key(name, index as u64);
-            let document = NewDocument::new(document.clone(), "_id", draw, &mut plan.warnings)?;
-            if !drawn {
-                given.push(document.key.clone());
+            let document = NewDocument::new(document, "_id", draw, &mut plan.warnings)?;
+            total += document.bytes + collection.as_str().len();
+            check_round(index + 1, total)?;
+            let NewDocument { key, fields, .. } = document;
+            // With the other policies nobody asks for them.
+            if is_given && may_conflict(on_conflict) {
+                given.push(key.clone());
             }
-            plan.mutations.push(DocumentMutation {
-                collection: insert.collection.clone(),
-                key: document.key,
-                mutation: Mutation::Insert {
-                    fields: document.fields,
-                    on_conflict: insert.on_conflict,
-                },
-            });
+            let mutation = Mutation::Insert { fields, on_conflict };
+            plan.mutations.push(DocumentMutation { collection: collection.clone(), key, mutation });
         }
-        if insert.on_conflict == OnConflict::Fail {
+        if on_conflict == OnConflict::Fail {
             refuse_duplicates(&given)?;
-            plan.read = self.refuse_conflicts(request, &insert.collection, &given).await?;
-            plan.may_conflict = !given.is_empty();
+            plan.read = self.refuse_conflicts(request, &collection, &given).await?;
         }
+        if on_conflict == OnConflict::DoNothing {
+            let mut seen = HashSet::with_capacity(plan.mutations.len());
+            plan.mutations.retain(|mutation| seen.insert(mutation.key.clone()));
+        }
+        plan.may_conflict = !given.is_empty();
         Ok(plan)
     }
 
@@ -106,12 +117,25 @@ pub(super) fn drawn_key(name: &RequestName, index: u64) -> Result<DocumentKey, R
 /// The ids of an INSERT's documents, as they are at each repeat under a key.
 pub(super) fn keys(insert: &Insert, name: &RequestName) -> Result<Vec<DocumentKey>, Refusal> {
     let documents = insert.documents.iter().enumerate();
-    documents
+    let mut keys = documents
         .map(|(index, document)| match document.get(&["_id"]) {
             Some(id) => DocumentKey::from_value(id).map_err(|error| Refusal::of_id(&error)),
             None => drawn_key(name, index as u64),
         })
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?;
+    if insert.on_conflict == OnConflict::DoNothing {
+        let mut seen = HashSet::with_capacity(keys.len());
+        keys.retain(|key| seen.insert(key.clone()));
+    }
+    Ok(keys)
+}
+
+/// Whether the store node may find a document there and leave it as it is.
+fn may_conflict(on_conflict: OnConflict) -> bool {
+    match on_conflict {
+        OnConflict::Fail | OnConflict::DoNothing => true,
+        OnConflict::DoUpdate | OnConflict::DoUpdateLocalDiff => false,
+    }
 }
 
 /// The refusal of an INSERT that found documents there.

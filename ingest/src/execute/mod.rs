@@ -16,8 +16,10 @@ mod select;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use anabranch_core::ids::{AppId, DocumentKey, RoundId, TxnId};
-use anabranch_core::query::{self, Args, Statement};
+use anabranch_core::query::{self, Args, OnConflict, Statement};
 use anabranch_journal::rounds::Round;
 use anabranch_schemas::records::DocumentMutation;
 use tokio::time::Instant;
@@ -36,7 +38,7 @@ pub(crate) struct Executor {
     store: Store,
     rounds: Rounds,
     log: RoundLog,
-    /// How many documents one UPDATE or DELETE may change.
+    /// How many documents one statement may write.
     max_changed_documents: usize,
     /// How large a statement's mutations may be together.
     max_round_bytes: usize,
@@ -98,6 +100,45 @@ struct RoundName {
     has_key: bool,
 }
 
+/// A statement that writes, without what it writes.
+struct Run<'a> {
+    request: &'a Request,
+    query_type: &'static str,
+    /// What an INSERT does about ids that are taken.
+    on_conflict: Option<OnConflict>,
+    /// Of an INSERT under a key: its ids, which a repeat has to know again.
+    inserted: Vec<DocumentKey>,
+    name: RequestName,
+    round: RoundName,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        request: &'a Request,
+        statement: &Statement,
+        name: RequestName,
+        digest: Vec<u8>,
+    ) -> Result<Self, Refusal> {
+        let has_key = name.has_key();
+        let (mut on_conflict, mut inserted) = (None, Vec::new());
+        if let Statement::Insert(insert) = statement {
+            on_conflict = Some(insert.on_conflict);
+            if has_key {
+                inserted = insert::keys(insert, &name)?;
+            }
+        }
+        let round = RoundName { id: name.round(0), digest, has_key };
+        let query_type = statement.kind();
+        Ok(Run { request, query_type, on_conflict, inserted, name, round })
+    }
+
+    /// What was written as `txn`.
+    fn written(&self, txn: Option<TxnId>, ids: Vec<DocumentKey>, warnings: Warnings) -> Written {
+        let (query_type, warnings) = (self.query_type, warnings.into_list());
+        Written { query_type, txn, ids, warnings, refusal: None }
+    }
+}
+
 impl Executor {
     pub(crate) fn new(config: &IngestConfig, store: Store, rounds: Rounds, log: RoundLog) -> Self {
         let IngestConfig { max_changed_documents, max_round_bytes, .. } = *config;
@@ -105,10 +146,16 @@ impl Executor {
     }
 
     /// Runs a statement.
-    pub(crate) async fn execute(&self, request: Request) -> Result<Executed, Refusal> {
-        match query::parse(&request.statement, &request.args)? {
+    pub(crate) async fn execute(&self, mut request: Request) -> Result<Executed, Refusal> {
+        let name = RequestName::new(request.app, request.key.take());
+        // Parsing may take documents out of the arguments.
+        let digest = if name.has_key() { digest(&request) } else { Vec::new() };
+        match query::parse_taking(&request.statement, &mut request.args)? {
             Statement::Select(_) => self.select(&request).await.map(Executed::Rows),
-            statement => self.write(&request, &statement).await.map(Executed::Written),
+            statement => {
+                let run = Run::new(&request, &statement, name, digest)?;
+                self.write(&run, statement).await.map(Executed::Written)
+            }
         }
     }
 
@@ -117,59 +164,39 @@ impl Executor {
         self.store.query(*app, statement, args, *at_least, *deadline).await
     }
 
-    async fn write(&self, request: &Request, statement: &Statement) -> Result<Written, Refusal> {
-        let name = RequestName::new(request.app, request.key.clone());
-        let round = RoundName {
-            id: name.round(0),
-            digest: if name.has_key() { digest(request) } else { Vec::new() },
-            has_key: name.has_key(),
-        };
-        if let Some(written) = self.earlier(request, statement, &name, &round).await? {
+    async fn write(&self, run: &Run<'_>, statement: Statement) -> Result<Written, Refusal> {
+        if let Some(written) = self.earlier(run).await? {
             return Ok(written);
         }
-        let planned = match self.plan(request, statement, &name).await {
+        let planned = match self.plan(run, statement).await {
             Ok(plan) if !plan.mutations.is_empty() => Ok(plan),
             nothing_to_write => {
                 // What was read may be what the first try left behind.
-                if let Some(written) = self.earlier(request, statement, &name, &round).await? {
+                if let Some(written) = self.earlier(run).await? {
                     return Ok(written);
                 }
                 nothing_to_write
             }
         };
         let plan = planned?;
-        let query_type = statement.kind();
         if plan.mutations.is_empty() {
-            let warnings = plan.warnings.into_list();
-            let txn = plan.read;
-            return Ok(Written { query_type, txn, ids: Vec::new(), warnings, refusal: None });
+            return Ok(run.written(plan.read, Vec::new(), plan.warnings));
         }
-        self.commit(request, statement, &name, round, plan).await
+        self.commit(run, plan).await
     }
 
-    async fn plan(
-        &self,
-        request: &Request,
-        statement: &Statement,
-        name: &RequestName,
-    ) -> Result<Plan, Refusal> {
+    async fn plan(&self, run: &Run<'_>, statement: Statement) -> Result<Plan, Refusal> {
         match statement {
-            Statement::Insert(insert) => self.plan_insert(request, insert, name).await,
-            Statement::Update(update) => self.plan_update(request, update).await,
-            Statement::Delete(delete) => self.plan_delete(request, delete).await,
+            Statement::Insert(insert) => self.plan_insert(run.request, insert, &run.name).await,
+            Statement::Update(update) => self.plan_update(run.request, update).await,
+            Statement::Delete(delete) => self.plan_delete(run.request, delete).await,
             Statement::Select(_) => Ok(Plan::default()),
         }
     }
 
-    async fn commit(
-        &self,
-        request: &Request,
-        statement: &Statement,
-        name: &RequestName,
-        round: RoundName,
-        plan: Plan,
-    ) -> Result<Written, Refusal> {
+    async fn commit(&self, run: &Run<'_>, plan: Plan) -> Result<Written, Refusal> {
         let ids = plan.keys();
+        let Run { request, round, .. } = run;
         let entry = Round {
             id: round.id,
             app: request.app,
@@ -178,24 +205,19 @@ impl Executor {
             mutations: plan.mutations,
         };
         let txn = self.rounds.write(entry, request.deadline, Patience::None).await?;
-        let mut written = Written {
-            query_type: statement.kind(),
-            txn: Some(txn),
-            ids,
-            warnings: plan.warnings.into_list(),
-            refusal: None,
-        };
+        let mut written = run.written(Some(txn), ids, plan.warnings);
         if !(round.has_key || plan.may_conflict) {
             return Ok(written);
         }
         let outcome = self.settled(round.id, txn, request.deadline).await?;
-        check_digest(&outcome, &round)?;
-        if outcome.txn == txn {
-            written.leave_out(&outcome);
-            return Ok(written);
+        check_digest(&outcome, round)?;
+        if round.has_key && outcome.txn != txn {
+            // Another try under the same key was first.
+            return self.repeated(run, outcome).await;
         }
-        // Another try under the same key was first.
-        self.repeated(request, statement, name, outcome).await
+        written.txn = Some(outcome.txn);
+        written.leave_out(&outcome, run.on_conflict);
+        Ok(written)
     }
 
     /// What became of a round that is committed as `txn`.
@@ -218,12 +240,16 @@ impl Executor {
 }
 
 impl Written {
-    /// Takes out the documents that were in the way of an INSERT.
-    fn leave_out(&mut self, outcome: &Outcome) {
+    /// Takes out the documents that were in the way of an INSERT, which is a failure if it said so.
+    fn leave_out(&mut self, outcome: &Outcome, on_conflict: Option<OnConflict>) {
         if outcome.conflicts.is_empty() {
             return;
         }
-        self.ids.retain(|id| !outcome.conflicts.contains(id));
+        let conflicts: HashSet<_> = outcome.conflicts.iter().collect();
+        self.ids.retain(|id| !conflicts.contains(id));
+        if on_conflict != Some(OnConflict::Fail) {
+            return;
+        }
         let written = self.ids.len();
         let refusal = insert::conflict(&outcome.conflicts);
         let message = format!(

@@ -5,16 +5,14 @@ use std::time::{Duration, Instant};
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{DocumentKey, TxnId};
-use anabranch_core::query::Statement;
 use anabranch_journal::{Journal, Offset, ReadFrom, Record, TopicPartition};
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{Commit, RoundPart};
 use anabranch_schemas::topics::ClusterName;
 
-use super::{Executor, Request, RoundName, Written, check_digest, insert};
-use crate::document::Warning;
+use super::{Executor, Run, Written, check_digest};
+use crate::document::{Warning, Warnings};
 use crate::error::Refusal;
-use crate::idempotency::RequestName;
 use crate::store::Outcome;
 
 /// How long reading a round from the log may take.
@@ -22,20 +20,14 @@ const READ_TIME: Duration = Duration::from_secs(5);
 
 impl Executor {
     /// What an earlier try under the same key did.
-    pub(super) async fn earlier(
-        &self,
-        request: &Request,
-        statement: &Statement,
-        name: &RequestName,
-        round: &RoundName,
-    ) -> Result<Option<Written>, Refusal> {
-        if !round.has_key {
+    pub(super) async fn earlier(&self, run: &Run<'_>) -> Result<Option<Written>, Refusal> {
+        if !run.round.has_key {
             return Ok(None);
         }
-        match self.store.outcome(round.id, None, request.deadline).await? {
+        match self.store.outcome(run.round.id, None, run.request.deadline).await? {
             Some(outcome) => {
-                check_digest(&outcome, round)?;
-                self.repeated(request, statement, name, outcome).await.map(Some)
+                check_digest(&outcome, &run.round)?;
+                self.repeated(run, outcome).await.map(Some)
             }
             None => Ok(None),
         }
@@ -44,25 +36,17 @@ impl Executor {
     /// The reply for a statement whose round was applied before.
     pub(super) async fn repeated(
         &self,
-        request: &Request,
-        statement: &Statement,
-        name: &RequestName,
+        run: &Run<'_>,
         outcome: Outcome,
     ) -> Result<Written, Refusal> {
-        let mut written = Written {
-            query_type: statement.kind(),
-            txn: Some(outcome.txn),
-            ids: Vec::new(),
-            warnings: Vec::new(),
-            refusal: None,
-        };
+        let mut written = run.written(Some(outcome.txn), Vec::new(), Warnings::default());
         // The ids of an INSERT follow from the statement and its key.
-        if let Statement::Insert(insert) = statement {
-            written.ids = insert::keys(insert, name)?;
-            written.leave_out(&outcome);
+        if run.on_conflict.is_some() {
+            written.ids.clone_from(&run.inserted);
+            written.leave_out(&outcome, run.on_conflict);
             return Ok(written);
         }
-        let read = self.log.keys(outcome.txn, request.deadline.into_std());
+        let read = self.log.keys(outcome.txn, run.request.deadline.into_std());
         match read.await {
             Some(keys) => written.ids = keys,
             None => written.warnings.push(Warning::new(

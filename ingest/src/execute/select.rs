@@ -8,22 +8,22 @@ use crate::error::{Code, Refusal};
 /// How many places of a statement are tried as its WHERE.
 const MAX_TRIES: usize = 64;
 
-/// The text of `SELECT columns FROM collection WHERE filter`, for the arguments that the statement
-/// came with.
+/// The text of `SELECT columns FROM collection WHERE filter`, and the arguments that it needs, if
+/// any.
 ///
 /// With its arguments in place a condition may be longer than a statement; then the condition is
 /// taken from the statement as it was written.
-pub(super) fn text(
+pub(super) fn text<'a>(
     columns: &str,
     collection: &Collection,
     filter: &Predicate,
     statement: &str,
-    args: &Args,
-) -> Result<String, Refusal> {
+    args: &'a Args,
+) -> Result<(String, Option<&'a Args>), Refusal> {
     let head = format!("SELECT {columns} FROM `{collection}` WHERE ");
     let condition = filter.to_string();
     if head.len() + condition.len() <= MAX_STATEMENT_BYTES {
-        return Ok(head + &condition);
+        return Ok((head + &condition, None));
     }
     // Lower case in ASCII keeps the places of all bytes.
     let lower = statement.to_ascii_lowercase();
@@ -32,6 +32,7 @@ pub(super) fn text(
         .take(MAX_TRIES)
         .map(|(at, word)| format!("{head}{}", &statement[at + word.len()..]))
         .find(|candidate| selects(candidate, filter, args))
+        .map(|text| (text, Some(args)))
         .ok_or_else(|| {
             let message = "the condition is too long with its arguments in place";
             Refusal::new(Code::TooLong, message)

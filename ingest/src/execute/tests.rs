@@ -148,6 +148,67 @@ async fn one_statement_changes_so_much_and_no_more() {
     assert_eq!(cluster.cars().await.len(), 4);
     let reply = cluster.execute("DELETE FROM cars WHERE _id < 3", json!({})).await;
     assert_eq!(reply.status, StatusCode::OK);
+    let committed = cluster.shared.world.lock().committed.len();
+    let insert = "INSERT INTO cars DOCUMENTS (:d) ON ID CONFLICT DO UPDATE";
+    let documents = |count: usize, bytes: usize| {
+        let text = "x".repeat(bytes);
+        let documents: Vec<_> = (0..count).map(|id| json!({"_id": id, "a": text})).collect();
+        json!({"d": documents})
+    };
+    for (documents, code) in
+        [(documents(4, 1), "too_many_documents"), (documents(3, 700), "round_too_large")]
+    {
+        let reply = cluster.execute(insert, documents).await;
+        assert_eq!((reply.status.as_u16(), reply.code()), (422, code.to_owned()));
+        assert!(reply.json()["error"]["hint"].as_str().unwrap().contains("bulk endpoint"));
+    }
+    assert_eq!(cluster.shared.world.lock().committed.len(), committed);
+    assert_eq!(cluster.execute(insert, documents(3, 600)).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn documents_that_are_left_alone_are_not_called_written() {
+    for key in [&[][..], &KEY] {
+        let cluster = Cluster::start().await;
+        cluster.load("{\"_id\": 1, \"n\": 1}", &[]).await;
+        let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1}), ({'_id': 2, 'n': 2}), \
+                      ({'_id': 2, 'n': 3}), ({'_id': 1}) ON ID CONFLICT DO NOTHING";
+        for turn in 0..2 {
+            let reply = cluster.execute_with(insert, json!({}), key).await;
+            assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+            // Under a key the second is a repeat of the first.
+            let written = if turn == 0 || !key.is_empty() { vec![json!(2)] } else { vec![] };
+            assert_eq!(ids(&reply.json()), written);
+        }
+        let all = [json!({"_id": 1, "n": 1}), json!({"_id": 2, "n": 2})];
+        assert_eq!(cluster.cars().await, all);
+    }
+}
+
+#[tokio::test]
+async fn only_what_a_search_needs_is_asked() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1, \"n\": 1}\n{\"_id\": 2, \"n\": 1}", &[]).await;
+    let large = "x".repeat(100_000);
+    let update = "UPDATE cars SET a = :d WHERE n = :n";
+    let reply = cluster.execute(update, json!({"d": large, "n": 1})).await;
+    assert_eq!(ids(&reply.json()), [json!(1), json!(2)]);
+    let asked = std::mem::take(&mut *cluster.store.node.queries.lock());
+    assert_eq!(asked.iter().map(|query| query.args.as_str()).collect::<Vec<_>>(), ["{}"]);
+    for (statement, changed) in [
+        ("UPDATE cars SET n = 2 WHERE _id = 1 AND n = 1", vec![json!(1)]),
+        ("UPDATE cars SET n = 3 WHERE _id = 1 AND n = 1", vec![]),
+        ("UPDATE cars APPLY n INCREMENT BY 1 WHERE _id IN (1.0)", vec![json!(1)]),
+        ("DELETE FROM cars WHERE _id = 3", vec![]),
+        ("DELETE FROM cars WHERE _id = 2", vec![json!(2)]),
+    ] {
+        let reply = cluster.execute(statement, json!({})).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        assert_eq!(ids(&reply.json()), changed, "{statement}");
+        assert!(reply.txn().is_some());
+    }
+    assert!(cluster.store.node.queries.lock().is_empty(), "a document is read by its id");
+    assert_eq!(cluster.cars().await, [json!({"_id": 1, "a": large, "n": 3})]);
 }
 
 #[tokio::test]
