@@ -236,10 +236,11 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Whether the same call may succeed soon: the store node is away, starts, stops or catches up.
+/// Whether the same call may succeed soon: the store node is away, starts, stops or catches up. One
+/// that has too much to do is not asked again from here: that would only be more.
 fn may_pass(status: &Status) -> bool {
     match grpc::code_of(status) {
-        Some(code) => matches!(code, "catching_up" | "shutting_down" | "overloaded"),
+        Some(code) => matches!(code, "catching_up" | "shutting_down"),
         // Of the transport: it could not be reached, or the connection was lost.
         None => matches!(
             status.code(),
@@ -252,6 +253,7 @@ fn refusal(status: &Status) -> Refusal {
     let code = match grpc::code_of(status) {
         Some("not_reached") => Code::TimestampNotReached,
         Some("overloaded") => Code::Overloaded,
+        Some("halted") => Code::StoreHalted,
         Some("corrupt" | "storage_failed" | "data_dir") => Code::Internal,
         Some(text) => Code::ALL
             .iter()

@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::reply::{ErrorReply, set_txn};
 use super::{Api, headers, path_refusal, query_refusal};
@@ -25,6 +25,67 @@ pub(super) struct KeyParameter {
     key: String,
 }
 
+/// The headers of a read.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "it only describes them")]
+struct ReadHeaders {
+    /// What is read includes this transaction.
+    #[param(rename = "X-Anabranch-Txn-Id")]
+    txn: Option<u64>,
+    /// The ETag of the version that is known.
+    #[param(rename = "If-None-Match")]
+    known: Option<String>,
+    /// When to give up, in milliseconds, if earlier than the server does.
+    #[param(rename = "X-Anabranch-Timeout-Ms")]
+    timeout: Option<u64>,
+}
+
+/// A document, `_id` included.
+#[derive(ToSchema)]
+#[schema(value_type = Object)]
+#[allow(dead_code, reason = "documents are sent as they are read")]
+pub(super) struct Document(Value);
+
+/// The replies to a read.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it only describes them")]
+enum ReadReply {
+    /// The document.
+    #[response(status = 200, headers(
+        ("X-Anabranch-Txn-Id" = u64, description = "The snapshot that was read"),
+        ("ETag" = String, description = "The transaction that wrote it last"),
+    ))]
+    Found(Document),
+    /// It is as it was.
+    #[response(status = 304, headers(
+        ("X-Anabranch-Txn-Id" = u64, description = "The snapshot that was read"),
+        ("ETag" = String, description = "The transaction that wrote it last"),
+    ))]
+    NotModified,
+    /// The request is wrong.
+    #[response(status = 400)]
+    Wrong(ErrorReply),
+    /// There is no such document.
+    #[response(status = 404, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "The snapshot that was read"),
+    ))]
+    Missing(ErrorReply),
+    /// The server is at fault.
+    #[response(status = 500)]
+    Failed(ErrorReply),
+    /// Not now.
+    #[response(status = 503, headers(
+        ("Retry-After" = u64, description = "When to come again, in seconds"),
+    ))]
+    NotNow(ErrorReply),
+    /// It took too long.
+    #[response(status = 504, headers(
+        ("Retry-After" = u64, description = "When to come again, in seconds"),
+    ))]
+    TooLate(ErrorReply),
+}
+
 /// Reads one document whose id is a string.
 #[utoipa::path(
     get,
@@ -34,27 +95,9 @@ pub(super) struct KeyParameter {
         ("app" = uuid::Uuid, Path, description = "The app"),
         ("collection" = String, Path, description = "The collection"),
         ("id" = String, Path, description = "The `_id`: a string, percent-encoded"),
-        ("X-Anabranch-Txn-Id" = Option<u64>, Header,
-            description = "What is read includes this transaction"),
-        ("If-None-Match" = Option<String>, Header,
-            description = "The ETag of the version that is known"),
-        ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
-            description = "When to give up, if earlier than the server does"),
+        ReadHeaders,
     ),
-    responses(
-        (status = 200, description = "The document, `_id` included", body = Object,
-            headers(
-                ("X-Anabranch-Txn-Id" = u64, description = "The snapshot that was read"),
-                ("ETag" = String, description = "The transaction that wrote it last"),
-            )),
-        (status = 304, description = "It is as it was"),
-        (status = 400, description = "The request is wrong", body = ErrorReply),
-        (status = 404, description = "There is no such document", body = ErrorReply),
-        (status = 500, description = "The server is at fault", body = ErrorReply),
-        (status = 503, description = "Not now", body = ErrorReply,
-            headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
-        (status = 504, description = "It took too long", body = ErrorReply),
-    ),
+    responses(ReadReply),
 )]
 pub(super) async fn by_path(
     State(api): State<Arc<Api>>,
@@ -75,27 +118,9 @@ pub(super) async fn by_path(
         ("app" = uuid::Uuid, Path, description = "The app"),
         ("collection" = String, Path, description = "The collection"),
         KeyParameter,
-        ("X-Anabranch-Txn-Id" = Option<u64>, Header,
-            description = "What is read includes this transaction"),
-        ("If-None-Match" = Option<String>, Header,
-            description = "The ETag of the version that is known"),
-        ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
-            description = "When to give up, if earlier than the server does"),
+        ReadHeaders,
     ),
-    responses(
-        (status = 200, description = "The document, `_id` included", body = Object,
-            headers(
-                ("X-Anabranch-Txn-Id" = u64, description = "The snapshot that was read"),
-                ("ETag" = String, description = "The transaction that wrote it last"),
-            )),
-        (status = 304, description = "It is as it was"),
-        (status = 400, description = "The request is wrong", body = ErrorReply),
-        (status = 404, description = "There is no such document", body = ErrorReply),
-        (status = 500, description = "The server is at fault", body = ErrorReply),
-        (status = 503, description = "Not now", body = ErrorReply,
-            headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
-        (status = 504, description = "It took too long", body = ErrorReply),
-    ),
+    responses(ReadReply),
 )]
 pub(super) async fn by_key(
     State(api): State<Arc<Api>>,

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use anabranch_core::Value;
 use anabranch_core::ids::{DocumentKey, TxnId};
 use anabranch_core::query::Args;
+use anabranch_core::{JsonFault, Value};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::reply::{ErrorBody, ErrorReply, refused, set_txn};
@@ -19,7 +20,7 @@ use super::{Api, headers, path_refusal, rows};
 use crate::document::Warning;
 use crate::error::{Code, Refusal};
 use crate::execute::{Executed, Request, Written};
-use crate::limits::{Place, discard};
+use crate::limits::discard;
 
 /// A body above this many bytes is parsed on a thread where that keeps nobody waiting.
 const LARGE_BYTES: usize = 64 * 1024;
@@ -33,7 +34,6 @@ pub(super) struct ExecuteRequest {
     statement: String,
     /// Values for the `:names` in the statement, by name without the colon.
     #[schema(value_type = Option<Object>, example = json!({"origin": "Japan"}))]
-    #[serde(default)]
     args: Option<Args>,
 }
 
@@ -52,12 +52,23 @@ pub(super) struct ExecuteReply {
     #[schema(value_type = Vec<Object>)]
     items: Vec<Value>,
     /// The ids of the documents that were written.
-    #[schema(value_type = Vec<Object>)]
-    mutated_document_ids: Vec<Value>,
+    #[schema(value_type = Vec<serde_json::Value>)]
+    mutated_document_ids: Vec<Box<RawValue>>,
     /// What was done but is not well.
     warnings: Vec<Warning>,
     /// Why not all of it was done. A reply to a SELECT that has one breaks off after it.
     error: Option<ErrorBody>,
+}
+
+/// What an INSERT did that found documents there.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "it describes what is sent as one or the other")]
+pub(super) enum ConflictReply {
+    /// It wrote the others.
+    Executed(ExecuteReply),
+    /// It wrote nothing.
+    Refused(ErrorReply),
 }
 
 /// Runs a statement.
@@ -86,7 +97,8 @@ pub(super) struct ExecuteReply {
         (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
         (status = 409, description = "Documents are there already. With a `transactionId`: they \
-            came into being meanwhile, and the others were written", body = ExecuteReply),
+            came into being meanwhile, and the others were written", body = ConflictReply,
+            headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
         (status = 413, description = "The body or a document is too large", body = ErrorReply),
         (status = 415, description = "The body is not application/json", body = ErrorReply),
         (status = 422, description = "The statement cannot be applied, or the Idempotency-Key \
@@ -94,15 +106,21 @@ pub(super) struct ExecuteReply {
         (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 503, description = "Not now; with the code `outcome_unknown` it may have been \
             done", body = ErrorReply,
+            headers(
+                ("Retry-After" = u64, description = "When to come again, in seconds"),
+                ("X-Anabranch-Txn-Id" = Option<u64>,
+                    description = "The transaction that was written, if only its effect is not \
+                        known"),
+            )),
+        (status = 504, description = "It took too long", body = ErrorReply,
             headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
-        (status = 504, description = "It took too long", body = ErrorReply),
-        (status = 507, description = "The server's disk is full", body = ErrorReply),
+        (status = 507, description = "The server's disk is full", body = ErrorReply,
+            headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
     ),
 )]
 pub(super) async fn execute(
     State(api): State<Arc<Api>>,
     path: Result<Path<String>, PathRejection>,
-    Extension(place): Extension<Place>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
@@ -126,7 +144,7 @@ pub(super) async fn execute(
     request.args = parsed.args.unwrap_or_default();
     let deadline = request.deadline;
     match Box::pin(api.executor.execute(request)).await? {
-        Executed::Rows(rows) => rows::reply(rows, place, deadline).await,
+        Executed::Rows(rows) => rows::reply(rows, deadline).await,
         Executed::Written(written) => Ok(reply(written)),
     }
 }
@@ -152,15 +170,42 @@ fn head(
     })
 }
 
+/// What documents may hold is what a body may: it is read as one value.
 fn parse(body: &[u8]) -> Result<ExecuteRequest, Refusal> {
-    serde_json::from_slice(body).map_err(|error| {
-        let code = match error.classify() {
-            serde_json::error::Category::Data => Code::InvalidRequest,
-            _ => Code::InvalidJson,
-        };
-        Refusal::new(code, format!("the body cannot be used: {error}"))
+    let unusable = |code, reason: String| {
+        Refusal::new(code, format!("the body cannot be used: {reason}"))
             .with_hint(r#"send {"statement": "..", "args": {..}}"#)
-    })
+    };
+    let wrong = |reason: String| unusable(Code::InvalidRequest, reason);
+    let fields = match Value::from_json(body) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(other) => return Err(wrong(format!("it is of type {}", other.type_name()))),
+        Err(error) => {
+            return Err(match error.fault() {
+                JsonFault::Syntax => unusable(Code::InvalidJson, error.to_string()),
+                JsonFault::TooDeep | JsonFault::Unusable => Refusal::of_json(&error),
+            });
+        }
+    };
+    let (mut statement, mut args) = (None, None);
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("statement", Value::String(text)) => statement = Some(text),
+            ("args", Value::Object(values)) => args = Some(values),
+            ("args", Value::Null) => {}
+            ("statement" | "args", other) => {
+                return Err(wrong(format!("'{name}' is of type {}", other.type_name())));
+            }
+            _ => return Err(wrong("it has a field other than 'statement' and 'args'".to_owned())),
+        }
+    }
+    let statement = statement.ok_or_else(|| wrong("it lacks 'statement'".to_owned()))?;
+    Ok(ExecuteRequest { statement, args })
+}
+
+/// An id as it is sent: it is JSON text already.
+fn raw(key: &DocumentKey) -> Box<RawValue> {
+    RawValue::from_string(key.as_str().to_owned()).expect("a key is the JSON of an _id")
 }
 
 fn reply(written: Written) -> Response {
@@ -169,7 +214,7 @@ fn reply(written: Written) -> Response {
         transaction_id: txn,
         query_type,
         items: Vec::new(),
-        mutated_document_ids: ids.iter().map(DocumentKey::to_value).collect(),
+        mutated_document_ids: ids.iter().map(raw).collect(),
         warnings,
         error: refusal.as_ref().map(ErrorBody::from),
     });

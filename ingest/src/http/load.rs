@@ -10,7 +10,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::reply::{ErrorBody, ErrorReply, refused, set_txn};
 use super::{Api, headers, path_refusal, query_refusal};
@@ -51,6 +51,69 @@ pub(super) struct LoadReply {
     error: Option<ErrorBody>,
 }
 
+/// The reply to a load that broke off, or did not begin.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "it describes what is sent as one or the other")]
+pub(super) enum BrokenReply {
+    /// It broke off.
+    Loaded(LoadReply),
+    /// It was refused before its first document.
+    Refused(ErrorReply),
+}
+
+/// The replies to a load that broke off, or did not begin.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "it only describes them")]
+enum BrokenResponse {
+    /// The request is wrong, or the array ends where it should not.
+    #[response(status = 400, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
+    ))]
+    Wrong(BrokenReply),
+    /// The body did not arrive in time.
+    #[response(status = 408, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
+    ))]
+    Slow(BrokenReply),
+    /// The body is too large.
+    #[response(status = 413, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
+    ))]
+    TooLarge(BrokenReply),
+    /// The media type is not known.
+    #[response(status = 415)]
+    MediaType(ErrorReply),
+    /// The Idempotency-Key was used for another load.
+    #[response(status = 422, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
+    ))]
+    KeyReused(BrokenReply),
+    /// The server is at fault.
+    #[response(status = 500, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
+    ))]
+    Failed(BrokenReply),
+    /// Not now, or not all of it.
+    #[response(status = 503, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
+        ("Retry-After" = u64, description = "When to come again, in seconds"),
+    ))]
+    NotNow(BrokenReply),
+    /// A round took too long.
+    #[response(status = 504, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
+        ("Retry-After" = u64, description = "When to come again, in seconds"),
+    ))]
+    TooLate(BrokenReply),
+    /// The server's disk is full.
+    #[response(status = 507, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
+        ("Retry-After" = u64, description = "When to come again, in seconds"),
+    ))]
+    DiskFull(BrokenReply),
+}
+
 /// Writes many documents.
 #[utoipa::path(
     post,
@@ -79,18 +142,7 @@ pub(super) struct LoadReply {
         (status = 200, description = "All documents were written but for those in `errors`",
             body = LoadReply,
             headers(("X-Anabranch-Txn-Id" = u64, description = "As `transactionId`"))),
-        (status = 400, description = "The request is wrong, or the array ends where it should \
-            not", body = LoadReply),
-        (status = 408, description = "The body did not arrive in time", body = LoadReply),
-        (status = 413, description = "The body is too large", body = LoadReply),
-        (status = 415, description = "The media type is not known", body = ErrorReply),
-        (status = 422, description = "The Idempotency-Key was used for another load",
-            body = LoadReply),
-        (status = 500, description = "The server is at fault", body = LoadReply),
-        (status = 503, description = "Not now, or not all of it", body = LoadReply,
-            headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
-        (status = 504, description = "A round took too long", body = LoadReply),
-        (status = 507, description = "The server's disk is full", body = LoadReply),
+        BrokenResponse,
     ),
 )]
 pub(super) async fn load(

@@ -12,23 +12,26 @@ mod reply;
 mod rows;
 pub(crate) mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::telemetry::MetricsHandle;
+use axum::body::{Body, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
 
 use crate::config::IngestConfig;
 use crate::error::{Code, Refusal};
-use crate::limits::Limits;
+use crate::limits::{Limits, Place, discard};
 use crate::load::Loader;
 use crate::metrics;
 use crate::store::Store;
@@ -69,18 +72,51 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
+/// A reply up to this many bytes is off the hands of the server as soon as it is made: it fits into
+/// the buffers of its connection.
+const SMALL_BYTES: u64 = 64 * 1024;
+
+/// How many bytes of a reply are handed over at once.
+const PIECE_BYTES: usize = 64 * 1024;
+
 /// Lets a request in, or refuses it when as many run as may.
-async fn admit(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     match api.limits.request() {
-        Ok(place) => {
-            request.extensions_mut().insert(place.clone());
-            next.run(request).await
-        }
+        Ok(place) => hold(place, next.run(request).await),
         Err(refusal) => {
             metrics::turned_away();
+            let (head, body) = request.into_parts();
+            discard(&head.headers, body.into_data_stream());
             refusal.into_response()
         }
     }
+}
+
+/// A request runs until its reply is sent or given up: what a slow client is sent takes memory. It
+/// is handed over in pieces, since the last one is off our hands when it is handed over.
+fn hold(place: Place, response: Response) -> Response {
+    let length = response.body().size_hint().exact();
+    if length.is_some_and(|bytes| bytes <= SMALL_BYTES) {
+        return response;
+    }
+    let mut response = response.map(|body| {
+        let state = (body.into_data_stream(), Bytes::new(), place);
+        Body::from_stream(stream::unfold(state, |(mut chunks, mut rest, place)| async move {
+            while rest.is_empty() {
+                match chunks.next().await? {
+                    Ok(chunk) => rest = chunk,
+                    Err(error) => return Some((Err(error), (chunks, rest, place))),
+                }
+            }
+            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+            Some((Ok(piece), (chunks, rest, place)))
+        }))
+    });
+    // Of a stream the length is not known any more.
+    if let Some(bytes) = length {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
+    }
+    response
 }
 
 /// Says that the server lives.

@@ -43,7 +43,10 @@ impl ToSchema for ErrorCode {}
     components(schemas(
         execute::ExecuteRequest,
         execute::ExecuteReply,
+        execute::ConflictReply,
         load::LoadReply,
+        load::BrokenReply,
+        document::Document,
         LineError,
         Warning,
         ErrorReply,

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 
 use super::reply::{ErrorBody, set_txn};
 use crate::error::Refusal;
-use crate::limits::Place;
 use crate::store::Rows;
 
 /// A reply up to this many bytes is sent whole.
@@ -41,17 +40,13 @@ struct Text {
 /// What is still to be sent.
 enum Rest {
     /// The text so far and the rows to come.
-    Rows(Text, Box<Rows>, Place),
+    Rows(Text, Box<Rows>),
     /// Only the error that broke the reply off.
     Broken(Refusal),
 }
 
-/// The reply to a SELECT. The place of the request is held until the last row is sent.
-pub(super) async fn reply(
-    mut rows: Rows,
-    place: Place,
-    deadline: Instant,
-) -> Result<Response, Refusal> {
+/// The reply to a SELECT.
+pub(super) async fn reply(mut rows: Rows, deadline: Instant) -> Result<Response, Refusal> {
     let mut text = Text::new(&rows);
     let txn = rows.txn;
     let body = loop {
@@ -60,7 +55,7 @@ pub(super) async fn reply(
             Some(items) => text.add(&items),
         }
         if text.bytes.len() > WHOLE_BYTES {
-            let rest = Rest::Rows(text, Box::new(rows), place);
+            let rest = Rest::Rows(text, Box::new(rows));
             break Body::from_stream(stream::unfold(Some(rest), next));
         }
     };
@@ -72,19 +67,19 @@ pub(super) async fn reply(
 }
 
 async fn next(rest: Option<Rest>) -> Option<(io::Result<Bytes>, Option<Rest>)> {
-    let (mut text, mut rows, place) = match rest? {
-        Rest::Rows(text, rows, place) => (text, rows, place),
+    let (mut text, mut rows) = match rest? {
+        Rest::Rows(text, rows) => (text, rows),
         Rest::Broken(refusal) => return Some((Err(io::Error::other(refusal)), None)),
     };
     if !text.bytes.is_empty() {
         let bytes = Bytes::from(std::mem::take(&mut text.bytes));
-        return Some((Ok(bytes), Some(Rest::Rows(text, rows, place))));
+        return Some((Ok(bytes), Some(Rest::Rows(text, rows))));
     }
     match rows.next(soon()).await {
         Ok(Some(items)) => {
             text.add(&items);
             let bytes = Bytes::from(std::mem::take(&mut text.bytes));
-            Some((Ok(bytes), Some(Rest::Rows(text, rows, place))))
+            Some((Ok(bytes), Some(Rest::Rows(text, rows))))
         }
         Ok(None) => Some((Ok(text.end(None)), None)),
         Err(refusal) => {

@@ -3,6 +3,9 @@
 //! The head of a request has to arrive in time, and a reply has to be taken in time. Bodies of
 //! requests are watched where they are read. A shutdown stops accepting at once and lets the
 //! requests that run finish.
+//!
+//! Only HTTP/1.1 is spoken. Without TLS no client chooses HTTP/2 by itself, and there a client can
+//! hold replies back that a connection, which is all that is watched here, has nothing to do with.
 
 #[cfg(test)]
 mod tests;
@@ -29,12 +32,8 @@ use tokio::time::{Sleep, sleep, timeout};
 use crate::config::IngestConfig;
 use crate::metrics;
 
-/// How many bytes tell the versions of HTTP apart.
-const GREETING_BYTES: usize = 24;
 /// How long replies may take to be sent after the last deadline of a request.
 const LAST_REPLIES: Duration = Duration::from_secs(2);
-/// How many requests one HTTP/2 connection runs at once.
-const MAX_STREAMS: u32 = 256;
 
 /// Serves `routes` until the shutdown begins and what is in flight is answered.
 pub(crate) async fn serve(
@@ -47,7 +46,7 @@ pub(crate) async fn serve(
     let places = Arc::new(Semaphore::new(config.max_connections));
     let builder = builder(config);
     while let Some((stream, place)) = accept(&listener, &places, shutdown).await {
-        let stream = Paced::new(stream, config.header_timeout(), config.body_idle_timeout());
+        let stream = Paced::new(stream, config.body_idle_timeout());
         let service = TowerToHyperService::new(routes.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
@@ -70,14 +69,8 @@ pub(crate) async fn serve(
 }
 
 fn builder(config: &IngestConfig) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(config.header_timeout())
-        .keep_alive_timeout(Duration::from_secs(10));
     builder
 }
 
@@ -112,21 +105,17 @@ async fn accept(
     }
 }
 
-/// A connection whose other side has to begin, and later to take what it is sent, in time.
+/// A connection whose other side has to take what it is sent in time.
 struct Paced<S> {
     stream: S,
-    /// Until when the greeting has to be there.
-    greeting: Pin<Box<Sleep>>,
-    missing: usize,
     pause: Duration,
     /// Since when nothing is taken.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Paced<S> {
-    fn new(stream: S, greeting: Duration, pause: Duration) -> Self {
-        let greeting = Box::pin(sleep(greeting));
-        Paced { stream, greeting, missing: GREETING_BYTES, pause, stalled: None }
+    fn new(stream: S, pause: Duration) -> Self {
+        Paced { stream, pause, stalled: None }
     }
 
     /// Passes on what came of writing, unless the other side has taken nothing for too long.
@@ -152,17 +141,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if self.missing == 0 {
-            return read;
-        }
-        if read.is_ready() {
-            self.missing = self.missing.saturating_sub(buffer.filled().len() - before);
-            return read;
-        }
-        ready!(self.greeting.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 

@@ -1,4 +1,4 @@
 mod bad_input;
 mod documents;
-mod openapi;
+pub(crate) mod openapi;
 mod overload;

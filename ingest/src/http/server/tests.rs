@@ -5,38 +5,15 @@ use std::net::SocketAddr;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::*;
 use crate::doubles::{Cluster, execute_path};
 
 #[tokio::test]
-async fn who_says_nothing_is_hung_up_on() {
-    let (_client, server) = duplex(64);
-    let pace = Duration::from_millis(20);
-    let started = Instant::now();
-    let mut paced = Paced::new(server, pace, pace);
-    let error = paced.read_u8().await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    assert!(started.elapsed() >= pace);
-}
-
-#[tokio::test]
-async fn who_has_begun_may_pause() {
-    let (mut client, server) = duplex(64);
-    let pace = Duration::from_millis(20);
-    let mut paced = Paced::new(server, pace, pace);
-    client.write_all(&[b'x'; GREETING_BYTES]).await.unwrap();
-    paced.read_exact(&mut [0; GREETING_BYTES]).await.unwrap();
-    let read = timeout(pace * 3, paced.read_u8()).await;
-    assert!(read.is_err(), "the read waits on");
-}
-
-#[tokio::test]
 async fn who_takes_nothing_is_hung_up_on() {
     let (_client, server) = duplex(64);
     let pace = Duration::from_millis(20);
-    let mut paced = Paced::new(server, pace, pace);
+    let mut paced = Paced::new(server, pace);
     let error = paced.write_all(&[b'x'; 65]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
@@ -94,6 +71,52 @@ async fn a_refused_client_reads_why() {
     let read = stream.read(&mut text).await.unwrap();
     let text = String::from_utf8_lossy(&text[..read]).into_owned();
     assert!(text.starts_with("HTTP/1.1 413") && text.contains("1000 bytes"), "{text}");
+}
+
+#[tokio::test]
+async fn who_is_turned_away_reads_so() {
+    let config = IngestConfig { max_requests: 1, ..IngestConfig::default() };
+    let (cluster, address, _server) = start(config).await;
+    let _held = cluster.api.limits.request().unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = "x".repeat(20 << 20);
+    stream.write_all(request(&body).as_bytes()).await.expect("all of it is taken");
+    let mut text = vec![0; 4_096];
+    let read = stream.read(&mut text).await.unwrap();
+    let text = String::from_utf8_lossy(&text[..read]).into_owned();
+    assert!(text.starts_with("HTTP/1.1 503") && text.contains("retry-after: 1"), "{text}");
+}
+
+#[tokio::test]
+async fn http_2_is_not_spoken() {
+    let (_cluster, address, _server) = start(IngestConfig::default()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The preface and empty settings, to which a server of HTTP/2 would answer with its own.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut reply = Vec::new();
+    let reading = stream.read_to_end(&mut reply);
+    let _ = timeout(Duration::from_secs(10), reading).await.expect("it closes in time");
+    assert!(reply.is_empty() || reply.starts_with(b"HTTP/1.1 4"), "{reply:?}");
+}
+
+/// Runs while a reply that is larger than any buffer on the way is not taken.
+#[tokio::test]
+async fn a_reply_that_is_not_taken_holds_its_place() {
+    let (cluster, address, _server) = start(IngestConfig::default()).await;
+    let document = json!({"_id": "a", "text": "x".repeat(5_000_000)}).to_string();
+    cluster.load(document.clone(), &[]).await;
+    let path = format!("/apps/{}/api/v1/collections/cars/documents/a", crate::doubles::APP);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let get = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(get.as_bytes()).await.unwrap();
+    let mut head = [0; 1_024];
+    stream.read_exact(&mut head).await.unwrap();
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let length = format!("content-length: {}", document.len());
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains(&length), "{head}");
+    assert_eq!(cluster.api.limits.running(), 1);
+    drop(stream);
+    crate::doubles::until(|| cluster.api.limits.running() == 0).await;
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ async fn statements() {
         (&"x".repeat(70_000), json!({}), "too_long"),
         ("INSERT INTO cars DOCUMENTS (:d)", json!({"d": nested(65)}), "too_deep"),
         ("UPDATE cars SET a = :d WHERE true", json!({"d": nested(64)}), "too_deep"),
+        ("INSERT INTO cars DOCUMENTS (:d)", json!({"d": nested(300)}), "too_deep"),
+        ("INSERT INTO cars DOCUMENTS (:d)", json!({"d": {"a": u64::MAX}}), "invalid_value"),
         ("INSERT INTO cars DOCUMENTS ({'_id': 1.5})", json!({}), "invalid_id"),
         ("INSERT INTO cars DOCUMENTS ({'_id': ''})", json!({}), "invalid_id"),
     ] {
@@ -139,6 +141,9 @@ async fn bodies() {
         ("{\"statement\": \"SELECT * FROM c\", \"arg\": {}}", "invalid_request"),
         ("{\"statement\": \"SELECT * FROM c\", \"args\": [1]}", "invalid_request"),
         ("{\"statement\": \"SELECT * FROM c\"} {}", "invalid_json"),
+        ("{\"statement\": \"SELECT * FROM c\", \"statement\": \"\"}", "invalid_value"),
+        ("{\"statement\": \"\", \"args\": {\"a\": 18446744073709551616}}", "invalid_value"),
+        ("{\"statement\": \"\", \"args\": {\"a\": {\"b\": 1, \"b\": 1}}}", "invalid_value"),
     ] {
         let reply = cluster.send(post(&execute_path(), "application/json", &[], body)).await;
         refused(&cluster, &reply, 400, code);
@@ -193,6 +198,20 @@ async fn lines_of_a_load() {
     ];
     assert_eq!(errors, expected);
     assert_eq!(cluster.cars().await, [json!({"_id": 1}), json!({"_id": 5})]);
+}
+
+#[tokio::test]
+async fn what_would_not_come_back_as_it_was_sent() {
+    let cluster = Cluster::start().await;
+    let deep = nested(300);
+    let body = format!(
+        "{{\"n\": 18446744073709551616}}\n{{\"n\": -9223372036854775809}}\n\
+         {{\"n\": 1, \"n\": 2}}\n{deep}\n{{\"_id\": 1, \"n\": 18446744073709551616.0}}"
+    );
+    let reply = cluster.load(body, &[]).await.json();
+    let codes: Vec<_> = reply["errors"].as_array().unwrap().iter().map(|e| &e["code"]).collect();
+    assert_eq!(codes, ["invalid_value", "invalid_value", "invalid_value", "too_deep"]);
+    assert_eq!(cluster.cars().await, [json!({"_id": 1, "n": 18446744073709551616.0})]);
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
-//! The description of the API is whole and says what is there.
+//! The description of the API is whole and says what is there; every reply in these tests is held
+//! against it.
 
-use axum::http::StatusCode;
-use serde_json::Value;
+use std::sync::OnceLock;
 
-use crate::doubles::Cluster;
+use axum::http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use crate::doubles::{Cluster, Reply};
 use crate::error::Code;
 
 /// Every `$ref` in a document.
@@ -64,4 +67,115 @@ async fn its_references_lead_somewhere_and_its_codes_are_all() {
     let codes = document["components"]["schemas"]["ErrorCode"]["enum"].as_array().unwrap();
     let all: Vec<_> = Code::ALL.iter().map(|code| Value::from(code.as_str())).collect();
     assert_eq!(*codes, all);
+}
+
+/// Checks that a reply is as it is described; what is asked for in vain is not described at all.
+pub(crate) fn check(method: &Method, path: &str, reply: &Reply) {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    let document = DOCUMENT.get_or_init(|| {
+        serde_json::to_value(super::super::openapi::document()).expect("it is JSON")
+    });
+    let paths = document["paths"].as_object().expect("paths are an object");
+    let routes = paths.iter().filter(|(template, _)| is_path(template, path));
+    let Some((template, route)) = routes.max_by_key(|(template, _)| template.matches('/').count())
+    else {
+        return;
+    };
+    let Some(operation) = route.get(method.as_str().to_lowercase()) else { return };
+    let status = reply.status.as_str();
+    let asked = format!("{status} of {method} {template}");
+    let described = &operation["responses"][status];
+    assert!(described.is_object(), "{asked} is not described: {}", reply.text);
+    for name in ["X-Anabranch-Txn-Id", "ETag", "Retry-After"] {
+        if reply.headers.contains_key(name) {
+            assert!(described["headers"][name].is_object(), "{name} of {asked} is not described");
+        }
+    }
+    let schema = &described["content"]["application/json"]["schema"];
+    if schema.is_null() {
+        let is_json = reply.headers.get("content-type").is_some_and(|it| it == "application/json");
+        assert!(!is_json, "the body of {asked} is not described: {}", reply.text);
+        return;
+    }
+    let wrong = mismatch(document, schema, &reply.json());
+    assert!(wrong.is_none(), "the body of {asked} is not as described: {wrong:?} {}", reply.text);
+}
+
+fn is_path(template: &str, path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    let (template, path): (Vec<_>, Vec<_>) =
+        (template.split('/').collect(), path.split('/').collect());
+    template.len() == path.len()
+        && template.iter().zip(&path).all(|(want, got)| want.starts_with('{') || want == got)
+}
+
+/// What about a value is not as a schema says, for the part of JSON schema that is used here.
+fn mismatch(document: &Value, schema: &Value, value: &Value) -> Option<String> {
+    if let Some(target) = schema["$ref"].as_str() {
+        let schema = document.pointer(target.trim_start_matches('#')).expect("it leads somewhere");
+        return mismatch(document, schema, value);
+    }
+    if let Some(schemas) = schema["oneOf"].as_array() {
+        let wrong: Option<Vec<_>> =
+            schemas.iter().map(|schema| mismatch(document, schema, value)).collect();
+        return wrong.map(|wrong| wrong.join(", or "));
+    }
+    let types = match &schema["type"] {
+        Value::Array(types) => types.clone(),
+        Value::Null => Vec::new(),
+        one => vec![one.clone()],
+    };
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    if !types.is_empty() && !types.contains(&json!(found)) {
+        return Some(format!("{value} is of type {found}"));
+    }
+    if schema["enum"].as_array().is_some_and(|values| !values.contains(value)) {
+        return Some(format!("{value} is not among the values"));
+    }
+    match value {
+        Value::Object(fields) => mismatch_of_fields(document, schema, fields),
+        Value::Array(items) if schema["items"].is_object() => {
+            items.iter().find_map(|item| mismatch(document, &schema["items"], item))
+        }
+        _ => None,
+    }
+}
+
+fn mismatch_of_fields(
+    document: &Value,
+    schema: &Value,
+    fields: &Map<String, Value>,
+) -> Option<String> {
+    let properties = schema["properties"].as_object()?;
+    let required = schema["required"].as_array().into_iter().flatten();
+    let missing = required.filter_map(Value::as_str).find(|name| !fields.contains_key(*name));
+    if let Some(name) = missing {
+        return Some(format!("'{name}' is missing"));
+    }
+    fields.iter().find_map(|(name, value)| match properties.get(name) {
+        Some(schema) => mismatch(document, schema, value),
+        None => Some(format!("'{name}' is not described")),
+    })
+}
+
+#[test]
+fn what_is_not_as_described_is_noticed() {
+    let document = json!({"a": {"type": "object", "required": ["n"], "properties": {
+        "n": {"type": ["integer", "null"]}, "e": {"enum": ["x"]},
+    }}});
+    let schema = json!({"oneOf": [{"$ref": "#/a"}, {"type": "string"}]});
+    for good in [json!({"n": 1}), json!({"n": null, "e": "x"}), json!("text")] {
+        assert_eq!(mismatch(&document, &schema, &good), None, "{good}");
+    }
+    for bad in [json!({}), json!({"n": "1"}), json!({"n": 1, "e": "y"}), json!({"n": 1, "m": 1})] {
+        assert!(mismatch(&document, &schema, &bad).is_some(), "{bad}");
+    }
 }

@@ -1,5 +1,7 @@
 //! More than the server can do, and a log or store that is away.
 
+use std::sync::atomic::Ordering;
+
 use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -183,4 +185,21 @@ async fn a_store_node_that_is_away_is_told_within_the_deadline() {
     // What needs no answer of the store node goes on.
     assert_eq!(cluster.execute(INSERT, json!({})).await.status, StatusCode::OK);
     assert_eq!(cluster.load("{\"_id\": 1}", &[]).await.json()["written"], 1);
+}
+
+#[tokio::test]
+async fn a_store_node_that_cannot_is_not_asked_again() {
+    let cluster = Cluster::start().await;
+    for (refused, status, code) in
+        [("overloaded", 503, "overloaded"), ("halted", 500, "store_halted")]
+    {
+        cluster.store.node.refuse(Some(refused));
+        let before = cluster.store.node.reads.load(Ordering::SeqCst);
+        let reply = cluster.execute("SELECT * FROM cars", json!({})).await;
+        assert_eq!((reply.status.as_u16(), reply.code()), (status, code.to_owned()));
+        assert_eq!(reply.headers.contains_key("retry-after"), status == 503);
+        assert_eq!(cluster.store.node.reads.load(Ordering::SeqCst), before + 1);
+    }
+    cluster.store.node.refuse(None);
+    assert!(cluster.cars().await.is_empty());
 }
