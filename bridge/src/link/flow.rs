@@ -1,5 +1,6 @@
-//! Flow control: how many batches, and how many bytes, a sender may have under way. Both sides count
-//! alike; the receiver confirms on its side before the sender hears of it, so it never counts more.
+//! Flow control: how many batches, and how many bytes, a sender may have under way. Both sides
+//! count alike; the receiver confirms on its side before the sender hears of it, so it never counts
+//! more.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};

@@ -19,6 +19,8 @@ mod tests;
 mod trust;
 
 pub(crate) use codec::MAX_FRAME_BYTES;
+#[cfg(test)]
+pub(crate) use flow::WINDOW_BYTES;
 pub(crate) use flow::{Arrivals, Flow, WINDOW};
 pub(crate) use handshake::{Incoming, Link, Local, Peer, dial};
 pub(crate) use session::{Handlers, run};

@@ -2,9 +2,9 @@
 //!
 //! The reader never waits for anything but the network, so that acknowledgements and pings are seen
 //! however busy the other direction is: handlers must not block, and flow control
-//! ([`super::WINDOW`]) bounds what they are given. A side that has nothing to say says so now and then;
-//! one that was not heard for a while is gone. Any byte counts as heard, since a large message
-//! takes its time.
+//! ([`super::Flow`]) bounds what they are given. A side that has nothing to say says so now and
+//! then; one that was not heard for a while is gone. Any byte counts as heard, since a large
+//! message takes its time.
 
 use std::pin::Pin;
 use std::sync::Arc;

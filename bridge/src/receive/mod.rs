@@ -57,18 +57,19 @@ impl Receiving {
 
     /// Waits for one of them to fail. The failure of one makes the other end.
     pub(crate) async fn failed(&mut self) -> Error {
-        let first = tokio::select! {
-            ended = self.write.ended() => ended,
-            ended = self.prepare.ended() => ended,
+        let (write, prepare) = tokio::select! {
+            write = self.write.ended() => match write {
+                Err(error) => return error,
+                // Nothing is made ready any more.
+                Ok(()) => (Ok(()), self.prepare.ended().await),
+            },
+            prepare = self.prepare.ended() => match prepare {
+                // Whoever waits for the writer is told only that it has ended; it knows why.
+                Err(Error::Closed) | Ok(()) => (self.write.ended().await, prepare),
+                Err(error) => return error,
+            },
         };
-        if let Err(error) = first {
-            return error;
-        }
-        let [write, prepare] = [self.write.ended().await, self.prepare.ended().await];
-        match (write, prepare) {
-            (Err(Error::Closed), Err(error)) | (Err(error), _) | (_, Err(error)) => error,
-            (Ok(()), Ok(())) => Error::Closed,
-        }
+        write.and(prepare).err().unwrap_or(Error::Closed)
     }
 
     /// Waits for both to end, once nothing more arrives.

@@ -9,8 +9,8 @@
 //! the remote's clock is ahead, or its own stamps are, the link ends, and what was refused is sent
 //! again. Only a stamp of a third cluster makes a dead letter.
 //!
-//! What a remote says has left, this cluster may say of the same document to the remote, and if both
-//! know the same of it, both would forget it. Then the one with the smaller actor keeps it.
+//! What a remote says has left, this cluster may say of the same document to the remote, and if
+//! both know the same of it, both would forget it. Then the one with the smaller actor keeps it.
 //!
 //! Of a document that left, the remote sends which versions it knows and no fields. Those versions
 //! are never merged, since the fields that belong to them are missing: the document is forgotten if

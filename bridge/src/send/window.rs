@@ -119,7 +119,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::WINDOW;
+    use crate::link::{WINDOW, WINDOW_BYTES};
 
     #[tokio::test]
     async fn a_sender_waits_for_room() {
@@ -140,5 +140,22 @@ mod tests {
         assert_eq!(numbers, (1..=WINDOW as u64 + 1).collect::<Vec<_>>());
         assert!(window.confirm(WINDOW as u64 + 2).is_err());
         assert!(window.confirm(1).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_sender_waits_until_there_is_room_for_the_bytes() {
+        let window = Window::default();
+        let (outgoing, _sent) = mpsc::channel(WINDOW);
+        let rounds = |bytes: usize| {
+            let change = link::Change { state: vec![0; bytes].into(), ..link::Change::default() };
+            vec![link::Round { changes: vec![change], ..link::Round::default() }]
+        };
+        let at = At::Tail(TxnId(1));
+        window.send(&outgoing, rounds(WINDOW_BYTES), &at, 0).await.unwrap();
+        let mut waiting = std::pin::pin!(window.send(&outgoing, rounds(1), &at, 0));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        window.confirm(1).unwrap();
+        waiting.await.unwrap();
+        assert_eq!(window.under_way(), 1);
     }
 }

@@ -180,7 +180,7 @@ impl World {
                     let sent = &from.latest(&id).unwrap().versions;
                     assert!(held.unwrap_or_default().covers(sent), "BR-1: {id} did not arrive");
                 }
-                // What both ask each other for is the same. What left and is kept is as it last was.
+                // What both ask each other for is the same. What left and is kept is as it was.
                 let back = wants(1 - direction, &here);
                 let is_kept = self.directions[direction].on_leave == OnLeave::Keep;
                 let asked = wants(direction, &there) || !is_kept && wants(direction, &here);

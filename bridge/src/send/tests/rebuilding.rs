@@ -154,6 +154,7 @@ proptest! {
         prop_assert_eq!(found, expected);
         let end = log.len().checked_sub(1).map_or(from, |last| from.max(txn(last) + 1));
         prop_assert_eq!(rounds.next(), TxnId(end));
+        prop_assert_eq!((rounds.held_bytes(), rounds.pending()), (0, 0));
     }
 }
 
