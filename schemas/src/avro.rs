@@ -105,11 +105,16 @@ pub fn encode<R: Record>(record: &R) -> Bytes {
 
 /// The bytes of a record `R` that is given as something with the same fields, about so many.
 pub(crate) fn encode_as<R: Record, T: Serialize>(record: &T, capacity: usize) -> Bytes {
-    let codec = R::codec();
     let mut bytes = Vec::with_capacity(capacity);
-    bytes.extend_from_slice(&codec.header);
-    codec.writer.write_ser(&mut bytes, record).expect("a typed record fits its schema");
+    encode_into::<R, T>(record, &mut bytes);
     bytes.into()
+}
+
+/// Appends the bytes of a record `R` that is given as something with the same fields.
+pub(crate) fn encode_into<R: Record, T: Serialize>(record: &T, to: &mut Vec<u8>) {
+    let codec = R::codec();
+    to.extend_from_slice(&codec.header);
+    codec.writer.write_ser(to, record).expect("a typed record fits its schema");
 }
 
 /// The record that `bytes` hold.

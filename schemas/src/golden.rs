@@ -18,7 +18,7 @@ use anabranch_core::query::{FieldPath, OnConflict};
 
 use crate::records::{
     Change, ChangeRef, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation,
-    Metadata, Operation, PartLocation, RemoteCursor, Resolved, RoundPart,
+    Metadata, Operation, PartLocation, PartialChanges, RemoteCursor, Resolved, RoundPart,
 };
 use crate::{Record, decode, encode, state};
 
@@ -181,6 +181,9 @@ fn what_stands_in_changes() {
         state: &change.state,
     };
     assert_eq!(borrowed.encode(), encode(&change));
+    let mut appended = b"before".to_vec();
+    borrowed.encode_into(&mut appended);
+    assert_eq!(appended, [b"before", &encode(&change)[..]].concat());
     let resolved = Resolved { slice: Slice(3), txn: TxnId(12) };
     check("resolved", &resolved);
     let either = |bytes: &[u8]| ChangesRecord::decode(bytes).unwrap();
@@ -191,6 +194,7 @@ fn what_stands_in_changes() {
 #[test]
 fn cursors_and_metadata() {
     check("changes_cursor", &ChangesCursor { next: TxnId(7) });
+    check("partial_changes", &PartialChanges { txn: TxnId(7), written: 1 << 33 });
     let cursor = RemoteCursor {
         remote: ActorId(uuid(1)),
         next: TxnId(7),

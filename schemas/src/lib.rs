@@ -4,6 +4,7 @@
 //!   the schema and so its version. The schemas are in `avro/`, frozen once released; `golden/`
 //!   has bytes of every version with the value they must give.
 //! * [`state`]: the CRDT state of a document, as protobuf.
+//! * [`limits`]: how large a document may become.
 //! * [`store`] and [`link`]: what processes say to each other, as protobuf (`proto/`).
 //! * [`resources`]: what operators declare, as JSON.
 //! * [`topics`]: the names of a cluster's topics, built nowhere else.
@@ -11,6 +12,7 @@
 mod avro;
 #[cfg(test)]
 mod golden;
+pub mod limits;
 pub mod records;
 pub mod resources;
 pub mod state;

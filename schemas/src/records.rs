@@ -207,6 +207,24 @@ impl ChangesCursor {
     pub const KEY: &str = "changes";
 }
 
+/// How much of one transaction was written into topic `changes`, while that is a part of it only:
+/// one that is too large for a transaction of the log takes several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialChanges {
+    /// The transaction. This holds while it is the `next` of the [`ChangesCursor`].
+    #[serde(with = "avro::long")]
+    pub txn: TxnId,
+    /// How many of its changes were written, in the order of the feed.
+    #[serde(with = "avro::long")]
+    pub written: u64,
+}
+record!(PartialChanges, "partial changes", "partial_changes.v1.avsc");
+
+impl PartialChanges {
+    /// Its key in topic `cursors`.
+    pub const KEY: &str = "changes/partial";
+}
+
 /// How far this cluster has received from a remote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteCursor {

@@ -37,9 +37,15 @@ impl StateError {
     }
 }
 
-/// The bytes of a state. Written without a tree of messages in between: this is what a store node
-/// spends its time on.
+/// The bytes of a state.
 pub fn encode(document: &Document) -> Bytes {
+    encode_after(&[], document)
+}
+
+/// The bytes of a state behind a prefix: whoever stores it behind something of his own copies
+/// nothing. Written without a tree of messages in between: this is what a store node spends its
+/// time on.
+pub fn encode_after(prefix: &[u8], document: &Document) -> Bytes {
     let Document { versions, updated, deleted, generation, fields } = document;
     let mut names = Names::default();
     let versions: Vec<_> = versions
@@ -60,7 +66,8 @@ pub fn encode(document: &Document) -> Bytes {
         generation,
         fields: Vec::new(),
     };
-    let mut bytes = Vec::with_capacity(1 + head.encoded_len() + body.len());
+    let mut bytes = Vec::with_capacity(prefix.len() + 1 + head.encoded_len() + body.len());
+    bytes.extend_from_slice(prefix);
     bytes.push(VERSION);
     head.encode(&mut bytes).expect("a vector grows");
     bytes.extend_from_slice(&body);
@@ -70,6 +77,15 @@ pub fn encode(document: &Document) -> Bytes {
 /// The bytes of the state of a document that an insert at `stamp` made where there was none: the
 /// same as of the document that [`Document::apply`] makes of these fields, without making it.
 pub fn encode_inserted(fields: &BTreeMap<String, Value>, stamp: Stamp) -> Bytes {
+    encode_inserted_after(&[], fields, stamp)
+}
+
+/// Like [`encode_inserted`], behind a prefix.
+pub fn encode_inserted_after(
+    prefix: &[u8],
+    fields: &BTreeMap<String, Value>,
+    stamp: Stamp,
+) -> Bytes {
     let mut names = Names::default();
     let versions =
         vec![wire::Version { actor: names.actor(stamp.actor), sequence: stamp.sequence }];
@@ -82,9 +98,12 @@ pub fn encode_inserted(fields: &BTreeMap<String, Value>, stamp: Stamp) -> Bytes 
         ..wire::Document::default()
     };
     let mut bytes = Vec::with_capacity(1024);
+    bytes.extend_from_slice(prefix);
     bytes.push(VERSION);
     head.encode(&mut bytes).expect("a vector grows");
     put_inserted(7, fields, updated.into(), &mut bytes);
+    // Who keeps the state keeps no room for more: `Bytes` never gives any back.
+    bytes.shrink_to_fit();
     bytes.into()
 }
 
@@ -154,9 +173,15 @@ struct Names {
     actors: Vec<Bytes>,
     stamps: Vec<wire::Stamp>,
     actor_numbers: HashMap<ActorId, u32>,
-    /// Few, and mostly the one used last: a list beats a map.
-    stamp_numbers: Vec<(Stamp, u32)>,
+    /// Mostly few, and mostly the one used last: a list beats a map.
+    listed_stamps: Vec<(Stamp, u32)>,
+    /// All of them once the list is full: a search of a long list at every field would take time
+    /// that grows with the square of the document.
+    mapped_stamps: HashMap<Stamp, u32>,
 }
+
+/// How many stamps are listed before they are mapped.
+const LISTED_STAMPS: usize = 16;
 
 impl Names {
     fn actor(&mut self, actor: ActorId) -> u32 {
@@ -168,15 +193,29 @@ impl Names {
 
     fn stamp(&mut self, stamp: Option<Stamp>) -> u32 {
         let Some(stamp) = stamp else { return 0 };
-        let known = self.stamp_numbers.iter().rev().find(|(known, _)| *known == stamp);
-        if let Some((_, number)) = known {
-            return *number;
+        if let Some(number) = self.known(stamp) {
+            return number;
         }
         let actor = self.actor(stamp.actor);
         self.stamps.push(wire::Stamp { hlc: stamp.hlc.0, actor, sequence: stamp.sequence });
         let number = number(self.stamps.len());
-        self.stamp_numbers.push((stamp, number));
+        if self.listed_stamps.len() < LISTED_STAMPS {
+            self.listed_stamps.push((stamp, number));
+        } else {
+            if self.mapped_stamps.is_empty() {
+                self.mapped_stamps.extend(self.listed_stamps.iter().copied());
+            }
+            self.mapped_stamps.insert(stamp, number);
+        }
         number
+    }
+
+    fn known(&self, stamp: Stamp) -> Option<u32> {
+        if !self.mapped_stamps.is_empty() {
+            return self.mapped_stamps.get(&stamp).copied();
+        }
+        let known = self.listed_stamps.iter().rev().find(|(known, _)| *known == stamp);
+        known.map(|(_, number)| *number)
     }
 
     fn put_fields(&mut self, tag: u32, fields: &Fields, to: &mut Vec<u8>) {
@@ -372,13 +411,21 @@ mod tests {
             let stamp = Stamp { hlc: at.hlc, actor, sequence };
             assert_eq!(encode_inserted(entries, stamp), encode(&document));
         }
+        // More stamps than are listed.
         for sequence in 1..200 {
             let path = FieldPath::new(vec![format!("count{}", sequence % 3)]).unwrap();
             let increment = vec![(path, if sequence % 2 == 0 { 1 } else { -1 })];
             let update = Mutation::Update { set: vec![], unset: vec![], increment };
             document.apply(&update, Commit { hlc: Hlc(sequence), actor, sequence });
         }
+        for sequence in 200..300 {
+            let path = FieldPath::new(vec![format!("stamp{}", sequence % 40)]).unwrap();
+            let set = vec![(path, Value::Int(1))];
+            let update = Mutation::Update { set, unset: vec![], increment: vec![] };
+            document.apply(&update, Commit { hlc: Hlc(sequence), actor, sequence });
+        }
         let bytes = encode(&document);
+        assert_eq!(encode_after(b"before", &document), [b"before", &bytes[..]].concat());
         assert_eq!(decode(&bytes).unwrap(), document);
         let message = wire::Document::decode(&bytes[1..]).unwrap();
         assert_eq!(message.encode_to_vec(), bytes[1..]);

@@ -44,6 +44,11 @@ impl ChangeRef<'_> {
         let text = self.collection.len() + self.key.len() + self.before.len() + names;
         avro::encode_as::<Change, _>(self, 128 + text + self.state.len())
     }
+
+    /// Appends the bytes of the [`Change`] that this is.
+    pub fn encode_into(&self, to: &mut Vec<u8>) {
+        avro::encode_into::<Change, _>(self, to);
+    }
 }
 
 fn bytes<S: Serializer>(bytes: &&[u8], to: S) -> Result<S::Ok, S::Error> {
