@@ -18,7 +18,8 @@ pub struct StoreNodeConfig {
     pub tls: Option<TlsFiles>,
     /// How far back a read can name its timestamp, in milliseconds of the log's time.
     pub history_ms: u64,
-    /// How long the feed keeps changes, in milliseconds of the log's time.
+    /// How long the feed keeps changes, in milliseconds of the log's time: how long change data
+    /// capture may be away.
     pub feed_retention_ms: u64,
     /// How long the id of a round is remembered, in milliseconds of the log's time.
     pub round_retention_ms: u64,
@@ -44,7 +45,7 @@ impl Default for StoreNodeConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)),
             tls: None,
             history_ms: 5 * 60 * 1000,
-            feed_retention_ms: 24 * 60 * 60 * 1000,
+            feed_retention_ms: 7 * 24 * 60 * 60 * 1000,
             round_retention_ms: 24 * 60 * 60 * 1000,
             max_read_ms: 10 * 60 * 1000,
             max_streams: 64,

@@ -13,6 +13,7 @@ mod error;
 mod feed;
 mod metrics;
 mod node;
+mod observe;
 mod read;
 mod rpc;
 mod status;

@@ -9,6 +9,7 @@ const TRANSACTIONS: &str = "anabranch_store_node_applied_transactions_total";
 const DOCUMENTS: &str = "anabranch_store_node_changed_documents_total";
 const REPEATED: &str = "anabranch_store_node_repeated_rounds_total";
 const CONFLICTS: &str = "anabranch_store_node_conflicting_inserts_total";
+const TOO_LARGE: &str = "anabranch_store_node_too_large_documents_total";
 const MISPLACED: &str = "anabranch_store_node_misplaced_mutations_total";
 const LOST: &str = "anabranch_store_node_lost_parts_total";
 const ORPHANS: &str = "anabranch_store_node_orphan_parts_total";
@@ -21,6 +22,8 @@ const LAG: &str = "anabranch_store_node_lag_transactions";
 const LAG_SECONDS: &str = "anabranch_store_node_lag_seconds";
 const UNDURABLE: &str = "anabranch_store_node_undurable_transactions";
 const NEARLY_TRIMMED: &str = "anabranch_store_node_durable_position_nearly_trimmed";
+const UNREACHABLE: &str = "anabranch_store_node_log_unreachable";
+const FEED_START: &str = "anabranch_store_node_feed_start_txn";
 const READS: &str = "anabranch_store_node_reads_total";
 const READ_SECONDS: &str = "anabranch_store_node_read_seconds";
 const STREAMS: &str = "anabranch_store_node_open_streams";
@@ -31,9 +34,10 @@ pub(crate) fn describe() {
     describe_counter!(DOCUMENTS, "Versions of documents written");
     describe_counter!(REPEATED, "Rounds that were applied before and did nothing");
     describe_counter!(CONFLICTS, "Inserts that found their document there");
+    describe_counter!(TOO_LARGE, "Documents that a round left as they were: too large after it");
     describe_counter!(MISPLACED, "Mutations in a slice that is not their document's: ignored");
     describe_counter!(LOST, "Parts of rounds whose data was not in the log: lost");
-    describe_counter!(ORPHANS, "Parts without a commit record: dropped");
+    describe_counter!(ORPHANS, "Parts that no commit record asked for in time: dropped");
     describe_gauge!(HALTED, "1 once a record could not be applied and a person must look");
     describe_gauge!(BUFFERED, "Bytes of rounds that wait for their turn");
     describe_gauge!(PENDING, "Commit records that wait for their turn");
@@ -42,7 +46,9 @@ pub(crate) fn describe() {
     describe_gauge!(LAG, "Transactions in the log that are not applied, at most");
     describe_gauge!(LAG_SECONDS, "Age of the newest applied transaction while others wait");
     describe_gauge!(UNDURABLE, "Applied transactions that a crash would have read again");
-    describe_gauge!(NEARLY_TRIMMED, "1 while the log starts past the durable position");
+    describe_gauge!(NEARLY_TRIMMED, "1 while what a crash needs of the log is about to go");
+    describe_gauge!(UNREACHABLE, "1 while the ends of the log cannot be seen: lags stand still");
+    describe_gauge!(FEED_START, "The first transaction whose changes the feed still has");
     describe_counter!(READS, "Reads, by kind and result");
     describe_histogram!(READ_SECONDS, "Time of a read until its first reply, in seconds");
     describe_gauge!(STREAMS, "Open streams, by kind");
@@ -57,20 +63,30 @@ pub(crate) struct BatchCounts {
     pub(crate) documents: u64,
     pub(crate) repeated: u64,
     pub(crate) conflicts: u64,
+    pub(crate) too_large: u64,
     pub(crate) misplaced: u64,
     pub(crate) lost: u64,
     pub(crate) orphans: u64,
 }
 
 pub(crate) fn record_batch(counts: BatchCounts, took: Duration) {
-    let BatchCounts { transactions, documents, repeated, conflicts, misplaced, lost, orphans } =
-        counts;
+    let BatchCounts {
+        transactions,
+        documents,
+        repeated,
+        conflicts,
+        too_large,
+        misplaced,
+        lost,
+        orphans,
+    } = counts;
     counter!(TRANSACTIONS).increment(transactions);
     counter!(DOCUMENTS).increment(documents);
     // Rare: not worth a lookup each time.
     let rare = [
         (REPEATED, repeated),
         (CONFLICTS, conflicts),
+        (TOO_LARGE, too_large),
         (MISPLACED, misplaced),
         (LOST, lost),
         (ORPHANS, orphans),
@@ -103,16 +119,22 @@ pub(crate) struct Lag {
     pub(crate) now_ms: u64,
     pub(crate) undurable: u64,
     pub(crate) nearly_trimmed: bool,
+    pub(crate) feed_start: u64,
 }
 
 pub(crate) fn set_lag(lag: Lag) {
-    let Lag { transactions, applied, now_ms, undurable, nearly_trimmed } = lag;
+    let Lag { transactions, applied, now_ms, undurable, nearly_trimmed, feed_start } = lag;
     let behind = transactions > 0 && applied > Hlc(0);
     let seconds = if behind { now_ms.saturating_sub(applied.millis()) } else { 0 };
     gauge!(LAG).set(as_f64(transactions));
     gauge!(LAG_SECONDS).set(as_f64(seconds) / 1000.0);
     gauge!(UNDURABLE).set(as_f64(undurable));
     gauge!(NEARLY_TRIMMED).set(if nearly_trimmed { 1.0 } else { 0.0 });
+    gauge!(FEED_START).set(as_f64(feed_start));
+}
+
+pub(crate) fn set_log_unreachable(unreachable: bool) {
+    gauge!(UNREACHABLE).set(if unreachable { 1.0 } else { 0.0 });
 }
 
 pub(crate) fn record_read(kind: &'static str, result: &'static str, took: Duration) {

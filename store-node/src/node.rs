@@ -4,12 +4,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
-use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
 use tokio::net::TcpListener;
 
@@ -17,14 +16,12 @@ use crate::apply::{Apply, Retention};
 use crate::config::StoreNodeConfig;
 use crate::error::Error;
 use crate::feed::Feeds;
-use crate::metrics::{self, Lag};
+use crate::metrics;
+use crate::observe::{self, Observer};
 use crate::read::{Reads, blocking};
 use crate::rpc::{self, Service};
 use crate::status::Status;
 use crate::storage::{Opened, Storage, StoreOptions};
-
-/// How often the ends of the log are looked at.
-const OBSERVE: Duration = Duration::from_secs(1);
 
 /// A node that is open and not yet started.
 pub struct StoreNode {
@@ -75,7 +72,7 @@ impl StoreNode {
         let Opened { storage, progress, timeline } = opened;
         let (server, listener, address) = listen(&config).await?;
         let storage = Arc::new(storage);
-        let status = Arc::new(Status::new(progress.next, progress.last, progress.hlc, ready));
+        let status = Arc::new(Status::new(progress.next, progress.last, progress.time, ready));
         tracing::info!(
             cluster = %identity.name.as_str(), %address, next = %progress.next,
             "the store node starts"
@@ -98,6 +95,11 @@ impl StoreNode {
         let observer = Observer {
             journal,
             txns: TopicPartition::new(identity.name.txns(), 0),
+            rounds: identity
+                .slices
+                .all()
+                .map(|slice| TopicPartition::new(identity.name.rounds(), slice.0))
+                .collect(),
             storage: Arc::clone(&storage),
             status: Arc::clone(&status),
         };
@@ -105,7 +107,7 @@ impl StoreNode {
         let interval = Duration::from_millis(config.flush_interval_ms.max(1));
         tasks.spawn(
             "store-node-flush",
-            flush(Arc::clone(&storage), interval, tasks.shutdown().clone()),
+            flush(Arc::clone(&storage), Arc::clone(&status), interval, tasks.shutdown().clone()),
         );
         let service = Service {
             reads: Reads::new(
@@ -113,6 +115,7 @@ impl StoreNode {
                 Arc::clone(&status),
                 config.max_streams,
                 Duration::from_millis(config.max_read_ms),
+                tasks.shutdown().clone(),
             ),
             feeds: Feeds {
                 storage: Arc::clone(&storage),
@@ -163,6 +166,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Makes what was applied durable now and then. The last time is when applying ends.
 async fn flush(
     storage: Arc<Storage>,
+    status: Arc<Status>,
     interval: Duration,
     shutdown: Shutdown,
 ) -> Result<(), TaskError> {
@@ -171,65 +175,6 @@ async fn flush(
             () = shutdown.begun() => return Ok(()),
             () = tokio::time::sleep(interval) => {}
         }
-        flush_now(&storage).await?;
-    }
-}
-
-async fn flush_now(storage: &Arc<Storage>) -> Result<(), Error> {
-    let storage = Arc::clone(storage);
-    blocking(move || {
-        let began = Instant::now();
-        storage.flush()?;
-        metrics::record_flush(began.elapsed());
-        Ok(())
-    })
-    .await
-}
-
-/// Looks at the ends of the log: how far there is to go, and whether its start comes near to what
-/// a crash would need.
-struct Observer {
-    journal: Arc<dyn Journal>,
-    txns: TopicPartition,
-    storage: Arc<Storage>,
-    status: Arc<Status>,
-}
-
-impl Observer {
-    async fn run(self, shutdown: Shutdown) -> Result<(), TaskError> {
-        loop {
-            let (journal, txns) = (Arc::clone(&self.journal), self.txns.clone());
-            match blocking(move || Ok(journal.bounds(&txns)?)).await {
-                Ok(bounds) => self.observe(bounds).await?,
-                // The reading threads say what is wrong, and go on trying.
-                Err(error) => tracing::debug!(%error, "the ends of the log are not known"),
-            }
-            tokio::select! {
-                () = shutdown.begun() => return Ok(()),
-                () = tokio::time::sleep(OBSERVE) => {}
-            }
-        }
-    }
-
-    async fn observe(&self, bounds: anabranch_journal::Bounds) -> Result<(), Error> {
-        self.status.set_log_bounds(bounds);
-        let applied = self.status.applied();
-        let durable = self.storage.durable_next();
-        let nearly_trimmed = bounds.start.0 > durable.0 && applied.next > durable;
-        metrics::set_lag(Lag {
-            transactions: self.status.log_end().0 - applied.next.0,
-            applied: applied.hlc,
-            now_ms: now_millis(),
-            undurable: applied.next.0.saturating_sub(durable.0),
-            nearly_trimmed,
-        });
-        if nearly_trimmed {
-            tracing::error!(
-                log_start = %bounds.start, %durable,
-                "the log begins past what this node has made durable; making it durable now"
-            );
-            flush_now(&self.storage).await?;
-        }
-        Ok(())
+        observe::flush(&storage, &status).await;
     }
 }

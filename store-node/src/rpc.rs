@@ -66,6 +66,10 @@ pub(crate) fn server(tls: Option<ServerTlsConfig>) -> Result<Server, tonic::tran
     }
 }
 
+/// How long what is in flight may take once the shutdown has begun. A client that has stopped
+/// reading never lets its stream end.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// Serves until the shutdown begins and what is in flight is answered.
 pub(crate) async fn serve(
     mut server: Server,
@@ -79,10 +83,14 @@ pub(crate) async fn serve(
     // The server's own setting is ignored for a listener that is given to it. Without this, small
     // messages of a stream wait 40 ms for the other side's delayed acknowledgement.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    server
+    let late = shutdown.clone();
+    let served = server
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming, async move { shutdown.begun().await })
-        .await
+        .serve_with_incoming_shutdown(incoming, async move { shutdown.begun().await });
+    tokio::select! {
+        served = served => served,
+        () = async { late.begun().await; tokio::time::sleep(GRACE).await } => Ok(()),
+    }
 }
 
 /// An error as clients see it.
@@ -176,6 +184,7 @@ impl Service {
                 txn: outcome.txn.0,
                 digest: outcome.digest,
                 conflicts: outcome.conflicts,
+                too_large: outcome.too_large,
             }),
         })
     }
@@ -184,10 +193,11 @@ impl Service {
         let applied = self.status.applied();
         proto::StatusReply {
             applied_next: applied.next.0,
-            applied_hlc: applied.hlc.0,
+            applied_hlc: applied.time.0,
             log_end: self.status.log_end().0,
             oldest_readable: self.storage.history().oldest().0,
             lost_parts: self.status.lost_parts(),
+            feed_start: self.storage.feed_start().0,
         }
     }
 }

@@ -23,8 +23,8 @@ pub(crate) struct Applied {
     pub(crate) next: TxnId,
     /// The last one that was; `None` before the first.
     pub(crate) last: Option<TxnId>,
-    /// The latest time of any; 0 before the first.
-    pub(crate) hlc: Hlc,
+    /// The log's time; 0 before the first.
+    pub(crate) time: Hlc,
     /// Everything that was in the log when the node started is applied.
     pub(crate) caught_up: bool,
     /// Why nothing more will be applied.
@@ -36,10 +36,16 @@ pub(crate) struct Applied {
 pub(crate) enum Trouble {
     /// Applying has stopped for good.
     Halted,
+    /// The log cannot be reached.
+    Log,
     /// The log's commit records cannot be read.
     Commits,
     /// The log's parts of rounds cannot be read.
     Parts,
+    /// What was applied cannot be written.
+    Storage,
+    /// What was applied cannot be made durable.
+    Durability,
     /// What was in the log at the start is not yet applied.
     CatchingUp,
 }
@@ -58,8 +64,8 @@ pub(crate) struct Status {
 
 impl Status {
     /// Of a node that has just been opened.
-    pub(crate) fn new(next: TxnId, last: Option<TxnId>, hlc: Hlc, ready: ReadyFlag) -> Self {
-        let applied = Applied { next, last, hlc, caught_up: false, halted: None };
+    pub(crate) fn new(next: TxnId, last: Option<TxnId>, time: Hlc, ready: ReadyFlag) -> Self {
+        let applied = Applied { next, last, time, caught_up: false, halted: None };
         let status = Status {
             applied: watch::Sender::new(applied),
             target: Mutex::new(None),
@@ -83,11 +89,11 @@ impl Status {
     }
 
     /// Everything below `next` is applied.
-    pub(crate) fn set_applied(&self, next: TxnId, last: Option<TxnId>, hlc: Hlc) {
+    pub(crate) fn set_applied(&self, next: TxnId, last: Option<TxnId>, time: Hlc) {
         self.update(|applied| {
             applied.next = next;
             applied.last = last;
-            applied.hlc = hlc;
+            applied.time = time;
         });
     }
 
@@ -143,22 +149,21 @@ impl Status {
         self.lost_parts.load(Ordering::Acquire)
     }
 
-    /// Something is wrong, or no longer is.
-    pub(crate) fn set_trouble(&self, trouble: Trouble, what: Option<String>) {
+    /// Something is wrong, or no longer is. Whether that is news.
+    pub(crate) fn set_trouble(&self, trouble: Trouble, what: Option<String>) -> bool {
         let mut troubles = self.troubles.lock();
-        match what {
-            Some(what) => {
-                troubles.insert(trouble, what);
-            }
-            None if troubles.remove(&trouble).is_none() => return,
-            None => {}
-        }
+        let is_news = match what {
+            Some(what) => troubles.insert(trouble, what).is_none(),
+            None if troubles.remove(&trouble).is_none() => return false,
+            None => true,
+        };
         if troubles.is_empty() {
             self.ready.set_ready();
         } else {
             let whats: Vec<_> = troubles.values().map(String::as_str).collect();
             self.ready.set_not_ready(whats.join("; "));
         }
+        is_news
     }
 
     /// Waits until `txn` is applied.

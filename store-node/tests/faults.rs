@@ -129,6 +129,22 @@ async fn a_journal_out_of_reach_is_waited_for_while_reads_go_on() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_silent_since_it_is_out_of_reach_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(journal(&dir.path().join("log")));
+    let last = log.write(&round(1, [1]));
+    let (silent, down) = FlakyJournal::silent(log.journal());
+    let node = Node::start(config(&dir.path().join("node")), silent).await;
+    node.ready().await;
+    down.store(true, Ordering::SeqCst);
+    until("it is noticed", || node.trouble().contains("the log cannot be reached")).await;
+    assert!(node.read(&car(1), last).await.is_some(), "reads go on");
+    down.store(false, Ordering::SeqCst);
+    node.ready().await;
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn little_memory_is_enough() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(journal(&dir.path().join("log")));

@@ -207,25 +207,65 @@ async fn a_scan_gives_every_state_and_goes_on_where_it_was_left() {
     world.node.stop().await;
 }
 
-#[tokio::test]
-async fn streams_are_bounded_in_number_and_time() {
-    let mut world = World::new(|config| {
-        config.max_streams = 1;
-        config.max_read_ms = 0;
-    })
-    .await;
-    let last = world.write(vec![(1, put("{}"))]);
-    let request = proto::ScanRequest {
+fn scan_cars(at: proto::ReadAt) -> proto::ScanRequest {
+    proto::ScanRequest {
         app: APP.0.as_bytes().to_vec().into(),
         collection: "cars".to_owned(),
-        at: Some(at(last)),
+        at: Some(at),
         after: Vec::new().into(),
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_has_no_time_is_expired() {
+    let mut world = World::new(|config| config.max_read_ms = 0).await;
+    let last = world.write(vec![(1, put("{}"))]);
     let mut client = world.node.client.clone();
-    let mut open = client.scan(request).await.unwrap().into_inner();
-    let error = open.message().await.unwrap_err();
-    assert_eq!(code(&error), "read_expired");
+    let mut open = client.scan(scan_cars(at(last))).await.unwrap().into_inner();
+    assert_eq!(code(&open.message().await.unwrap_err()), "read_expired");
     world.node.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_gives_up_its_place_when_its_time_is_over() {
+    let mut world = World::new(|config| {
+        config.max_streams = 1;
+        config.max_read_ms = 1_000;
+    })
+    .await;
+    // Far more than waits on the way to a client.
+    let filler = put(&format!("{{\"filler\":\"{}\"}}", "x".repeat(200_000)));
+    let last = world.write((0..100).map(|n| (n, filler.clone())).collect());
+    let mut client = world.node.client.clone();
+    let mut stalled = client.scan(scan_cars(at(last))).await.unwrap().into_inner();
+    let error = client.scan(scan_cars(at(last))).await.unwrap_err();
+    assert_eq!((code(&error), error.code()), ("overloaded", tonic::Code::ResourceExhausted));
+    let accepted = async {
+        while let Err(error) = client.scan(scan_cars(at(last))).await {
+            assert_eq!(code(&error), "overloaded");
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the place is free again", accepted).await;
+    let error = async {
+        loop {
+            if let Err(error) = stalled.message().await.map(|reply| reply.expect("not the end")) {
+                break error;
+            }
+        }
+    };
+    assert_eq!(code(&within("it is told", error).await), "read_expired");
+    world.node.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_node_stops() {
+    let mut world = World::new(|_| {}).await;
+    let filler = put(&format!("{{\"filler\":\"{}\"}}", "x".repeat(200_000)));
+    let last = world.write((0..100).map(|n| (n, filler.clone())).collect());
+    let mut client = world.node.client.clone();
+    let _stalled = client.scan(scan_cars(at(last))).await.unwrap().into_inner();
+    within("the node stops", world.node.stop()).await;
 }
 
 #[tokio::test]

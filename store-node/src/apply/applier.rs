@@ -5,14 +5,19 @@
 //! progress that they make (ST-1): there is no state on disk between two batches. A crash before
 //! the write loses the batch and the progress alike, one after it neither, up to what the last
 //! flush made durable; the log gives the rest again.
+//!
+//! A store that cannot be written, on a full disk for example, is tried again for ever: nothing is
+//! lost meanwhile, reads go on, and the node says what is wrong.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::TxnId;
-use anabranch_journal::TopicPartition;
+use anabranch_journal::{Offset, TopicPartition};
+use anabranch_runtime::tasks::Shutdown;
+use anabranch_schemas::records::PartLocation;
 
 use super::assembler::{Assembler, BrokenPart};
 use super::demand::Demand;
@@ -21,11 +26,16 @@ use super::run::{Done, Log, Run};
 use super::sources::Input;
 use crate::error::Error;
 use crate::metrics::{self, BatchCounts};
-use crate::status::Status;
-use crate::storage::{Batch, Progress, Storage, Timeline};
+use crate::status::{Status, Trouble};
+use crate::storage::{Batch, Progress, SliceRead, Storage, Timeline};
 
 /// A batch is written once it is this large: latency is bounded while catching up.
 const BATCH_BYTES: usize = 4 << 20;
+/// How often a store that cannot be written is tried: out of step with the 5 seconds at which
+/// RocksDB looks whether a full disk has space again, which a write at that moment would disturb.
+const WRITE_AGAIN: Duration = Duration::from_millis(700);
+/// How long a shutdown takes to be seen meanwhile.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How long things are kept, in milliseconds of the log's time.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +59,7 @@ pub(super) struct Applier {
     pub(super) recent: RecentStates,
     /// Bytes and commit records that were received and are not yet told to be released.
     pub(super) held: Held,
+    pub(super) shutdown: Shutdown,
 }
 
 /// What the reading threads count as waiting.
@@ -70,6 +81,7 @@ impl Applier {
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     break Some(error);
                 }
+                Err(error) if error.kind() == ErrorKind::Shutdown => break None,
                 Err(error) => return Err(error),
             }
         };
@@ -77,7 +89,10 @@ impl Applier {
             tracing::error!(%error, next = %self.progress.next, "applying has stopped");
             self.status.halt(&error.to_string());
         }
-        self.storage.flush()
+        if let Err(error) = self.storage.flush() {
+            tracing::warn!(%error, "the log has to give again what was applied last");
+        }
+        Ok(())
     }
 
     /// Applies what is there, then waits for more. False if there will be no more.
@@ -137,77 +152,134 @@ impl Applier {
     fn apply_batch(&mut self) -> Result<bool, Error> {
         let began = Instant::now();
         let storage = Arc::clone(&self.storage);
+        // What is written is about twice what was read: versions and changes.
+        let capacity = (2 * self.assembler.buffered_bytes()).min(BATCH_BYTES) + 1024;
+        let batch = Batch::new(&storage, capacity);
         let (recent, timeline) = (&mut self.recent, &mut self.timeline);
-        let mut run = Run::new(self.log, &storage, recent, timeline, self.progress.hlc);
-        let mut broken = None;
-        while broken.is_none() && run.bytes() < BATCH_BYTES {
+        let time = self.progress.time;
+        let mut run = Run::new(self.log, &storage, batch, BATCH_BYTES, recent, timeline, time);
+        let mut failed = None;
+        while failed.is_none() && !run.is_full() {
             match self.assembler.release() {
-                Ok(Some(round)) => run.apply(round)?,
+                Ok(Some(round)) => {
+                    let (txn, parts) = (round.txn, round.commit.parts.clone());
+                    let applied = run.apply(round);
+                    failed = applied.err().map(|error| Failed { error, round: Some((txn, parts)) });
+                }
                 Ok(None) => break,
-                Err(part) => broken = Some(part),
+                Err(part) => {
+                    failed = Some(Failed { error: broken(&self.partitions, part), round: None });
+                }
             }
         }
         let (batch, done) = run.finish();
         let counts = BatchCounts { orphans: self.assembler.take_orphans(), ..done.counts };
-        if self.has_moved(&done) {
-            self.write(batch, &done)?;
+        let come = self.come_to(failed.as_ref());
+        if done.last.is_some() || come.has_moved(&self.progress) {
+            self.write(batch, &done, come)?;
             metrics::record_batch(counts, began.elapsed());
         }
-        match broken {
-            None => Ok(done.last.is_some()),
-            Some(BrokenPart { slice, offset, reason }) => Err(Error::CorruptRecord {
-                at: self.partitions[usize::from(slice.0)].to_string(),
-                offset: offset.0,
-                reason,
-            }),
+        failed.map_or(Ok(done.last.is_some()), |failed| Err(failed.error))
+    }
+
+    /// How far the assembler has come, but not past a round that failed: it is still to be applied.
+    fn come_to(&self, failed: Option<&Failed>) -> Come {
+        let mut come = Come { next: self.assembler.next(), slices: self.assembler.read() };
+        if let Some((txn, parts)) = failed.and_then(|failed| failed.round.as_ref()) {
+            come.next = *txn;
+            for part in parts {
+                if let Some(read) = come.slices.get_mut(usize::from(part.slice.0)) {
+                    read.wait_for(Offset(part.offset));
+                }
+            }
         }
+        come
     }
 
-    /// Whether there is anything to write: rounds, or only positions that moved past holes. These
-    /// are written too, since the log may be trimmed up to there before the next round comes.
-    fn has_moved(&self, done: &Done) -> bool {
-        done.last.is_some()
-            || self.assembler.next() != self.progress.next
-            || self.assembler.positions() != self.progress.positions
-    }
-
-    fn write(&mut self, mut batch: Batch<'_>, done: &Done) -> Result<(), Error> {
-        let progress = &mut self.progress;
-        let next = self.assembler.next();
-        progress.observed.splice_all(progress.next..next);
-        progress.next = next;
-        progress.positions = self.assembler.positions();
+    fn write(&mut self, mut batch: Batch<'_>, done: &Done, come: Come) -> Result<(), Error> {
+        let mut progress = self.progress.clone();
+        progress.observed.splice_all(progress.next..come.next);
+        progress.next = come.next;
+        progress.slices = come.slices;
         if let Some(last) = done.last {
             progress.last = Some(last);
-            progress.hlc = done.hlc;
-            self.retain(&mut batch);
+            progress.time = done.time;
+            self.retain(&mut progress, &mut batch);
         }
-        batch.write(&self.progress)?;
+        batch.write(&progress, |error| self.pause_after(error))?;
+        self.status.set_trouble(Trouble::Storage, None);
+        self.progress = progress;
         self.recent.batch_written();
         if done.counts.lost > 0 {
             self.status.add_lost_parts(done.counts.lost);
         }
-        let Progress { next, last, hlc, .. } = self.progress;
-        self.status.set_applied(next, last, hlc);
+        let Progress { next, last, time, .. } = self.progress;
+        self.status.set_applied(next, last, time);
+        Ok(())
+    }
+
+    /// After a failed write: says what is wrong and waits, if it may go better the next time.
+    fn pause_after(&self, error: Error) -> Result<(), Error> {
+        if error.kind() != ErrorKind::Retry {
+            return Err(error);
+        }
+        let text = format!("{error}; trying again");
+        if self.status.set_trouble(Trouble::Storage, Some(text)) {
+            tracing::error!(%error, "what was applied cannot be written; trying again");
+        }
+        let until = Instant::now() + WRITE_AGAIN;
+        while Instant::now() < until {
+            if self.shutdown.has_begun() {
+                return Err(Error::Shutdown);
+            }
+            std::thread::sleep(PAUSE);
+        }
         Ok(())
     }
 
     /// Gives up what is past its retention.
-    fn retain(&mut self, batch: &mut Batch<'_>) {
+    fn retain(&mut self, progress: &mut Progress, batch: &mut Batch<'_>) {
         let Retention { history_ms, feed_ms } = self.retention;
-        let progress = &mut self.progress;
-        if let Some(sample) = self.timeline.before(progress.hlc, history_ms) {
+        if let Some(sample) = self.timeline.before(progress.time, history_ms) {
             // Of the transactions below the sample's only the last can still be read.
             let oldest = TxnId(sample.txn.0.saturating_sub(1));
             progress.oldest_readable = self.storage.history().advance(oldest);
         }
-        if let Some(sample) = self.timeline.before(progress.hlc, feed_ms.max(history_ms)) {
+        if let Some(sample) = self.timeline.before(progress.time, feed_ms.max(history_ms)) {
             batch.delete_samples(&self.timeline.forget_before(sample));
         }
-        let feed = self.timeline.before(progress.hlc, feed_ms);
+        let feed = self.timeline.before(progress.time, feed_ms);
         if let Some(sample) = feed.filter(|sample| sample.txn > progress.feed_start) {
             batch.drop_changes(progress.feed_start..sample.txn);
             progress.feed_start = sample.txn;
         }
     }
+}
+
+/// How far a batch comes.
+struct Come {
+    next: TxnId,
+    slices: Vec<SliceRead>,
+}
+
+impl Come {
+    /// Whether there is something to write even without a round: positions that moved past holes.
+    /// The log may be trimmed up to there before the next round comes.
+    fn has_moved(&self, progress: &Progress) -> bool {
+        let now = self.slices.iter().map(SliceRead::position);
+        self.next != progress.next || now.ne(progress.slices.iter().map(SliceRead::position))
+    }
+}
+
+/// What ends a batch before its time.
+struct Failed {
+    error: Error,
+    /// The round that the assembler has given and that was not applied.
+    round: Option<(TxnId, Vec<PartLocation>)>,
+}
+
+fn broken(partitions: &[TopicPartition], part: BrokenPart) -> Error {
+    let BrokenPart { slice, offset, reason } = part;
+    let at = partitions[usize::from(slice.0)].to_string();
+    Error::CorruptRecord { at, offset: offset.0, reason }
 }

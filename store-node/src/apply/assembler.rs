@@ -6,6 +6,10 @@
 //!
 //! A part without a commit record is what a torn transaction leaves. It is dropped once a commit
 //! record is released that was written long after it: no transaction stays open that long.
+//!
+//! The writers' lanes interleave, so a part can be done with while one before it waits. When it is
+//! read again after a restart no commit record will ask for it any more: it is dropped at once,
+//! going by what was remembered, since as an orphan it would hold the position where it is.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,9 +19,14 @@ use anabranch_journal::Offset;
 use anabranch_schemas::RecordError;
 use anabranch_schemas::records::{Commit, PartLocation, RoundPart};
 
-/// How much later than a part its commit record can be written at most, by the clocks of two
-/// writers: transactions time out after seconds, clocks may differ by a minute.
+use crate::storage::SliceRead;
+
+/// How much later than a part its commit record can be written at most, by the time at which the
+/// log took each: transactions time out after seconds.
 const ORPHAN_AGE_MS: u64 = 5 * 60 * 1000;
+/// How many waiting parts of a slice are remembered with the progress. What was read beyond the
+/// last of them counts as not read.
+const REMEMBERED: usize = 64;
 
 /// A record of topic `rounds`.
 #[derive(Debug)]
@@ -44,6 +53,8 @@ pub(crate) struct Committed {
 #[derive(Debug)]
 pub(crate) struct Round {
     pub(crate) txn: TxnId,
+    /// When the log took its commit record.
+    pub(crate) timestamp_ms: u64,
     pub(crate) commit: Commit,
     /// Its parts, in order of index.
     pub(crate) parts: Vec<(Slice, RoundPart)>,
@@ -65,6 +76,8 @@ struct SliceState {
     /// Every record below was given to the assembler.
     position: Offset,
     waiting: BTreeMap<Offset, Part>,
+    /// What was read before reading began anew.
+    before: SliceRead,
 }
 
 /// Rounds in the making.
@@ -82,11 +95,14 @@ pub(crate) struct Assembler {
 
 impl Assembler {
     /// Begins where reading begins.
-    pub(crate) fn new(next: TxnId, positions: &[Offset]) -> Self {
-        let slice =
-            |position: &Offset| SliceState { position: *position, waiting: BTreeMap::new() };
+    pub(crate) fn new(next: TxnId, slices: &[SliceRead]) -> Self {
+        let slice = |before: &SliceRead| SliceState {
+            position: before.position(),
+            waiting: BTreeMap::new(),
+            before: before.clone(),
+        };
         Assembler {
-            slices: positions.iter().map(slice).collect(),
+            slices: slices.iter().map(slice).collect(),
             commits: VecDeque::new(),
             txns_position: next,
             buffered_bytes: 0,
@@ -104,10 +120,13 @@ impl Assembler {
 
     /// Takes a part; those of a slice come in order.
     pub(crate) fn add_part(&mut self, part: Part) {
-        self.buffered_bytes += part.bytes;
         let slice = &mut self.slices[usize::from(part.slice.0)];
         assert!(part.offset >= slice.position, "parts of a slice come in order");
         slice.position = Offset(part.offset.0 + 1);
+        if slice.before.is_done(part.offset) {
+            return;
+        }
+        self.buffered_bytes += part.bytes;
         slice.waiting.insert(part.offset, part);
     }
 
@@ -144,7 +163,7 @@ impl Assembler {
         }
         parts.sort_by_key(|(_, part)| part.index);
         self.drop_orphans(timestamp_ms);
-        Ok(Some(Round { txn, commit, parts, lost }))
+        Ok(Some(Round { txn, timestamp_ms, commit, parts, lost }))
     }
 
     /// Whether a part may still come.
@@ -205,12 +224,9 @@ impl Assembler {
         self.commits.front().map_or(self.txns_position, |head| head.txn)
     }
 
-    /// Where to read on in each slice if all that was released is kept and all else is not.
-    pub(crate) fn positions(&self) -> Vec<Offset> {
-        let first = |slice: &SliceState| {
-            slice.waiting.first_key_value().map_or(slice.position, |(offset, _)| *offset)
-        };
-        self.slices.iter().map(first).collect()
+    /// What was read of each slice, if all that was released is kept and all else is not.
+    pub(crate) fn read(&self) -> Vec<SliceRead> {
+        self.slices.iter().map(SliceState::read).collect()
     }
 
     /// How many bytes of parts are here.
@@ -221,6 +237,26 @@ impl Assembler {
     /// How many commit records are here.
     pub(crate) fn pending_commits(&self) -> usize {
         self.commits.len()
+    }
+}
+
+impl SliceState {
+    fn read(&self) -> SliceRead {
+        let mut waiting: Vec<_> = self.still_waiting().take(REMEMBERED + 1).collect();
+        let beyond = if waiting.len() > REMEMBERED { waiting.pop() } else { None };
+        SliceRead { end: beyond.unwrap_or(self.end()), waiting }
+    }
+
+    /// The parts that wait, in order: those that are here, then those that waited before and are
+    /// not yet read again.
+    fn still_waiting(&self) -> impl Iterator<Item = Offset> {
+        let before = self.before.waiting.iter().filter(|offset| **offset >= self.position);
+        self.waiting.keys().chain(before).copied()
+    }
+
+    /// Every part below was read, now or before.
+    fn end(&self) -> Offset {
+        self.position.max(self.before.end)
     }
 }
 

@@ -1,36 +1,43 @@
 //! The newest states of documents: those of the batch under construction, those written lately,
 //! the rest from the store.
 //!
-//! What is kept is the encoded state, shared with what was written; two generations of bounded
-//! size take turns, so that what is used again stays.
+//! What is kept is the stored form, shared with what was written; two generations of bounded size
+//! take turns, so that what is used again stays.
 
 use std::collections::HashMap;
 
 use anabranch_core::document::Document;
+use anabranch_core::ids::TxnId;
 use anabranch_schemas::state;
 use bytes::Bytes;
 
-use super::round::Documents;
+use super::round::{Documents, NewVersion};
 use crate::error::Error;
-use crate::storage::{NewestVersions, Version};
+use crate::storage::{Batch, FORGOTTEN, NewestVersions, Version, decode_version};
 
 /// How many bytes of ids and states a generation holds before the next one begins.
 const GENERATION_BYTES: usize = 16 << 20;
 
-/// States written lately; `None` for a document that was forgotten.
+/// Versions written lately, in their stored form.
 #[derive(Debug, Default)]
 pub(super) struct RecentStates {
-    young: HashMap<Bytes, Option<Bytes>>,
-    old: HashMap<Bytes, Option<Bytes>>,
+    young: HashMap<Bytes, Bytes>,
+    old: HashMap<Bytes, Bytes>,
     young_bytes: usize,
 }
 
 impl RecentStates {
-    /// Keeps the newest state of a document. Until [`RecentStates::batch_written`] nothing is
+    /// Keeps the newest version of a document. Until [`RecentStates::batch_written`] nothing is
     /// given up, so all of a batch is found.
-    pub(super) fn put(&mut self, id: Bytes, state: Option<Bytes>) {
-        self.young_bytes += id.len() + state.as_ref().map_or(0, Bytes::len) + 64;
-        self.young.insert(id, state);
+    pub(super) fn put(&mut self, id: Bytes, stored: Bytes) {
+        self.young_bytes += id.len() + stored.len() + 64;
+        self.young.insert(id, stored);
+    }
+
+    /// There is a newer version, which is not kept.
+    pub(super) fn forget(&mut self, id: &[u8]) {
+        self.young.remove(id);
+        self.old.remove(id);
     }
 
     /// Everything that was put is in the store now.
@@ -41,33 +48,51 @@ impl RecentStates {
         }
     }
 
-    fn get(&mut self, id: &[u8]) -> Option<Option<Bytes>> {
-        if let Some(state) = self.young.get(id) {
-            return Some(state.clone());
+    fn get(&mut self, id: &[u8]) -> Option<Bytes> {
+        if let Some(stored) = self.young.get(id) {
+            return Some(stored.clone());
         }
-        let (id, state) = self.old.remove_entry(id)?;
-        self.put(id, state.clone());
-        Some(state)
+        let (id, stored) = self.old.remove_entry(id)?;
+        self.put(id, stored.clone());
+        Some(stored)
     }
 }
 
-/// What one batch reads.
+/// What one batch reads, and what its rounds write.
 pub(super) struct BatchDocuments<'s, 'r> {
     pub(super) recent: &'r mut RecentStates,
     pub(super) stored: NewestVersions<'s>,
+    pub(super) batch: Batch<'s>,
+    /// The transaction that is being applied.
+    pub(super) txn: TxnId,
+    /// A batch this large is written before the next transaction: nobody asks for its states.
+    pub(super) full_bytes: usize,
 }
 
 impl Documents for BatchDocuments<'_, '_> {
     fn newest(&mut self, id: &[u8]) -> Result<Option<Document>, Error> {
-        let decode = |state: &[u8]| {
-            state::decode(state).map_err(|error| Error::CorruptStore(error.to_string()))
+        let decode = |version| match version {
+            Version::State(state) => {
+                let state = state::decode(state);
+                state.map(Some).map_err(|error| Error::CorruptStore(error.to_string()))
+            }
+            Version::Evicted => Ok(None),
         };
-        if let Some(state) = self.recent.get(id) {
-            return state.as_deref().map(decode).transpose();
+        if let Some(stored) = self.recent.get(id) {
+            return decode(decode_version(&stored)?);
         }
-        match self.stored.get(id)? {
-            Some(Version::State(state)) => decode(state).map(Some),
-            Some(Version::Evicted) | None => Ok(None),
+        self.stored.get(id)?.map_or(Ok(None), decode)
+    }
+
+    fn put(&mut self, new: NewVersion<'_>) {
+        let NewVersion { slice, id, stored, event } = new;
+        self.batch.put_change(slice, &id, &event);
+        let stored = stored.unwrap_or(Bytes::from_static(FORGOTTEN));
+        self.batch.put_version(&id, self.txn, &stored);
+        if self.batch.bytes() < self.full_bytes {
+            self.recent.put(id, stored);
+        } else {
+            self.recent.forget(&id);
         }
     }
 }
@@ -80,15 +105,17 @@ mod tests {
     fn the_newest_state_is_found_whichever_generation_it_is_in() {
         let mut recent = RecentStates::default();
         let big = Bytes::from(vec![7; GENERATION_BYTES]);
-        recent.put("a".into(), Some(big.clone()));
+        recent.put("a".into(), big.clone());
         recent.batch_written();
-        recent.put("b".into(), None);
-        assert_eq!(recent.get(b"a"), Some(Some(big)));
-        assert_eq!(recent.get(b"b"), Some(None));
+        recent.put("b".into(), "b".into());
+        assert_eq!(recent.get(b"a"), Some(big));
+        assert_eq!(recent.get(b"b"), Some("b".into()));
         recent.batch_written();
-        recent.put("a".into(), Some("new".into()));
+        recent.put("a".into(), "new".into());
         recent.batch_written();
-        assert_eq!(recent.get(b"a"), Some(Some("new".into())));
+        assert_eq!(recent.get(b"a"), Some("new".into()));
         assert_eq!(recent.get(b"c"), None);
+        recent.forget(b"a");
+        assert_eq!(recent.get(b"a"), None);
     }
 }

@@ -1,8 +1,8 @@
 //! From the log into the store, in the order of the log.
 //!
 //! Two threads read ([`sources`]), bounded by what the third says it can take ([`demand`]); the
-//! third puts rounds together ([`assembler`]), computes what they do ([`round`]) and writes it
-//! ([`applier`]). The two middle ones are pure.
+//! third puts rounds together ([`assembler`]), computes what they do ([`round`], [`touched`])
+//! and writes it ([`applier`]). The two middle ones are pure.
 
 mod applier;
 mod assembler;
@@ -14,6 +14,7 @@ mod run;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod touched;
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -70,8 +71,8 @@ impl Apply {
         let partitions: Vec<_> =
             self.slices.all().map(|slice| TopicPartition::new(rounds.clone(), slice.0)).collect();
         let next = self.progress.next;
-        let positions = self.progress.positions.clone();
-        let slices = Slices { partitions: partitions.clone(), positions: positions.clone() };
+        let positions = self.progress.positions();
+        let slices = Slices { partitions: partitions.clone(), positions };
         tasks.spawn_thread("store-node-commits", move || {
             sources::read_commits(&commits, &txns, next);
             Ok(())
@@ -87,11 +88,12 @@ impl Apply {
             log: Log { actor: self.actor, slices: self.slices },
             partitions,
             retention: self.retention,
-            progress: self.progress,
             timeline: self.timeline,
-            assembler: Assembler::new(next, &positions),
+            assembler: Assembler::new(next, &self.progress.slices),
             recent: RecentStates::default(),
             held: Held::default(),
+            progress: self.progress,
+            shutdown: tasks.shutdown().clone(),
         };
         tasks.spawn_thread("store-node-apply", move || {
             applier.run(&received).map_err(TaskError::from)

@@ -10,10 +10,14 @@ use bytes::Bytes;
 
 use super::assembler::Round;
 use super::documents::{BatchDocuments, RecentStates};
-use super::round::{self, Effects, NewVersion};
+use super::round::{self, Effects};
 use crate::error::Error;
 use crate::metrics::BatchCounts;
-use crate::storage::{Batch, Outcome, Storage, Timeline, Version};
+use crate::storage::{Batch, Outcome, Storage, Timeline};
+
+/// How far a writer's clock can be ahead of the log's: `max_clock_drift`. No setting, since every
+/// replica has to compute the same time.
+const MAX_DRIFT_MS: u64 = 60_000;
 
 /// Whose log is applied.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +30,6 @@ pub(super) struct Log {
 pub(super) struct Run<'s, 'r> {
     log: Log,
     storage: &'s Storage,
-    batch: Batch<'s>,
     documents: BatchDocuments<'s, 'r>,
     timeline: &'r mut Timeline,
     /// The rounds in this batch, and their times: the store does not know them yet.
@@ -39,90 +42,113 @@ pub(super) struct Run<'s, 'r> {
 pub(super) struct Done {
     /// Its last transaction; `None` if it had none.
     pub(super) last: Option<TxnId>,
-    /// The latest time of any so far.
-    pub(super) hlc: Hlc,
+    /// The log's time.
+    pub(super) time: Hlc,
     pub(super) counts: BatchCounts,
 }
 
+/// The log's time once a record is applied, by which things are kept and forgotten: the time of
+/// the commit record, but not far ahead of when the log took it, and never earlier than before.
+/// One writer whose clock is a day ahead makes nothing a day older.
+pub(super) fn log_time(previous: Hlc, hlc: Hlc, appended_ms: u64) -> Hlc {
+    let latest = Hlc::from_millis(appended_ms.saturating_add(MAX_DRIFT_MS));
+    previous.max(hlc.min(latest))
+}
+
 impl<'s, 'r> Run<'s, 'r> {
-    /// An empty batch; `hlc` is the latest time so far.
+    /// An empty batch; `time` is the log's so far.
     pub(super) fn new(
         log: Log,
         storage: &'s Storage,
+        batch: Batch<'s>,
+        full_bytes: usize,
         recent: &'r mut RecentStates,
         timeline: &'r mut Timeline,
-        hlc: Hlc,
+        time: Hlc,
     ) -> Self {
-        Run {
-            log,
-            storage,
-            batch: Batch::new(storage),
-            documents: BatchDocuments { recent, stored: storage.newest_versions() },
-            timeline,
-            rounds: HashMap::new(),
-            done: Done { hlc, ..Done::default() },
-        }
+        let stored = storage.newest_versions();
+        let documents = BatchDocuments { recent, stored, batch, txn: TxnId(0), full_bytes };
+        let done = Done { time, ..Done::default() };
+        Run { log, storage, documents, timeline, rounds: HashMap::new(), done }
     }
 
-    /// About how many bytes are to be written.
-    pub(super) fn bytes(&self) -> usize {
-        self.batch.bytes()
+    /// Whether it is to be written before the next transaction.
+    pub(super) fn is_full(&self) -> bool {
+        self.documents.batch.bytes() >= self.documents.full_bytes
     }
 
     /// What was done, and the batch that is to be written.
     pub(super) fn finish(self) -> (Batch<'s>, Done) {
-        (self.batch, self.done)
+        (self.documents.batch, self.done)
+    }
+
+    /// Applies a round. After an error nothing of it is in the batch, and no other may follow.
+    pub(super) fn apply(&mut self, round: Round) -> Result<(), Error> {
+        let (mark, before) = (self.documents.batch.mark(), self.done);
+        let applied = self.try_apply(round);
+        if applied.is_err() {
+            self.documents.batch.go_back(mark);
+            self.done = before;
+        }
+        applied
     }
 
     /// Applies a round, unless one of this id was applied already: then it is a no-op that only
     /// the index of changes shows.
-    pub(super) fn apply(&mut self, round: Round) -> Result<(), Error> {
-        let (txn, hlc) = (round.txn, round.commit.hlc);
+    fn try_apply(&mut self, round: Round) -> Result<(), Error> {
+        let txn = round.txn;
+        let time = log_time(self.done.time, round.commit.hlc, round.timestamp_ms);
         self.done.last = Some(txn);
-        self.done.hlc = self.done.hlc.max(hlc);
+        self.done.time = time;
         self.done.counts.transactions += 1;
-        if let Some(sample) = self.timeline.note(self.done.hlc, txn) {
-            self.batch.put_sample(sample);
+        if let Some(sample) = self.timeline.note(time, txn) {
+            self.documents.batch.put_sample(sample);
         }
         self.declare_lost(&round);
-        let slices = touched_slices(&round.commit);
-        if self.is_repeated(&round.commit)? {
+        self.documents.batch.begin_changes(txn, &touched_slices(&round.commit));
+        if self.is_repeated(&round.commit, time)? {
             self.done.counts.repeated += 1;
-            self.batch.put_changes(txn, &slices, &[]);
-            return Ok(());
+        } else {
+            self.apply_new(round, time)?;
         }
-        let id = round.commit.round;
-        let digest = Bytes::copy_from_slice(&round.commit.digest);
+        self.documents.batch.end_changes();
+        Ok(())
+    }
+
+    fn apply_new(&mut self, round: Round, time: Hlc) -> Result<(), Error> {
+        let Round { txn, ref commit, .. } = round;
+        let id = commit.round;
+        let digest = Bytes::copy_from_slice(&commit.digest);
+        // Of a round that is lost as a whole nothing was applied: a repeat of it is the first.
+        let is_lost = round.parts.is_empty() && !round.lost.is_empty();
+        self.documents.txn = txn;
         let effects = round::apply(round, self.log.actor, self.log.slices, &mut self.documents)?;
-        let Effects { versions, changes, conflicts, misplaced } = effects;
+        let Effects { documents, conflicts, too_large, misplaced } = effects;
         let counts = &mut self.done.counts;
-        counts.documents += versions.len() as u64;
+        counts.documents += documents;
         counts.conflicts += conflicts.len() as u64;
+        counts.too_large += too_large.len() as u64;
         counts.misplaced += misplaced;
         if misplaced > 0 {
             tracing::warn!(%txn, misplaced, "mutations stand in a slice that is not theirs");
         }
-        self.batch.put_changes(txn, &slices, &changes);
-        self.batch.put_outcome(id, &Outcome { txn, hlc, digest, conflicts });
-        self.rounds.insert(id, hlc);
-        for NewVersion { id, state } in versions {
-            let version = state.as_deref().map_or(Version::Evicted, Version::State);
-            self.batch.put_version(&id, txn, version);
-            self.documents.recent.put(id, state);
+        if !too_large.is_empty() {
+            let documents = too_large.len();
+            tracing::warn!(%txn, documents, "documents stay as they are: they would be too large");
+        }
+        if !is_lost {
+            let outcome = Outcome { txn, time, digest, conflicts, too_large };
+            self.documents.batch.put_outcome(id, &outcome);
+            self.rounds.insert(id, time);
         }
         Ok(())
     }
 
-    /// A round id counts as seen for the retention window, by the log's time: whether what is
-    /// older has been dropped already makes no difference.
-    fn is_repeated(&self, commit: &Commit) -> Result<bool, Error> {
-        let seen = match self.rounds.get(&commit.round) {
-            Some(hlc) => Some(*hlc),
-            None => self.storage.outcome(commit.round)?.map(|outcome| outcome.hlc),
-        };
-        let remembered_ms = self.storage.round_retention_ms();
-        Ok(seen
-            .is_some_and(|seen| seen.millis().saturating_add(remembered_ms) >= commit.hlc.millis()))
+    fn is_repeated(&self, commit: &Commit, now: Hlc) -> Result<bool, Error> {
+        match self.rounds.get(&commit.round) {
+            Some(then) => Ok(self.storage.remembers(*then, now)),
+            None => Ok(self.storage.outcome(commit.round, now)?.is_some()),
+        }
     }
 
     /// Records parts whose data is not in the log; the rest of their round is applied (ST-5).
@@ -135,7 +161,7 @@ impl<'s, 'r> Run<'s, 'r> {
                 offset = part.offset,
                 "data of a committed round is not in the log: it is lost"
             );
-            self.batch.put_lost(round.txn, round.commit.round, part);
+            self.documents.batch.put_lost(round.txn, round.commit.round, part);
         }
         self.done.counts.lost += round.lost.len() as u64;
     }
@@ -147,4 +173,18 @@ fn touched_slices(commit: &Commit) -> Vec<Slice> {
     slices.sort_unstable();
     slices.dedup();
     slices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_logs_time_is_not_that_of_a_clock_that_is_ahead_and_never_goes_back() {
+        let at = Hlc::from_millis;
+        let day = 24 * 60 * 60 * 1000;
+        assert_eq!(log_time(at(1_000), at(2_000), 2_100), at(2_000));
+        assert_eq!(log_time(at(1_000), at(2_000 + day), 2_100), at(2_100 + MAX_DRIFT_MS));
+        assert_eq!(log_time(at(5_000), at(2_000), 2_100), at(5_000));
+    }
 }

@@ -3,7 +3,8 @@
 //!
 //! A read holds its snapshot, so no version that it sees is dropped while it runs. Streams read
 //! page by page on threads for blocking calls, each page when the one before was taken: a client
-//! that is slow keeps no thread and no file busy.
+//! that is slow keeps no thread and no file busy. One that takes nothing any more is given up when
+//! its time is over: else it would hold its snapshot for as long as it stays connected.
 
 mod page;
 mod stream;
@@ -15,6 +16,7 @@ use anabranch_core::Value;
 use anabranch_core::document::Document;
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::{Select, Statement, parse};
+use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::{state, store as proto};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -33,6 +35,7 @@ pub(crate) struct Reads {
     streams: Arc<Semaphore>,
     max_streams: usize,
     max_read: Duration,
+    shutdown: Shutdown,
 }
 
 /// A snapshot, readable until this is dropped.
@@ -58,9 +61,10 @@ impl Reads {
         status: Arc<Status>,
         max_streams: usize,
         max_read: Duration,
+        shutdown: Shutdown,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(max_streams));
-        Reads { storage, status, streams, max_streams, max_read }
+        Reads { storage, status, streams, max_streams, max_read, shutdown }
     }
 
     /// The snapshot that a request asks for, waited for as long as it says.
@@ -110,8 +114,8 @@ impl Reads {
         &self,
         round: anabranch_core::ids::RoundId,
     ) -> Result<Option<crate::storage::Outcome>, Error> {
-        let storage = Arc::clone(&self.storage);
-        blocking(move || storage.outcome(round)).await
+        let (storage, now) = (Arc::clone(&self.storage), self.status.applied().time);
+        blocking(move || storage.outcome(round, now)).await
     }
 }
 

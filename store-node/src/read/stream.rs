@@ -1,13 +1,19 @@
 //! Results as streams of pages.
+//!
+//! A task reads the pages and holds what a stream takes: its place among those that may be open,
+//! and its snapshot. It ends when its time is over or the node stops, whatever the client does: one
+//! that has stopped taking pages would else keep both for as long as its connection lives.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use anabranch_core::ids::{AppId, Collection, DocumentId, TxnId};
 use anabranch_core::query::Select;
+use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::store as proto;
 use futures::{Stream, stream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::page::{Page, QueryCursor, ScanCursor};
@@ -21,37 +27,54 @@ pub(crate) type QueryStream = Pin<Box<dyn Stream<Item = Result<proto::QueryReply
 /// The result of a scan.
 pub(crate) type ScanStream = Pin<Box<dyn Stream<Item = Result<proto::ScanReply, Error>> + Send>>;
 
-/// What a stream keeps until it ends or is dropped.
-struct Open<C> {
+/// Reads the next page.
+type Read<C, T> = fn(&mut C, &Storage) -> Result<Page<T>, Error>;
+
+/// What reads the pages of a stream.
+struct Pages<C, T> {
     storage: Arc<Storage>,
-    snapshot: Snapshot,
-    /// `None` once the last page was read, and from the start if there is nothing to read.
+    /// `None` if there is nothing to read.
     cursor: Option<C>,
-    replied: bool,
+    read: Read<C, T>,
+    taken: mpsc::Sender<Vec<T>>,
     deadline: Instant,
     max_read_ms: u64,
+    shutdown: Shutdown,
+    _snapshot: Snapshot,
     _permit: OwnedSemaphorePermit,
     _open: OpenStream,
 }
 
 impl Reads {
-    fn open<C>(
+    fn open<C: Send + 'static, T: Send + 'static, R: Send + 'static>(
         &self,
         kind: &'static str,
         snapshot: Snapshot,
         cursor: impl FnOnce(TxnId) -> C,
-    ) -> Result<Open<C>, Error> {
+        read: Read<C, T>,
+        reply: fn(Option<u64>, Vec<T>) -> R,
+    ) -> Result<Pin<Box<dyn Stream<Item = Result<R, Error>> + Send>>, Error> {
         let permit = Arc::clone(&self.streams).try_acquire_owned();
-        Ok(Open {
+        let txn = snapshot.txn.map(|txn| txn.0);
+        // One page waits while the next is read.
+        let (taken, pages) = mpsc::channel(1);
+        let reading = Pages {
             storage: Arc::clone(&self.storage),
             cursor: snapshot.txn.map(cursor),
-            snapshot,
-            replied: false,
+            read,
+            taken,
             deadline: Instant::now() + self.max_read,
             max_read_ms: u64::try_from(self.max_read.as_millis()).unwrap_or(u64::MAX),
+            shutdown: self.shutdown.clone(),
+            _snapshot: snapshot,
             _permit: permit.map_err(|_| Error::Overloaded(self.max_streams))?,
             _open: OpenStream::new(kind),
-        })
+        };
+        let open = Open { pages, reading: Some(tokio::spawn(reading.run())) };
+        Ok(Box::pin(stream::try_unfold(open, move |mut open| async move {
+            let items = open.next().await?;
+            Ok(items.map(|items| (reply(txn, items), open)))
+        })))
     }
 
     /// The documents that a SELECT returns. There is always at least one reply.
@@ -61,12 +84,9 @@ impl Reads {
         select: Select,
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {
-        let open = self.open("query", snapshot, |at| QueryCursor::new(app, select, at))?;
-        Ok(Box::pin(stream::try_unfold(open, |mut open| async {
-            let items = open.next(QueryCursor::next).await?;
-            let txn = open.snapshot.txn.map(|txn| txn.0);
-            Ok(items.map(|items| (proto::QueryReply { txn, items }, open)))
-        })))
+        let cursor = |at| QueryCursor::new(app, select, at);
+        let reply = |txn, items| proto::QueryReply { txn, items };
+        self.open("query", snapshot, cursor, QueryCursor::next, reply)
     }
 
     /// The states of all documents of a collection. There is always at least one reply.
@@ -82,36 +102,83 @@ impl Reads {
             let what = "a scan can start after a document of its own collection only";
             return Err(Error::InvalidRequest(what.to_owned()));
         }
-        let open = self.open("scan", snapshot, |at| ScanCursor::new(prefix, after, at))?;
-        Ok(Box::pin(stream::try_unfold(open, |mut open| async {
-            let items = open.next(ScanCursor::next).await?;
-            let txn = open.snapshot.txn.map(|txn| txn.0);
-            Ok(items.map(|items| (proto::ScanReply { txn, items }, open)))
-        })))
+        let cursor = |at| ScanCursor::new(prefix, after, at);
+        let reply = |txn, items| proto::ScanReply { txn, items };
+        self.open("scan", snapshot, cursor, ScanCursor::next, reply)
     }
 }
 
-impl<C: Send + 'static> Open<C> {
-    /// The items of the next reply; `None` after the last.
-    async fn next<T: Send + 'static>(
-        &mut self,
-        read: fn(&mut C, &Storage) -> Result<Page<T>, Error>,
-    ) -> Result<Option<Vec<T>>, Error> {
+impl<C: Send + 'static, T: Send + 'static> Pages<C, T> {
+    /// Gives page after page until the last, the deadline or the shutdown. That nobody takes them
+    /// any more is no error: nobody would hear of it.
+    async fn run(mut self) -> Result<(), Error> {
+        let mut replied = false;
         while let Some(mut cursor) = self.cursor.take() {
-            if Instant::now() >= self.deadline {
-                return Err(Error::Expired(self.max_read_ms));
-            }
-            let storage = Arc::clone(&self.storage);
+            let (storage, read) = (Arc::clone(&self.storage), self.read);
+            self.check()?;
             let (page, cursor) =
                 blocking(move || read(&mut cursor, &storage).map(|page| (page, cursor))).await?;
             let Page { items, is_last } = page;
             self.cursor = (!is_last).then_some(cursor);
-            if !items.is_empty() {
-                self.replied = true;
-                return Ok(Some(items));
+            if items.is_empty() {
+                // Nothing matched yet; whether anybody still waits is seen at the next page.
+                if self.taken.is_closed() {
+                    return Ok(());
+                }
+                continue;
+            }
+            replied = true;
+            if !self.give(items).await? {
+                return Ok(());
             }
         }
-        let first = !std::mem::replace(&mut self.replied, true);
-        Ok(first.then(Vec::new))
+        if !replied {
+            self.give(Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.shutdown.has_begun() {
+            return Err(Error::Shutdown);
+        }
+        if Instant::now() >= self.deadline {
+            return Err(Error::Expired(self.max_read_ms));
+        }
+        Ok(())
+    }
+
+    /// False if nobody takes pages any more.
+    async fn give(&mut self, items: Vec<T>) -> Result<bool, Error> {
+        tokio::select! {
+            given = self.taken.send(items) => Ok(given.is_ok()),
+            () = tokio::time::sleep_until(self.deadline) => Err(Error::Expired(self.max_read_ms)),
+            () = self.shutdown.begun() => Err(Error::Shutdown),
+        }
+    }
+}
+
+/// What a client takes pages from.
+struct Open<T> {
+    pages: mpsc::Receiver<Vec<T>>,
+    /// Says how it ended, once.
+    reading: Option<JoinHandle<Result<(), Error>>>,
+}
+
+impl<T> Open<T> {
+    /// The items of the next reply; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Vec<T>>, Error> {
+        if let Some(items) = self.pages.recv().await {
+            return Ok(Some(items));
+        }
+        match self.reading.take() {
+            None => Ok(None),
+            Some(reading) => match reading.await {
+                Ok(ended) => ended.map(|()| None),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime is being shut down.
+                Err(_) => Err(Error::Shutdown),
+            },
+        }
     }
 }

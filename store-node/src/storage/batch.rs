@@ -1,40 +1,66 @@
 //! What a run of transactions writes, in one batch.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_core::keyspace::Slice;
-use anabranch_schemas::records::PartLocation;
-use rocksdb::WriteBatch;
+use anabranch_schemas::records::{ChangeRef, PartLocation};
+use rocksdb::{ColumnFamily, WriteBatch};
 
+use super::progress::{Progress, encode_progress};
 use super::timeline::Sample;
-use super::values::{
-    IndexedChange, Outcome, Progress, Version, encode_changes, encode_outcome, encode_progress,
-    encode_txn, encode_version,
-};
-use super::{Bounds, CHANGES, ROUNDS, Storage, VERSIONS, keys};
+use super::values::{ChunkWriter, Outcome, encode_outcome, encode_txn};
+use super::{CHANGES, ROUNDS, Storage, VERSIONS, Written, keys};
 use crate::error::Error;
 
 /// Changes of one transaction are cut into chunks of about this size.
 const CHUNK_BYTES: usize = 256 << 10;
+/// A write takes its batch with it, also when it fails. Up to this size a copy is kept, with which
+/// it is repeated; the one round that is larger than all this fails for good, and is read again
+/// from the log when the node is started anew.
+const REPEATABLE_BYTES: usize = 256 << 20;
+/// Where a write batch says how many entries it has, in RocksDB's own format.
+const COUNT: Range<usize> = 8..12;
 
 /// A write batch under construction.
 pub(crate) struct Batch<'a> {
     storage: &'a Storage,
+    versions: &'a ColumnFamily,
+    changes: &'a ColumnFamily,
+    rounds: &'a ColumnFamily,
     batch: WriteBatch,
-    /// Buffers that are used again and again.
+    chunks: Chunks,
+    /// A buffer that is used again and again.
     key: Vec<u8>,
-    value: Vec<u8>,
+}
+
+/// The changes of the transaction that is being applied.
+#[derive(Debug, Default)]
+struct Chunks {
+    txn: TxnId,
+    number: u16,
+    writer: ChunkWriter,
+}
+
+/// A point of a batch to which it can go back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    entries: usize,
+    bytes: usize,
 }
 
 impl<'a> Batch<'a> {
-    /// An empty batch.
-    pub(crate) fn new(storage: &'a Storage) -> Self {
+    /// An empty batch that is likely to become so large.
+    pub(crate) fn new(storage: &'a Storage, capacity_bytes: usize) -> Self {
         Batch {
             storage,
-            batch: WriteBatch::default(),
+            versions: storage.table(VERSIONS),
+            changes: storage.table(CHANGES),
+            rounds: storage.table(ROUNDS),
+            batch: WriteBatch::with_capacity_bytes(capacity_bytes),
+            chunks: Chunks::default(),
             key: Vec::with_capacity(128),
-            value: Vec::with_capacity(1024),
         }
     }
 
@@ -43,25 +69,51 @@ impl<'a> Batch<'a> {
         self.batch.size_in_bytes()
     }
 
-    /// A version of a document.
-    pub(crate) fn put_version(&mut self, id: &[u8], txn: TxnId, version: Version<'_>) {
-        keys::set_version(&mut self.key, id, txn);
-        encode_version(version, &mut self.value);
-        self.batch.put_cf(self.storage.table(VERSIONS), &self.key, &self.value);
+    /// Where it is now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { entries: self.batch.len(), bytes: self.batch.size_in_bytes() }
     }
 
-    /// What a transaction changed, and the slices that its commit record names.
-    pub(crate) fn put_changes(&mut self, txn: TxnId, slices: &[Slice], changes: &[IndexedChange]) {
-        for (number, chunk) in encode_changes(slices, changes, CHUNK_BYTES).iter().enumerate() {
-            let number = u16::try_from(number).expect("a transaction is smaller than 16 GiB");
-            self.batch.put_cf(self.storage.table(CHANGES), keys::change_key(txn, number), chunk);
-        }
+    /// Drops what came after a mark.
+    pub(crate) fn go_back(&mut self, mark: Mark) {
+        let mut data = self.batch.data()[..mark.bytes].to_vec();
+        let entries = u32::try_from(mark.entries).expect("a batch counts its entries in 32 bits");
+        data[COUNT].copy_from_slice(&entries.to_le_bytes());
+        self.batch = WriteBatch::from_data(&data);
+    }
+
+    /// A version of a document, in its stored form.
+    pub(crate) fn put_version(&mut self, id: &[u8], txn: TxnId, stored: &[u8]) {
+        keys::set_version(&mut self.key, id, txn);
+        self.batch.put_cf(self.versions, &self.key, stored);
+    }
+
+    /// Begins the changes of a transaction; its commit record names these slices.
+    pub(crate) fn begin_changes(&mut self, txn: TxnId, slices: &[Slice]) {
+        self.chunks.txn = txn;
+        self.chunks.number = 0;
+        self.chunks.writer.begin(slices);
+    }
+
+    /// A change of the transaction that was begun.
+    pub(crate) fn put_change(&mut self, slice: Slice, id: &[u8], event: &ChangeRef<'_>) {
+        let Chunks { txn, number, writer } = &mut self.chunks;
+        let (batch, changes) = (&mut self.batch, self.changes);
+        writer.add(slice, id, event, CHUNK_BYTES, |chunk| {
+            batch.put_cf(changes, keys::change_key(*txn, *number), chunk);
+            *number = number.checked_add(1).expect("a transaction is smaller than 16 GiB");
+        });
+    }
+
+    /// That was the last change of the transaction.
+    pub(crate) fn end_changes(&mut self) {
+        let Chunks { txn, number, writer } = &self.chunks;
+        self.batch.put_cf(self.changes, keys::change_key(*txn, *number), writer.last());
     }
 
     /// What became of a round.
     pub(crate) fn put_outcome(&mut self, round: RoundId, outcome: &Outcome) {
-        let table = self.storage.table(ROUNDS);
-        self.batch.put_cf(table, round.0.as_bytes(), encode_outcome(outcome));
+        self.batch.put_cf(self.rounds, round.0.as_bytes(), encode_outcome(outcome));
     }
 
     /// That a part of a round was not there.
@@ -72,36 +124,42 @@ impl<'a> Batch<'a> {
 
     /// A sample of the timeline.
     pub(crate) fn put_sample(&mut self, sample: Sample) {
-        self.batch.put(keys::timeline_key(sample.hlc), encode_txn(sample.txn));
+        self.batch.put(keys::timeline_key(sample.time), encode_txn(sample.txn));
     }
 
     /// Samples that are no longer needed.
     pub(crate) fn delete_samples(&mut self, samples: &[Sample]) {
         for sample in samples {
-            self.batch.delete(keys::timeline_key(sample.hlc));
+            self.batch.delete(keys::timeline_key(sample.time));
         }
     }
 
     /// Drops the changes of these transactions.
     pub(crate) fn drop_changes(&mut self, txns: Range<TxnId>) {
         let (from, to) = (keys::change_prefix(txns.start), keys::change_prefix(txns.end));
-        self.batch.delete_range_cf(self.storage.table(CHANGES), from, to);
+        self.batch.delete_range_cf(self.changes, from, to);
     }
 
-    /// Writes it all, with the progress that it makes.
-    pub(crate) fn write(mut self, progress: &Progress) -> Result<(), Error> {
+    /// Writes it all, with the progress that it makes. After a failure `again` is asked with the
+    /// error whether to try once more, and waits before it says so.
+    pub(crate) fn write(
+        mut self,
+        progress: &Progress,
+        mut again: impl FnMut(Error) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let storage = self.storage;
         self.batch.put(keys::PROGRESS, encode_progress(progress));
-        storage.feed_start.store(progress.feed_start.0, std::sync::atomic::Ordering::Release);
-        storage
-            .db
-            .write_opt(self.batch, &storage.write_options)
-            .map_err(|error| storage.failed("write", error))?;
-        *storage.written.lock() = Bounds {
-            next: progress.next,
-            oldest_readable: progress.oldest_readable,
-            hlc: progress.hlc,
-        };
+        storage.feed_start.store(progress.feed_start.0, Ordering::Release);
+        let mut batch = self.batch;
+        loop {
+            let copy = (batch.size_in_bytes() <= REPEATABLE_BYTES).then(|| batch.data().to_vec());
+            let Err(error) = storage.db.write_opt(batch, &storage.write_options) else { break };
+            let error = storage.failed("write", error);
+            let Some(copy) = copy else { return Err(error) };
+            again(error)?;
+            batch = WriteBatch::from_data(&copy);
+        }
+        *storage.written.lock() = Written::of(progress);
         Ok(())
     }
 }

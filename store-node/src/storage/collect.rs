@@ -17,7 +17,7 @@ use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
 use super::keys::split_version_key;
-use super::values::outcome_hlc;
+use super::values::outcome_time;
 use crate::error::Error;
 
 /// Which snapshots can be read, and which are being read.
@@ -166,8 +166,8 @@ pub(super) struct RoundFilter {
 
 impl CompactionFilter for RoundFilter {
     fn filter(&mut self, _level: u32, _key: &[u8], value: &[u8]) -> Decision {
-        match outcome_hlc(value) {
-            Some(hlc) if hlc < self.before => Decision::Remove,
+        match outcome_time(value) {
+            Some(time) if time < self.before => Decision::Remove,
             _ => Decision::Keep,
         }
     }

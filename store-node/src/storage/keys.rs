@@ -25,18 +25,10 @@ const LOST: u8 = 4;
 /// Bytes after the document id: a zero and the transaction.
 const VERSION_SUFFIX: usize = 9;
 
-/// What the keys of all versions of a document begin with.
-pub(super) fn document_prefix(id: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(id.len() + VERSION_SUFFIX);
-    key.extend_from_slice(id);
-    key.push(0);
-    key
-}
-
 /// The key of the version that `txn` wrote.
 pub(super) fn version_key(id: &[u8], txn: TxnId) -> Vec<u8> {
-    let mut key = document_prefix(id);
-    key.extend_from_slice(&(!txn.0).to_be_bytes());
+    let mut key = Vec::with_capacity(id.len() + VERSION_SUFFIX);
+    set_version(&mut key, id, txn);
     key
 }
 
@@ -143,7 +135,7 @@ mod tests {
         for txn in [0, 1, 255, u64::MAX] {
             let key = version_key(b"app\x00c\x00\"x\"", TxnId(txn));
             assert_eq!(split_version_key(&key), Some((&b"app\x00c\x00\"x\""[..], TxnId(txn))));
-            assert_eq!(version_prefix(&key), document_prefix(b"app\x00c\x00\"x\""));
+            assert_eq!(version_prefix(&key), b"app\x00c\x00\"x\"\x00");
             assert_eq!(split_change_key(&change_key(TxnId(txn), 7)), Some((TxnId(txn), 7)));
             assert_eq!(split_timeline_key(&timeline_key(Hlc(txn))), Some(Hlc(txn)));
         }

@@ -9,6 +9,7 @@ mod batch;
 mod collect;
 mod keys;
 mod open;
+mod progress;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{RoundId, TxnId};
+use anabranch_journal::Offset;
 use parking_lot::Mutex;
 use rocksdb::{ColumnFamily, DB, FlushOptions, WriteOptions};
 
@@ -30,9 +32,12 @@ use crate::error::Error;
 pub(crate) use self::batch::Batch;
 pub(crate) use self::collect::{History, Hold};
 pub(crate) use self::open::{Opened, StoreOptions};
+pub(crate) use self::progress::{Progress, SliceRead};
 pub(crate) use self::scan::{FeedPosition, NewestVersions};
 pub(crate) use self::timeline::Timeline;
-pub(crate) use self::values::{IndexedChange, Outcome, Progress, Version};
+pub(crate) use self::values::{
+    FORGOTTEN, IndexedChange, Outcome, STATE_PREFIX, Version, decode_version,
+};
 
 /// Column families; `default` has what there is once.
 const VERSIONS: &str = "versions";
@@ -48,20 +53,39 @@ pub(crate) struct Storage {
     history: Arc<History>,
     collected: Arc<Collected>,
     /// What the last batch said; a flush that begins now makes it durable.
-    written: Mutex<Bounds>,
-    durable_next: AtomicU64,
+    written: Mutex<Written>,
+    durable: Mutex<Positions>,
     /// The first transaction whose changes are kept. Set before they are dropped, so whoever sees
     /// it unchanged after he began to read has seen them all.
     feed_start: AtomicU64,
     round_retention_ms: u64,
 }
 
+/// Where the log is to be read on: what a node needs of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Positions {
+    /// In topic `txns`.
+    pub(crate) next: TxnId,
+    /// In each slice of topic `rounds`.
+    pub(crate) slices: Vec<Offset>,
+}
+
 /// How far a batch came and what it gave up.
-#[derive(Clone, Copy, Debug)]
-struct Bounds {
-    next: TxnId,
+#[derive(Clone, Debug, Default)]
+struct Written {
+    positions: Positions,
     oldest_readable: TxnId,
-    hlc: Hlc,
+    time: Hlc,
+}
+
+impl Written {
+    fn of(progress: &Progress) -> Self {
+        Written {
+            positions: Positions { next: progress.next, slices: progress.positions() },
+            oldest_readable: progress.oldest_readable,
+            time: progress.time,
+        }
+    }
 }
 
 impl Storage {
@@ -75,34 +99,40 @@ impl Storage {
         TxnId(self.feed_start.load(Ordering::Acquire))
     }
 
-    /// Every transaction below this survives a crash.
-    pub(crate) fn durable_next(&self) -> TxnId {
-        TxnId(self.durable_next.load(Ordering::Acquire))
+    /// Where a crash now would have the log read on.
+    pub(crate) fn durable(&self) -> Positions {
+        self.durable.lock().clone()
     }
 
-    /// What became of a round, if it is remembered.
-    pub(crate) fn outcome(&self, round: RoundId) -> Result<Option<Outcome>, Error> {
+    /// What became of a round, if it is remembered at `now`, the log's time. What is older counts
+    /// as forgotten whether a compaction has dropped it already or not: else replicas would
+    /// disagree about what a repeated round does (ST-2).
+    pub(crate) fn outcome(&self, round: RoundId, now: Hlc) -> Result<Option<Outcome>, Error> {
         let found = self.db.get_pinned_cf(self.table(ROUNDS), round.0.as_bytes());
         let value = found.map_err(|error| self.failed("read a round", error))?;
-        value.map(|value| values::decode_outcome(&value)).transpose()
+        let outcome = value.map(|value| values::decode_outcome(&value)).transpose()?;
+        Ok(outcome.filter(|outcome| self.remembers(outcome.time, now)))
+    }
+
+    /// Whether at `now` a round is still known that was applied at `then`.
+    pub(crate) fn remembers(&self, then: Hlc, now: Hlc) -> bool {
+        then.millis().saturating_add(self.round_retention_ms) >= now.millis()
     }
 
     /// Makes everything that was written durable.
     pub(crate) fn flush(&self) -> Result<(), Error> {
-        let bounds = *self.written.lock();
+        let Written { positions, oldest_readable, time } = self.written.lock().clone();
         let mut options = FlushOptions::default();
         options.set_wait(true);
         let tables = TABLES.map(|table| self.table(table));
         self.db.flush_cfs_opt(&tables, &options).map_err(|error| self.failed("flush", error))?;
-        self.durable_next.fetch_max(bounds.next.0, Ordering::AcqRel);
-        let rounds_before = bounds.hlc.millis().saturating_sub(self.round_retention_ms);
-        self.collected.set(bounds.oldest_readable, Hlc::from_millis(rounds_before));
+        let mut durable = self.durable.lock();
+        if positions.next >= durable.next {
+            *durable = positions;
+        }
+        let rounds_before = time.millis().saturating_sub(self.round_retention_ms);
+        self.collected.set(oldest_readable, Hlc::from_millis(rounds_before));
         Ok(())
-    }
-
-    /// How long the id of a round is remembered.
-    pub(crate) fn round_retention_ms(&self) -> u64 {
-        self.round_retention_ms
     }
 
     fn table(&self, name: &str) -> &ColumnFamily {

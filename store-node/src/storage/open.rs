@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use anabranch_core::ids::{ActorId, TxnId};
+use anabranch_core::ids::ActorId;
 use anabranch_core::keyspace::SliceCount;
 use parking_lot::Mutex;
 use rocksdb::{
@@ -18,9 +18,10 @@ use rocksdb::{
 use serde::{Deserialize, Serialize};
 
 use super::collect::{Collected, History, RoundFilters, VersionFilters};
+use super::progress::{Progress, decode_progress, encode_progress};
 use super::timeline::{Sample, Timeline};
-use super::values::{Progress, decode_progress, decode_txn, encode_progress};
-use super::{Bounds, CHANGES, ROUNDS, Storage, TABLES, VERSIONS, keys};
+use super::values::decode_txn;
+use super::{CHANGES, ROUNDS, Storage, TABLES, VERSIONS, Written, keys};
 use crate::config::StoreNodeConfig;
 use crate::error::Error;
 
@@ -34,8 +35,6 @@ pub(crate) struct StoreOptions {
     pub(crate) write_buffer_bytes: usize,
     pub(crate) block_cache_bytes: usize,
     pub(crate) round_retention_ms: u64,
-    /// Only to measure what it costs.
-    pub(crate) wal: bool,
 }
 
 impl StoreOptions {
@@ -46,7 +45,6 @@ impl StoreOptions {
             write_buffer_bytes: config.write_buffer_bytes,
             block_cache_bytes: config.block_cache_bytes,
             round_retention_ms: config.round_retention_ms,
-            wal: false,
         }
     }
 }
@@ -77,22 +75,18 @@ impl Storage {
         let collected = Arc::new(Collected::default());
         let tables = table_options(options, &collected)
             .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
-        let db = DB::open_cf_descriptors(&db_options(options), &path, tables)
+        let db = DB::open_cf_descriptors(&db_options(), &path, tables)
             .map_err(|error| opening(&path, error))?;
         let mut write_options = WriteOptions::default();
-        write_options.disable_wal(!options.wal);
+        write_options.disable_wal(true);
         let mut storage = Storage {
             db,
             path,
             write_options,
             history: Arc::default(),
             collected,
-            written: Mutex::new(Bounds {
-                next: TxnId(0),
-                oldest_readable: TxnId(0),
-                hlc: anabranch_core::hlc::Hlc(0),
-            }),
-            durable_next: AtomicU64::new(0),
+            written: Mutex::default(),
+            durable: Mutex::default(),
             feed_start: AtomicU64::new(0),
             round_retention_ms: options.round_retention_ms,
         };
@@ -102,12 +96,9 @@ impl Storage {
             Some(format) => storage.load(&format, &identity)?,
         };
         storage.history = Arc::new(History::new(progress.oldest_readable));
-        *storage.written.get_mut() = Bounds {
-            next: progress.next,
-            oldest_readable: progress.oldest_readable,
-            hlc: progress.hlc,
-        };
-        *storage.durable_next.get_mut() = progress.next.0;
+        let written = Written::of(&progress);
+        *storage.durable.get_mut() = written.positions.clone();
+        *storage.written.get_mut() = written;
         *storage.feed_start.get_mut() = progress.feed_start.0;
         let timeline = storage.read_timeline()?;
         Ok(Opened { storage, progress, timeline })
@@ -159,7 +150,7 @@ impl Storage {
         }
         let progress = self.read_once(keys::PROGRESS)?;
         let progress = decode_progress(&progress.unwrap_or_default())?;
-        if progress.positions.len() != usize::from(identity.slices.get())
+        if progress.slices.len() != usize::from(identity.slices.get())
             || progress.observed.base() != progress.next
         {
             return Err(Error::CorruptStore("its positions make no sense".to_owned()));
@@ -179,10 +170,10 @@ impl Storage {
         let mut found = self.db.raw_iterator_opt(options);
         found.seek_to_first();
         while let Some((key, value)) = found.item() {
-            let hlc = keys::split_timeline_key(key).ok_or_else(|| {
+            let time = keys::split_timeline_key(key).ok_or_else(|| {
                 Error::CorruptStore("a key of the timeline does not decode".to_owned())
             })?;
-            samples.push(Sample { hlc, txn: decode_txn(value)? });
+            samples.push(Sample { time, txn: decode_txn(value)? });
             found.next();
         }
         found.status().map_err(|error| self.failed("read", error))?;
@@ -243,12 +234,12 @@ fn opening(path: &Path, source: rocksdb::Error) -> Error {
     Error::Storage { path: path.display().to_string(), action: "open", source }
 }
 
-fn db_options(options: &StoreOptions) -> Options {
+fn db_options() -> Options {
     let mut db = Options::default();
     db.create_if_missing(true);
     db.create_missing_column_families(true);
     // Without a WAL this is what makes the tables agree after a crash (ST-1).
-    db.set_atomic_flush(!options.wal);
+    db.set_atomic_flush(true);
     db.set_max_background_jobs(3);
     db.set_max_open_files(1024);
     db.set_bytes_per_sync(1 << 20);
@@ -257,18 +248,28 @@ fn db_options(options: &StoreOptions) -> Options {
     db
 }
 
+/// What a table's filters are built over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bloom {
+    /// Keys that are read one by one.
+    WholeKeys,
+    /// What all versions of a document have in common: a seek never knows a whole key.
+    Prefixes,
+}
+
 /// One set of options for each of [`TABLES`].
 fn table_options(
     options: &StoreOptions,
     collected: &Arc<Collected>,
 ) -> [(&'static str, Options); 4] {
     let cache = Cache::new_lru_cache(options.block_cache_bytes);
-    let table = |bloom: bool, block_bytes: usize| {
+    let table = |bloom: Option<Bloom>, block_bytes: usize| {
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(&cache);
         blocks.set_block_size(block_bytes);
-        if bloom {
+        if let Some(bloom) = bloom {
             blocks.set_bloom_filter(10.0, false);
+            blocks.set_whole_key_filtering(bloom == Bloom::WholeKeys);
         }
         let mut table = Options::default();
         table.set_block_based_table_factory(&blocks);
@@ -281,7 +282,7 @@ fn table_options(
         table.set_target_file_size_base(options.write_buffer_bytes as u64);
         table
     };
-    let mut versions = large(table(true, 16 << 10));
+    let mut versions = large(table(Some(Bloom::Prefixes), 16 << 10));
     versions.set_prefix_extractor(SliceTransform::create(
         "anabranch.document.v1",
         keys::version_prefix,
@@ -290,13 +291,13 @@ fn table_options(
     versions.set_memtable_prefix_bloom_ratio(0.1);
     versions.set_compaction_filter_factory(VersionFilters(Arc::clone(collected)));
     // Appended in order and read in order: no filter would help.
-    let changes = large(table(false, 64 << 10));
-    let mut rounds = table(true, 4 << 10);
+    let changes = large(table(None, 64 << 10));
+    let mut rounds = table(Some(Bloom::WholeKeys), 4 << 10);
     rounds.set_memtable_prefix_bloom_ratio(0.1);
     rounds.set_memtable_whole_key_filtering(true);
     rounds.set_write_buffer_size(16 << 20);
     rounds.set_compaction_filter_factory(RoundFilters(Arc::clone(collected)));
-    let mut default = table(false, 4 << 10);
+    let mut default = table(None, 4 << 10);
     default.set_write_buffer_size(4 << 20);
     [("default", default), (VERSIONS, versions), (CHANGES, changes), (ROUNDS, rounds)]
 }

@@ -32,6 +32,16 @@ impl Storage {
         versions
     }
 
+    /// Makes the newest version of a document one that does not decode; or takes it away again.
+    pub(crate) fn spoil_for_test(&self, id: &[u8], spoil: bool) {
+        let (table, key) = (self.table(VERSIONS), keys::version_key(id, TxnId(u64::MAX)));
+        if spoil {
+            self.db.put_cf_opt(table, key, b"spoilt", &self.write_options).unwrap();
+        } else {
+            self.db.delete_cf_opt(table, key, &self.write_options).unwrap();
+        }
+    }
+
     /// How many lost parts are recorded.
     pub(crate) fn lost_parts_for_test(&self) -> usize {
         let (from, to) = keys::lost_range();
@@ -54,7 +64,6 @@ fn options(path: &Path) -> StoreOptions {
         write_buffer_bytes: 1 << 20,
         block_cache_bytes: 1 << 20,
         round_retention_ms: 1,
-        wal: false,
     }
 }
 
@@ -78,7 +87,7 @@ fn a_new_store_is_at_the_start_and_is_found_again() {
     for _ in 0..2 {
         let opened = open(&path, 1, 16).unwrap();
         assert_eq!(opened.progress.next, TxnId(0));
-        assert_eq!(opened.progress.positions.len(), 16);
+        assert_eq!(opened.progress.slices.len(), 16);
     }
 }
 

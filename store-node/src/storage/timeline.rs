@@ -9,10 +9,10 @@ use anabranch_core::ids::TxnId;
 /// How far samples are apart, in milliseconds.
 const STEP_MS: u64 = 10_000;
 
-/// One sample: every transaction below `txn` has a time of at most about `hlc`.
+/// One sample: every transaction below `txn` has a time of at most about `time`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
-    pub(crate) hlc: Hlc,
+    pub(crate) time: Hlc,
     pub(crate) txn: TxnId,
 }
 
@@ -28,14 +28,14 @@ impl Timeline {
         Timeline { samples: samples.into_iter().collect() }
     }
 
-    /// Notes that `txn` was applied at `hlc`, the latest time so far. Returns the sample that is
+    /// Notes that `txn` was applied at `time`, the latest time so far. Returns the sample that is
     /// to be stored, if this begins a new one.
-    pub(crate) fn note(&mut self, hlc: Hlc, txn: TxnId) -> Option<Sample> {
-        let last = self.samples.back().map(|sample| sample.hlc.millis());
-        if last.is_some_and(|last| hlc.millis() < last.saturating_add(STEP_MS)) {
+    pub(crate) fn note(&mut self, time: Hlc, txn: TxnId) -> Option<Sample> {
+        let last = self.samples.back().map(|sample| sample.time.millis());
+        if last.is_some_and(|last| time.millis() < last.saturating_add(STEP_MS)) {
             return None;
         }
-        let sample = Sample { hlc, txn };
+        let sample = Sample { time, txn };
         self.samples.push_back(sample);
         Some(sample)
     }
@@ -43,13 +43,13 @@ impl Timeline {
     /// The newest sample that is at least `age_ms` older than `now`.
     pub(crate) fn before(&self, now: Hlc, age_ms: u64) -> Option<Sample> {
         let limit = now.millis().checked_sub(age_ms)?;
-        let older = self.samples.partition_point(|sample| sample.hlc.millis() <= limit);
+        let older = self.samples.partition_point(|sample| sample.time.millis() <= limit);
         older.checked_sub(1).map(|index| self.samples[index])
     }
 
     /// Forgets samples older than this one; returns them.
     pub(crate) fn forget_before(&mut self, sample: Sample) -> Vec<Sample> {
-        let older = self.samples.partition_point(|other| other.hlc < sample.hlc);
+        let older = self.samples.partition_point(|other| other.time < sample.time);
         self.samples.drain(..older).collect()
     }
 }

@@ -13,13 +13,23 @@ use anabranch_journal::{
 pub struct FlakyJournal {
     inner: Arc<dyn Journal>,
     down: Arc<AtomicBool>,
+    is_silent: bool,
 }
 
 impl FlakyJournal {
     /// A journal, and the switch that takes it down.
     pub fn new(inner: Arc<dyn Journal>) -> (Arc<Self>, Arc<AtomicBool>) {
+        Self::make(inner, false)
+    }
+
+    /// One whose readers say nothing when it is down, as those of Kafka do.
+    pub fn silent(inner: Arc<dyn Journal>) -> (Arc<Self>, Arc<AtomicBool>) {
+        Self::make(inner, true)
+    }
+
+    fn make(inner: Arc<dyn Journal>, is_silent: bool) -> (Arc<Self>, Arc<AtomicBool>) {
         let down = Arc::new(AtomicBool::new(false));
-        (Arc::new(FlakyJournal { inner, down: Arc::clone(&down) }), down)
+        (Arc::new(FlakyJournal { inner, down: Arc::clone(&down), is_silent }), down)
     }
 }
 
@@ -34,10 +44,14 @@ fn check(down: &AtomicBool) -> Result<(), Error> {
 struct FlakyReader {
     inner: Box<dyn Reader>,
     down: Arc<AtomicBool>,
+    is_silent: bool,
 }
 
 impl Reader for FlakyReader {
     fn poll(&mut self, timeout: Duration) -> Result<Vec<Record>, Error> {
+        if self.is_silent && self.down.load(Ordering::SeqCst) {
+            return Ok(Vec::new());
+        }
         check(&self.down)?;
         self.inner.poll(timeout.min(Duration::from_millis(5)))
     }
@@ -57,9 +71,12 @@ impl Journal for FlakyJournal {
     }
 
     fn reader(&self, from: &[(TopicPartition, ReadFrom)]) -> Result<Box<dyn Reader>, Error> {
-        check(&self.down)?;
+        if !self.is_silent {
+            check(&self.down)?;
+        }
         let inner = self.inner.reader(from)?;
-        Ok(Box::new(FlakyReader { inner, down: Arc::clone(&self.down) }))
+        let (down, is_silent) = (Arc::clone(&self.down), self.is_silent);
+        Ok(Box::new(FlakyReader { inner, down, is_silent }))
     }
 
     fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error> {

@@ -13,9 +13,10 @@ use proptest::prelude::*;
 
 use super::support::{TestLog, TestRound, arbitrary_rounds, json, slices};
 use crate::apply::assembler::{Assembler, Committed, Part, Round};
+use crate::storage::SliceRead;
 
 fn assembler() -> Assembler {
-    Assembler::new(TxnId(0), &vec![Offset(0); usize::from(slices().get())])
+    Assembler::new(TxnId(0), &vec![SliceRead::default(); usize::from(slices().get())])
 }
 
 fn insert(number: i64) -> (i64, Mutation) {
@@ -134,7 +135,7 @@ fn parts_without_a_commit_record_are_dropped_long_after() {
     let mut later = log.committed(0);
     assembler.add_commit(committed);
     assert_eq!(released(&mut assembler).len(), 1);
-    let kept_from = assembler.positions()[3];
+    let kept_from = assembler.read()[3].position();
     assert_eq!(kept_from, Offset(2), "it may still get its commit record");
     assert_eq!(assembler.take_orphans(), 0);
     later.txn = TxnId(2);
@@ -144,7 +145,59 @@ fn parts_without_a_commit_record_are_dropped_long_after() {
     assert_eq!(released(&mut assembler).len(), 1);
     assert_eq!(assembler.take_orphans(), 1);
     assert_eq!(assembler.buffered_bytes(), 0);
-    assert_eq!(assembler.positions()[3], Offset(3));
+    assert_eq!(assembler.read()[3].position(), Offset(3));
+}
+
+#[test]
+fn a_part_that_is_done_with_is_dropped_when_it_is_read_again() {
+    let mut log = TestLog::default();
+    for id in 0..3 {
+        log.append(&TestRound { id, mutations: vec![insert(1)] });
+    }
+    let slice = *log.parts.keys().next().unwrap();
+    let at = usize::from(slice.0);
+    // The lane of the second round was faster: its commit record came first.
+    let mut first = log.committed(1);
+    first.txn = TxnId(0);
+    let mut second = log.committed(0);
+    second.txn = TxnId(2);
+    let mut running = assembler();
+    (0..3).for_each(|index| running.add_part(log.part(slice, index)));
+    running.add_commit(first);
+    assert_eq!(released(&mut running).len(), 1);
+    let read = running.read();
+    assert_eq!(read[at].waiting, [Offset(0), Offset(4)]);
+
+    // What was remembered holds while it is read again, too.
+    let mut again = Assembler::new(running.next(), &read);
+    assert_eq!(again.read(), read);
+    for index in 0..3 {
+        again.add_part(log.part(slice, index));
+        assert_eq!(again.read(), read);
+    }
+    again.add_commit(second);
+    assert_eq!(released(&mut again).len(), 1);
+    assert_eq!(again.read()[at].waiting, [Offset(4)], "the last one may still get its record");
+    let mut third = log.committed(2);
+    third.txn = TxnId(4);
+    again.add_commit(third);
+    assert_eq!(released(&mut again).len(), 1);
+    assert_eq!(again.buffered_bytes(), 0, "the first one is no orphan");
+    assert_eq!(again.read()[at].position(), Offset(5));
+}
+
+#[test]
+fn of_very_many_waiting_parts_the_first_ones_are_remembered() {
+    let mut log = TestLog::default();
+    for id in 0..100 {
+        log.append(&TestRound { id, mutations: vec![insert(1)] });
+    }
+    let slice = *log.parts.keys().next().unwrap();
+    let mut running = assembler();
+    (0..100).for_each(|index| running.add_part(log.part(slice, index)));
+    let read = running.read().remove(usize::from(slice.0));
+    assert_eq!((read.waiting.len(), read.end), (64, Offset(128)));
+    assert!((0..300).all(|offset| !read.is_done(Offset(offset)) || offset % 2 == 1));
 }
 
 proptest! {
@@ -162,7 +215,7 @@ proptest! {
         let mut reading = Reading::from(assembler(), &log);
         for (step, pick) in picks.into_iter().chain((0..5).cycle().take(200)).enumerate() {
             if step == restart {
-                let fresh = Assembler::new(reading.assembler.next(), &reading.assembler.positions());
+                let fresh = Assembler::new(reading.assembler.next(), &reading.assembler.read());
                 reading = Reading::from(fresh, &log);
             }
             reading.step(pick);
@@ -175,7 +228,7 @@ proptest! {
             }
         }
         prop_assert_eq!(out, txns);
-        prop_assert_eq!(reading.assembler.buffered_bytes(), 0);
+        prop_assert_eq!(reading.assembler.buffered_bytes(), 0, "nothing is left over");
     }
 }
 
@@ -189,7 +242,8 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn from(assembler: Assembler, log: &'a TestLog) -> Self {
-        let (next, positions) = (assembler.next(), assembler.positions());
+        let next = assembler.next();
+        let positions: Vec<_> = assembler.read().iter().map(SliceRead::position).collect();
         let commits = log.commits.partition_point(|(txn, _, _)| *txn < next);
         let parts = log
             .parts

@@ -6,21 +6,46 @@ use anabranch_core::Value;
 use anabranch_core::document::{Document, Mutation};
 use anabranch_core::ids::TxnId;
 use anabranch_core::query::OnConflict;
+use anabranch_schemas::limits::{MAX_CHANGE_BYTES, MAX_STATE_BYTES};
 use anabranch_schemas::records::{Change, Operation};
 use anabranch_schemas::{decode, state};
 
 use super::support::{ACTOR, REMOTE, TestLog, TestRound, id, json, path, remote_state, slices};
-use crate::apply::assembler::Assembler;
-use crate::apply::round::{Documents, Effects, apply};
+use crate::apply::assembler::{Assembler, Round};
+use crate::apply::round::{self, Documents, Effects, NewVersion};
 use crate::error::Error;
+use crate::storage::{STATE_PREFIX, SliceRead};
 
-/// Documents by id, as the store would have them.
+/// Documents by id, as the store would have them, and the changes of the last round.
 #[derive(Default)]
-struct Stored(HashMap<Vec<u8>, Document>);
+struct Stored {
+    documents: HashMap<Vec<u8>, Document>,
+    changes: Vec<Change>,
+    /// How often each step of a round was taken: the reads so far at each write.
+    reads: usize,
+    reads_at_writes: Vec<usize>,
+}
 
 impl Documents for Stored {
     fn newest(&mut self, id: &[u8]) -> Result<Option<Document>, Error> {
-        Ok(self.0.get(id).cloned())
+        self.reads += 1;
+        Ok(self.documents.get(id).cloned())
+    }
+
+    fn put(&mut self, new: NewVersion<'_>) {
+        self.reads_at_writes.push(self.reads);
+        let event = new.event.encode();
+        assert!(event.len() <= MAX_CHANGE_BYTES);
+        self.changes.push(decode(&event).unwrap());
+        match new.stored {
+            Some(stored) => {
+                let state = stored.strip_prefix(STATE_PREFIX).unwrap();
+                self.documents.insert(new.id.to_vec(), state::decode(state).unwrap());
+            }
+            None => {
+                self.documents.remove(&new.id[..]);
+            }
+        }
     }
 }
 
@@ -36,33 +61,34 @@ impl World {
         let round_id = self.log.commits.len() as u128;
         let before = self.log.parts.clone();
         self.log.append(&TestRound { id: round_id, mutations });
-        let mut assembler = Assembler::new(TxnId(0), &[Default::default(); 4]);
+        let mut assembler = assembler();
         for (slice, parts) in &self.log.parts {
             let old = before.get(slice).map_or(0, Vec::len);
             (old..parts.len()).for_each(|index| assembler.add_part(self.log.part(*slice, index)));
         }
         assembler.add_commit(self.log.committed(self.log.commits.len() - 1));
         let round = assembler.release().unwrap().expect("all of it is there");
-        let effects = apply(round, ACTOR, slices(), &mut self.stored).unwrap();
-        for version in &effects.versions {
-            match &version.state {
-                Some(bytes) => {
-                    self.stored.0.insert(version.id.to_vec(), state::decode(bytes).unwrap());
-                }
-                None => {
-                    self.stored.0.remove(&version.id[..]);
-                }
-            }
-        }
-        effects
+        self.stored.apply(round)
     }
 
     fn change(&mut self, mutation: Mutation) -> Option<Change> {
-        let effects = self.apply(vec![(1, mutation)]);
-        assert!(effects.changes.len() <= 1);
-        assert_eq!(effects.changes.len(), effects.versions.len());
-        effects.changes.first().map(|change| decode(&change.event).unwrap())
+        self.apply(vec![(1, mutation)]);
+        assert!(self.stored.changes.len() <= 1);
+        self.stored.changes.first().cloned()
     }
+}
+
+impl Stored {
+    fn apply(&mut self, round: Round) -> Effects {
+        self.changes.clear();
+        let effects = round::apply(round, ACTOR, slices(), self).unwrap();
+        assert_eq!(effects.documents, self.changes.len() as u64);
+        effects
+    }
+}
+
+fn assembler() -> Assembler {
+    Assembler::new(TxnId(0), &vec![SliceRead::default(); 4])
 }
 
 fn insert(fields: &str, on_conflict: OnConflict) -> Mutation {
@@ -129,8 +155,8 @@ fn a_conflict_is_reported_and_the_rest_of_the_round_applied() {
         (2, insert(r#"{"a":2}"#, OnConflict::Fail)),
     ]);
     assert_eq!(effects.conflicts, [id(1).to_bytes()]);
-    assert_eq!(effects.versions.len(), 1);
-    assert_eq!(effects.versions[0].id, id(2).to_bytes());
+    assert_eq!(effects.documents, 1);
+    assert_eq!(world.stored.changes[0].id(), id(2));
 }
 
 #[test]
@@ -138,13 +164,13 @@ fn mutations_of_one_document_in_one_round_are_one_event() {
     let mut world = World::default();
     world.change(insert(r#"{"a":1}"#, OnConflict::Fail)).unwrap();
     let effects = world.apply(vec![(1, set("a", 2)), (1, set("b", 1)), (1, set("a", 3))]);
-    assert_eq!((effects.changes.len(), effects.versions.len()), (1, 1));
-    let change: Change = decode(&effects.changes[0].event).unwrap();
+    assert_eq!(effects.documents, 1);
+    let change = &world.stored.changes[0];
     assert_eq!(change.before, json(r#"{"a":1}"#));
     assert_eq!(change.added, ["b"]);
-    assert_eq!(after(&change), Some(json(r#"{"a":3,"b":1}"#)));
-    let gone = world.apply(vec![(2, insert("{}", OnConflict::Fail)), (2, Mutation::Delete)]);
-    let change: Change = decode(&gone.changes[0].event).unwrap();
+    assert_eq!(after(change), Some(json(r#"{"a":3,"b":1}"#)));
+    world.apply(vec![(2, insert("{}", OnConflict::Fail)), (2, Mutation::Delete)]);
+    let change = &world.stored.changes[0];
     assert_eq!((change.operation, change.existed), (Operation::Update, false));
 }
 
@@ -158,13 +184,13 @@ fn an_evicted_document_is_gone_without_a_tombstone() {
     assert_eq!((evicted.operation, evicted.existed), (Operation::Evict, true));
     assert_eq!(evicted.before_image(None), Some(json(r#"{"a":1}"#)));
     assert_eq!(state::decode(&evicted.state).unwrap(), remote, "the last state");
-    assert!(world.stored.0.is_empty());
+    assert!(world.stored.documents.is_empty());
     assert_eq!(world.change(Mutation::Evict(remote.clone())), None);
     // Written here since, so the sender's state does not cover it: it stays.
     world.change(Mutation::Merge(remote.clone())).unwrap();
     world.change(set("b", 1)).unwrap();
     assert_eq!(world.change(Mutation::Evict(remote)), None);
-    assert_eq!(world.stored.0.len(), 1);
+    assert_eq!(world.stored.documents.len(), 1);
 }
 
 #[test]
@@ -174,7 +200,7 @@ fn what_came_from_elsewhere_keeps_its_origin() {
         id: 9,
         mutations: vec![(1, Mutation::Merge(remote_state("a", 1, 3)))],
     });
-    let mut assembler = Assembler::new(TxnId(0), &[Default::default(); 4]);
+    let mut assembler = assembler();
     let slice = *world.log.parts.keys().next().unwrap();
     assembler.add_part(world.log.part(slice, 0));
     let mut committed = world.log.committed(0);
@@ -182,8 +208,8 @@ fn what_came_from_elsewhere_keeps_its_origin() {
     committed.commit.origin_txn = Some(TxnId(77));
     assembler.add_commit(committed);
     let round = assembler.release().unwrap().unwrap();
-    let effects = apply(round, ACTOR, slices(), &mut world.stored).unwrap();
-    let change: Change = decode(&effects.changes[0].event).unwrap();
+    world.stored.apply(round);
+    let change = &world.stored.changes[0];
     assert_eq!((change.origin, change.origin_txn, change.txn), (REMOTE, TxnId(77), TxnId(0)));
 }
 
@@ -191,7 +217,7 @@ fn what_came_from_elsewhere_keeps_its_origin() {
 fn a_mutation_in_a_slice_that_is_not_its_documents_does_nothing() {
     let mut world = World::default();
     world.log.append(&TestRound { id: 1, mutations: vec![(1, insert("{}", OnConflict::Fail))] });
-    let mut assembler = Assembler::new(TxnId(0), &[Default::default(); 4]);
+    let mut assembler = assembler();
     let slice = *world.log.parts.keys().next().unwrap();
     let mut part = world.log.part(slice, 0);
     let mut committed = world.log.committed(0);
@@ -200,6 +226,96 @@ fn a_mutation_in_a_slice_that_is_not_its_documents_does_nothing() {
     assembler.add_part(part);
     assembler.add_commit(committed);
     let round = assembler.release().unwrap().unwrap();
-    let effects = apply(round, ACTOR, slices(), &mut world.stored).unwrap();
+    let effects = world.stored.apply(round);
     assert_eq!(effects, Effects { misplaced: 1, ..Effects::default() });
+}
+
+#[test]
+fn a_document_is_handed_over_with_its_last_mutation() {
+    let mut world = World::default();
+    let numbers = (0..100).chain([0]);
+    world.apply(numbers.map(|number| (number, set("a", 1))).collect());
+    assert!(world.stored.changes.is_empty());
+    world.stored.reads = 0;
+    let insert = || insert(r#"{"a":1}"#, OnConflict::DoUpdate);
+    // The first document's second mutation is the last of its slice.
+    let effects = world.apply((0..100).chain([0]).map(|number| (number, insert())).collect());
+    assert_eq!(effects.documents, 100);
+    let held = world.stored.reads_at_writes.iter().zip(1..).map(|(reads, writes)| reads - writes);
+    assert!(held.max().unwrap() <= 1, "documents wait for the end of the round");
+}
+
+/// A field of so many mebibytes, almost.
+fn large(name: &str, letter: &str) -> String {
+    format!("{{\"{name}\":\"{}\"}}", letter.repeat(4_900_000))
+}
+
+#[test]
+fn a_document_that_grows_by_updates_stays_as_it_is_once_it_would_be_too_large() {
+    let mut world = World::default();
+    world.change(insert(&large("a", "x"), OnConflict::DoUpdate)).unwrap();
+    let before = world.stored.documents.clone();
+    for name in ["b", "c", "d"] {
+        let grow = insert(&large(name, "x"), OnConflict::DoUpdate);
+        let effects = world.apply(vec![(1, grow), (2, set("n", 1))]);
+        assert_eq!(
+            effects,
+            Effects { too_large: vec![id(1).to_bytes().into()], ..Effects::default() }
+        );
+        assert_eq!((world.stored.changes.len(), &world.stored.documents), (0, &before));
+    }
+    // What keeps its size, or cuts it down, is as welcome as ever.
+    assert!(world.change(insert(&large("a", "y"), OnConflict::DoUpdate)).is_some());
+    let unset = Mutation::Update { set: vec![], unset: vec![path("a")], increment: vec![] };
+    assert_eq!(after(&world.change(unset).unwrap()), Some(json("{}")));
+    assert!(world.change(insert(&large("b", "x"), OnConflict::DoUpdate)).is_some());
+    assert_eq!(world.change(Mutation::Delete).unwrap().operation, Operation::Delete);
+}
+
+#[test]
+fn what_was_removed_is_bounded_as_well() {
+    let mut world = World::default();
+    let name = |number: u32| format!("{}{number:02}", "n".repeat(1_000_000));
+    let mut refused = None;
+    for number in 0..40 {
+        let fields = [(name(number), Value::Null)].into_iter().collect();
+        let put = Mutation::Insert { fields, on_conflict: OnConflict::DoUpdate };
+        let unset = vec![path(&name(number))];
+        let unset = Mutation::Update { set: vec![], unset, increment: vec![] };
+        let effects = world.apply(vec![(1, put), (1, unset)]);
+        if !effects.too_large.is_empty() {
+            refused = Some(number);
+            break;
+        }
+    }
+    assert!(refused.is_some(), "nothing bounds what is hidden");
+    let state = state::encode(&world.stored.documents[&id(1).to_bytes()]);
+    assert!(state.len() <= MAX_STATE_BYTES);
+    assert!(world.change(Mutation::Delete).is_some());
+}
+
+#[test]
+fn a_merge_is_bounded_by_what_the_log_takes() {
+    let mut world = World::default();
+    let state = |name: &str, sequence| {
+        let mut document = Document::default();
+        let fields = json(&large(name, "x"));
+        let insert = Mutation::Insert { fields, on_conflict: OnConflict::DoUpdate };
+        let hlc = anabranch_core::hlc::Hlc::from_millis(1_000_000);
+        let at = anabranch_core::document::Commit { hlc, actor: REMOTE, sequence };
+        document.apply(&insert, at);
+        document
+    };
+    let mut merge = |n| {
+        let effects = world.apply(vec![(1, Mutation::Merge(state(&format!("f{n}"), n)))]);
+        (world.stored.changes.len(), effects.too_large.len())
+    };
+    assert_eq!([1, 2, 3, 4, 5].map(&mut merge), [(1, 0), (1, 0), (1, 0), (0, 1), (0, 1)]);
+    let grow = world.apply(vec![(1, set("n", 1))]);
+    assert_eq!(grow.too_large.len(), 1, "a write of our own cannot make it larger");
+    let unset = vec![path("f1")];
+    let cut = Mutation::Update { set: vec![], unset, increment: vec![] };
+    assert!(world.change(cut).is_some(), "but smaller");
+    world.change(Mutation::Merge(state("f6", 6))).unwrap();
+    assert!(world.change(Mutation::Delete).is_some(), "the largest can be deleted");
 }

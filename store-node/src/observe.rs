@@ -1,0 +1,174 @@
+//! Looks at the ends of the log: whether it can be reached, how far there is to go, and whether
+//! its start comes near to what this node still needs of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anabranch_journal::{Bounds, Journal, Offset, TopicPartition};
+use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::tasks::{Shutdown, TaskError};
+
+use crate::error::Error;
+use crate::metrics::{self, Lag};
+use crate::read::blocking;
+use crate::status::{Status, Trouble};
+use crate::storage::{Positions, Storage};
+
+/// How often the end of topic `txns` is looked at.
+const OBSERVE: Duration = Duration::from_secs(1);
+/// One look in so many goes to all partitions: the log is trimmed in hours, not in seconds.
+const ALL_EVERY: u32 = 10;
+/// So many looks in a row fail before the log counts as out of reach. The reading threads notice
+/// nothing of brokers that are gone: to a consumer that is silence.
+const FAILURES: u32 = 3;
+/// What lies in the oldest 1/8 of a partition that has been trimmed before is about to go.
+const MARGIN: u64 = 8;
+
+/// Watches the log for a node.
+pub(crate) struct Observer {
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) txns: TopicPartition,
+    /// The partitions of topic `rounds`.
+    pub(crate) rounds: Vec<TopicPartition>,
+    pub(crate) storage: Arc<Storage>,
+    pub(crate) status: Arc<Status>,
+}
+
+impl Observer {
+    /// Looks until the shutdown begins.
+    pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), TaskError> {
+        let (mut failures, mut looks, mut nearly_trimmed) = (0, 0_u32, false);
+        while !shutdown.has_begun() {
+            match self.look(looks.is_multiple_of(ALL_EVERY)).await {
+                Ok(seen) => {
+                    failures = 0;
+                    looks = looks.wrapping_add(1);
+                    self.reached();
+                    nearly_trimmed = self.observe(seen, nearly_trimmed).await;
+                }
+                Err(Error::Shutdown) => return Ok(()),
+                Err(error) => {
+                    failures += 1;
+                    if failures >= FAILURES {
+                        self.not_reached(&error);
+                    }
+                }
+            }
+            tokio::select! {
+                () = shutdown.begun() => {}
+                () = tokio::time::sleep(OBSERVE) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn reached(&self) {
+        if self.status.set_trouble(Trouble::Log, None) {
+            tracing::info!("the log can be reached again");
+        }
+        metrics::set_log_unreachable(false);
+    }
+
+    fn not_reached(&self, error: &Error) {
+        let text = format!("the log cannot be reached: {error}");
+        if self.status.set_trouble(Trouble::Log, Some(text)) {
+            tracing::warn!(%error, "the log cannot be reached; trying again");
+        }
+        metrics::set_log_unreachable(true);
+    }
+
+    /// The ends of `txns`, and of `rounds` if all are to be looked at.
+    async fn look(&self, all: bool) -> Result<(Bounds, Option<Vec<Bounds>>), Error> {
+        let (journal, txns) = (Arc::clone(&self.journal), self.txns.clone());
+        let rounds = if all { self.rounds.clone() } else { Vec::new() };
+        blocking(move || {
+            let of_txns = journal.bounds(&txns)?;
+            let of_rounds = rounds.iter().map(|at| journal.bounds(at)).collect::<Result<_, _>>()?;
+            Ok((of_txns, all.then_some(of_rounds)))
+        })
+        .await
+    }
+
+    /// Whether what this node needs is about to go, as far as is known.
+    async fn observe(&self, seen: (Bounds, Option<Vec<Bounds>>), before: bool) -> bool {
+        let (txns, rounds) = seen;
+        self.status.set_log_bounds(txns);
+        let applied = self.status.applied();
+        let durable = self.storage.durable();
+        let is_behind = applied.next > durable.next;
+        let nearly_trimmed = match &rounds {
+            Some(rounds) => is_nearly_trimmed(&durable, txns, rounds),
+            None => before,
+        };
+        metrics::set_lag(Lag {
+            transactions: self.status.log_end().0.saturating_sub(applied.next.0),
+            applied: applied.time,
+            now_ms: now_millis(),
+            undurable: applied.next.0.saturating_sub(durable.next.0),
+            nearly_trimmed,
+            feed_start: self.storage.feed_start().0,
+        });
+        if nearly_trimmed && rounds.is_some() {
+            tracing::error!(
+                log_start = %txns.start, durable = %durable.next,
+                "the log is about to lose what this node has not made durable"
+            );
+            if is_behind {
+                flush(&self.storage, &self.status).await;
+            }
+        }
+        nearly_trimmed
+    }
+}
+
+/// Whether the start of a partition has come near to what is still to be read of it.
+fn is_nearly_trimmed(durable: &Positions, txns: Bounds, rounds: &[Bounds]) -> bool {
+    let near = |position: Offset, bounds: &Bounds| {
+        let Bounds { start, end } = *bounds;
+        let margin = (end.0 - start.0) / MARGIN;
+        start > Offset(0) && position < end && position.0 <= start.0 + margin
+    };
+    near(Offset(durable.next.0), &txns)
+        || durable.slices.iter().zip(rounds).any(|(position, bounds)| near(*position, bounds))
+}
+
+/// Makes what was applied durable now. What fails is tried again the next time: until then the log
+/// has it.
+pub(crate) async fn flush(storage: &Arc<Storage>, status: &Status) {
+    let storage = Arc::clone(storage);
+    let began = Instant::now();
+    match blocking(move || storage.flush()).await {
+        Ok(()) => {
+            metrics::record_flush(began.elapsed());
+            status.set_trouble(Trouble::Durability, None);
+        }
+        Err(Error::Shutdown) => {}
+        Err(error) => {
+            let text = format!("what was applied cannot be made durable: {error}");
+            if status.set_trouble(Trouble::Durability, Some(text)) {
+                tracing::error!(%error, "what was applied cannot be made durable; trying again");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anabranch_core::ids::TxnId;
+
+    #[test]
+    fn the_alarm_rings_before_the_log_has_lost_what_is_needed() {
+        let bounds = |start, end| Bounds { start: Offset(start), end: Offset(end) };
+        let near = |next, slice, txns, rounds| {
+            let durable = Positions { next: TxnId(next), slices: vec![Offset(0), Offset(slice)] };
+            is_nearly_trimmed(&durable, txns, &[bounds(0, 90), rounds])
+        };
+        let (young, old) = (bounds(0, 900), bounds(100, 900));
+        assert!(!near(0, 0, young, young), "nothing was ever trimmed");
+        assert!(!near(201, 201, old, old));
+        assert!(near(200, 201, old, old));
+        assert!(near(201, 200, old, old), "a slice is enough");
+        assert!(!near(900, 900, bounds(900, 900), bounds(900, 900)), "nothing is needed");
+    }
+}
