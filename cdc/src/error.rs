@@ -19,8 +19,10 @@ pub enum Error {
     Feed(String),
     /// The store node no longer has the changes that come next.
     #[error(
-        "the store node no longer has the changes from transaction {next} on: {reason}; changes in \
-         between are missing from topic 'changes', whose readers have to read all documents anew"
+        "the store node no longer has the changes from transaction {next} on: {reason}. Nothing is \
+         captured, since readers of topic 'changes' would take what follows for all there is. Start \
+         the store node on a copy of its data that still has them, and keep changes longer than \
+         change data capture may be away (the store node's feed_retention_ms)"
     )]
     FeedTrimmed {
         /// Where the feed should have gone on.

@@ -3,6 +3,7 @@
 //!
 //! * `batch`: what goes into one transaction. Pure.
 //! * `writer`: writes it, together with the position it ends at.
+//! * `lag`: how far that is behind what the store node has applied.
 //! * `runner`: feeds the one into the other, for as long as the process runs.
 //!
 //! The position is a record of topic `cursors` in the same transaction as the changes. Whatever
@@ -13,6 +14,7 @@
 mod batch;
 mod config;
 mod error;
+mod lag;
 mod metrics;
 mod runner;
 #[cfg(test)]

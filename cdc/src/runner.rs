@@ -20,10 +20,11 @@ use tonic::transport::Channel;
 use crate::batch::Batch;
 use crate::config::CdcConfig;
 use crate::error::Error;
+use crate::lag::Lag;
 use crate::metrics;
 use crate::writer::ChangesWriter;
 
-/// A reply of the feed holds whole transactions.
+/// A reply of the feed has at least one change; those of one that is cut are much smaller.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 /// Replies that wait while a transaction is written.
 const REPLIES: usize = 8;
@@ -45,8 +46,16 @@ pub fn run(
     metrics::describe();
     let channel = grpc::channel(store_node, config.store_node_tls.as_ref())?;
     let client = StoreNodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let capture =
-        Capture { config, cluster, client, journal, shutdown: tasks.shutdown().clone(), ready };
+    let lag = Arc::new(Lag::default());
+    tasks.spawn("change-data-lag", {
+        let (lag, client, shutdown) = (lag.clone(), client.clone(), tasks.shutdown().clone());
+        async move {
+            lag.watch(client, shutdown).await;
+            Ok(())
+        }
+    });
+    let shutdown = tasks.shutdown().clone();
+    let capture = Capture { config, cluster, client, journal, shutdown, ready, lag };
     tasks.spawn("change-data-capture", async move {
         capture.run_until_shutdown().await;
         Ok(())
@@ -61,6 +70,7 @@ struct Capture {
     journal: Arc<dyn Journal>,
     shutdown: Shutdown,
     ready: ReadyFlag,
+    lag: Arc<Lag>,
 }
 
 impl Capture {
@@ -92,10 +102,11 @@ impl Capture {
     /// From fencing to the first error, or to the shutdown.
     async fn capture(&self) -> Result<(), Error> {
         let (journal, cluster) = (self.journal.clone(), self.cluster.clone());
-        let (writer, next) = blocking(move || ChangesWriter::open(&journal, cluster)).await?;
-        let feed = self.open_feed(next).await?;
+        let (writer, start) = blocking(move || ChangesWriter::open(&journal, cluster)).await?;
+        self.lag.written(start.next);
+        let feed = self.open_feed(start.next).await?;
         self.ready.set_ready();
-        let batch = Batch::new(self.cluster.slices, next);
+        let batch = Batch::new(self.cluster.slices, start);
         let now = Instant::now();
         let marked = Marked { at: now, next: TxnId(0) };
         Sequence { capture: self, writer: Some(writer), batch, marked }.run(feed).await
@@ -165,9 +176,9 @@ impl Sequence<'_> {
             tokio::select! {
                 reply = feed.recv() => match reply {
                     Some(reply) => self.batch.add(reply?)?,
-                    None => return Err(Error::Shutdown),
+                    None if self.capture.shutdown.has_begun() => return Err(Error::Shutdown),
+                    None => return Err(Error::Feed("the task that reads it has ended".to_owned())),
                 },
-                // A transaction that is still coming in is marked when it is whole.
                 () = tokio::time::sleep_until(self.marks_due()), if self.batch.is_whole() => {}
                 () = self.capture.shutdown.begun() => return Err(Error::Shutdown),
             }
@@ -176,7 +187,8 @@ impl Sequence<'_> {
             {
                 self.batch.add(reply?)?;
             }
-            if self.batch.is_whole() {
+            // One that is cut is written when it is whole, or part by part if it is large.
+            if self.batch.is_whole() || self.is_full() {
                 self.write_if_due().await?;
             }
         }
@@ -184,9 +196,8 @@ impl Sequence<'_> {
 
     fn is_full(&self) -> bool {
         let config = &self.capture.config;
-        self.batch.is_whole()
-            && (self.batch.changes().len() >= config.max_batch_changes
-                || self.batch.bytes() >= config.max_batch_bytes)
+        self.batch.changes().len() >= config.max_batch_changes
+            || self.batch.bytes() >= config.max_batch_bytes
     }
 
     fn marks_due(&self) -> Instant {
@@ -198,13 +209,14 @@ impl Sequence<'_> {
 
     async fn write_if_due(&mut self) -> Result<(), Error> {
         let mark_all = Instant::now() >= self.marks_due();
-        if !mark_all && !self.batch.has_transactions() {
+        if !mark_all && !self.batch.has_news() {
             return Ok(());
         }
         if mark_all {
             self.marked = Marked { at: Instant::now(), next: self.batch.next() };
         }
         let batch = self.batch.take();
+        let next = batch.next();
         let mut writer = self.writer.take().expect("it is back from the last transaction");
         let (writer, written) = blocking(move || {
             let written = writer.write(&batch, mark_all);
@@ -215,6 +227,9 @@ impl Sequence<'_> {
         })
         .await?;
         self.writer = Some(writer);
+        if written.is_ok() {
+            self.capture.lag.written(next);
+        }
         written
     }
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Position};
 use crate::writer::ChangesWriter;
 
 const SLICES: u16 = 4;
@@ -136,7 +136,7 @@ fn feed(history: &History, from: TxnId) -> Vec<FeedReply> {
         let numbers = || slices.keys().map(|slice| u32::from(*slice)).collect::<Vec<_>>();
         let part = |changes| FeedTransaction { txn: *txn, slices: numbers(), changes };
         let mut all = changes(*txn, slices);
-        if txn % 3 == 0 && all.len() > 1 {
+        while txn % 3 == 0 && all.len() > 1 {
             let rest = all.split_off(1);
             replies.push(FeedReply { transactions: vec![part(all)], next: *txn });
             all = rest;
@@ -159,16 +159,13 @@ fn identity() -> ClusterIdentity {
 fn capture(journal: &Arc<dyn Journal>, history: &History, sizes: &[usize]) {
     let mut sizes = sizes.iter().cycle();
     'anew: loop {
-        let Ok((mut writer, next)) = ChangesWriter::open(journal, identity()) else { continue };
-        let mut batch = Batch::new(identity().slices, next);
-        let replies = feed(history, next);
+        let Ok((mut writer, start)) = ChangesWriter::open(journal, identity()) else { continue };
+        let mut batch = Batch::new(identity().slices, start);
+        let replies = feed(history, start.next);
         let mut replies = replies.into_iter().peekable();
         while replies.peek().is_some() {
             for reply in replies.by_ref().take(*sizes.next().unwrap()) {
                 batch.add(reply).unwrap();
-            }
-            if !batch.is_whole() {
-                batch.add(replies.next().expect("the rest of a cut transaction")).unwrap();
             }
             let all = sizes.next().unwrap().is_multiple_of(2);
             if writer.write(&batch.take(), all).is_err() {
@@ -179,12 +176,13 @@ fn capture(journal: &Arc<dyn Journal>, history: &History, sizes: &[usize]) {
     }
 }
 
-/// Reads a partition to its end; checks marks on the way (CDC-2), returns the changes.
+/// Reads a partition to its end; checks that no mark is early (CDC-2), and that there is one of
+/// the last transaction that names the slice. Returns the changes.
 fn read_back(log: &Arc<dyn Journal>, slice: Slice, history: &History) -> Vec<String> {
     let at = TopicPartition::new(identity().name.changes(), slice.0);
     let end = log.bounds(&at).unwrap().end;
     let mut reader = log.reader(&[(at.clone(), ReadFrom::Start)]).unwrap();
-    let mut seen = Vec::new();
+    let (mut seen, mut marked) = (Vec::new(), None);
     while reader.position(&at).unwrap() < end {
         for record in reader.poll(Duration::from_millis(10)).unwrap() {
             let value = record.value.unwrap();
@@ -194,11 +192,14 @@ fn read_back(log: &Arc<dyn Journal>, slice: Slice, history: &History) -> Vec<Str
             }
             let mark: Resolved = decode(&value).unwrap();
             assert_eq!(mark.slice, slice);
+            marked = marked.max(Some(mark.txn.0));
             let below = history.iter().filter(|(txn, _)| *txn <= mark.txn.0);
             let due: usize = below.map(|(_, slices)| slices.get(&slice.0).unwrap_or(&0)).sum();
             assert!(seen.len() >= due, "CDC-2: a mark at {} is early", mark.txn);
         }
     }
+    let touching = history.iter().filter(|(_, slices)| slices.contains_key(&slice.0));
+    assert!(marked >= touching.last().map(|(txn, _)| *txn), "readers wait for a mark for ever");
     seen
 }
 
@@ -242,10 +243,46 @@ fn a_feed_that_makes_no_sense_is_refused() {
         transactions: vec![FeedTransaction { txn, slices: vec![slice], changes: vec![] }],
         next,
     };
-    let add = |reply| Batch::new(slices, TxnId(5)).add(reply);
+    let start = Position { next: TxnId(5), written: 0 };
+    let add = |reply| Batch::new(slices, start).add(reply);
     assert!(add(reply(5, 0, 6)).is_ok());
     assert!(add(reply(4, 0, 6)).is_err(), "a transaction that was written");
     assert!(add(reply(5, 4, 6)).is_err(), "a slice that is not there");
     assert!(add(reply(7, 0, 6)).is_err(), "a position before its transaction");
     assert!(add(FeedReply { transactions: vec![], next: 4 }).is_err(), "a position that goes back");
+}
+
+#[test]
+fn what_was_written_of_a_transaction_is_passed_over_and_its_slices_are_marked_when_it_is_whole() {
+    let slices = BTreeMap::from([(0, 3), (2, 2)]);
+    let history = vec![(4, BTreeMap::from([(0, 1)])), (6, slices)];
+    let replies = feed(&history, TxnId(0));
+    assert_eq!(replies.len(), 6, "the second one comes in five parts");
+    let mut batch = Batch::new(identity().slices, Position { next: TxnId(0), written: 0 });
+    let mut written = Vec::new();
+    for reply in &replies[..3] {
+        batch.add(reply.clone()).unwrap();
+    }
+    let first = batch.take();
+    let partial = first.partial().unwrap();
+    assert_eq!((first.next(), partial.txn, partial.written), (TxnId(6), TxnId(6), 2));
+    assert_eq!(first.marks(false), [Resolved { slice: Slice(0), txn: TxnId(4) }]);
+    assert!(first.marks(true).iter().all(|mark| mark.txn == TxnId(5)));
+    assert!(!batch.has_news());
+    written.extend_from_slice(first.changes());
+
+    // After a crash.
+    let start = Position { next: TxnId(6), written: partial.written };
+    let mut batch = Batch::new(identity().slices, start);
+    for reply in feed(&history, TxnId(6)) {
+        batch.add(reply).unwrap();
+        let second = batch.take();
+        assert!(second.partial().is_none_or(|partial| partial.written >= 2));
+        assert_eq!(second.partial().is_none(), second.next() == TxnId(7));
+        assert_eq!(second.marks(false).len(), if second.next() == TxnId(7) { 2 } else { 0 });
+        written.extend_from_slice(second.changes());
+    }
+    let expected: Vec<_> = history.iter().flat_map(|(txn, slices)| changes(*txn, slices)).collect();
+    let events = written.iter().map(|event| &event.value);
+    assert!(events.eq(expected.iter().map(|change| &change.event)));
 }

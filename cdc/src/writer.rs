@@ -5,17 +5,16 @@
 
 use std::sync::Arc;
 
-use anabranch_core::ids::TxnId;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{
     Error as JournalError, Journal, NewRecord, RotatingWriter, TopicPartition, TransactionalId,
     cursors,
 };
 use anabranch_schemas::encode;
-use anabranch_schemas::records::{ChangesCursor, Resolved};
+use anabranch_schemas::records::{ChangesCursor, PartialChanges, Resolved};
 use bytes::Bytes;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Position};
 use crate::error::Error;
 
 /// The key of the position in topic `cursors`.
@@ -32,13 +31,14 @@ impl ChangesWriter {
     pub(crate) fn open(
         journal: &Arc<dyn Journal>,
         cluster: ClusterIdentity,
-    ) -> Result<(Self, TxnId), Error> {
+    ) -> Result<(Self, Position), Error> {
         let id = TransactionalId::from(cluster.name.changes());
         let mut writer = RotatingWriter::open(journal, &id)?;
         let cursor: Option<ChangesCursor> =
             cursors::read_fenced(journal.as_ref(), &mut writer, &cluster.name, CURSOR_KEY)?;
-        let next = cursor.map_or(TxnId(0), |cursor| cursor.next);
-        Ok((ChangesWriter { cluster, writer }, next))
+        // What stands before the fence is visible by now.
+        let partial = cursors::read(journal.as_ref(), &cluster.name, PartialChanges::KEY)?;
+        Ok((ChangesWriter { cluster, writer }, Position::new(cursor, partial)))
     }
 
     /// Writes a batch, with marks of all slices or of those it touched.
@@ -60,6 +60,9 @@ impl ChangesWriter {
         let written = self.writer.transaction(|writer| {
             events.chain(marks).try_for_each(|record| writer.append(record))?;
             cursors::append(writer, cluster, CURSOR_KEY, &cursor)?;
+            if let Some(partial) = batch.partial() {
+                cursors::append(writer, cluster, PartialChanges::KEY, &partial)?;
+            }
             Ok::<(), JournalError>(())
         });
         written.map_err(Error::from)
