@@ -22,6 +22,8 @@ pub(crate) struct Lag(Mutex<State>);
 struct State {
     /// Everything below is confirmed.
     next: Option<TxnId>,
+    /// When the snapshot was begun that the other side is being sent.
+    snapshot_since_ms: Option<u64>,
     end: TxnId,
     /// Ends of the log past `next`, and until when what is below them was written.
     ends: VecDeque<(TxnId, u64)>,
@@ -42,10 +44,13 @@ impl Lag {
         self.lock().next = None;
     }
 
-    /// The other side has everything below `next`. It can go back, to a snapshot.
-    pub(crate) fn reached(&self, next: TxnId) {
+    /// The other side has everything below `next`; or it is being sent a snapshot, and will be
+    /// there at its end.
+    pub(crate) fn reached(&self, next: TxnId, in_snapshot: bool, now_ms: u64) {
         let mut state = self.lock();
         state.next = Some(next);
+        let since = state.snapshot_since_ms.unwrap_or(now_ms);
+        state.snapshot_since_ms = in_snapshot.then_some(since);
         state.forget();
     }
 
@@ -87,9 +92,14 @@ impl Lag {
     /// How far behind the other side is, if that is known.
     pub(crate) fn behind(&self, now_ms: u64) -> Option<Behind> {
         let state = self.lock();
-        let transactions = state.end.0.saturating_sub(state.next?.0);
-        let since = state.ends.front().filter(|_| transactions > 0);
-        let since_ms = since.map_or(0, |(_, at_ms)| now_ms.saturating_sub(*at_ms));
+        let mut transactions = state.end.0.saturating_sub(state.next?.0);
+        let mut since = state.ends.front().filter(|_| transactions > 0).map(|(_, at_ms)| *at_ms);
+        if let Some(begun) = state.snapshot_since_ms {
+            // How many it lacks is not known; it is not none.
+            transactions = transactions.max(1);
+            since = Some(since.map_or(begun, |since| since.min(begun)));
+        }
+        let since_ms = since.map_or(0, |since| now_ms.saturating_sub(since));
         Some(Behind { transactions, since: Duration::from_millis(since_ms) })
     }
 
@@ -121,14 +131,14 @@ mod tests {
         let lag = Lag::default();
         lag.log_ends(TxnId(10), 1_000);
         assert_eq!(lag.behind(1_000), None, "nobody has asked for anything");
-        lag.reached(TxnId(10));
+        lag.reached(TxnId(10), false, 0);
         assert_eq!(behind(&lag, 2_000), (0, 0));
         lag.log_ends(TxnId(12), 3_000);
         lag.log_ends(TxnId(15), 4_000);
         assert_eq!(behind(&lag, 90_000), (5, 87_000));
-        lag.reached(TxnId(12));
+        lag.reached(TxnId(12), false, 0);
         assert_eq!(behind(&lag, 90_000), (3, 86_000));
-        lag.reached(TxnId(15));
+        lag.reached(TxnId(15), false, 0);
         assert_eq!(behind(&lag, 90_000), (0, 0));
         lag.begin();
         assert_eq!(lag.behind(90_000), None);
@@ -138,24 +148,38 @@ mod tests {
     fn what_was_written_before_the_start_is_looked_up() {
         let lag = Lag::default();
         lag.log_ends(TxnId(10), 1_000);
-        lag.reached(TxnId(4));
+        lag.reached(TxnId(4), false, 0);
         assert_eq!(lag.unknown(), Some(TxnId(4)));
         lag.was_written(TxnId(4), 300);
         assert_eq!(lag.unknown(), None);
         assert_eq!(behind(&lag, 1_000), (6, 700));
-        lag.reached(TxnId(6));
+        lag.reached(TxnId(6), false, 0);
         assert_eq!(lag.unknown(), Some(TxnId(6)));
-        lag.reached(TxnId(10));
+        lag.reached(TxnId(10), false, 0);
         assert_eq!(lag.unknown(), None);
         lag.log_ends(TxnId(11), 2_000);
         assert_eq!((lag.unknown(), behind(&lag, 2_500)), (None, (1, 500)));
     }
 
     #[test]
+    fn whoever_is_sent_a_snapshot_is_behind_until_its_end() {
+        let lag = Lag::default();
+        lag.log_ends(TxnId(10), 1_000);
+        lag.reached(TxnId(10), true, 2_000);
+        assert_eq!(behind(&lag, 5_000), (1, 3_000));
+        // The link is cut and made anew.
+        lag.begin();
+        lag.reached(TxnId(10), true, 8_000);
+        assert_eq!(behind(&lag, 9_000), (1, 7_000));
+        lag.reached(TxnId(10), false, 9_000);
+        assert_eq!(behind(&lag, 9_000), (0, 0));
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let lag = Lag::default();
         lag.log_ends(TxnId(0), 0);
-        lag.reached(TxnId(0));
+        lag.reached(TxnId(0), false, 0);
         for second in 1..10_000 {
             lag.log_ends(TxnId(second), second * 1_000);
         }

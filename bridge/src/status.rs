@@ -28,7 +28,8 @@ pub struct ReplicationStatus {
     /// Known once it has asked for something since the process started; kept while there is no
     /// link.
     pub lag_transactions: Option<u64>,
-    /// How long ago the first of those was written, in seconds: 0 if there are none.
+    /// How long ago the first of those was written, in seconds: 0 if there are none. Of a receiver
+    /// that is sent a snapshot, for how long it has been.
     pub lag_seconds: Option<f64>,
     /// Documents received and written since the process started.
     pub documents_received: u64,

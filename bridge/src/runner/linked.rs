@@ -143,7 +143,7 @@ fn confirmed(wanted: &Wanted, window: &Window, received: &Received) -> Result<()
     if let Some(confirmed) = window.confirm(received.number)? {
         wanted.meters.confirm.record(confirmed.took);
         wanted.meters.under_way.set(window.under_way() as f64);
-        wanted.lag.reached(confirmed.next);
+        wanted.lag.reached(confirmed.next, confirmed.snapshot, now_millis());
         wanted.reporter.update(|status| {
             status.sent = Some(Progress {
                 next: confirmed.next.0,
@@ -165,7 +165,7 @@ fn sender(context: &Context, wanted: &Arc<Wanted>) -> Sender {
         actor: context.cluster.actor,
         slices: context.cluster.slices,
         app: wanted.app,
-        is_at: Arc::new(move |next| told.lag.reached(next)),
+        is_at: Arc::new(move |next, snapshot| told.lag.reached(next, snapshot, now_millis())),
         meters: wanted.meters.clone(),
         reporter: wanted.reporter.clone(),
     }

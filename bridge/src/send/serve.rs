@@ -42,8 +42,8 @@ pub(crate) struct Sender {
     pub(crate) actor: ActorId,
     pub(crate) slices: SliceCount,
     pub(crate) app: AppId,
-    /// Hears where the receiver is.
-    pub(crate) is_at: Arc<dyn Fn(TxnId) + Send + Sync>,
+    /// Hears where the receiver is, and whether that is within a snapshot.
+    pub(crate) is_at: Arc<dyn Fn(TxnId, bool) + Send + Sync>,
     pub(crate) meters: Meters,
     pub(crate) reporter: Reporter,
 }
@@ -74,8 +74,10 @@ impl Sender {
             Ok(subscription) => subscription,
             Err(error) => return error,
         };
-        if let Some(At::Tail(next) | At::Snapshot { next, .. }) = subscription.at {
-            (self.is_at)(next);
+        match &subscription.at {
+            Some(At::Tail(next)) => (self.is_at)(*next, false),
+            Some(At::Snapshot { next, .. }) => (self.is_at)(*next, true),
+            None => {}
         }
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
@@ -139,7 +141,7 @@ impl Sender {
     async fn begin(&self, subscription: &mut Subscription<'_>) -> Result<(), Error> {
         let next = self.store.applied().await?.next;
         self.meters.snapshots.increment(1);
-        (self.is_at)(next);
+        (self.is_at)(next, next > TxnId(0));
         tracing::info!(app = %self.app, txn = next.0, "a receiver is sent a snapshot");
         subscription.at = Some(match next {
             TxnId(0) => At::Tail(next),
