@@ -22,10 +22,12 @@ use crate::error::Error;
 use crate::metrics::OpenStream;
 use crate::storage::Storage;
 
+/// Replies, one after the other.
+type Replies<R> = Pin<Box<dyn Stream<Item = Result<R, Error>> + Send>>;
 /// The result of a query.
-pub(crate) type QueryStream = Pin<Box<dyn Stream<Item = Result<proto::QueryReply, Error>> + Send>>;
+pub(crate) type QueryStream = Replies<proto::QueryReply>;
 /// The result of a scan.
-pub(crate) type ScanStream = Pin<Box<dyn Stream<Item = Result<proto::ScanReply, Error>> + Send>>;
+pub(crate) type ScanStream = Replies<proto::ScanReply>;
 
 /// Reads the next page.
 type Read<C, T> = fn(&mut C, &Storage) -> Result<Page<T>, Error>;
@@ -53,7 +55,7 @@ impl Reads {
         cursor: impl FnOnce(TxnId) -> C,
         read: Read<C, T>,
         reply: fn(Option<u64>, Vec<T>) -> R,
-    ) -> Result<Pin<Box<dyn Stream<Item = Result<R, Error>> + Send>>, Error> {
+    ) -> Result<Replies<R>, Error> {
         let permit = Arc::clone(&self.streams).try_acquire_owned();
         let txn = snapshot.txn.map(|txn| txn.0);
         // One page waits while the next is read.
