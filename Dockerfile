@@ -29,11 +29,11 @@ COPY cdc/Cargo.toml cdc/
 COPY bridge/Cargo.toml bridge/
 COPY cli/Cargo.toml cli/
 COPY tests/Cargo.toml tests/
-RUN for crate in core schemas runtime journal ingest store-node cdc bridge tests; do \
+RUN for crate in core schemas runtime journal ingest store-node cdc bridge cli tests; do \
       mkdir -p $crate/src && touch $crate/src/lib.rs; \
+      ! grep -q '^\[build-dependencies\]' $crate/Cargo.toml || echo 'fn main() {}' > $crate/build.rs; \
     done \
- && mkdir -p cli/src && echo 'fn main() {}' > cli/src/main.rs \
- && echo 'fn main() {}' > schemas/build.rs \
+ && rm cli/src/lib.rs && echo 'fn main() {}' > cli/src/main.rs \
  && cargo build --release --locked --bin anabranch
 
 COPY . .
