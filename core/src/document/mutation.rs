@@ -31,7 +31,7 @@ pub enum Mutation {
     /// Joins a state that another cluster sent.
     Merge(Document),
     /// Forgets the document here, without a tombstone, if everything this cluster knows of it is
-    /// in the given state, the last one its sender had; joins that state otherwise.
+    /// covered by the versions of the given state. Its fields do not matter and may be missing.
     Evict(Document),
 }
 
@@ -83,13 +83,14 @@ impl Document {
             Mutation::Update { .. } => Effect::Unchanged,
             Mutation::Delete => self.delete(commit),
             Mutation::Merge(state) => changed(self.merge(state)),
-            Mutation::Evict(state) if self.updated.is_none() => {
-                // Nothing is here to forget; nothing is to be brought here either.
-                let _ = state;
-                Effect::Unchanged
+            Mutation::Evict(state)
+                if self.updated.is_some() && state.versions.covers(&self.versions) =>
+            {
+                Effect::Evicted
             }
-            Mutation::Evict(state) if state.versions.covers(&self.versions) => Effect::Evicted,
-            Mutation::Evict(state) => changed(self.merge(state)),
+            // Nothing is here to forget, or something that the sender does not know. Its state is
+            // not merged: it may come without the fields that its versions stand for.
+            Mutation::Evict(_) => Effect::Unchanged,
         };
         (effect, notes)
     }

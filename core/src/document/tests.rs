@@ -206,6 +206,12 @@ fn eviction_forgets_only_what_its_sender_knows() {
     assert_eq!(same.apply(&Mutation::Evict(sent.clone()), commit(1, 900, 1)).0, Effect::Evicted);
     let mut newer = sent.clone();
     newer.apply(&set("mine", "1"), commit(1, 800, 1));
+    // The sender's versions without the fields they stand for, of a state that is not all known.
+    let mut bare = Document { versions: sent.versions.clone(), ..Document::default() };
+    bare.versions.include(actor(3), 7);
+    let kept = newer.clone();
+    assert_eq!(newer.apply(&Mutation::Evict(bare), commit(1, 900, 2)).0, Effect::Unchanged);
+    assert_eq!(newer, kept, "a version whose fields are missing was taken in");
     assert_eq!(newer.apply(&Mutation::Evict(sent.clone()), commit(1, 900, 2)).0, Effect::Unchanged);
     assert_eq!(seen(&newer), r#"{"a":2,"mine":1}"#);
     let mut nothing = Document::default();
