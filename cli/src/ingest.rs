@@ -40,7 +40,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let tls = config.store_node_tls.clone();
         let address = host::address(&listener)?;
         let name = service.cluster.name.clone();
-        let routes = ingest::admin_routes(service.journal.clone(), name, None);
+        let (admin, hosts) = (service.settings.listen_admin, &config.allowed_hosts);
+        let routes = ingest::admin_routes_at(admin, hosts, service.journal.clone(), name, None);
         let context = ingest::Context {
             journal: service.journal,
             cluster: service.cluster,

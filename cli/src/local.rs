@@ -115,7 +115,8 @@ impl Start<'_> {
         let (links, bridge) = bridge.map(|bridge| (bridge.status, bridge.address)).unzip();
 
         let probe = links.clone().map(crate::bridge::probe);
-        let resources = ingest::admin_routes(journal.clone(), cluster.name.clone(), probe);
+        let (name, hosts) = (cluster.name.clone(), &settings.ingest.allowed_hosts);
+        let resources = ingest::admin_routes_at(addresses.1, hosts, journal.clone(), name, probe);
         let board = Board::new(cluster.clone(), journal, readiness.clone(), links);
         let board = board.asking(&store_node, None)?.with_ingest();
         let routes = resources.merge(board::routes(board));
