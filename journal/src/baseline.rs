@@ -1,23 +1,31 @@
 //! What a log costs without us: raw librdkafka clients and raw RocksDB, moving records that were
 //! prepared before. `anabranch bench` measures against them, in the same run and on the same
 //! broker or disk. Nothing else calls this.
+//!
+//! The raw clients have the properties that ours have: what is compared is our code with none, and
+//! not one set of properties with another.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
+use parking_lot::{Condvar, Mutex};
+use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rocksdb::{DB, Options, WriteBatch, WriteOptions};
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::kafka::KafkaConfig;
-use crate::log::{NewRecord, TopicPartition};
+use crate::kafka::{KafkaConfig, settle};
+use crate::log::{NewRecord, TopicPartition, TransactionalId};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Transactions of each producer before the clock starts: it connects and learns who leads what.
+const WARM_UP: usize = 3;
 
 /// How long something took as a whole, and each part of it.
 #[derive(Clone, Debug, Default)]
@@ -39,43 +47,50 @@ pub struct Consumed {
     pub bytes: u64,
 }
 
-/// Writes these transactions with so many transactional producers at once, each taking the next
-/// one when its last is committed. Deliveries are awaited before the commit, which would otherwise
-/// take 100 ms.
+/// Who writes transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Producers {
+    /// So many at once, each taking the next transaction when its last is committed.
+    AtOnce(usize),
+    /// One transaction at a time, each with the producer that has rested longest: one that begins
+    /// right after its last commit often waits 20 ms for that one's markers.
+    InTurn(usize),
+}
+
+/// Writes these transactions. Deliveries are awaited before the commit, which would otherwise take
+/// 100 ms.
 ///
 /// # Errors
 /// [`Error::Unavailable`] with what librdkafka says.
 pub fn kafka_write(
     config: &KafkaConfig,
-    producers: usize,
+    producers: Producers,
     transactions: &[Vec<NewRecord>],
 ) -> Result<Measured, Error> {
-    let clients: Vec<BaseProducer> = (0..producers)
-        .map(|_| {
-            let mut client = client(config);
-            client.set("transactional.id", format!("baseline-{}", Uuid::new_v4()));
-            client.set("acks", "all").set("linger.ms", "0").set("batch.size", "1000000");
-            let producer: BaseProducer = client.create()?;
-            producer.init_transactions(PATIENCE)?;
-            Ok(producer)
-        })
+    let (threads, each) = match producers {
+        Producers::AtOnce(count) => (count, 1),
+        Producers::InTurn(count) => (1, count),
+    };
+    let groups: Vec<Vec<RawProducer>> = (0..threads)
+        .map(|_| (0..each).map(|_| RawProducer::open(config, transactions)).collect())
         .collect::<Result<_, KafkaError>>()
         .map_err(unavailable)?;
-    let next = std::sync::atomic::AtomicUsize::new(0);
+    let next = AtomicUsize::new(0);
     let begun = Instant::now();
     let latencies = std::thread::scope(|scope| {
-        let threads: Vec<_> = clients
+        let threads: Vec<_> = groups
             .iter()
-            .map(|client| {
+            .map(|group| {
                 scope.spawn(|| {
                     let mut latencies = Vec::new();
-                    loop {
-                        let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        let Some(records) = transactions.get(index) else { break Ok(latencies) };
+                    for producer in group.iter().cycle() {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(records) = transactions.get(index) else { break };
                         let begun = Instant::now();
-                        transact(client, records)?;
+                        producer.transact(records)?;
                         latencies.push(begun.elapsed());
                     }
+                    Ok(latencies)
                 })
             })
             .collect();
@@ -89,19 +104,80 @@ pub fn kafka_write(
     Ok(Measured { elapsed: begun.elapsed(), latencies })
 }
 
-fn transact(producer: &BaseProducer, records: &[NewRecord]) -> Result<(), KafkaError> {
-    producer.begin_transaction()?;
-    for record in records {
-        let mut raw = BaseRecord::<[u8], [u8]>::to(record.at.topic.as_str())
-            .partition(i32::from(record.at.partition.0))
-            .key(&record.key);
-        if let Some(value) = &record.value {
-            raw = raw.payload(value);
+/// A transactional producer. Its own thread takes the deliveries: rdkafka's `flush` looks for them
+/// every 100 ms only.
+struct RawProducer {
+    client: ThreadedProducer<Context>,
+    deliveries: Arc<Deliveries>,
+}
+
+impl RawProducer {
+    fn open(config: &KafkaConfig, transactions: &[Vec<NewRecord>]) -> Result<Self, KafkaError> {
+        let deliveries = Arc::new(Deliveries::default());
+        let id = TransactionalId::from(format!("baseline-{}", Uuid::new_v4()));
+        let context = Context(Arc::clone(&deliveries));
+        let client: ThreadedProducer<Context> =
+            config.producer(&id).create_with_context(context)?;
+        client.init_transactions(PATIENCE)?;
+        let producer = RawProducer { client, deliveries };
+        for records in transactions.iter().take(WARM_UP) {
+            producer.transact(records)?;
         }
-        producer.send(raw).map_err(|(error, _)| error)?;
+        Ok(producer)
     }
-    producer.flush(PATIENCE)?;
-    producer.commit_transaction(PATIENCE)
+
+    fn transact(&self, records: &[NewRecord]) -> Result<(), KafkaError> {
+        self.client.begin_transaction()?;
+        self.deliveries.state.lock().0 = records.len();
+        for record in records {
+            let mut raw = BaseRecord::<[u8], [u8]>::to(record.at.topic.as_str())
+                .partition(i32::from(record.at.partition.0))
+                .key(&record.key);
+            if let Some(value) = &record.value {
+                raw = raw.payload(value);
+            }
+            self.client.send(raw).map_err(|(error, _)| error)?;
+        }
+        self.deliveries.wait()?;
+        settle(|| self.client.in_flight_count());
+        self.client.commit_transaction(PATIENCE)
+    }
+}
+
+/// How many records are not delivered yet, and what became of one that was refused.
+#[derive(Default)]
+struct Deliveries {
+    state: Mutex<(usize, Option<KafkaError>)>,
+    changed: Condvar,
+}
+
+impl Deliveries {
+    fn wait(&self) -> Result<(), KafkaError> {
+        let mut state = self.state.lock();
+        while state.0 > 0 {
+            self.changed.wait(&mut state);
+        }
+        state.1.take().map_or(Ok(()), Err)
+    }
+}
+
+struct Context(Arc<Deliveries>);
+
+impl ClientContext for Context {}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let mut state = self.0.state.lock();
+        state.0 -= 1;
+        if let Err((error, _)) = result {
+            state.1.get_or_insert_with(|| error.clone());
+        }
+        if state.0 == 0 {
+            self.0.changed.notify_one();
+        }
+    }
 }
 
 /// Reads all that is committed in these partitions now.
@@ -109,10 +185,7 @@ fn transact(producer: &BaseProducer, records: &[NewRecord]) -> Result<(), KafkaE
 /// # Errors
 /// [`Error::Unavailable`] with what librdkafka says.
 pub fn kafka_read(config: &KafkaConfig, from: &[TopicPartition]) -> Result<Consumed, Error> {
-    let mut client = client(config);
-    client.set("group.id", "baseline").set("enable.auto.commit", "false");
-    client.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
-    let consumer: BaseConsumer = client.create().map_err(unavailable)?;
+    let consumer: BaseConsumer = config.consumer(Some("baseline")).create().map_err(unavailable)?;
     let mut list = TopicPartitionList::new();
     for at in from {
         let number = i32::from(at.partition.0);
@@ -143,8 +216,7 @@ pub fn kafka_read(config: &KafkaConfig, from: &[TopicPartition]) -> Result<Consu
 pub type Pair = (Vec<u8>, Vec<u8>);
 
 /// Puts these batches into a new RocksDB in `path`, each with one `WriteBatch`. With `sync` each is
-/// on the disk before the next; without, there is no write-ahead log, and all is flushed at the
-/// end.
+/// on the disk before the next; without, there is no write-ahead log.
 ///
 /// # Errors
 /// [`Error::Unavailable`] with what RocksDB says.
@@ -167,22 +239,54 @@ pub fn rocksdb_write(path: &Path, sync: bool, batches: &[Vec<Pair>]) -> Result<M
         db.write_opt(batch, &how).map_err(failed)?;
         latencies.push(begun.elapsed());
     }
-    if !sync {
-        db.flush().map_err(failed)?;
-    }
     Ok(Measured { elapsed: begun.elapsed(), latencies })
-}
-
-fn client(config: &KafkaConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &config.bootstrap);
-    for (name, value) in &config.properties {
-        client.set(name, value);
-    }
-    client
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
 fn unavailable(error: KafkaError) -> Error {
     Error::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_tests::support::Broker;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::kafka::KafkaJournal;
+    use crate::log::{Cleanup, Journal, TopicSpec};
+
+    /// What ours is compared with must not stand still itself: see `conformance::latency`.
+    #[test]
+    fn a_raw_transaction_does_not_stall() {
+        const STALL: Duration = Duration::from_millis(100);
+        let broker = Broker::shared();
+        let config = KafkaConfig::new(broker.address(), "baseline");
+        let journal = KafkaJournal::connect(config.clone()).expect("the settings are right");
+        let topic = broker.unique_name("baseline");
+        let spec = TopicSpec {
+            name: topic.as_str().into(),
+            partitions: 2,
+            cleanup: Cleanup::Delete { retention_ms: None },
+            max_record_bytes: 1024,
+        };
+        journal.ensure_topics(&[spec]).expect("a topic");
+        let record = |partition| NewRecord {
+            at: TopicPartition::new(topic.as_str(), partition),
+            key: Bytes::from_static(b"key"),
+            value: Some(Bytes::from_static(b"value")),
+        };
+        let transactions = vec![vec![record(0), record(1)]; 21];
+        for producers in [Producers::AtOnce(1), Producers::InTurn(5)] {
+            let measured = kafka_write(&config, producers, &transactions).expect("written");
+            let mut latencies = measured.latencies;
+            latencies.sort();
+            assert_eq!(latencies.len(), transactions.len());
+            assert!(latencies[10] < STALL / 2, "{producers:?} take {:?}", latencies[10]);
+        }
+        let all = [TopicPartition::new(topic.as_str(), 0), TopicPartition::new(topic.as_str(), 1)];
+        let consumed = kafka_read(&config, &all).expect("read");
+        let warm_up = (1 + 5) * WARM_UP;
+        assert_eq!(consumed.records, 2 * (2 * 21 + warm_up as u64));
+    }
 }

@@ -71,7 +71,8 @@ pub fn read_fenced<C: Schema>(
         writer.append(NewRecord { at: at.clone(), key, value: None })?;
         writer.flush()
     })?;
-    let fence = offsets.first().copied().unwrap_or_default();
+    let fence =
+        offsets.first().ok_or_else(|| Error::Corrupt("a record has no offset".to_owned()))?;
     read_until(journal, cluster, key, Offset(fence.0 + 1))
 }
 
@@ -147,13 +148,17 @@ fn read_all(
     end: Offset,
     mut each: impl FnMut(Record),
 ) -> Result<(), Error> {
-    let deadline = Instant::now() + READ_TIMEOUT;
+    let mut deadline = Instant::now() + READ_TIMEOUT;
     let mut reader = journal.reader(&[(at.clone(), ReadFrom::Start)])?;
     while reader.position(at).is_none_or(|position| position < end) {
         if Instant::now() >= deadline {
             return Err(Error::Unavailable(format!("{at} was not read to its end in time")));
         }
-        reader.poll(POLL_TIMEOUT)?.into_iter().for_each(&mut each);
+        let records = reader.poll(POLL_TIMEOUT)?;
+        if !records.is_empty() {
+            deadline = Instant::now() + READ_TIMEOUT;
+        }
+        records.into_iter().for_each(&mut each);
     }
     Ok(())
 }
@@ -251,11 +256,52 @@ mod tests {
         assert_eq!(visible, None, "it is hidden");
 
         let mut newer = RotatingWriter::open(&journal, &id).unwrap();
-        let (reading, cluster) = (journal.clone(), cluster.clone());
+        let (reads, reading) = std::sync::mpsc::channel();
+        let tells = TellsOfReaders { journal, reads };
+        let cluster = cluster.clone();
         let read = std::thread::spawn(move || {
-            read_fenced::<ChangesCursor>(reading.as_ref(), &mut newer, &cluster, "changes")
+            read_fenced::<ChangesCursor>(&tells, &mut newer, &cluster, "changes")
         });
+        // It has appended its record, and now it reads.
+        reading.recv().unwrap();
         other.commit().unwrap();
         assert_eq!(read.join().unwrap().unwrap(), Some(cursor));
+    }
+
+    /// A journal that tells when somebody begins to read.
+    struct TellsOfReaders {
+        journal: Arc<dyn Journal>,
+        reads: std::sync::mpsc::Sender<()>,
+    }
+
+    impl Journal for TellsOfReaders {
+        fn ensure_topics(&self, topics: &[crate::TopicSpec]) -> Result<(), Error> {
+            self.journal.ensure_topics(topics)
+        }
+
+        fn writer(&self, id: &TransactionalId) -> Result<Box<dyn Writer>, Error> {
+            self.journal.writer(id)
+        }
+
+        fn reader(
+            &self,
+            from: &[(TopicPartition, ReadFrom)],
+        ) -> Result<Box<dyn crate::Reader>, Error> {
+            let reader = self.journal.reader(from);
+            self.reads.send(()).unwrap();
+            reader
+        }
+
+        fn bounds(&self, at: &TopicPartition) -> Result<crate::Bounds, Error> {
+            self.journal.bounds(at)
+        }
+
+        fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {
+            self.journal.trim(at, before)
+        }
+
+        fn rest_after_commit(&self) -> Duration {
+            self.journal.rest_after_commit()
+        }
     }
 }

@@ -13,15 +13,16 @@
 //! * A committed transaction survives `kill -9`; one that was not committed is never seen.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::error::Error;
 
-/// A topic's full name.
+/// A topic's full name. Every record carries one, so a copy costs no allocation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicName(String);
+pub struct TopicName(Arc<str>);
 
 impl TopicName {
     /// The name as text.
@@ -32,13 +33,13 @@ impl TopicName {
 
 impl From<String> for TopicName {
     fn from(name: String) -> Self {
-        TopicName(name)
+        TopicName(name.into())
     }
 }
 
 impl From<&str> for TopicName {
     fn from(name: &str) -> Self {
-        TopicName(name.to_owned())
+        TopicName(name.into())
     }
 }
 
@@ -244,6 +245,9 @@ pub trait Writer: Send {
 }
 
 /// Reads committed records of some partitions.
+///
+/// After an error a reader is of no more use: make a new one, from the positions of what was
+/// returned.
 pub trait Reader: Send {
     /// The next records, of each partition in offset order. Waits up to `timeout` for the first;
     /// empty if none came.

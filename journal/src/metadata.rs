@@ -134,7 +134,10 @@ struct Change<'a> {
 
 /// What was read so far.
 struct View {
-    reader: Box<dyn Reader>,
+    journal: Arc<dyn Journal>,
+    at: TopicPartition,
+    /// None after an error: then all is read again, so that no entry is passed over.
+    reader: Option<Box<dyn Reader>>,
     entries: BTreeMap<String, Stored>,
 }
 
@@ -161,12 +164,17 @@ impl MetadataStore {
     /// Those of the journal; [`Error::Corrupt`] if an entry does not decode.
     pub fn open(journal: Arc<dyn Journal>, cluster: &ClusterName) -> Result<Self, MetadataError> {
         let at = TopicPartition::new(cluster.meta(), 0);
-        let reader = journal.reader(&[(at.clone(), ReadFrom::Start)])?;
+        let view = View {
+            journal: Arc::clone(&journal),
+            at: at.clone(),
+            reader: None,
+            entries: BTreeMap::new(),
+        };
         let store = MetadataStore {
             journal,
             at,
             id: TransactionalId::from(format!("{cluster}-meta")),
-            view: Mutex::new(View { reader, entries: BTreeMap::new() }),
+            view: Mutex::new(view),
             writing: Mutex::new(()),
         };
         store.refresh()?;
@@ -185,7 +193,7 @@ impl MetadataStore {
     fn read_to(&self, end: Offset) -> Result<(), MetadataError> {
         let deadline = Instant::now() + READ_TIMEOUT;
         let mut view = self.view.lock();
-        while view.reader.position(&self.at).is_none_or(|position| position < end) {
+        while view.position().is_none_or(|position| position < end) {
             if Instant::now() >= deadline {
                 let text = format!("{} was not read to its end in time", self.at);
                 return Err(Error::Unavailable(text).into());
@@ -311,7 +319,8 @@ impl MetadataStore {
         };
         writer.begin()?;
         writer.append(record)?;
-        let offset = writer.flush()?.last().copied().unwrap_or_default();
+        let offset = writer.flush()?.last().copied();
+        let offset = offset.ok_or_else(|| Error::Corrupt("a record has no offset".to_owned()))?;
         match writer.commit() {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Unknown => {
@@ -320,8 +329,10 @@ impl MetadataStore {
             }
             Err(error) => return Err(error.into()),
         }
-        // It may become visible a little after the commit returned.
-        self.read_to(Offset(offset.0 + 1))?;
+        // It may become visible a little after the commit returned. It is there in any case.
+        if let Err(error) = self.read_to(Offset(offset.0 + 1)) {
+            tracing::warn!(key, %error, "metadata was set and is not read back yet");
+        }
         Ok(version)
     }
 
@@ -350,8 +361,28 @@ impl MetadataStore {
 impl View {
     /// Takes in the next records; returns the names of their entries.
     fn poll(&mut self, timeout: Duration) -> Result<Vec<String>, Error> {
-        let records = self.reader.poll(timeout)?;
+        let polled = self.try_poll(timeout);
+        if polled.is_err() {
+            self.reader = None;
+        }
+        polled
+    }
+
+    fn try_poll(&mut self, timeout: Duration) -> Result<Vec<String>, Error> {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            none => {
+                let reader = self.journal.reader(&[(self.at.clone(), ReadFrom::Start)])?;
+                self.entries.clear();
+                none.insert(reader)
+            }
+        };
+        let records = reader.poll(timeout)?;
         records.into_iter().map(|record| self.take_in(&record)).collect()
+    }
+
+    fn position(&self) -> Option<Offset> {
+        self.reader.as_ref()?.position(&self.at)
     }
 
     fn take_in(&mut self, record: &Record) -> Result<String, Error> {

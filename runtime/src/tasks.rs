@@ -49,6 +49,8 @@ type Task = (&'static str, JoinHandle<Result<(), TaskError>>);
 pub struct Tasks {
     shutdown: Shutdown,
     running: Arc<Mutex<Vec<Task>>>,
+    /// The task that failed first: those that fail after it mostly do so for its sake.
+    failed: Arc<Mutex<Option<&'static str>>>,
 }
 
 /// Why [`Tasks::join`] failed.
@@ -75,7 +77,7 @@ pub enum JoinError {
 impl Tasks {
     /// No tasks yet.
     pub fn new(shutdown: Shutdown) -> Self {
-        Tasks { shutdown, running: Arc::default() }
+        Tasks { shutdown, ..Tasks::default() }
     }
 
     /// The shutdown they watch.
@@ -88,13 +90,13 @@ impl Tasks {
     where
         F: Future<Output = Result<(), TaskError>> + Send + 'static,
     {
-        let shutdown = self.shutdown.clone();
+        let tasks = self.clone();
         let watched = async move {
             let result = match tokio::spawn(task).await {
                 Ok(result) => result,
                 Err(panic) => Err(TaskError::from(panic)),
             };
-            report(name, &result, &shutdown);
+            tasks.report(name, &result);
             result
         };
         self.running.lock().push((name, tokio::spawn(watched)));
@@ -107,11 +109,11 @@ impl Tasks {
         body: impl FnOnce() -> Result<(), TaskError> + Send + 'static,
     ) {
         let (done, wait) = tokio::sync::oneshot::channel();
-        let shutdown = self.shutdown.clone();
+        let tasks = self.clone();
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let result = catch_unwind(AssertUnwindSafe(body))
                 .unwrap_or_else(|_| Err(TaskError::from("it panicked")));
-            report(name, &result, &shutdown);
+            tasks.report(name, &result);
             // The receiver is gone only if the process is past waiting.
             let _ = done.send(result);
         });
@@ -129,32 +131,33 @@ impl Tasks {
     pub async fn join(self, deadline: Duration) -> Result<(), JoinError> {
         self.shutdown.begun().await;
         let until = tokio::time::Instant::now() + deadline;
-        let mut failed = None;
+        let mut failures = Vec::new();
         let mut late = Vec::new();
         // Tasks may start others until they end.
         loop {
             let Some((name, task)) = self.running.lock().pop() else { break };
             match tokio::time::timeout_at(until, task).await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(source))) => failed = Some(JoinError::Failed { name, source }),
-                Ok(Err(panic)) => {
-                    failed = Some(JoinError::Failed { name, source: panic.into() });
-                }
+                Ok(Ok(Err(source))) => failures.push((name, source)),
+                Ok(Err(panic)) => failures.push((name, panic.into())),
                 Err(_) => late.push(name),
             }
         }
-        match failed {
-            Some(failed) => Err(failed),
+        let first = *self.failed.lock();
+        let at = failures.iter().position(|(name, _)| Some(*name) == first).unwrap_or_default();
+        match failures.into_iter().nth(at) {
+            Some((name, source)) => Err(JoinError::Failed { name, source }),
             None if late.is_empty() => Ok(()),
             None => Err(JoinError::Late { names: late, deadline }),
         }
     }
-}
 
-fn report(name: &'static str, result: &Result<(), TaskError>, shutdown: &Shutdown) {
-    if let Err(error) = result {
-        tracing::error!(task = name, %error, "a task failed; the process shuts down");
-        shutdown.begin();
+    fn report(&self, name: &'static str, result: &Result<(), TaskError>) {
+        if let Err(error) = result {
+            tracing::error!(task = name, %error, "a task failed; the process shuts down");
+            self.failed.lock().get_or_insert(name);
+            self.shutdown.begin();
+        }
     }
 }
 
@@ -173,6 +176,19 @@ mod tests {
         tasks.spawn_thread("fails", || Err("no".into()));
         let error = tasks.join(Duration::from_secs(10)).await.unwrap_err();
         assert_eq!(error.to_string(), "task 'fails' failed: no");
+    }
+
+    #[tokio::test]
+    async fn the_failure_that_came_first_is_told() {
+        let tasks = Tasks::new(Shutdown::new());
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn_thread("cause", || Err("no".into()));
+        tasks.spawn("consequence", async move {
+            shutdown.begun().await;
+            Err("the other is gone".into())
+        });
+        let error = tasks.join(Duration::from_secs(10)).await.unwrap_err();
+        assert_eq!(error.to_string(), "task 'cause' failed: no");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
@@ -29,7 +29,12 @@ pub struct MetricsHandle(PrometheusHandle);
 /// # Errors
 /// If something collects them already.
 pub fn install_metrics() -> Result<MetricsHandle, TelemetryError> {
-    let builder = PrometheusBuilder::new().set_buckets(&SECONDS).map_err(TelemetryError)?;
+    let matching = |suffix: &str| Matcher::Suffix(suffix.to_owned());
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(matching("_seconds"), &SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(matching("_bytes"), &BYTES))
+        .and_then(|builder| builder.set_buckets(&COUNTS))
+        .map_err(TelemetryError)?;
     builder.install_recorder().map(MetricsHandle).map_err(TelemetryError)
 }
 
@@ -41,6 +46,12 @@ pub struct TelemetryError(#[source] metrics_exporter_prometheus::BuildError);
 /// Upper bounds of histograms, in seconds: from a fast local write to a request's deadline.
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Upper bounds of histograms of sizes: from one record to the largest.
+const BYTES: [f64; 9] = [256.0, 1e3, 4e3, 16e3, 64e3, 256e3, 1e6, 4e6, 16e6];
+
+/// Upper bounds of histograms of how many there are of something.
+const COUNTS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 1e3, 1e4];
 
 impl MetricsHandle {
     /// All metrics in Prometheus' text format.

@@ -19,7 +19,8 @@ use crate::log::Offset;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How long a compacted topic keeps the record that removed a key, for readers that follow.
 const REMOVAL_RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
-/// How many records one pass looks at in one partition, so that no writer waits long for it.
+/// How many records one pass looks at in one partition, so that no writer waits long for it. If
+/// there is more to drop, the next one comes at once.
 const RECORDS_PER_PASS: usize = 10_000;
 
 /// When the next pass is due.
@@ -47,15 +48,21 @@ impl Shared {
     /// Once a minute, drops what is older than its topic keeps it. A failure is not the caller's:
     /// it is tried again a minute later.
     pub(super) fn retain_if_due(&self) {
-        if self.retention.take_due(Instant::now())
-            && let Err(error) = self.retain()
-        {
-            tracing::warn!(%error, "old records of the embedded log were not dropped");
+        if !self.retention.take_due(Instant::now()) {
+            return;
+        }
+        match self.retain() {
+            Ok(true) => {}
+            Ok(false) => *self.retention.due.lock() = None,
+            Err(error) => {
+                tracing::warn!(%error, "old records of the embedded log were not dropped");
+            }
         }
     }
 
-    /// Drops what is older than its topic keeps it.
-    pub(super) fn retain(&self) -> Result<(), Error> {
+    /// Drops what is older than its topic keeps it. False if that may not be all.
+    pub(super) fn retain(&self) -> Result<bool, Error> {
+        let mut all = true;
         let now_ms = (self.config.now_ms)();
         let mut by_age = Vec::new();
         {
@@ -90,9 +97,10 @@ impl Shared {
             let start = self.store.first_not_older(&range, before_ms, RECORDS_PER_PASS)?;
             if start > bounds.start {
                 self.trim(index, start)?;
+                all &= start.0 - bounds.start.0 < RECORDS_PER_PASS as u64;
             }
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Gives up what lies below `before`.
@@ -123,6 +131,7 @@ impl Shared {
         self.store.drop_files(key, before);
         Ok(())
     }
+
     /// Stores the ends of partitions at which nothing but aborted transactions followed the last
     /// record, so that readers may be shown them.
     pub(super) fn show_ends(&self, partitions: &[PartitionIndex]) -> Result<(), Error> {

@@ -118,13 +118,25 @@ impl Store {
             return Ok(());
         };
         let text: &str = error.as_ref();
-        // A failed sync leaves a whole record behind, even if it failed for lack of space.
-        if is_disk_full(text) && !text.contains("sync") {
+        // A failed sync leaves a whole record behind, even if it failed for lack of space. What
+        // was tried stands before the path, which may hold any words.
+        let tried = text.split('/').next().unwrap_or_default();
+        if is_disk_full(text) && !tried.contains("sync") {
             *self.full_until.lock() = Some(Instant::now() + PROBE_INTERVAL);
             Err(self.disk_full())
         } else {
             Err(WriteFailure::Unknown(error.into_string()))
         }
+    }
+
+    /// How often the WAL was synced.
+    #[cfg(test)]
+    pub(super) fn wal_syncs(&self) -> u64 {
+        let all = self.db.property_value("rocksdb.options-statistics");
+        let all = all.ok().flatten().expect("tests collect statistics");
+        let line = all.lines().find(|line| line.starts_with("rocksdb.wal.synced "));
+        let count = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        count.expect("syncs are counted")
     }
 
     /// Whether the disk is not full, or it is time to see if it still is.
@@ -345,5 +357,7 @@ fn options(config: &EmbeddedConfig) -> Options {
     options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(4 << 20);
+    #[cfg(test)]
+    options.enable_statistics();
     options
 }

@@ -44,7 +44,7 @@ const BATCH_BYTES: usize = 1_000_000;
 pub(super) const BATCH_OVERHEAD: usize = 1024;
 
 /// Properties on which correctness rests, and why each is not to be set.
-const REFUSED: [(&[&str], &str); 11] = [
+const REFUSED: [(&[&str], &str); 13] = [
     (
         &["bootstrap.servers", "metadata.broker.list"],
         "the brokers' addresses have a setting of their own",
@@ -58,6 +58,11 @@ const REFUSED: [(&[&str], &str); 11] = [
         "writes are idempotent: a retry must not double a record",
     ),
     (&["transactional.id"], "the journal names its writers itself"),
+    (&["check.crcs"], "it is 'true': a record that was damaged must not be taken for another"),
+    (
+        &["statistics.interval.ms"],
+        "nobody reads these statistics; what there is to see is at /metrics",
+    ),
     (
         &["transaction.timeout.ms"],
         "it is 10 s: a transaction that its writer left open blocks all readers",
@@ -170,7 +175,7 @@ impl KafkaConfig {
     }
 
     /// A transactional producer.
-    pub(super) fn producer(&self, id: &TransactionalId) -> ClientConfig {
+    pub(crate) fn producer(&self, id: &TransactionalId) -> ClientConfig {
         let mut config = self.with_defaults(&[
             // A record is sent at once; those that come while a batch is on its way make the next.
             ("linger.ms", "0"),
@@ -188,7 +193,7 @@ impl KafkaConfig {
 
     /// A consumer that sees only what is committed. librdkafka takes assignments only with a group
     /// name; the group is never joined and never commits.
-    pub(super) fn consumer(&self, group: Option<&str>) -> ClientConfig {
+    pub(crate) fn consumer(&self, group: Option<&str>) -> ClientConfig {
         let mut config = self.with_defaults(&[
             // A fetch that finds nothing waits this long at the broker, and only its answer says
             // that a reader has passed the markers at the end. New records do not wait for it.

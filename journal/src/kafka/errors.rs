@@ -81,3 +81,14 @@ pub(super) fn signed(offset: u64) -> Result<i64, Error> {
 pub(super) fn lacks_leader(error: &KafkaError) -> bool {
     matches!(code(error), Some(Code::NotLeaderForPartition | Code::LeaderNotAvailable))
 }
+
+/// Whether a broker said it. What librdkafka says itself is that it has no answer.
+pub(super) fn is_an_answer(error: &KafkaError) -> bool {
+    // librdkafka's own codes are below -1.
+    code(error).is_some_and(|code| code as i32 >= -1)
+}
+
+/// Whether records were there that librdkafka could not make sense of: it passes them over.
+pub(super) fn is_damage(code: Code) -> bool {
+    matches!(code, Code::BadMessage | Code::BadCompression | Code::NotImplemented)
+}

@@ -6,13 +6,16 @@
 //! [`topics`] (settings), [`config`] (properties).
 //!
 //! Two facts about visibility. The end in [`Bounds`] is the last stable offset: librdkafka asks
-//! for offsets under the client's isolation level, and [`Shared::query`] is a `read_committed`
+//! for offsets under the client's isolation level, and [`query`] is a `read_committed`
 //! client. And a commit returns when the coordinator has it on disk, before the markers are in the
 //! partitions; but a new producer of the same transactional id is only let in once they are. So
 //! "fence, then read to the end" sees all that older writers committed.
 
 mod config;
 mod errors;
+#[cfg(test)]
+mod fetcher;
+mod query;
 mod reader;
 mod topics;
 mod writer;
@@ -25,7 +28,7 @@ use parking_lot::{Mutex, RwLock};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
@@ -35,7 +38,10 @@ use crate::log::{
     TransactionalId, Writer,
 };
 
+use query::Query;
+
 pub use config::KafkaConfig;
+pub(crate) use writer::settle;
 
 /// A transaction begun within this time of the last commit of its producer meets that one's
 /// markers, and librdkafka tries again 20 ms later.
@@ -48,8 +54,8 @@ const LEADER_RETRY: Duration = Duration::from_millis(50);
 /// A complaint older than this has nothing to do with what fails now.
 const TROUBLE_COUNTS: Duration = Duration::from_secs(60);
 
-/// More than come between two calls.
-const EVENTS_AT_ONCE: usize = 16;
+/// How long what the client complains of may come after the call that it is about has failed.
+const REASON_COMES: Duration = Duration::from_millis(20);
 
 /// A cluster's log on Kafka.
 pub struct KafkaJournal {
@@ -59,9 +65,7 @@ pub struct KafkaJournal {
 /// What the journal, its writers and its readers have in common.
 struct Shared {
     config: KafkaConfig,
-    /// Answers questions about topics and offsets. `read_committed`, so that the end of a
-    /// partition is its last stable offset; without a group, since it reads nothing.
-    query: BaseConsumer<Quiet>,
+    query: Query,
     trouble: Trouble,
     /// Topics known to exist. One that is made later is found by asking again; one that is
     /// deleted under a running cluster is noticed by the broker's answer.
@@ -84,10 +88,7 @@ impl KafkaJournal {
     pub fn connect(config: KafkaConfig) -> Result<Self, Error> {
         config.check()?;
         let trouble = Trouble::default();
-        let query = config
-            .consumer(None)
-            .create_with_context(Quiet(trouble.clone()))
-            .map_err(|error| errors::creation(&error))?;
+        let query = Query::open(&config, &trouble)?;
         let topics = RwLock::default();
         Ok(KafkaJournal { shared: Arc::new(Shared { config, query, trouble, topics }) })
     }
@@ -164,12 +165,11 @@ impl Shared {
 
     fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error> {
         self.facts(at)?;
-        self.serve_events();
         let partition = i32::from(at.partition.0);
         let deadline = Instant::now() + self.config.request_timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.query.fetch_watermarks(at.topic.as_str(), partition, left) {
+            match self.query.watermarks(at.topic.as_str(), partition, left) {
                 Ok((start, end)) => {
                     return Ok(Bounds { start: errors::offset(start)?, end: errors::offset(end)? });
                 }
@@ -179,11 +179,6 @@ impl Shared {
                 Err(error) => return Err(self.error(&format!("bounds of {at}"), &error)),
             }
         }
-    }
-
-    /// librdkafka's log lines wait in memory until somebody polls.
-    fn serve_events(&self) {
-        serve(&self.query);
     }
 
     /// Runs one administrative request. Such requests are rare, so each has a client of its own.
@@ -208,17 +203,9 @@ impl Shared {
 
     /// Our error for one of librdkafka's outside a transaction.
     fn error(&self, what: &str, error: &KafkaError) -> Error {
-        // The reason may stand behind other lines, or come just after the call gave up.
-        self.query.poll(Duration::from_millis(20));
+        // The reason may come just after the call gave up.
+        std::thread::sleep(REASON_COMES);
         errors::plain(what, error, &self.trouble)
-    }
-}
-
-/// Handles some of the events that wait: log lines and errors, one for each poll. Nothing tells
-/// whether there are more.
-fn serve<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
-    for _ in 0..EVENTS_AT_ONCE {
-        consumer.poll(Duration::ZERO);
     }
 }
 
@@ -231,6 +218,11 @@ impl Trouble {
     fn note(&self, error: &KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client reports an error");
         *self.0.lock() = Some((Instant::now(), reason.to_owned()));
+    }
+
+    /// Whether there was a complaint since then.
+    fn is_since(&self, then: Instant) -> bool {
+        self.0.lock().as_ref().is_some_and(|(when, _)| *when >= then)
     }
 
     fn last(&self) -> Option<String> {

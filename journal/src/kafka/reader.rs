@@ -11,7 +11,9 @@
 //! its own a partition needs no name. Queues are split before the partitions are assigned, so
 //! nothing is delivered elsewhere first.
 //!
-//! A reader outlives its brokers: while none can be reached, `poll` finds nothing.
+//! **Away.** While no broker can be reached `poll` finds nothing; after some seconds it says so once
+//! and for all. Then the reader is to be made anew: it would mostly go on by itself, but librdkafka
+//! can lose sight of all brokers for good.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +38,12 @@ const POLL_BYTES: usize = 8 * 1024 * 1024;
 
 /// Between two attempts to find out why a position is out of range.
 const OUT_OF_RANGE_RETRY: Duration = Duration::from_millis(10);
+
+/// Nothing tells whether there are more: more than come between two looks.
+const EVENTS_AT_ONCE: usize = 16;
+
+/// After so long without a broker a reader is given up.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// The group that no reader joins; its name is what brokers with access control check.
 const GROUP: &str = "anabranch";
@@ -69,6 +77,8 @@ enum Health {
     PastEnd {
         end: Offset,
     },
+    /// It cannot be read, or not by this reader.
+    Failed(Error),
 }
 
 impl KafkaReader {
@@ -86,7 +96,11 @@ impl KafkaReader {
             });
         }
         let ready = Arc::new(Ready::default());
-        let context = Context { end: Mutex::default(), trouble: shared.trouble.clone() };
+        let context = Context {
+            end: Mutex::default(),
+            down_since: Mutex::default(),
+            trouble: shared.trouble.clone(),
+        };
         let consumer: BaseConsumer<Context> = shared
             .config
             .consumer(Some(GROUP))
@@ -140,26 +154,45 @@ impl KafkaReader {
                     partition.health = Health::Trimmed { start: bounds.start };
                 }
             }
-            let (at, wanted) = (partition.at.clone(), partition.position);
-            match partition.health {
+            let (at, wanted) = (&partition.at, partition.position);
+            match &partition.health {
                 Health::Good | Health::OutOfRange => {}
-                Health::Trimmed { start } => return Err(Error::Trimmed { at, wanted, start }),
+                Health::Trimmed { start } => {
+                    return Err(Error::Trimmed { at: at.clone(), wanted, start: *start });
+                }
                 Health::PastEnd { end } => {
                     return Err(Error::Corrupt(format!(
                         "offset {wanted} of {at} is past its end {end}: records that were read \
                          before are lost, or the topic was made anew"
                     )));
                 }
+                Health::Failed(error) => return Err(error.clone()),
             }
         }
         if reassign { self.assign() } else { Ok(()) }
     }
 
-    /// Takes what one partition has. Gives whether there may be more.
+    /// Fails if all brokers have been away for too long.
+    fn check_brokers(&self) -> Result<(), Error> {
+        let down = *self.consumer.context().down_since.lock();
+        match down.filter(|since| since.elapsed() > AWAY) {
+            None => Ok(()),
+            Some(_) => {
+                let reason = self.shared.trouble.last().unwrap_or_default();
+                Err(Error::Unavailable(format!("no broker can be reached: {reason}")))
+            }
+        }
+    }
+
+    /// Takes what one partition has. Gives whether there may be more. What fails is told by the
+    /// next poll: this one has what came before.
     fn drain(&mut self, index: usize, batch: &mut Batch) -> Result<bool, Error> {
         let partition = &mut self.partitions[index];
         while !batch.is_full() {
             let Some(event) = partition.queue.poll(Duration::ZERO) else { return Ok(false) };
+            if matches!(event, Ok(_) | Err(KafkaError::PartitionEOF(_))) {
+                *self.consumer.context().down_since.lock() = None;
+            }
             match event {
                 Ok(message) => {
                     let offset = errors::offset(message.offset())?;
@@ -181,6 +214,13 @@ impl KafkaReader {
                         partition.health = Health::OutOfRange;
                         return Ok(false);
                     }
+                    Some(code) if errors::is_damage(code) => {
+                        partition.health = Health::Failed(Error::Corrupt(format!(
+                            "records of {} at or after offset {} are damaged: {error}",
+                            partition.at, partition.position
+                        )));
+                        return Ok(false);
+                    }
                     _ => {
                         let what = partition.at.to_string();
                         match errors::plain(&what, &error, &self.shared.trouble) {
@@ -188,7 +228,10 @@ impl KafkaReader {
                             Error::Unavailable(reason) => {
                                 tracing::debug!(reason, "reading goes on later");
                             }
-                            error => return Err(error),
+                            error => {
+                                partition.health = Health::Failed(error);
+                                return Ok(false);
+                            }
                         }
                     }
                 },
@@ -204,13 +247,22 @@ impl Reader for KafkaReader {
         let mut batch = Batch::default();
         loop {
             // Log lines and the client's own errors; records never come this way.
-            super::serve(&self.consumer);
+            for _ in 0..EVENTS_AT_ONCE {
+                self.consumer.poll(Duration::ZERO);
+            }
             self.check()?;
+            self.check_brokers()?;
+            // What this poll has no room for comes first in the next, so that a partition with
+            // much to read does not keep the others waiting: whoever reads rounds needs them all.
+            let (mut left, mut served) = (Vec::new(), Vec::new());
             for index in self.ready.take() {
-                if self.drain(index, &mut batch)? {
-                    self.ready.add(index);
+                if batch.is_full() {
+                    left.push(index);
+                } else if self.drain(index, &mut batch)? {
+                    served.push(index);
                 }
             }
+            left.into_iter().chain(served).for_each(|index| self.ready.add(index));
             if batch.is_worth_returning() || Instant::now() >= deadline {
                 return Ok(batch.records);
             }
@@ -293,6 +345,8 @@ impl Ready {
 struct Context {
     /// Where the partition ends that the event being handled is about.
     end: Mutex<Option<Offset>>,
+    /// Since when no broker can be reached, for all that is known.
+    down_since: Mutex<Option<Instant>>,
     trouble: Trouble,
 }
 
@@ -302,10 +356,12 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if errors::code(&error) == Some(Code::PartitionEOF) {
-            *self.end.lock() = end_offset(reason);
-        } else {
-            self.trouble.note(&error, reason);
+        match errors::code(&error) {
+            Some(Code::PartitionEOF) => *self.end.lock() = end_offset(reason),
+            Some(Code::AllBrokersDown) => {
+                self.down_since.lock().get_or_insert_with(Instant::now);
+            }
+            _ => self.trouble.note(&error, reason),
         }
     }
 }

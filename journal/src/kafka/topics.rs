@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::Consumer;
 use rdkafka::error::{IsError, RDKafkaErrorCode as Code};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -18,10 +17,9 @@ const LEADER_POLL: Duration = Duration::from_millis(10);
 
 /// How many partitions a topic has that clients can use now; `None` if there is no such topic.
 pub(super) fn partitions(shared: &Shared, topic: &TopicName) -> Result<Option<u16>, Error> {
-    shared.serve_events();
     let metadata = shared
         .query
-        .fetch_metadata(Some(topic.as_str()), shared.config.request_timeout)
+        .metadata(topic.as_str(), shared.config.request_timeout)
         .map_err(|error| shared.error(&format!("metadata of '{topic}'"), &error))?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic.as_str()) else {
         return Ok(None);
@@ -136,11 +134,23 @@ fn settings(config: &KafkaConfig, spec: &TopicSpec) -> Vec<(&'static str, String
         ("compression.type", "producer".to_owned()),
         // Retention then goes by one clock, and a writer whose clock is wrong deletes nothing.
         ("message.timestamp.type", "LogAppendTime".to_owned()),
+        // A leader that lacks acknowledged records would lose them.
+        ("unclean.leader.election.enable", "false".to_owned()),
     ];
-    if let Cleanup::Delete { retention_ms } = spec.cleanup {
-        let retention = retention_ms.map_or("-1".to_owned(), |ms| ms.to_string());
-        settings.push(("retention.ms", retention));
-        settings.push(("retention.bytes", "-1".to_owned()));
+    match spec.cleanup {
+        Cleanup::Delete { retention_ms } => {
+            let retention = retention_ms.map_or("-1".to_owned(), |ms| ms.to_string());
+            settings.push(("retention.ms", retention));
+            settings.push(("retention.bytes", "-1".to_owned()));
+        }
+        // Whoever needs such a topic reads all of it first. By default the newest gigabyte is never
+        // compacted, and the markers of transactions stay for a day.
+        Cleanup::Compact => settings.extend([
+            ("segment.bytes", (16 << 20).to_string()),
+            ("segment.ms", "600000".to_owned()),
+            ("min.cleanable.dirty.ratio", "0.1".to_owned()),
+            ("delete.retention.ms", "600000".to_owned()),
+        ]),
     }
     settings
 }
@@ -207,8 +217,14 @@ fn check(config: &KafkaConfig, spec: &TopicSpec, found: &ConfigResource) -> Resu
             ),
         })
     };
-    if value("cleanup.policy") != policy(spec.cleanup) {
-        return refuse("cleanup.policy", policy(spec.cleanup));
+    for (setting, wanted) in [
+        ("cleanup.policy", policy(spec.cleanup)),
+        ("unclean.leader.election.enable", "false"),
+        ("message.timestamp.type", "LogAppendTime"),
+    ] {
+        if value(setting) != wanted {
+            return refuse(setting, wanted);
+        }
     }
     if let Cleanup::Delete { retention_ms } = spec.cleanup {
         let wanted = retention_ms.map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));

@@ -34,7 +34,7 @@ use super::{Shared, Trouble, errors};
 use crate::error::Error;
 use crate::log::{NewRecord, Offset, TransactionalId, Writer};
 
-/// A commit that took longer may have been sent twice.
+/// A commit that took longer is taken for sent twice, whether a connection broke or not.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// How long dropping a writer waits for the abort of what it left open.
@@ -115,6 +115,12 @@ impl KafkaWriter {
         self.classify(what, code, &error.to_string(), since)
     }
 
+    /// Once something fatal happened, a producer answers everything with errors that say less.
+    fn fatal_code(&self, error: &KafkaError) -> Option<Code> {
+        let fatal = self.producer.client().fatal_error();
+        fatal.map(|(code, _)| code).or_else(|| errors::code(error))
+    }
+
     fn classify(
         &self,
         what: &str,
@@ -122,7 +128,7 @@ impl KafkaWriter {
         text: &str,
         since: Option<Instant>,
     ) -> Error {
-        // Once something fatal happened, a producer answers everything with errors that say less.
+        // See `fatal_code`.
         let fatal = self.producer.client().fatal_error();
         let (code, text) = match &fatal {
             Some((code, reason)) => (Some(*code), reason.as_str()),
@@ -142,14 +148,24 @@ impl KafkaWriter {
         }
     }
 
+    /// A commit or abort that began then has come back. One that may have been sent twice leaves a
+    /// straggler, which could end a later transaction of this producer (KAFKA-17754).
+    fn ended(&mut self, well: bool, started: Instant) {
+        let took = started.elapsed();
+        let sent_once = took < SENT_ONCE || (took < SLOW && !self.shared.trouble.is_since(started));
+        self.state = if well && sent_once { State::Ready } else { State::Spent };
+    }
+
     /// Our error for one from a commit that was sent, after it took so long.
     fn commit_error(&self, error: &KafkaError, since: Instant, took: Duration) -> Error {
-        let not_sent = errors::code(error) == Some(Code::Inconsistent);
-        let final_answer = match error {
-            KafkaError::Transaction(error) => error.is_fatal() || error.txn_requires_abort(),
-            _ => false,
+        let (fatal, aborted) = match error {
+            KafkaError::Transaction(error) => (error.is_fatal(), error.txn_requires_abort()),
+            _ => (false, false),
         };
-        if final_answer && (not_sent || took < SENT_ONCE) {
+        let not_sent = aborted && errors::code(error) == Some(Code::Inconsistent);
+        // Of what else is fatal the broker may have committed it all the same.
+        let fenced = fatal && self.fatal_code(error).is_some_and(errors::is_fenced);
+        if not_sent || ((aborted || fenced) && took < SENT_ONCE) {
             match self.error("commit", error, Some(since)) {
                 Error::Unavailable(text) => Error::Aborted(text),
                 error => error,
@@ -181,14 +197,14 @@ impl KafkaWriter {
             }
         }
     }
+}
 
-    /// Waits until librdkafka has let go of every record it was given. It does so right after the
-    /// last delivery is reported.
-    fn settle(&self) {
-        let deadline = Instant::now() + Duration::from_millis(50);
-        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
+/// Waits until librdkafka has let go of every record it was given. It does so right after the last
+/// delivery is reported.
+pub(crate) fn settle(in_flight: impl Fn() -> i32) {
+    let deadline = Instant::now() + Duration::from_millis(50);
+    while in_flight() > 0 && Instant::now() < deadline {
+        std::thread::yield_now();
     }
 }
 
@@ -274,11 +290,11 @@ impl Writer for KafkaWriter {
     fn commit(&mut self) -> Result<(), Error> {
         let since = self.opened()?;
         self.flush()?;
-        self.settle();
+        settle(|| self.producer.in_flight_count());
         let started = Instant::now();
         let result = self.producer.commit_transaction(self.shared.config.request_timeout);
         let took = started.elapsed();
-        self.state = if result.is_ok() && took < SLOW { State::Ready } else { State::Spent };
+        self.ended(result.is_ok(), started);
         result.map_err(|error| self.commit_error(&error, since, took))
     }
 
@@ -290,8 +306,7 @@ impl Writer for KafkaWriter {
         };
         let started = Instant::now();
         let result = self.producer.abort_transaction(timeout);
-        let took = started.elapsed();
-        self.state = if result.is_ok() && took < SLOW { State::Ready } else { State::Spent };
+        self.ended(result.is_ok(), started);
         result.map_err(|error| match self.error("abort", &error, Some(since)) {
             Error::Unavailable(text) => Error::Unknown(text),
             error => error,
@@ -331,7 +346,7 @@ struct DeliveryState {
     /// Tells late reports of an earlier transaction from those of this one.
     transaction: u32,
     /// Of each record appended since the last flush the offset, once it is known.
-    offsets: Vec<Option<i64>>,
+    offsets: Vec<Option<Offset>>,
     outstanding: usize,
     refused: Option<Code>,
     /// A record was sent.
@@ -369,7 +384,7 @@ impl Deliveries {
         state.outstanding -= 1;
     }
 
-    fn report(&self, opaque: usize, result: Result<i64, Code>) {
+    fn report(&self, opaque: usize, result: Result<Offset, Code>) {
         let mut state = self.state.lock();
         if opaque >> 32 != state.transaction as usize {
             return;
@@ -405,8 +420,7 @@ impl Deliveries {
             }
             if state.outstanding == 0 {
                 let offsets = std::mem::take(&mut state.offsets);
-                let offsets = offsets.into_iter().flatten();
-                return Flushed::All(offsets.map(|at| Offset(at.unsigned_abs())).collect());
+                return Flushed::All(offsets.into_iter().flatten().collect());
             }
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 return Flushed::Late;
@@ -436,7 +450,9 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
         let result = match result {
-            Ok(message) => Ok(message.offset()),
+            // librdkafka takes a batch for written when a later one is, or when the broker knows it
+            // already: then nobody says where. The record is of no use without.
+            Ok(message) => errors::offset(message.offset()).map_err(|_| Code::Fail),
             Err((error, _)) => Err(errors::code(error).unwrap_or(Code::Fail)),
         };
         self.deliveries.report(opaque, result);

@@ -96,21 +96,26 @@ impl Lane {
             if !self.rest_after_failure() {
                 return false;
             }
-            match self.shared.journal.writer(&self.id) {
-                Ok(writer) => {
-                    self.writer = Some(writer);
-                    let mut dispatch = self.shared.dispatch.lock();
-                    dispatch.idle(self.number, Instant::now());
-                    Shared::show(&dispatch);
-                }
-                Err(error) => {
-                    tracing::warn!(writer = %self.id, %error, "no writer for rounds; trying on");
-                    self.failures += 1;
-                    self.go_down(Some(&error));
-                }
-            }
+            self.make_writer();
         }
         true
+    }
+
+    /// Tries once to make a writer.
+    fn make_writer(&mut self) {
+        match self.shared.journal.writer(&self.id) {
+            Ok(writer) => {
+                self.writer = Some(writer);
+                let mut dispatch = self.shared.dispatch.lock();
+                dispatch.idle(self.number, Instant::now());
+                Shared::show(&dispatch);
+            }
+            Err(error) => {
+                tracing::warn!(writer = %self.id, %error, "no writer for rounds; trying on");
+                self.failures += 1;
+                self.go_down(Some(&error));
+            }
+        }
     }
 
     /// Waits for longer and longer while everything fails; false if the front was closed
@@ -199,12 +204,17 @@ impl Lane {
             }
             ErrorKind::Invalid if batch.len() > 1 => {
                 // One of them is at fault; the others are not.
-                for pending in batch {
-                    if self.has_writer() {
-                        self.write(vec![pending]);
-                    } else {
-                        refuse(vec![pending], &Error::Shutdown);
+                let mut left = batch.into_iter();
+                while let Some(pending) = left.next() {
+                    if self.writer.is_none() {
+                        self.make_writer();
                     }
+                    if self.writer.is_none() {
+                        // Others may be able to write them meanwhile.
+                        self.retry([pending].into_iter().chain(left).collect(), error);
+                        return;
+                    }
+                    self.write(vec![pending]);
                 }
             }
             _ => {

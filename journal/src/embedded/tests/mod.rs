@@ -1,6 +1,7 @@
 //! What the conformance suite does not know of: the directory, the disk, ages, timeouts.
 
 mod disk_full;
+mod durable;
 mod ends;
 mod model;
 mod opening;
