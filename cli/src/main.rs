@@ -29,8 +29,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 
 use crate::failure::{EXIT_CODES, Shown};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A causally consistent document database whose only source of truth is a log.
 #[derive(Debug, Parser)]

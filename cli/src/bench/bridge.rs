@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 
 use super::place::{ANYWHERE, Cluster, PATIENCE, Place, PlaceFlags};
 use super::report::{Measurement, Steal, histogram, micros, table};
-use super::requests::{bulk_loads, write_one};
+use super::requests::{Connection, bulk_loads};
 use crate::apply;
 use crate::client::{Client, EXAMPLE_APP};
 use crate::host::Host;
@@ -48,7 +48,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let Args { place, documents, writes, rate } = args;
     let place = Place::open(place)?;
     let host = Host::new();
-    let (mut east, mut west) = clusters(&place, &host).await?;
+    let (east, west) = clusters(&place, &host).await?;
     let arrivals = Arrivals::watch(west.store.clone()).await?;
     let mut results = Vec::new();
 
@@ -143,10 +143,11 @@ async fn paced(
     let mut writes = Vec::new();
     for number in 0..count {
         pace.tick().await;
-        let (api, series) = (east.api.clone(), series.to_owned());
+        let (address, series) = (east.local.http, series.to_owned());
         writes.push(tokio::spawn(async move {
+            let mut connection = Connection::open(address).await?;
             let sent = Instant::now();
-            write_one(&api, &series, number).await?;
+            connection.write_one(&series, number).await?;
             anyhow::Ok((format!("{series}-{number:09}"), sent, Instant::now()))
         }));
     }

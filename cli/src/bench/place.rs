@@ -13,9 +13,12 @@ use anabranch_schemas::store::StatusRequest;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_schemas::topics::ClusterName;
 use anyhow::{Context, Result, ensure};
+use reqwest::Method;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
+use super::report::machine;
+use crate::board::{ClusterStatus, PATH};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::host::{self, Host};
@@ -28,6 +31,8 @@ pub(super) const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOC
 /// How long anything may take to settle.
 pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(1);
+/// Asking costs a little.
+const SETTLE_POLL: Duration = Duration::from_millis(100);
 
 /// On which log.
 #[derive(Clone, Debug, clap::Args)]
@@ -83,6 +88,7 @@ impl Place {
             Some(kafka) => print(format_args!("log: Kafka at {}", kafka.bootstrap))?,
             None => print(format_args!("log: embedded, in {}", dir.0.display()))?,
         }
+        print(format_args!("machine: {}", machine()))?;
         if cfg!(debug_assertions) {
             say("warning: this is not an optimised build; 'make build' makes one");
         }
@@ -139,12 +145,19 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Waits until its store node has applied all that is in the log now.
-    pub(super) async fn settle(&mut self) -> Result<()> {
-        let (journal, txns) = (self.journal.clone(), self.local.cluster.name.txns());
-        let at = anabranch_journal::TopicPartition::new(txns, 0);
-        let bounds = tokio::task::spawn_blocking(move || journal.bounds(&at)).await?;
-        applied(&mut self.store, bounds?.end.0).await
+    /// Waits until all that is in the log now was applied and captured.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let admin = Client::new(&format!("http://{}", self.local.admin))?;
+        let waiting = async {
+            loop {
+                let status: ClusterStatus = admin.json(admin.request(Method::GET, PATH)).await?;
+                if status.parts.iter().all(|part| part.lag_transactions == Some(0)) {
+                    return Ok(());
+                }
+                tokio::time::sleep(SETTLE_POLL).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.context("the cluster does not catch up")?
     }
 }
 

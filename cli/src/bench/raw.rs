@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_journal::baseline::{self, Measured, Pair};
+use anabranch_journal::baseline::{self, Measured, Pair, Producers};
 use anabranch_journal::kafka::KafkaConfig;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{
@@ -84,76 +84,99 @@ impl Mark {
     }
 }
 
-/// Writes rounds again, each in a transaction of its own, with so many raw producers.
+/// What a raw client is: who writes, and how many rounds go into a transaction or a batch.
+#[derive(Clone, Copy)]
+pub(super) struct Raw {
+    pub(super) producers: Producers,
+    pub(super) rounds: usize,
+}
+
+impl Raw {
+    /// As text, on Kafka.
+    fn on_kafka(self) -> String {
+        let who = match self.producers {
+            Producers::AtOnce(1) => "1 producer".to_owned(),
+            Producers::AtOnce(count) => format!("{count} producers"),
+            Producers::InTurn(count) => format!("{count} producers in turn"),
+        };
+        format!("  raw: {who}, {} a transaction", self.batch())
+    }
+
+    fn batch(self) -> String {
+        if self.rounds == 1 { "a round".to_owned() } else { format!("{} rounds", self.rounds) }
+    }
+
+    /// Records as they are to be written together.
+    fn batches<T>(self, written: &[WrittenRound], prepared: impl Fn(&Record) -> T) -> Vec<Vec<T>> {
+        let batch = |rounds: &[WrittenRound]| {
+            rounds.iter().flat_map(|round| &round.records).map(&prepared).collect()
+        };
+        written.chunks(self.rounds).map(batch).collect()
+    }
+}
+
+/// Writes rounds again with raw producers.
 pub(super) async fn kafka(
     journal: Arc<dyn Journal>,
     config: KafkaConfig,
     cluster: &ClusterIdentity,
     twin: ClusterName,
-    producers: usize,
+    raw: Raw,
     written: Arc<Vec<WrittenRound>>,
 ) -> Result<Measurement> {
     let documents = documents(&written);
     let (slices, txns) = (cluster.slices, cluster.name.txns());
-    let steal = Steal::start()?;
-    let measuring = tokio::task::spawn_blocking(move || -> Result<Measured> {
+    let measuring = tokio::task::spawn_blocking(move || -> Result<(Measured, f64)> {
         let (twin_rounds, twin_txns) = (twin.rounds(), twin.txns());
         let mut topics = cluster_topics(&twin, slices, None);
         topics
             .retain(|topic| [&twin_rounds, &twin_txns].iter().any(|t| topic.name.as_str() == **t));
         journal.ensure_topics(&topics)?;
-        let again = |record: &Record| {
+        let transactions = raw.batches(&written, |record| {
             let topic = if record.at.topic.as_str() == txns { &twin_txns } else { &twin_rounds };
             NewRecord {
                 at: TopicPartition::new(topic.as_str(), record.at.partition.0),
                 key: record.key.clone(),
                 value: record.value.clone(),
             }
-        };
-        let transactions: Vec<Vec<_>> =
-            written.iter().map(|round| round.records.iter().map(again).collect()).collect();
-        Ok(baseline::kafka_write(&config, producers, &transactions)?)
+        });
+        let steal = Steal::start()?;
+        let measured = baseline::kafka_write(&config, raw.producers, &transactions)?;
+        Ok((measured, steal.share()?))
     });
     let measured = measuring.await?.context("write with a raw producer")?;
-    let who = if producers == 1 { "producer" } else { "producers" };
-    measurement(
-        format!("  raw: {producers} {who}, a transaction a round"),
-        documents,
-        &measured,
-        &steal,
-    )
+    Ok(measurement(raw.on_kafka(), documents, &measured))
 }
 
-/// Writes rounds again, each as one synced `WriteBatch`.
-pub(super) async fn rocksdb(dir: &Path, written: Arc<Vec<WrittenRound>>) -> Result<Measurement> {
+/// Writes rounds again with raw RocksDB, each batch on the disk before the next.
+pub(super) async fn rocksdb(
+    dir: &Path,
+    raw: Raw,
+    written: Arc<Vec<WrittenRound>>,
+) -> Result<Measurement> {
     let (dir, documents) = (dir.to_owned(), documents(&written));
-    let steal = Steal::start()?;
-    let measuring = tokio::task::spawn_blocking(move || -> Result<Measured> {
-        let pair = |record: &Record| -> Pair {
+    let measuring = tokio::task::spawn_blocking(move || -> Result<(Measured, f64)> {
+        let batches = raw.batches(&written, |record| -> Pair {
             let mut key = vec![u8::from(record.at.topic.as_str().ends_with("txns"))];
             key.extend_from_slice(&record.at.partition.0.to_be_bytes());
             key.extend_from_slice(&record.offset.0.to_be_bytes());
             (key, record.value.as_deref().unwrap_or_default().to_vec())
-        };
-        let batches: Vec<Vec<_>> =
-            written.iter().map(|round| round.records.iter().map(pair).collect()).collect();
-        Ok(baseline::rocksdb_write(&dir, true, &batches)?)
+        });
+        let steal = Steal::start()?;
+        let measured = baseline::rocksdb_write(&dir, true, &batches)?;
+        Ok((measured, steal.share()?))
     });
     let measured = measuring.await?.context("write with raw RocksDB")?;
-    measurement("  raw: RocksDB, a synced batch a round".to_owned(), documents, &measured, &steal)
+    let what = format!("  raw: RocksDB, {} a synced batch", raw.batch());
+    Ok(measurement(what, documents, &measured))
 }
 
 fn documents(rounds: &[WrittenRound]) -> u64 {
     rounds.iter().map(|round| round.documents).sum()
 }
 
-fn measurement(
-    what: String,
-    documents: u64,
-    measured: &Measured,
-    steal: &Steal,
-) -> Result<Measurement> {
-    let Measured { elapsed, latencies } = measured;
+fn measurement(what: String, documents: u64, measured: &(Measured, f64)) -> Measurement {
+    let (Measured { elapsed, latencies }, stolen) = measured;
     let latencies = histogram_of(latencies);
-    Ok(Measurement { what, documents, elapsed: *elapsed, latencies, stolen: steal.share()? })
+    Measurement { what, documents, elapsed: *elapsed, latencies, stolen: *stolen }
 }

@@ -59,13 +59,12 @@ pub(super) fn table(measurements: &[Measurement]) -> Table {
     let mut table =
         Table::new(&["", "documents", "documents/s", "p50 ms", "p99 ms", "p99.9 ms", "stolen CPU"]);
     for measurement in measurements {
-        let ms = |quantile| millis(measurement.quantile(quantile));
-        let latencies = if measurement.latencies.is_empty() {
-            [const { String::new() }; 3].map(|_| "-".to_owned())
-        } else {
-            [ms(0.5), ms(0.99), ms(0.999)]
+        // Of fewer it would be the slowest one, by another name.
+        let ms = |quantile: f64, at_least: u64| {
+            let enough = measurement.latencies.len() >= at_least;
+            if enough { millis(measurement.quantile(quantile)) } else { "-".to_owned() }
         };
-        let [p50, p99, p999] = latencies;
+        let (p50, p99, p999) = (ms(0.5, 5), ms(0.99, 200), ms(0.999, 2_000));
         table.row([
             measurement.what.clone(),
             measurement.documents.to_string(),
@@ -81,6 +80,41 @@ pub(super) fn table(measurements: &[Measurement]) -> Table {
 
 pub(super) fn millis(duration: Duration) -> String {
     format!("{:.2}", duration.as_secs_f64() * 1000.0)
+}
+
+/// How a ratio came out in each repeat.
+pub(super) fn spread(mut ratios: Vec<f64>) -> String {
+    ratios.sort_by(f64::total_cmp);
+    match ratios.as_slice() {
+        [] => "-".to_owned(),
+        [only] => format!("{only:.2}"),
+        [lowest, .., highest] => {
+            let median = ratios[ratios.len() / 2];
+            format!("{median:.2} ({lowest:.2} .. {highest:.2})")
+        }
+    }
+}
+
+/// What it was measured on, in one line.
+pub(super) fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let processor = field(&read("/proc/cpuinfo"), "model name");
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let memory = field(&read("/proc/meminfo"), "MemTotal").and_then(|kib| {
+        let kib: u64 = kib.split_whitespace().next()?.parse().ok()?;
+        Some(format!("{} GiB", kib >> 20))
+    });
+    let unknown = || "?".to_owned();
+    format!(
+        "{cores} cores of {}, {} of memory, Linux {}",
+        processor.unwrap_or_else(unknown),
+        memory.unwrap_or_else(unknown),
+        read("/proc/sys/kernel/osrelease").trim()
+    )
 }
 
 /// Watches how much CPU time the host of this machine gives to others.

@@ -2,22 +2,23 @@
 
 use std::sync::Arc;
 
+use anabranch_journal::baseline::Producers;
 use anyhow::Result;
 
 use super::place::{Cluster, Place, PlaceFlags};
-use super::raw::{self, Mark};
-use super::report::{Measurement, millis, table};
+use super::raw::{self, Mark, Raw};
+use super::report::{Measurement, spread, table};
 use super::requests::{bulk_loads, single_writes};
 use crate::host::Host;
 use crate::output::{print, say};
 use crate::settings::Settings;
 
-/// How many raw producers write at once where several do: as many as one would take by hand.
-const PRODUCERS: usize = 4;
-/// Each raw producer writes this many rounds at most: with one after the other they take long.
-const RAW_ROUNDS: usize = 500;
+/// The raw clients write this many rounds of a phase at most.
+const RAW_ROUNDS: usize = 4_000;
 /// While warming up.
-const WARM_UP_ROUNDS: usize = 100;
+const WARM_UP_ROUNDS: usize = 200;
+/// How many producers take turns where one writes after the other, as many as ours does.
+const TURNS: usize = 5;
 /// Documents of a request where several clients load at once: those of one round.
 const REQUEST: u64 = 1_000;
 
@@ -39,6 +40,9 @@ pub(super) struct Args {
     /// Do everything once before, on the same log, so that a broker has compiled what it runs.
     #[arg(long, value_name = "COUNT", default_value_t = 30_000)]
     warm_up: u64,
+    /// How often it is measured. The table has the last time, the ratios have all.
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    repeat: u32,
 }
 
 /// What is measured.
@@ -48,13 +52,27 @@ enum Phase {
     Bulk { clients: usize, count: u64, size: u64 },
 }
 
+impl Phase {
+    /// What to compare with: raw clients that put as much into a transaction as ours can.
+    fn raws(self) -> Vec<Raw> {
+        let at_once = |count, rounds| Raw { producers: Producers::AtOnce(count), rounds };
+        match self {
+            Phase::Single { clients: 1, .. } => {
+                vec![at_once(1, 1), Raw { producers: Producers::InTurn(TURNS), rounds: 1 }]
+            }
+            Phase::Single { clients, .. } => vec![at_once(1, clients), at_once(4, clients / 4)],
+            Phase::Bulk { .. } => vec![at_once(1, 5), at_once(4, 5)],
+        }
+    }
+}
+
 pub(super) async fn run(args: Args) -> Result<()> {
-    let Args { place, documents, single, concurrent, warm_up } = args;
+    let Args { place, documents, single, concurrent, warm_up, repeat } = args;
     let place = Place::open(place)?;
     let host = Host::new();
     let name = place.name("east")?;
-    let mut cluster = place.cluster(&host, &name, &Settings::default()).await?;
-    let mut bench = Bench { place: &place, cluster: &mut cluster, phases: 0 };
+    let cluster = place.cluster(&host, &name, &Settings::default()).await?;
+    let mut bench = Bench { place: &place, cluster: &cluster, phases: 0 };
     say("warming up");
     for phase in [
         Phase::Bulk { clients: 4, count: warm_up, size: REQUEST },
@@ -63,50 +81,56 @@ pub(super) async fn run(args: Args) -> Result<()> {
     ] {
         bench.measure(phase, WARM_UP_ROUNDS).await?;
     }
-    let mut results = Vec::new();
-    for phase in [
+    let phases = [
         Phase::Single { clients: 1, count: single },
         Phase::Single { clients: 64, count: concurrent },
         Phase::Bulk { clients: 1, count: documents, size: documents },
         Phase::Bulk { clients: 4, count: documents, size: REQUEST },
-    ] {
-        say("measuring");
-        results.push((phase, bench.measure(phase, RAW_ROUNDS).await?));
+    ];
+    let mut repeats: Vec<Vec<Vec<Measurement>>> = Vec::new();
+    for number in 1..=repeat {
+        say(format_args!("measuring, {number} of {repeat}"));
+        let mut measured = Vec::new();
+        for phase in phases {
+            measured.push(bench.measure(phase, RAW_ROUNDS).await?);
+        }
+        repeats.push(measured);
     }
-    let all: Vec<Measurement> = results.iter().flat_map(|(_, all)| all.clone()).collect();
+    let last = repeats.last().map(|phases| phases.concat()).unwrap_or_default();
     print("")?;
-    print(table(&all))?;
+    print(table(&last))?;
     print("")?;
-    for (phase, measurements) in &results {
-        ratios(*phase, measurements)?;
+    for (index, phase) in phases.into_iter().enumerate() {
+        let measured: Vec<_> = repeats.iter().map(|phases| phases[index].as_slice()).collect();
+        ratios(phase, &measured)?;
     }
     drop(cluster);
     host.close(Settings::default().shutdown_timeout()).await
 }
 
-/// How we compare with the raw clients.
-fn ratios(phase: Phase, measurements: &[Measurement]) -> Result<()> {
-    let [ours, raw @ ..] = measurements else { return Ok(()) };
-    for raw in raw {
-        let what = format!("{} / {}", ours.what, raw.what.trim());
-        match phase {
-            Phase::Single { clients: 1, .. } => {
-                let (a, b) = (ours.quantile(0.5), raw.quantile(0.5));
-                let ratio = a.as_secs_f64() / b.as_secs_f64().max(1e-9);
-                print(format_args!("{what}: p50 {} / {} ms = {ratio:.2}", millis(a), millis(b)))?;
+/// How we compare with the raw clients; each repeat is us first, then them.
+fn ratios(phase: Phase, repeats: &[&[Measurement]]) -> Result<()> {
+    let Some([ours, raws @ ..]) = repeats.first() else { return Ok(()) };
+    let latency = matches!(phase, Phase::Single { clients: 1, .. });
+    for (index, raw) in raws.iter().enumerate() {
+        let ratio = |all: &&[Measurement]| {
+            let (ours, raw) = (&all[0], &all[index + 1]);
+            if latency {
+                ours.quantile(0.5).as_secs_f64() / raw.quantile(0.5).as_secs_f64().max(1e-9)
+            } else {
+                ours.rate() / raw.rate()
             }
-            _ => {
-                let ratio = ours.rate() / raw.rate();
-                print(format_args!("{what}: documents/s = {ratio:.2}"))?;
-            }
-        }
+        };
+        let of = if latency { "p50" } else { "documents/s" };
+        let spread = spread(repeats.iter().map(ratio).collect());
+        print(format_args!("{} / {}: {of} = {spread}", ours.what, raw.what.trim()))?;
     }
     Ok(())
 }
 
 struct Bench<'a> {
     place: &'a Place,
-    cluster: &'a mut Cluster,
+    cluster: &'a Cluster,
     phases: usize,
 }
 
@@ -115,12 +139,14 @@ impl Bench<'_> {
     async fn measure(&mut self, phase: Phase, raw_rounds: usize) -> Result<Vec<Measurement>> {
         self.phases += 1;
         let series = format!("p{}", self.phases);
-        let Cluster { api, journal, local, .. } = &*self.cluster;
+        let Cluster { api, journal, local, .. } = self.cluster;
         let identity = local.cluster.clone();
         let (log, who) = (journal.clone(), identity.clone());
         let mark = blocking(move || Mark::now(log.as_ref(), &who)).await?;
         let ours = match phase {
-            Phase::Single { clients, count } => single_writes(api, &series, clients, count).await?,
+            Phase::Single { clients, count } => {
+                single_writes(local.http, &series, clients, count).await?
+            }
             Phase::Bulk { clients, count, size } => {
                 bulk_loads(api, &series, clients, count, size).await?
             }
@@ -129,21 +155,20 @@ impl Bench<'_> {
         // Neither we nor the raw clients shall pay for what the other left to do.
         self.cluster.settle().await?;
         let written = blocking(move || mark.written_since(log.as_ref())).await?;
-        let part = |rounds: usize| Arc::new(written[..written.len().min(rounds)].to_vec());
+        let written = Arc::new(written[..written.len().min(raw_rounds)].to_vec());
         let mut all = vec![ours];
-        match &self.place.kafka {
-            None => {
-                let dir = self.place.dir.0.join(format!("raw-{}", self.phases));
-                all.push(raw::rocksdb(&dir, part(raw_rounds * PRODUCERS)).await?);
-            }
-            Some(config) => {
-                for producers in [1, PRODUCERS] {
-                    let twin = self.place.name(&format!("raw-{}", self.phases))?;
-                    let (journal, written) = (journal.clone(), part(raw_rounds * producers));
-                    let raw =
-                        raw::kafka(journal, config.clone(), &identity, twin, producers, written);
-                    all.push(raw.await?);
+        for (number, raw) in (1..).zip(phase.raws()) {
+            let (written, twin) = (written.clone(), format!("raw-{}-{number}", self.phases));
+            all.push(match &self.place.kafka {
+                None => raw::rocksdb(&self.place.dir.0.join(twin), raw, written).await?,
+                Some(config) => {
+                    let (journal, twin) = (journal.clone(), self.place.name(&twin)?);
+                    raw::kafka(journal, config.clone(), &identity, twin, raw, written).await?
                 }
+            });
+            if self.place.kafka.is_none() {
+                // One RocksDB has one writer.
+                break;
             }
         }
         Ok(all)
