@@ -100,12 +100,15 @@ fn consume(topic: &str, isolation: &str) -> Result<Vec<String>> {
             "print.value=true",
             "--formatter-property",
             "line.separator=<END>",
+            // Four start at once, on a machine that may be busy.
             "--timeout-ms",
-            "8000",
+            "20000",
         ],
     )?;
     let text = String::from_utf8_lossy(&output.stdout);
     // What follows the last record is the consumer's own summary.
-    let (records, _) = text.rsplit_once("<END>").context("no records")?;
+    let (records, _) = text
+        .rsplit_once("<END>")
+        .with_context(|| format!("no records: {}", String::from_utf8_lossy(&output.stderr)))?;
     Ok(records.split("<END>").map(str::to_owned).collect())
 }
