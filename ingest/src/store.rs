@@ -42,6 +42,8 @@ pub(crate) struct Outcome {
     pub(crate) digest: Bytes,
     /// Documents that an INSERT found there.
     pub(crate) conflicts: Vec<DocumentKey>,
+    /// Documents that were left as they were: they would have become too large.
+    pub(crate) too_large: Vec<DocumentKey>,
 }
 
 /// A document as it was read.
@@ -148,13 +150,9 @@ impl Store {
             .await?
             .into_inner();
         let Some(outcome) = reply.outcome else { return Ok(None) };
-        let conflicts = outcome
-            .conflicts
-            .iter()
-            .map(|id| DocumentId::from_bytes(id).map(|id| id.key))
-            .collect::<Result<_, _>>()
-            .map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))?;
-        Ok(Some(Outcome { txn: TxnId(outcome.txn), digest: outcome.digest, conflicts }))
+        let proto::Outcome { txn, digest, conflicts, too_large } = outcome;
+        let (conflicts, too_large) = (keys(&conflicts)?, keys(&too_large)?);
+        Ok(Some(Outcome { txn: TxnId(txn), digest, conflicts, too_large }))
     }
 
     fn read_at(&self, at_least: Option<TxnId>, deadline: Instant) -> proto::ReadAt {
@@ -269,4 +267,11 @@ fn refusal(status: &Status) -> Refusal {
         },
     };
     Refusal::new(code, format!("store node: {}", status.message()))
+}
+
+/// The keys in the store node's canonical ids.
+fn keys(ids: &[Bytes]) -> Result<Vec<DocumentKey>, Refusal> {
+    let keys = ids.iter().map(|id| DocumentId::from_bytes(id).map(|id| id.key));
+    let keys = keys.collect::<Result<_, _>>();
+    keys.map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::document::{Commit, Document, Effect, Mutation};
+use anabranch_core::document::{Commit, Document, Effect, MAX_BYTES, Mutation};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, DocumentId, DocumentKey, RoundId};
 use anabranch_core::query::OnConflict;
@@ -77,18 +77,25 @@ impl World {
         }
         let actor = ActorId(Uuid::from_u128(1));
         let commit = Commit { hlc: Hlc::from_millis(txn + 1), actor, sequence: txn };
-        let mut conflicts = Vec::new();
+        let (mut conflicts, mut too_large) = (Vec::new(), Vec::new());
         for mutation in &round.mutations {
             let id = mutation.id(round.app).to_bytes();
             let (document, written) = self.documents.entry(id.clone()).or_default();
-            match document.apply(&mutation.mutation, commit).0 {
+            let before = document.clone();
+            let effect = document.apply(&mutation.mutation, commit).0;
+            if document.value().is_some_and(|value| value.json_len() > MAX_BYTES) {
+                *document = before;
+                too_large.push(id.into());
+                continue;
+            }
+            match effect {
                 Effect::Conflict => conflicts.push(id.into()),
                 Effect::Changed => *written = txn,
                 Effect::Unchanged | Effect::Evicted => {}
             }
         }
         let digest = round.digest.clone().into();
-        let outcome = proto::Outcome { txn, digest, conflicts, ..proto::Outcome::default() };
+        let outcome = proto::Outcome { txn, digest, conflicts, too_large };
         self.outcomes.insert(round.id, outcome);
     }
 

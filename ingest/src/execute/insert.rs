@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 
 use anabranch_core::Value;
-use anabranch_core::document::Mutation;
+use anabranch_core::document::{Mutation, WARN_BYTES};
 use anabranch_core::ids::{Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::{Args, Insert, OnConflict};
 use anabranch_schemas::records::DocumentMutation;
@@ -22,6 +22,8 @@ use crate::idempotency::RequestName;
 
 /// How many ids an error lists.
 const MAX_LISTED: usize = 10;
+/// Documents of so many bytes together are asked for what became of them.
+const MAY_OUTGROW_BYTES: usize = WARN_BYTES;
 /// How many bytes of ids are looked up at once; a condition is limited to 1 MiB.
 const LOOKUP_BYTES: usize = 256 * 1024;
 /// What to do about an INSERT that is too large.
@@ -66,6 +68,7 @@ impl Executor {
             plan.mutations.retain(|mutation| seen.insert(mutation.key.clone()));
         }
         plan.may_conflict = !given.is_empty();
+        plan.may_outgrow = total >= MAY_OUTGROW_BYTES;
         Ok(plan)
     }
 
@@ -158,7 +161,7 @@ fn refuse_duplicates(keys: &[DocumentKey]) -> Result<(), Refusal> {
     }
 }
 
-fn list(keys: &[DocumentKey]) -> String {
+pub(super) fn list(keys: &[DocumentKey]) -> String {
     let mut text =
         keys.iter().take(MAX_LISTED).map(DocumentKey::as_str).collect::<Vec<_>>().join(", ");
     if keys.len() > MAX_LISTED {

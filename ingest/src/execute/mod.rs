@@ -18,6 +18,7 @@ mod tests;
 
 use std::collections::HashSet;
 
+use anabranch_core::document::MAX_BYTES;
 use anabranch_core::ids::{AppId, DocumentKey, RoundId, TxnId};
 use anabranch_core::query::{self, Args, OnConflict, Statement};
 use anabranch_journal::rounds::Round;
@@ -85,6 +86,9 @@ struct Plan {
     read: Option<TxnId>,
     /// Whether the store node may find documents there that must not be.
     may_conflict: bool,
+    /// Whether documents may become too large with what is there already. Who writes a little at a
+    /// time is not asked for the outcome, which would double the time of each write.
+    may_outgrow: bool,
 }
 
 impl Plan {
@@ -206,7 +210,7 @@ impl Executor {
         };
         let txn = self.rounds.write(entry, request.deadline, Patience::None).await?;
         let mut written = run.written(Some(txn), ids, plan.warnings);
-        if !(round.has_key || plan.may_conflict) {
+        if !(round.has_key || plan.may_conflict || plan.may_outgrow) {
             return Ok(written);
         }
         let outcome = self.settled(round.id, txn, request.deadline).await?;
@@ -240,13 +244,26 @@ impl Executor {
 }
 
 impl Written {
-    /// Takes out the documents that were in the way of an INSERT, which is a failure if it said so.
+    /// Takes out the documents that were in the way of an INSERT, which is a failure if it said so,
+    /// and those that would have become too large, which always is.
     fn leave_out(&mut self, outcome: &Outcome, on_conflict: Option<OnConflict>) {
-        if outcome.conflicts.is_empty() {
+        let Outcome { conflicts, too_large, .. } = outcome;
+        if conflicts.is_empty() && too_large.is_empty() {
             return;
         }
-        let conflicts: HashSet<_> = outcome.conflicts.iter().collect();
-        self.ids.retain(|id| !conflicts.contains(id));
+        let left: HashSet<_> = conflicts.iter().chain(too_large).collect();
+        self.ids.retain(|id| !left.contains(id));
+        if !too_large.is_empty() {
+            let message = format!(
+                "{} would become larger than {MAX_BYTES} bytes with what is there already; what \
+                 was there stays, {} others were written",
+                insert::list(too_large),
+                self.ids.len()
+            );
+            let refusal = Refusal::new(Code::DocumentTooLarge, message).with_txn(outcome.txn);
+            self.refusal = Some(refusal);
+            return;
+        }
         if on_conflict != Some(OnConflict::Fail) {
             return;
         }

@@ -128,6 +128,12 @@ async fn documents_must_not_grow_too_large() {
     let reply = cluster.execute(beside, json!({"v": "x".repeat(3_000_000)})).await;
     let expected = (StatusCode::PAYLOAD_TOO_LARGE, "document_too_large".to_owned());
     assert_eq!((reply.status, reply.code()), expected);
+    // Of an INSERT only the store node sees what is there already.
+    let merge = "INSERT INTO cars DOCUMENTS (:d), (:e) ON ID CONFLICT DO UPDATE";
+    let args = json!({"d": {"_id": 1, "f": "x".repeat(3_000_000)}, "e": {"_id": 2, "f": 1}});
+    let reply = cluster.execute(merge, args).await;
+    assert_eq!((reply.status, reply.code()), expected);
+    assert_eq!(reply.json()["mutatedDocumentIds"], json!([2]));
 }
 
 #[tokio::test]

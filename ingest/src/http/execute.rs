@@ -60,11 +60,11 @@ pub(super) struct ExecuteReply {
     error: Option<ErrorBody>,
 }
 
-/// What an INSERT did that found documents there.
+/// What an INSERT did that could not write all of its documents.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "it describes what is sent as one or the other")]
-pub(super) enum ConflictReply {
+pub(super) enum PartReply {
     /// It wrote the others.
     Executed(ExecuteReply),
     /// It wrote nothing.
@@ -97,9 +97,12 @@ pub(super) enum ConflictReply {
         (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
         (status = 409, description = "Documents are there already. With a `transactionId`: they \
-            came into being meanwhile, and the others were written", body = ConflictReply,
+            came into being meanwhile, and the others were written", body = PartReply,
             headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
-        (status = 413, description = "The body or a document is too large", body = ErrorReply),
+        (status = 413, description = "The body or a document is too large. With a \
+            `transactionId`: one would have become so with what is there already, and the others \
+            were written", body = PartReply,
+            headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
         (status = 415, description = "The body is not application/json", body = ErrorReply),
         (status = 422, description = "The statement cannot be applied, or the Idempotency-Key \
             was used for another request", body = ErrorReply),

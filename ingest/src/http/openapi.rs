@@ -43,7 +43,7 @@ impl ToSchema for ErrorCode {}
     components(schemas(
         execute::ExecuteRequest,
         execute::ExecuteReply,
-        execute::ConflictReply,
+        execute::PartReply,
         load::LoadReply,
         load::BrokenReply,
         document::Document,

@@ -148,16 +148,17 @@ impl KafkaWriter {
         }
     }
 
-    /// A commit or abort that began then has come back. One that may have been sent twice leaves a
-    /// straggler, which could end a later transaction of this producer (KAFKA-17754).
-    fn ended(&mut self, well: bool, started: Instant) {
+    /// A commit or abort that began then has come back; gives whether it was sent only once. If not,
+    /// there is a straggler, which could end a later transaction of this producer (KAFKA-17754).
+    fn ended(&mut self, well: bool, started: Instant) -> bool {
         let took = started.elapsed();
         let sent_once = took < SENT_ONCE || (took < SLOW && !self.shared.trouble.is_since(started));
         self.state = if well && sent_once { State::Ready } else { State::Spent };
+        sent_once
     }
 
-    /// Our error for one from a commit that was sent, after it took so long.
-    fn commit_error(&self, error: &KafkaError, since: Instant, took: Duration) -> Error {
+    /// Our error for one from a commit that was sent.
+    fn commit_error(&self, error: &KafkaError, since: Instant, sent_once: bool) -> Error {
         let (fatal, aborted) = match error {
             KafkaError::Transaction(error) => (error.is_fatal(), error.txn_requires_abort()),
             _ => (false, false),
@@ -165,7 +166,7 @@ impl KafkaWriter {
         let not_sent = aborted && errors::code(error) == Some(Code::Inconsistent);
         // Of what else is fatal the broker may have committed it all the same.
         let fenced = fatal && self.fatal_code(error).is_some_and(errors::is_fenced);
-        if not_sent || ((aborted || fenced) && took < SENT_ONCE) {
+        if not_sent || ((aborted || fenced) && sent_once) {
             match self.error("commit", error, Some(since)) {
                 Error::Unavailable(text) => Error::Aborted(text),
                 error => error,
@@ -293,9 +294,8 @@ impl Writer for KafkaWriter {
         settle(|| self.producer.in_flight_count());
         let started = Instant::now();
         let result = self.producer.commit_transaction(self.shared.config.request_timeout);
-        let took = started.elapsed();
-        self.ended(result.is_ok(), started);
-        result.map_err(|error| self.commit_error(&error, since, took))
+        let sent_once = self.ended(result.is_ok(), started);
+        result.map_err(|error| self.commit_error(&error, since, sent_once))
     }
 
     fn abort(&mut self) -> Result<(), Error> {
