@@ -42,7 +42,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let started = bridge::run(config, service.cluster, &store, service.journal, tasks, ready);
         let bridge::Bridge { status, .. } = started.await.context("start the bridge")?;
         let routes = Router::new();
-        Ok(Admin { routes, links: Some(status), ingest: false, store_node: store, store_node_tls: tls })
+        Ok(Admin {
+            routes,
+            links: Some(status),
+            ingest: false,
+            store_node: store,
+            store_node_tls: tls,
+        })
     })
     .await
 }

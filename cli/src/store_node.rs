@@ -39,7 +39,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let address = started.context("start the store node")?;
         Ok(Admin {
             routes: Router::new(),
-            links: None, ingest: false,
+            links: None,
+            ingest: false,
             store_node: address.to_string(),
             store_node_tls: tls,
         })

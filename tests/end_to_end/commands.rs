@@ -116,9 +116,9 @@ fn events(api: &Api) -> Result<u64> {
         Ok(parts.iter().all(|part| part["lagTransactions"] == 0))
     })?;
     let metrics = api.metrics()?;
-    let counts =
+    let mut counts =
         metrics.lines().filter_map(|line| line.strip_prefix("anabranch_cdc_changes_total"));
-    let count = counts.last().context("a count of changes")?;
+    let count = counts.next_back().context("a count of changes")?;
     count.trim().parse().with_context(|| count.to_owned())
 }
 
