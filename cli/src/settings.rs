@@ -52,7 +52,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     /// How long a shutdown may take, in milliseconds.
     pub(crate) shutdown_timeout_ms: u64,
-    /// How long the log keeps rounds and changes, in milliseconds.
+    /// How long the log keeps rounds and changes, in milliseconds; 0 for ever. What it forgets is
+    /// on the disk of one store node and nowhere else, as long as there is only one.
     pub(crate) retention_ms: u64,
     /// Copies of each partition of the topics; -1 is the brokers' default.
     pub(crate) replication_factor: i32,
@@ -86,7 +87,7 @@ impl Default for Settings {
             data_dir: None,
             log_format: LogFormat::Text,
             shutdown_timeout_ms: 30_000,
-            retention_ms: 7 * 24 * 60 * 60 * 1000,
+            retention_ms: 0,
             replication_factor: -1,
             kafka: BTreeMap::new(),
             ingest: IngestConfig::default(),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
@@ -180,12 +180,24 @@ impl ProducerContext for Context {
     }
 }
 
+/// Says nothing of the ends of partitions, which are no errors here.
+struct Silent;
+
+impl ClientContext for Silent {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "the raw client reports an error");
+    }
+}
+
+impl ConsumerContext for Silent {}
+
 /// Reads all that is committed in these partitions now.
 ///
 /// # Errors
 /// [`Error::Unavailable`] with what librdkafka says.
 pub fn kafka_read(config: &KafkaConfig, from: &[TopicPartition]) -> Result<Consumed, Error> {
-    let consumer: BaseConsumer = config.consumer(Some("baseline")).create().map_err(unavailable)?;
+    let consumer: BaseConsumer<Silent> =
+        config.consumer(Some("baseline")).create_with_context(Silent).map_err(unavailable)?;
     let mut list = TopicPartitionList::new();
     for at in from {
         let number = i32::from(at.partition.0);
