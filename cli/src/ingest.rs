@@ -41,7 +41,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let address = host::address(&listener)?;
         let name = service.cluster.name.clone();
         let (admin, hosts) = (service.settings.listen_admin, &config.allowed_hosts);
-        let routes = ingest::admin_routes_at(admin, hosts, service.journal.clone(), name, None);
+        let routes = ingest::admin_routes(admin, hosts, service.journal.clone(), name, None);
         let context = ingest::Context {
             journal: service.journal,
             cluster: service.cluster,

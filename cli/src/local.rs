@@ -116,7 +116,7 @@ impl Start<'_> {
 
         let probe = links.clone().map(crate::bridge::probe);
         let (name, hosts) = (cluster.name.clone(), &settings.ingest.allowed_hosts);
-        let resources = ingest::admin_routes_at(addresses.1, hosts, journal.clone(), name, probe);
+        let resources = ingest::admin_routes(addresses.1, hosts, journal.clone(), name, probe);
         let board = Board::new(cluster.clone(), journal, readiness.clone(), links);
         let board = board.asking(&store_node, None)?.with_ingest();
         let routes = resources.merge(board::routes(board));

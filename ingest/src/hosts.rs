@@ -28,8 +28,6 @@ const ANY: &str = "*";
 pub(crate) struct Hosts {
     /// In lower case; `None` is any.
     named: Option<Arc<[String]>>,
-    /// Whether names without a dot are allowed, which nobody can have on the internet.
-    local_names: bool,
 }
 
 impl Hosts {
@@ -39,13 +37,7 @@ impl Hosts {
         let is_reached_by_name = allowed.is_empty() && !address.ip().to_canonical().is_loopback();
         let named = (!is_any && !is_reached_by_name)
             .then(|| allowed.iter().map(|name| name.to_ascii_lowercase()).collect());
-        Hosts { named, local_names: false }
-    }
-
-    /// For a listener of which the address is not known: it may be the loopback, or reached by the
-    /// name of a container.
-    pub(crate) fn anywhere() -> Self {
-        Hosts { named: Some(Arc::default()), local_names: true }
+        Hosts { named }
     }
 
     /// Whether the server answers to this, `host` or `host:port`.
@@ -57,7 +49,6 @@ impl Hosts {
             || host == "localhost"
             || host.ends_with(".localhost")
             || named.iter().any(|name| name == host)
-            || (self.local_names && !host.is_empty() && !host.contains('.'))
     }
 
     fn check(&self, request: &Request) -> Result<(), Refusal> {
@@ -180,9 +171,6 @@ mod tests {
         assert!(at("[::]:8080", &[]).allow("db.example"));
         assert!(!at("0.0.0.0:8080", &["db.example"]).allow("east-ingest:8080"));
         assert!(at("127.0.0.1:8080", &["x", "*"]).allow("evil.example"));
-        assert!(Hosts::anywhere().allow("east-ingest:8081"));
-        assert!(!Hosts::anywhere().allow("evil.example:8081"));
-        assert!(!Hosts::anywhere().allow(":8081"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod rounds;
 mod service;
 mod store;
 
-pub use admin::{ReplicationProbe, admin_routes, admin_routes_at};
+pub use admin::{ReplicationProbe, admin_routes};
 pub use config::IngestConfig;
 pub use error::Error;
 pub use service::{Context, run};

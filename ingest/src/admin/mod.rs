@@ -43,19 +43,10 @@ struct Admin {
     replications: Option<ReplicationProbe>,
 }
 
-/// The routes for operators of a cluster: `/api/v1/resources` and `/openapi.json`. They answer to
-/// IP addresses, `localhost` and names without a dot.
+/// The routes for operators of a cluster, `/api/v1/resources` and `/openapi.json`, for a listener
+/// at `address`. They answer to the names in `allowed_hosts`, as
+/// [`IngestConfig::allowed_hosts`](crate::IngestConfig::allowed_hosts) says.
 pub fn admin_routes(
-    journal: Arc<dyn Journal>,
-    cluster: ClusterName,
-    replications: Option<ReplicationProbe>,
-) -> Router {
-    Hosts::anywhere().guard(routes(journal, cluster, replications))
-}
-
-/// Like [`admin_routes`], for a listener at `address`. They answer to the names in `allowed_hosts`,
-/// as [`IngestConfig::allowed_hosts`](crate::IngestConfig::allowed_hosts) says.
-pub fn admin_routes_at(
     address: SocketAddr,
     allowed_hosts: &[String],
     journal: Arc<dyn Journal>,

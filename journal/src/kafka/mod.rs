@@ -29,7 +29,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::error::Error;
@@ -217,7 +217,15 @@ struct Trouble(Arc<Mutex<Option<(Instant, String)>>>);
 impl Trouble {
     fn note(&self, error: &KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client reports an error");
-        *self.0.lock() = Some((Instant::now(), reason.to_owned()));
+        let mut last = self.0.lock();
+        // That all are down comes after the reason why they are, and says less.
+        let says_less = errors::code(error) == Some(RDKafkaErrorCode::AllBrokersDown);
+        let recent = |(when, _): &(Instant, String)| when.elapsed() < TROUBLE_COUNTS;
+        let reason = match last.take().filter(|last| says_less && recent(last)) {
+            Some((_, reason)) => reason,
+            None => reason.to_owned(),
+        };
+        *last = Some((Instant::now(), reason));
     }
 
     /// Whether there was a complaint since then.
