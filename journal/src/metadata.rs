@@ -252,8 +252,10 @@ impl MetadataStore {
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
         loop {
             match self.try_set(&change) {
-                Err(MetadataError::Journal(Error::Fenced(_))) if Instant::now() < deadline => {
-                    // Whoever fenced this one is at work now.
+                Err(MetadataError::Journal(Error::Fenced(_) | Error::Aborted(_)))
+                    if Instant::now() < deadline =>
+                {
+                    // Whoever fenced this one is at work now, which brokers tell in several ways.
                     std::thread::sleep(backoff.next_delay());
                 }
                 Err(MetadataError::Journal(Error::Fenced(_))) => {
@@ -323,7 +325,9 @@ impl MetadataStore {
         let offset = offset.ok_or_else(|| Error::Corrupt("a record has no offset".to_owned()))?;
         match writer.commit() {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Unknown => {
+            Err(error)
+                if error.kind() == ErrorKind::Unknown || matches!(error, Error::Aborted(_)) =>
+            {
                 drop(writer);
                 self.find_out(key, version, offset, &error)?;
             }
@@ -353,6 +357,8 @@ impl MetadataStore {
             Some(entry) if entry.offset == offset => Ok(()),
             // Others may have changed it since; only they know from what.
             Some(entry) if entry.version > version => Err(error.clone().into()),
+            // It is tried again.
+            _ if matches!(error, Error::Aborted(_)) => Err(error.clone().into()),
             _ => Err(Error::Unavailable(format!("'{key}' was not set: {error}")).into()),
         }
     }
