@@ -13,7 +13,8 @@
 //! * "Fenced" as the answer to a commit does not say that it did not happen: the first EndTxn may
 //!   have been carried out and its answer lost, and a newer writer come before the second. It is
 //!   certain only of a commit that was sent once, which [`SENT_ONCE`] tells. So it is with every
-//!   other error of a commit.
+//!   other error of a commit, and a broker's "unknown error" is never certain: it is what becomes
+//!   of anything that the coordinator did not expect, whenever it came.
 //!
 //! A crash between begin and commit leaves the transaction open: the next writer of the id, or the
 //! coordinator after [`TRANSACTION_TIMEOUT`], aborts it. A crash during commit leaves it committed
@@ -163,10 +164,12 @@ impl KafkaWriter {
             KafkaError::Transaction(error) => (error.is_fatal(), error.txn_requires_abort()),
             _ => (false, false),
         };
-        let not_sent = aborted && errors::code(error) == Some(Code::Inconsistent);
+        let code = errors::code(error);
+        let not_sent = aborted && code == Some(Code::Inconsistent);
+        let refused = aborted && code != Some(Code::Unknown);
         // Of what else is fatal the broker may have committed it all the same.
         let fenced = fatal && self.fatal_code(error).is_some_and(errors::is_fenced);
-        if not_sent || ((aborted || fenced) && sent_once) {
+        if not_sent || ((refused || fenced) && sent_once) {
             match self.error("commit", error, Some(since)) {
                 Error::Unavailable(text) => Error::Aborted(text),
                 error => error,
@@ -458,3 +461,6 @@ impl ProducerContext for Context {
         self.deliveries.report(opaque, result);
     }
 }
+
+#[cfg(test)]
+mod tests;
