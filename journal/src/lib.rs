@@ -6,6 +6,8 @@
 pub mod baseline;
 pub mod conformance;
 pub mod cursors;
+#[cfg(any(test, feature = "doubles"))]
+pub mod doubles;
 pub mod embedded;
 mod error;
 pub mod kafka;

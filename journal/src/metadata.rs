@@ -2,9 +2,13 @@
 //!
 //! [`MetadataStore::compare_and_set`] is linearizable on any journal. It fences (one transactional
 //! id for the whole cluster), reads to the end, checks the version and writes, in this order: so
-//! between its check and its commit nobody else can have written. Who is fenced meanwhile begins
-//! again. After a commit whose outcome is unknown it fences and reads once more: then the record
-//! is there or it never will be.
+//! between its check and its commit nobody else can have written. After a commit whose outcome is
+//! unknown it fences and reads once more: then the record is there or it never will be.
+//!
+//! Who is fenced meanwhile waits for what the other one sets and begins again. It reads before it
+//! fences: a change that comes too late is refused without being in the way of others. So the
+//! processes of a new cluster, which all set the same entry when they start, do not keep fencing
+//! each other.
 //!
 //! What is on disk when the process stops: a change is there or not; there is nothing between.
 //!
@@ -32,6 +36,7 @@ use crate::error::Error;
 use crate::log::{
     Journal, NewRecord, Offset, ReadFrom, Reader, Record, TopicPartition, TransactionalId,
 };
+use crate::rotating::run_transaction;
 
 /// How long to wait for the log to be read to its end.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,8 +44,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long a change is tried while others fence it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-const FIRST_DELAY: Duration = Duration::from_millis(2);
-const MOST_DELAY: Duration = Duration::from_millis(500);
+/// How long to wait for the change of whoever fenced this one: about as long as one takes.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const MOST_DELAY: Duration = Duration::from_secs(1);
 /// The entry that says whose log this is.
 const CLUSTER_KEY: &str = "cluster";
 
@@ -251,18 +257,30 @@ impl MetadataStore {
         let deadline = Instant::now() + WRITE_TIMEOUT;
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
         loop {
+            self.refresh()?;
+            self.next_version(&change)?;
             match self.try_set(&change) {
-                Err(MetadataError::Journal(Error::Fenced(_) | Error::Aborted(_)))
-                    if Instant::now() < deadline =>
-                {
+                Err(MetadataError::Journal(error @ (Error::Fenced(_) | Error::Aborted(_)))) => {
+                    if Instant::now() >= deadline {
+                        let text = format!("'{key}' was not set, others set metadata: {error}");
+                        return Err(Error::Unavailable(text).into());
+                    }
                     // Whoever fenced this one is at work now, which brokers tell in several ways.
-                    std::thread::sleep(backoff.next_delay());
-                }
-                Err(MetadataError::Journal(Error::Fenced(_))) => {
-                    let text = format!("'{key}' was not set: others set metadata all the time");
-                    return Err(Error::Unavailable(text).into());
+                    self.wait_for_change(backoff.next_delay())?;
                 }
                 result => return result,
+            }
+        }
+    }
+
+    /// Waits up to `timeout` until something was set. Of a change that was aborted a hole is left,
+    /// which readers pass: it is none.
+    fn wait_for_change(&self, timeout: Duration) -> Result<(), MetadataError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.wait(left)?.is_empty() {
+                return Ok(());
             }
         }
     }
@@ -297,38 +315,45 @@ impl MetadataStore {
         }
     }
 
-    fn try_set(&self, change: &Change<'_>) -> Result<Version, MetadataError> {
+    /// The version that a change makes, going by what was read.
+    fn next_version(&self, change: &Change<'_>) -> Result<Version, MetadataError> {
         let Change { key, expected, value } = change;
-        let mut writer = self.journal.writer(&self.id)?;
-        self.refresh()?;
-        let stored = self.view.lock().entries.get(*key).cloned();
-        let found = stored.as_ref().and_then(Stored::entry).map(|entry| entry.version);
+        let view = self.view.lock();
+        let stored = view.entries.get(*key);
+        let found = stored.filter(|stored| stored.value.is_some()).map(|stored| stored.version);
         if found != *expected {
             let (key, expected) = ((*key).to_owned(), *expected);
             return Err(MetadataError::Conflict { key, expected, found });
         }
         if value.is_none() && expected.is_none() {
-            return Err(
-                Error::Invalid(format!("'{key}' cannot be removed: it is not there")).into()
-            );
+            let text = format!("'{key}' cannot be removed: it is not there");
+            return Err(Error::Invalid(text).into());
         }
         // A removed entry goes on from its last version, so that no version comes twice.
-        let version = Version(stored.map_or(0, |stored| stored.version.0) + 1);
+        Ok(Version(stored.map_or(0, |stored| stored.version.0) + 1))
+    }
+
+    fn try_set(&self, change: &Change<'_>) -> Result<Version, MetadataError> {
+        let mut writer = self.journal.writer(&self.id)?;
+        self.refresh()?;
+        let version = self.next_version(change)?;
+        let Change { key, value, .. } = change;
         let record = NewRecord {
             at: self.at.clone(),
             key: Bytes::copy_from_slice(key.as_bytes()),
             value: Some(encode(&Metadata { version: version.0, value: value.clone() })),
         };
-        writer.begin()?;
-        writer.append(record)?;
-        let offset = writer.flush()?.last().copied();
-        let offset = offset.ok_or_else(|| Error::Corrupt("a record has no offset".to_owned()))?;
-        match writer.commit() {
+        let mut offset = Offset::default();
+        let written = run_transaction(writer.as_mut(), |writer| {
+            writer.append(record)?;
+            let written = writer.flush()?.last().copied();
+            offset = written.ok_or_else(|| Error::Corrupt("a record has no offset".to_owned()))?;
+            Ok(())
+        });
+        drop(writer);
+        match written {
             Ok(()) => {}
-            Err(error)
-                if error.kind() == ErrorKind::Unknown || matches!(error, Error::Aborted(_)) =>
-            {
-                drop(writer);
+            Err(error) if error.kind() == ErrorKind::Unknown => {
                 self.find_out(key, version, offset, &error)?;
             }
             Err(error) => return Err(error.into()),
@@ -340,7 +365,7 @@ impl MetadataStore {
         Ok(version)
     }
 
-    /// Whether a commit happened whose answer did not come.
+    /// Whether a commit happened whose answer did not come. If not, it was aborted.
     fn find_out(
         &self,
         key: &str,
@@ -357,9 +382,7 @@ impl MetadataStore {
             Some(entry) if entry.offset == offset => Ok(()),
             // Others may have changed it since; only they know from what.
             Some(entry) if entry.version > version => Err(error.clone().into()),
-            // It is tried again.
-            _ if matches!(error, Error::Aborted(_)) => Err(error.clone().into()),
-            _ => Err(Error::Unavailable(format!("'{key}' was not set: {error}")).into()),
+            _ => Err(Error::Aborted(format!("it is not there after {error}")).into()),
         }
     }
 }

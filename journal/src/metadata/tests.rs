@@ -6,84 +6,19 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
+use crate::doubles::{Fate, FaultyJournal, Step};
 use crate::embedded::{EmbeddedConfig, EmbeddedJournal};
-use crate::log::{Bounds, TopicSpec, Writer};
 use crate::topics::cluster_topics;
 
-#[derive(Clone, Copy)]
-enum Commit {
-    Happens,
-    IsLost,
-    LosesItsAnswer,
-}
+/// What happens just before a commit, and what becomes of it.
+type Commit = Box<dyn FnOnce() -> Fate + Send>;
 
-/// The embedded log; its commits do as they are told.
-struct Lossy {
-    log: Arc<EmbeddedJournal>,
-    commits: Arc<Mutex<VecDeque<Commit>>>,
-}
-
-struct LossyWriter {
-    inner: Box<dyn Writer>,
-    commits: Arc<Mutex<VecDeque<Commit>>>,
-}
-
-impl Writer for LossyWriter {
-    fn begin(&mut self) -> Result<(), Error> {
-        self.inner.begin()
-    }
-
-    fn append(&mut self, record: NewRecord) -> Result<(), Error> {
-        self.inner.append(record)
-    }
-
-    fn flush(&mut self) -> Result<Vec<Offset>, Error> {
-        self.inner.flush()
-    }
-
-    fn commit(&mut self) -> Result<(), Error> {
-        let unknown = || Err(Error::Unknown("no answer".to_owned()));
-        match self.commits.lock().pop_front().unwrap_or(Commit::Happens) {
-            Commit::Happens => self.inner.commit(),
-            Commit::IsLost => unknown(),
-            Commit::LosesItsAnswer => self.inner.commit().and_then(|()| unknown()),
-        }
-    }
-
-    fn abort(&mut self) -> Result<(), Error> {
-        self.inner.abort()
-    }
-}
-
-impl Journal for Lossy {
-    fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), Error> {
-        self.log.ensure_topics(topics)
-    }
-
-    fn writer(&self, id: &TransactionalId) -> Result<Box<dyn Writer>, Error> {
-        let commits = Arc::clone(&self.commits);
-        Ok(Box::new(LossyWriter { inner: self.log.writer(id)?, commits }))
-    }
-
-    fn reader(&self, from: &[(TopicPartition, ReadFrom)]) -> Result<Box<dyn Reader>, Error> {
-        self.log.reader(from)
-    }
-
-    fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error> {
-        self.log.bounds(at)
-    }
-
-    fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {
-        self.log.trim(at, before)
-    }
-
-    fn rest_after_commit(&self) -> Duration {
-        self.log.rest_after_commit()
-    }
-}
-
+/// The embedded log; its commits do as they are told, and writers are counted.
 struct Bench {
-    journal: Arc<Lossy>,
+    log: Arc<dyn Journal>,
+    faulty: Arc<dyn Journal>,
+    commits: Arc<Mutex<VecDeque<Commit>>>,
+    writers: Arc<Mutex<usize>>,
     cluster: ClusterName,
     _dir: TempDir,
 }
@@ -92,20 +27,42 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
-        let log = EmbeddedJournal::open(config).unwrap();
+        let log: Arc<dyn Journal> = EmbeddedJournal::open(config).unwrap();
         let cluster: ClusterName = "east".parse().unwrap();
         log.ensure_topics(&cluster_topics(&cluster, SliceCount::default(), None)).unwrap();
-        let journal = Arc::new(Lossy { log, commits: Arc::default() });
-        Bench { journal, cluster, _dir: dir }
+        let commits: Arc<Mutex<VecDeque<Commit>>> = Arc::default();
+        let writers: Arc<Mutex<usize>> = Arc::default();
+        let (next, opened) = (Arc::clone(&commits), Arc::clone(&writers));
+        let faulty = FaultyJournal::new(Arc::clone(&log), move |step| {
+            if matches!(step, Step::Writer(_)) {
+                *opened.lock() += 1;
+            }
+            let next = matches!(step, Step::Commit(_)).then(|| next.lock().pop_front());
+            next.flatten().map_or(Fate::Done, |commit| commit())
+        });
+        Bench { log, faulty: Arc::new(faulty), commits, writers, cluster, _dir: dir }
     }
 
     fn store(&self) -> MetadataStore {
-        MetadataStore::open(Arc::clone(&self.journal) as Arc<dyn Journal>, &self.cluster).unwrap()
+        MetadataStore::open(Arc::clone(&self.faulty), &self.cluster).unwrap()
     }
 
-    fn commits(&self, commits: impl IntoIterator<Item = Commit>) {
-        self.journal.commits.lock().extend(commits);
+    /// One whose commits always happen, and whose writers are not counted.
+    fn other_store(&self) -> MetadataStore {
+        MetadataStore::open(Arc::clone(&self.log), &self.cluster).unwrap()
     }
+
+    fn next_commit(&self, commit: impl FnOnce() -> Fate + Send + 'static) {
+        self.commits.lock().push_back(Box::new(commit));
+    }
+
+    fn writers(&self) -> usize {
+        *self.writers.lock()
+    }
+}
+
+fn no_answer() -> Error {
+    Error::Unknown("no answer".to_owned())
 }
 
 fn text(value: &str) -> Option<String> {
@@ -217,13 +174,52 @@ fn of_those_who_change_a_version_one_wins() {
 fn a_lost_answer_is_found_out() {
     let bench = Bench::new();
     let store = bench.store();
-    bench.commits([Commit::LosesItsAnswer]);
+    bench.next_commit(|| Fate::DoneBut(no_answer()));
     assert_eq!(store.compare_and_set("a", None, text("1")).unwrap(), Version(1));
-    bench.commits([Commit::IsLost]);
-    let error = store.compare_and_set("a", Some(Version(1)), text("2")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Retry, "{error:?}");
-    assert_eq!(store.get("a").unwrap(), entry(1, "1"));
+    assert_eq!(bench.writers(), 2, "it was written once and looked for once");
+    // What was certainly not set is set again.
+    bench.next_commit(|| Fate::Fails(no_answer()));
+    bench.next_commit(|| Fate::Fails(Error::Aborted("refused".to_owned())));
     assert_eq!(store.compare_and_set("a", Some(Version(1)), text("2")).unwrap(), Version(2));
+    assert_eq!(store.get("a").unwrap(), entry(2, "2"));
+}
+
+/// Only the change after it tells the version, not whose it was before.
+#[test]
+fn a_lost_answer_whose_change_others_changed_is_unknown() {
+    let bench = Bench::new();
+    let store = bench.store();
+    store.compare_and_set("a", None, text("1")).unwrap();
+    let other = bench.other_store();
+    bench.next_commit(move || {
+        // Each of them fences the one whose commit is under way.
+        for version in 1..3 {
+            other.compare_and_set("a", Some(Version(version)), text("theirs")).unwrap();
+        }
+        Fate::Fails(no_answer())
+    });
+    let error = store.compare_and_set("a", Some(Version(1)), text("ours")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unknown, "{error:?}");
+    assert_eq!(store.get("a").unwrap(), entry(3, "theirs"));
+}
+
+/// All processes of a new cluster set the same entry when they start.
+#[test]
+fn who_comes_too_late_is_in_nobodys_way() {
+    let bench = Bench::new();
+    let (store, other) = (bench.store(), bench.other_store());
+    bench.next_commit({
+        let fenced = Error::Fenced(store.id.clone());
+        move || {
+            other.compare_and_set("a", None, text("theirs")).unwrap();
+            Fate::Fails(fenced)
+        }
+    });
+    for _ in 0..2 {
+        let error = store.compare_and_set("a", None, text("ours")).unwrap_err();
+        assert!(matches!(error, MetadataError::Conflict { .. }), "{error:?}");
+        assert_eq!(bench.writers(), 1, "only the first try fences");
+    }
 }
 
 #[test]
