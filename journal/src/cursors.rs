@@ -172,6 +172,7 @@ mod tests {
     use anabranch_schemas::records::ChangesCursor;
 
     use super::*;
+    use crate::doubles::{Fate, FaultyJournal};
     use crate::embedded::{EmbeddedConfig, EmbeddedJournal};
     use crate::log::TransactionalId;
     use crate::rotating::run_transaction;
@@ -257,7 +258,11 @@ mod tests {
 
         let mut newer = RotatingWriter::open(&journal, &id).unwrap();
         let (reads, reading) = std::sync::mpsc::channel();
-        let tells = TellsOfReaders { journal, reads };
+        let tells = FaultyJournal::new(journal, |_| Fate::Done).with_readers(move |log, from| {
+            let reader = log.reader(from);
+            reads.send(()).unwrap();
+            reader
+        });
         let cluster = cluster.clone();
         let read = std::thread::spawn(move || {
             read_fenced::<ChangesCursor>(&tells, &mut newer, &cluster, "changes")
@@ -266,42 +271,5 @@ mod tests {
         reading.recv().unwrap();
         other.commit().unwrap();
         assert_eq!(read.join().unwrap().unwrap(), Some(cursor));
-    }
-
-    /// A journal that tells when somebody begins to read.
-    struct TellsOfReaders {
-        journal: Arc<dyn Journal>,
-        reads: std::sync::mpsc::Sender<()>,
-    }
-
-    impl Journal for TellsOfReaders {
-        fn ensure_topics(&self, topics: &[crate::TopicSpec]) -> Result<(), Error> {
-            self.journal.ensure_topics(topics)
-        }
-
-        fn writer(&self, id: &TransactionalId) -> Result<Box<dyn Writer>, Error> {
-            self.journal.writer(id)
-        }
-
-        fn reader(
-            &self,
-            from: &[(TopicPartition, ReadFrom)],
-        ) -> Result<Box<dyn crate::Reader>, Error> {
-            let reader = self.journal.reader(from);
-            self.reads.send(()).unwrap();
-            reader
-        }
-
-        fn bounds(&self, at: &TopicPartition) -> Result<crate::Bounds, Error> {
-            self.journal.bounds(at)
-        }
-
-        fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {
-            self.journal.trim(at, before)
-        }
-
-        fn rest_after_commit(&self) -> Duration {
-            self.journal.rest_after_commit()
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! A journal that fails on demand, and a reader that checks what is in the log.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +16,10 @@ use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::doubles::{Fate, FaultyJournal, Step};
 use crate::embedded::{EmbeddedConfig, EmbeddedJournal};
 use crate::error::Error;
-use crate::log::{
-    Bounds, Journal, NewRecord, Offset, ReadFrom, Reader, Record, TopicPartition, TopicSpec,
-    TransactionalId, Writer,
-};
+use crate::log::{Journal, ReadFrom, Record, TopicPartition, TransactionalId};
 use crate::rounds::{HlcClock, Round, RoundAppender, RoundWriter, RoundWriterConfig};
 use crate::topics::cluster_topics;
 
@@ -50,20 +48,28 @@ pub(super) enum Fault {
 struct Script {
     faults: VecDeque<Fault>,
     always: Option<Fault>,
+    /// Of each writer's transaction.
+    current: HashMap<TransactionalId, Fault>,
     down: bool,
     held: bool,
     begun: usize,
     opened: usize,
 }
 
-/// The embedded log, with faults.
+/// The embedded log, and what goes wrong in it.
 #[derive(Clone)]
-pub(super) struct FaultyJournal {
+pub(super) struct ScriptedLog {
     pub(super) log: Arc<EmbeddedJournal>,
     script: Arc<(Mutex<Script>, Condvar)>,
 }
 
-impl FaultyJournal {
+impl ScriptedLog {
+    /// The log as those see it who use it.
+    pub(super) fn faulty(&self) -> Arc<dyn Journal> {
+        let script = self.clone();
+        Arc::new(FaultyJournal::new(self.log.clone(), move |step| script.decide(step)))
+    }
+
     /// Faults of the next transactions, in order; after those, none.
     pub(super) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         self.script.0.lock().faults.extend(faults);
@@ -102,111 +108,51 @@ impl FaultyJournal {
         self.script.0.lock().opened
     }
 
-    fn check(&self) -> Result<(), Error> {
-        if self.script.0.lock().down {
-            return Err(Error::Unavailable("nobody answers".to_owned()));
-        }
-        Ok(())
-    }
-
-    fn begin(&self) -> Fault {
+    fn decide(&self, step: Step<'_>) -> Fate {
         let mut script = self.script.0.lock();
-        script.begun += 1;
-        self.script.1.notify_all();
-        while script.held {
-            self.script.1.wait(&mut script);
-        }
-        script.always.or_else(|| script.faults.pop_front()).unwrap_or(Fault::Nothing)
-    }
-}
-
-impl Journal for FaultyJournal {
-    fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), Error> {
-        self.log.ensure_topics(topics)
-    }
-
-    fn writer(&self, id: &TransactionalId) -> Result<Box<dyn Writer>, Error> {
-        self.check()?;
-        self.script.0.lock().opened += 1;
-        Ok(Box::new(FaultyWriter {
-            journal: self.clone(),
-            inner: self.log.writer(id)?,
-            id: id.clone(),
-            fault: Fault::Nothing,
-        }))
-    }
-
-    fn reader(&self, from: &[(TopicPartition, ReadFrom)]) -> Result<Box<dyn Reader>, Error> {
-        self.log.reader(from)
-    }
-
-    fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error> {
-        self.log.bounds(at)
-    }
-
-    fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {
-        self.log.trim(at, before)
-    }
-
-    fn rest_after_commit(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-struct FaultyWriter {
-    journal: FaultyJournal,
-    inner: Box<dyn Writer>,
-    id: TransactionalId,
-    fault: Fault,
-}
-
-impl Writer for FaultyWriter {
-    fn begin(&mut self) -> Result<(), Error> {
-        self.fault = self.journal.begin();
-        self.journal.check()?;
-        self.inner.begin()
-    }
-
-    fn append(&mut self, record: NewRecord) -> Result<(), Error> {
-        match self.fault {
-            Fault::AppendFails => Err(Error::Unavailable("append failed".to_owned())),
-            Fault::Fenced => Err(Error::Fenced(self.id.clone())),
-            _ => self.inner.append(record),
-        }
-    }
-
-    fn flush(&mut self) -> Result<Vec<Offset>, Error> {
-        match self.fault {
-            Fault::FlushFails => Err(Error::Aborted("flush failed".to_owned())),
-            _ => self.inner.flush(),
-        }
-    }
-
-    fn commit(&mut self) -> Result<(), Error> {
-        match self.fault {
-            Fault::CommitFails => Err(Error::Aborted("commit refused".to_owned())),
-            Fault::CommitLost => Err(Error::Unknown("commit lost".to_owned())),
-            Fault::AnswerLost => {
-                self.inner.commit()?;
-                Err(Error::Unknown("answer lost".to_owned()))
+        let unavailable = || Fate::Fails(Error::Unavailable("nobody answers".to_owned()));
+        match step {
+            Step::Writer(_) if script.down => unavailable(),
+            Step::Writer(_) => {
+                script.opened += 1;
+                Fate::Done
             }
-            Fault::DiskFull => Err(Error::DiskFull("there".to_owned())),
-            _ => self.inner.commit(),
+            Step::Begin(id) => {
+                script.begun += 1;
+                self.script.1.notify_all();
+                while script.held {
+                    self.script.1.wait(&mut script);
+                }
+                let fault = script.always.or_else(|| script.faults.pop_front());
+                script.current.insert(id.clone(), fault.unwrap_or(Fault::Nothing));
+                if script.down { unavailable() } else { Fate::Done }
+            }
+            Step::Append(id) | Step::Flush(id) | Step::Commit(id) => {
+                fate(script.current[id], step, id)
+            }
+            Step::Abort(_) | Step::Bounds(_) => Fate::Done,
         }
     }
+}
 
-    fn abort(&mut self) -> Result<(), Error> {
-        self.inner.abort()
-    }
-
-    fn is_spent(&self) -> bool {
-        self.fault == Fault::Spent
+fn fate(fault: Fault, step: Step<'_>, id: &TransactionalId) -> Fate {
+    let text = |text: &str| text.to_owned();
+    match (fault, step) {
+        (Fault::AppendFails, Step::Append(_)) => Fate::Fails(Error::Unavailable(text("append"))),
+        (Fault::Fenced, Step::Append(_)) => Fate::Fails(Error::Fenced(id.clone())),
+        (Fault::FlushFails, Step::Flush(_)) => Fate::Fails(Error::Aborted(text("flush"))),
+        (Fault::CommitFails, Step::Commit(_)) => Fate::Fails(Error::Aborted(text("commit"))),
+        (Fault::CommitLost, Step::Commit(_)) => Fate::Fails(Error::Unknown(text("it is lost"))),
+        (Fault::AnswerLost, Step::Commit(_)) => Fate::DoneBut(Error::Unknown(text("no answer"))),
+        (Fault::DiskFull, Step::Commit(_)) => Fate::Fails(Error::DiskFull(text("there"))),
+        (Fault::Spent, Step::Commit(_)) => Fate::DoneAndSpent,
+        _ => Fate::Done,
     }
 }
 
 /// A cluster's log and what writes it.
 pub(super) struct Bench {
-    pub(super) journal: FaultyJournal,
+    pub(super) journal: ScriptedLog,
     pub(super) cluster: ClusterName,
     pub(super) appender: RoundAppender,
     slices: SliceCount,
@@ -226,7 +172,7 @@ impl Bench {
         log.ensure_topics(&cluster_topics(&cluster, slices, None)).unwrap();
         let clock = Arc::new(HlcClock::system());
         let appender = RoundAppender::new(&cluster, ACTOR, slices, clock);
-        let journal = FaultyJournal { log, script: Arc::default() };
+        let journal = ScriptedLog { log, script: Arc::default() };
         Bench { journal, cluster, appender, slices, _dir: dir }
     }
 
@@ -234,14 +180,14 @@ impl Bench {
     pub(super) fn writer(&self, change: impl FnOnce(&mut RoundWriterConfig)) -> RoundWriter {
         let mut config = RoundWriterConfig { lanes: Some(2), ..RoundWriterConfig::new("s1") };
         change(&mut config);
-        let journal = Arc::new(self.journal.clone());
-        RoundWriter::open(journal, &self.cluster, self.appender.clone(), config).unwrap()
+        RoundWriter::open(self.journal.faulty(), &self.cluster, self.appender.clone(), config)
+            .unwrap()
     }
 
     fn read(&self, topic: &str, partition: u16) -> Vec<Record> {
         let at = TopicPartition::new(topic, partition);
-        let end = self.journal.bounds(&at).unwrap().end;
-        let mut reader = self.journal.reader(&[(at.clone(), ReadFrom::Start)]).unwrap();
+        let end = self.journal.log.bounds(&at).unwrap().end;
+        let mut reader = self.journal.log.reader(&[(at.clone(), ReadFrom::Start)]).unwrap();
         let mut records = Vec::new();
         while reader.position(&at).unwrap() < end {
             records.extend(reader.poll(PATIENCE).unwrap());

@@ -8,7 +8,6 @@ use tokio::time::timeout;
 
 use super::support::{Bench, Fault, PATIENCE, insert, round};
 use crate::error::Error;
-use crate::log::Journal;
 use crate::rounds::{Round, RoundWriter, RoundWriterConfig};
 
 fn config(_: &mut RoundWriterConfig) {}
@@ -244,9 +243,8 @@ async fn a_topic_that_is_missing_is_told() {
         16.try_into().unwrap(),
         Arc::new(crate::rounds::HlcClock::system()),
     );
-    let journal: Arc<dyn Journal> = Arc::new(bench.journal.clone());
-    let writer =
-        RoundWriter::open(journal, &other, appender, RoundWriterConfig::new("s1")).unwrap();
+    let config = RoundWriterConfig::new("s1");
+    let writer = RoundWriter::open(bench.journal.faulty(), &other, appender, config).unwrap();
     let (first, second) = tokio::join!(writer.write(round(1, 1)), writer.write(round(2, 1)));
     for refused in [first, second] {
         assert!(matches!(refused, Err(Error::UnknownTopic(_))), "{refused:?}");
