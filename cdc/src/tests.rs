@@ -1,18 +1,15 @@
 //! Whatever becomes of a commit, each change is written once, in order, and no mark is early.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anabranch_core::ids::{ActorId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
+use anabranch_journal::doubles::{Fate, FaultyJournal, Step};
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use anabranch_journal::metadata::ClusterIdentity;
-use anabranch_journal::{
-    Bounds, Error as JournalError, Journal, NewRecord, Offset, ReadFrom, Reader, TopicPartition,
-    TopicSpec, TransactionalId, Writer, cluster_topics,
-};
+use anabranch_journal::{Error as JournalError, Journal, ReadFrom, TopicPartition, cluster_topics};
 use anabranch_schemas::decode;
 use anabranch_schemas::records::Resolved;
 use anabranch_schemas::store::{FeedChange, FeedReply, FeedTransaction};
@@ -25,77 +22,24 @@ use crate::writer::ChangesWriter;
 
 const SLICES: u16 = 4;
 
-/// What becomes of a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Done,
-    DoneButUnknown,
-    NotDoneAndUnknown,
-    Refused,
+/// A log whose commits meet these fates, one after the other.
+fn fateful(log: &Arc<dyn Journal>, fates: Vec<Fate>) -> Arc<dyn Journal> {
+    let fates = Mutex::new(fates.into_iter());
+    Arc::new(FaultyJournal::new(Arc::clone(log), move |step| match step {
+        Step::Commit(_) => fates.lock().unwrap().next().unwrap_or(Fate::Done),
+        _ => Fate::Done,
+    }))
 }
 
-/// A log whose commits meet the fates that are prescribed, one after the other.
-struct Fateful {
-    log: Arc<dyn Journal>,
-    fates: Arc<Vec<Fate>>,
-    met: Arc<AtomicUsize>,
-}
-
-struct FatefulWriter {
-    writer: Box<dyn Writer>,
-    fates: Arc<Vec<Fate>>,
-    met: Arc<AtomicUsize>,
-}
-
-impl Journal for Fateful {
-    fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), JournalError> {
-        self.log.ensure_topics(topics)
-    }
-    fn writer(&self, id: &TransactionalId) -> Result<Box<dyn Writer>, JournalError> {
-        let (fates, met) = (self.fates.clone(), self.met.clone());
-        Ok(Box::new(FatefulWriter { writer: self.log.writer(id)?, fates, met }))
-    }
-    fn reader(&self, from: &[(TopicPartition, ReadFrom)]) -> Result<Box<dyn Reader>, JournalError> {
-        self.log.reader(from)
-    }
-    fn bounds(&self, at: &TopicPartition) -> Result<Bounds, JournalError> {
-        self.log.bounds(at)
-    }
-    fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), JournalError> {
-        self.log.trim(at, before)
-    }
-    fn rest_after_commit(&self) -> Duration {
-        self.log.rest_after_commit()
-    }
-}
-
-impl Writer for FatefulWriter {
-    fn begin(&mut self) -> Result<(), JournalError> {
-        self.writer.begin()
-    }
-    fn append(&mut self, record: NewRecord) -> Result<(), JournalError> {
-        self.writer.append(record)
-    }
-    fn flush(&mut self) -> Result<Vec<Offset>, JournalError> {
-        self.writer.flush()
-    }
-    fn commit(&mut self) -> Result<(), JournalError> {
-        let number = self.met.fetch_add(1, Ordering::SeqCst);
-        let unknown = || JournalError::Unknown("the answer was lost".to_owned());
-        match self.fates.get(number).copied().unwrap_or(Fate::Done) {
-            Fate::Done => self.writer.commit(),
-            Fate::DoneButUnknown => self.writer.commit().and_then(|()| Err(unknown())),
-            // What was appended stays open until the next writer of this id fences this one.
-            Fate::NotDoneAndUnknown => Err(unknown()),
-            Fate::Refused => {
-                self.writer.abort()?;
-                Err(JournalError::Aborted("on purpose".to_owned()))
-            }
-        }
-    }
-    fn abort(&mut self) -> Result<(), JournalError> {
-        self.writer.abort()
-    }
+/// What may become of a commit. What is not done stays open until the next writer of its id.
+fn fates() -> impl Strategy<Value = Fate> {
+    let unknown = || JournalError::Unknown("the answer was lost".to_owned());
+    prop_oneof![
+        2 => Just(Fate::Done),
+        1 => Just(Fate::DoneBut(unknown())),
+        1 => Just(Fate::Fails(unknown())),
+        1 => Just(Fate::Fails(JournalError::Aborted("on purpose".to_owned()))),
+    ]
 }
 
 /// A transaction of the feed: the slices its commit record names, each with a number of changes.
@@ -209,9 +153,7 @@ proptest! {
     #[test]
     fn each_change_is_written_once_whatever_becomes_of_commits(
         history in histories(),
-        fates in prop::collection::vec(prop::sample::select(vec![
-            Fate::Done, Fate::Done, Fate::DoneButUnknown, Fate::NotDoneAndUnknown, Fate::Refused,
-        ]), 0..20),
+        fates in prop::collection::vec(fates(), 0..20),
         sizes in prop::collection::vec(1_usize..6, 1..6),
     ) {
         let dir = tempfile::tempdir().unwrap();
@@ -219,10 +161,7 @@ proptest! {
         let log: Arc<dyn Journal> = EmbeddedJournal::open(config).unwrap();
         let identity = identity();
         log.ensure_topics(&cluster_topics(&identity.name, identity.slices, None)).unwrap();
-        let met = Arc::new(AtomicUsize::new(0));
-        let fateful: Arc<dyn Journal> =
-            Arc::new(Fateful { log: log.clone(), fates: Arc::new(fates), met });
-        capture(&fateful, &history, &sizes);
+        capture(&fateful(&log, fates), &history, &sizes);
         for slice in identity.slices.all() {
             let expected: Vec<_> = history
                 .iter()

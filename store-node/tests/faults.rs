@@ -19,7 +19,7 @@ use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use uuid::Uuid;
 
-use self::support::flaky::FlakyJournal;
+use self::support::flaky;
 use self::support::log::{Log, Round, car, identity};
 use self::support::{Node, at, client, code, config, increment, journal, json, put, until, within};
 
@@ -105,7 +105,7 @@ async fn a_log_that_was_trimmed_too_far_says_what_to_do() {
 async fn a_journal_out_of_reach_is_waited_for_while_reads_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(journal(&dir.path().join("log")));
-    let (flaky, down) = FlakyJournal::new(log.journal());
+    let (flaky, down) = flaky::flaky(log.journal());
     let node = Node::start(config(&dir.path().join("node")), flaky).await;
     node.ready().await;
     let mut expected = 0;
@@ -133,7 +133,7 @@ async fn a_log_that_is_silent_since_it_is_out_of_reach_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(journal(&dir.path().join("log")));
     let last = log.write(&round(1, [1]));
-    let (silent, down) = FlakyJournal::silent(log.journal());
+    let (silent, down) = flaky::silent(log.journal());
     let node = Node::start(config(&dir.path().join("node")), silent).await;
     node.ready().await;
     down.store(true, Ordering::SeqCst);

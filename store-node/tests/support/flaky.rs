@@ -4,33 +4,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anabranch_journal::{
-    Bounds, Error, Journal, Offset, ReadFrom, Reader, Record, TopicPartition, TopicSpec,
-    TransactionalId, Writer,
-};
+use anabranch_journal::doubles::{Fate, FaultyJournal, Step};
+use anabranch_journal::{Error, Journal, Offset, Reader, Record, TopicPartition};
 
-/// Passes everything on, unless it is down.
-pub struct FlakyJournal {
-    inner: Arc<dyn Journal>,
-    down: Arc<AtomicBool>,
-    is_silent: bool,
+/// A journal, and the switch that takes it down.
+pub fn flaky(inner: Arc<dyn Journal>) -> (Arc<dyn Journal>, Arc<AtomicBool>) {
+    make(inner, false)
 }
 
-impl FlakyJournal {
-    /// A journal, and the switch that takes it down.
-    pub fn new(inner: Arc<dyn Journal>) -> (Arc<Self>, Arc<AtomicBool>) {
-        Self::make(inner, false)
-    }
+/// One whose readers say nothing when it is down, as those of Kafka do.
+pub fn silent(inner: Arc<dyn Journal>) -> (Arc<dyn Journal>, Arc<AtomicBool>) {
+    make(inner, true)
+}
 
-    /// One whose readers say nothing when it is down, as those of Kafka do.
-    pub fn silent(inner: Arc<dyn Journal>) -> (Arc<Self>, Arc<AtomicBool>) {
-        Self::make(inner, true)
-    }
-
-    fn make(inner: Arc<dyn Journal>, is_silent: bool) -> (Arc<Self>, Arc<AtomicBool>) {
-        let down = Arc::new(AtomicBool::new(false));
-        (Arc::new(FlakyJournal { inner, down: Arc::clone(&down), is_silent }), down)
-    }
+fn make(inner: Arc<dyn Journal>, is_silent: bool) -> (Arc<dyn Journal>, Arc<AtomicBool>) {
+    let down = Arc::new(AtomicBool::new(false));
+    let (of_steps, of_readers) = (Arc::clone(&down), Arc::clone(&down));
+    let journal = FaultyJournal::new(inner, move |step| match step {
+        Step::Bounds(_) => check(&of_steps).map_or_else(Fate::Fails, |()| Fate::Done),
+        _ => Fate::Done,
+    });
+    let journal = journal.with_readers(move |inner, from| {
+        if !is_silent {
+            check(&of_readers)?;
+        }
+        let (inner, down) = (inner.reader(from)?, Arc::clone(&of_readers));
+        Ok(Box::new(FlakyReader { inner, down, is_silent }))
+    });
+    (Arc::new(journal), down)
 }
 
 fn check(down: &AtomicBool) -> Result<(), Error> {
@@ -58,37 +59,5 @@ impl Reader for FlakyReader {
 
     fn position(&self, at: &TopicPartition) -> Option<Offset> {
         self.inner.position(at)
-    }
-}
-
-impl Journal for FlakyJournal {
-    fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), Error> {
-        self.inner.ensure_topics(topics)
-    }
-
-    fn writer(&self, id: &TransactionalId) -> Result<Box<dyn Writer>, Error> {
-        self.inner.writer(id)
-    }
-
-    fn reader(&self, from: &[(TopicPartition, ReadFrom)]) -> Result<Box<dyn Reader>, Error> {
-        if !self.is_silent {
-            check(&self.down)?;
-        }
-        let inner = self.inner.reader(from)?;
-        let (down, is_silent) = (Arc::clone(&self.down), self.is_silent);
-        Ok(Box::new(FlakyReader { inner, down, is_silent }))
-    }
-
-    fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error> {
-        check(&self.down)?;
-        self.inner.bounds(at)
-    }
-
-    fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {
-        self.inner.trim(at, before)
-    }
-
-    fn rest_after_commit(&self) -> Duration {
-        self.inner.rest_after_commit()
     }
 }
