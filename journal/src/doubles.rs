@@ -45,9 +45,8 @@ pub enum Fate {
 }
 
 type Decide = dyn Fn(Step<'_>) -> Fate + Send + Sync;
-type OpenReader = dyn Fn(&dyn Journal, &[(TopicPartition, ReadFrom)]) -> Result<Box<dyn Reader>, Error>
-    + Send
-    + Sync;
+type Opened = Result<Box<dyn Reader>, Error>;
+type OpenReader = dyn Fn(&dyn Journal, &[(TopicPartition, ReadFrom)]) -> Opened + Send + Sync;
 
 /// The journal.
 pub struct FaultyJournal {
@@ -70,10 +69,7 @@ impl FaultyJournal {
     #[must_use]
     pub fn with_readers(
         self,
-        open: impl Fn(&dyn Journal, &[(TopicPartition, ReadFrom)]) -> Result<Box<dyn Reader>, Error>
-        + Send
-        + Sync
-        + 'static,
+        open: impl Fn(&dyn Journal, &[(TopicPartition, ReadFrom)]) -> Opened + Send + Sync + 'static,
     ) -> Self {
         FaultyJournal { open_reader: Box::new(open), ..self }
     }

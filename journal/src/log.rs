@@ -239,9 +239,7 @@ pub trait Writer: Send {
 
     /// Whether this writer must be dropped although its last call succeeded: its next transaction
     /// could meet a straggler of an earlier one.
-    fn is_spent(&self) -> bool {
-        false
-    }
+    fn is_spent(&self) -> bool;
 }
 
 /// Reads committed records of some partitions.

@@ -9,7 +9,7 @@ mod test_cluster;
 mod unfair;
 
 pub(crate) use certificates::Certificates;
-pub(crate) use fateful::Fateful;
+pub(crate) use fateful::fateful;
 pub(crate) use proxy::Proxy;
 pub(crate) use test_cluster::{TestBridge, TestCluster, eventually, mutation, put};
-pub(crate) use unfair::Unfair;
+pub(crate) use unfair::{Delivered, unfair};

@@ -1,7 +1,6 @@
 //! More than two clusters, and what a bridge tells of itself, on embedded logs over TLS.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use anabranch_schemas::decode;
 use anabranch_schemas::records::DeadLetter;
 use anabranch_schemas::resources::{OnLeave, ReplicationSpec, Subscriptions};
 
-use crate::doubles::{Certificates, Fateful, TestBridge, TestCluster, eventually};
+use crate::doubles::{Certificates, TestBridge, TestCluster, eventually, fateful};
 
 const NAME: &str = "cars";
 
@@ -64,9 +63,9 @@ async fn a_dead_letter_is_written_once_with_its_position() {
     let certificates = Certificates::new(&all);
     let east = TestCluster::start("east", 1).await;
     let west = TestCluster::start("west", 2).await;
-    let fateful = Arc::new(Fateful::new(west.journal.clone(), "-bridge-", 30));
+    let (fateful, met) = fateful(west.journal.clone(), "-bridge-", 30);
     let b_east = east.bridge(certificates.tls("east", &all)).await.unwrap();
-    let b_west = west.bridge_on(fateful.clone(), certificates.tls("west", &all)).await.unwrap();
+    let b_west = west.bridge_on(fateful, certificates.tls("west", &all)).await.unwrap();
     east.declare(NAME, wants(None, None));
     west.declare(NAME, wants(Some("w = 1"), Some(&b_east)));
     let deep = format!(r#"{{"w":1,"d":{}1{}}}"#, r#"{"d":"#.repeat(70), "}".repeat(70));
@@ -76,7 +75,7 @@ async fn a_dead_letter_is_written_once_with_its_position() {
         east.put(1_000 + key, r#"{"w":1}"#);
         eventually("it blocks nothing", || west.document(1_000 + key).is_some()).await;
     }
-    assert!(fateful.done.load(Ordering::Relaxed) > 3, "too few commits met their fate");
+    assert!(met.load(Ordering::Relaxed) > 3, "too few commits met their fate");
     let at = TopicPartition::new(west.identity.name.dead_letters(), 0);
     let mut reader = west.journal.reader(&[(at, ReadFrom::Start)]).unwrap();
     let mut letters = Vec::new();

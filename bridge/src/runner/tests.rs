@@ -1,7 +1,6 @@
 //! Bridges of two clusters on embedded logs, over TLS on loopback.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anabranch_core::Value;
@@ -10,7 +9,7 @@ use anabranch_core::query::FieldPath;
 use anabranch_schemas::resources::{OnLeave, ReplicationSpec, Subscriptions};
 
 use crate::doubles::{
-    Certificates, Fateful, Proxy, TestBridge, TestCluster, eventually, mutation, put,
+    Certificates, Proxy, TestBridge, TestCluster, eventually, fateful, mutation, put,
 };
 
 const NAME: &str = "cars";
@@ -239,10 +238,10 @@ async fn every_round_arrives_once_whatever_becomes_of_commits() {
     let pair = Pair::new().await;
     let (east, west) = (&pair.east, &pair.west);
     let all = ["east", "west"];
-    let fateful = Arc::new(Fateful::new(west.journal.clone(), "-bridge-", 20));
+    let (fateful, met) = fateful(west.journal.clone(), "-bridge-", 20);
     let b_east = east.bridge(pair.certificates.tls("east", &all)).await.unwrap();
     let tls = pair.certificates.tls("west", &all);
-    let b_west = west.bridge_on(fateful.clone(), tls).await.unwrap();
+    let b_west = west.bridge_on(fateful, tls).await.unwrap();
     east.declare(NAME, Some(wants(None, &[])));
     west.declare(NAME, Some(wants(Some("w = 1"), &[at(&b_east)])));
     east.put(0, r#"{"w":1}"#);
@@ -259,7 +258,7 @@ async fn every_round_arrives_once_whatever_becomes_of_commits() {
         let arrived = format!(r#"{{"n":{},"w":1}}"#, round + 1);
         eventually("it arrives", || west.document(0).as_ref() == Some(&arrived)).await;
     }
-    assert!(fateful.done.load(Ordering::Relaxed) >= 5, "too few commits met their fate");
+    assert!(met.load(Ordering::Relaxed) >= 5, "too few commits met their fate");
     let written = (east.rounds() - before.0, west.rounds() - before.1);
     assert_eq!(written, (100, 100), "a round is missing or doubled");
     drop(b_west);

@@ -231,6 +231,11 @@ impl Writer for EmbeddedWriter {
         self.shared.state().abort(transaction.number);
         self.session.check()
     }
+
+    /// Never: nothing of a transaction is under way once its call returned.
+    fn is_spent(&self) -> bool {
+        false
+    }
 }
 
 impl Drop for EmbeddedWriter {

@@ -21,7 +21,7 @@ use anabranch_schemas::records::{Change, Commit, Operation, PartLocation, Resolv
 use anabranch_schemas::topics::ClusterName;
 use anabranch_schemas::{encode, state};
 
-use crate::doubles::Unfair;
+use crate::doubles::{Delivered, unfair};
 use crate::queries::Queries;
 use crate::send::rounds::Source;
 use crate::send::select::Selector;
@@ -34,7 +34,8 @@ const HERE: ActorId = ActorId(Uuid::from_u128(10));
 const ROUNDS: u64 = 200;
 
 struct Log {
-    journal: Arc<Unfair>,
+    journal: Arc<dyn Journal>,
+    delivered: Delivered,
     cluster: ClusterName,
     _dir: TempDir,
 }
@@ -99,7 +100,8 @@ impl Log {
         }
         writer.flush().unwrap();
         writer.commit().unwrap();
-        Log { journal: Arc::new(Unfair::new(journal)), cluster, _dir: dir }
+        let (journal, delivered) = unfair(journal);
+        Log { journal, delivered, cluster, _dir: dir }
     }
 
     /// Reads to the end, and gives the transactions that came out.
@@ -151,7 +153,7 @@ fn what_waits_is_bounded_and_still_gets_on() {
     let log = Log::new();
     let limits = TailLimits { max_pending: 10, max_held_bytes: 1_000 };
     assert_eq!(log.read(limits), (0..ROUNDS).collect::<Vec<_>>());
-    let delivered = log.journal.delivered(&log.cluster.changes());
+    let delivered = log.delivered.of(&log.cluster.changes());
     let ahead = delivered.iter().position(|slice| *slice == 1).unwrap();
     assert!(ahead < 40, "{ahead} records of slice 0 came before the first of slice 1");
     let of_slice_0 = delivered.iter().filter(|slice| **slice == 0).count();
