@@ -15,6 +15,7 @@ mod config;
 mod errors;
 #[cfg(test)]
 mod fetcher;
+mod progress;
 mod query;
 mod reader;
 mod topics;

@@ -13,9 +13,11 @@ use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::Metadata;
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::{KafkaConfig, Quiet, Trouble, errors};
 use crate::error::Error;
+use crate::log::{Offset, TopicPartition};
 
 /// After so many questions in a row without an answer the client is made anew.
 const UNANSWERED: u32 = 3;
@@ -49,6 +51,29 @@ impl Query {
         timeout: Duration,
     ) -> Result<(i64, i64), KafkaError> {
         self.ask(|client| client.fetch_watermarks(topic, partition, timeout))
+    }
+
+    /// The last stable offset of each partition, if it is told. One question to each broker.
+    pub(super) fn ends(
+        &self,
+        partitions: &[&TopicPartition],
+        timeout: Duration,
+    ) -> Result<Vec<Option<Offset>>, KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for at in partitions {
+            let number = i32::from(at.partition.0);
+            // librdkafka passes on what stands for a time, and brokers take this for the end.
+            list.add_partition_offset(at.topic.as_str(), number, KafkaOffset::End)?;
+        }
+        let told = self.ask(|client| client.offsets_for_times(list, timeout))?;
+        let end = |at: &TopicPartition| {
+            let told = told.find_partition(at.topic.as_str(), i32::from(at.partition.0))?;
+            match (told.error(), told.offset()) {
+                (Ok(()), KafkaOffset::Offset(end)) => u64::try_from(end).ok().map(Offset),
+                _ => None,
+            }
+        };
+        Ok(partitions.iter().map(|at| end(at)).collect())
     }
 
     pub(super) fn metadata(&self, topic: &str, timeout: Duration) -> Result<Metadata, KafkaError> {

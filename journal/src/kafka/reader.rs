@@ -13,7 +13,8 @@
 //!
 //! **Away.** While no broker can be reached `poll` finds nothing; after some seconds it says so once
 //! and for all. Then the reader is to be made anew: it would mostly go on by itself, but librdkafka
-//! can lose sight of all brokers for good.
+//! can lose sight of all brokers for good. For the same reason it says so when a partition stands
+//! still (see [`super::progress`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
+use super::progress::{self, Progress};
 use super::{Shared, Trouble, errors};
 use crate::error::Error;
 use crate::log::{Offset, ReadFrom, Reader, Record, TopicPartition};
@@ -45,6 +47,9 @@ const EVENTS_AT_ONCE: usize = 16;
 /// After so long without a broker a reader is given up.
 const AWAY: Duration = Duration::from_secs(5);
 
+/// How long to wait for where partitions end. Meanwhile nothing is read.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The group that no reader joins; its name is what brokers with access control check.
 const GROUP: &str = "anabranch";
 
@@ -52,6 +57,7 @@ const GROUP: &str = "anabranch";
 pub(super) struct KafkaReader {
     // Dropped before the consumer whose queues they are.
     partitions: Vec<Assigned>,
+    progress: Progress,
     ready: Arc<Ready>,
     consumer: Arc<BaseConsumer<Context>>,
     shared: Arc<Shared>,
@@ -119,7 +125,9 @@ impl KafkaReader {
             let at = at.clone();
             partitions.push(Assigned { at, queue, position, from_start, health: Health::Good });
         }
-        let reader = KafkaReader { partitions, ready, consumer, shared };
+        let positions = partitions.iter().map(|partition| partition.position);
+        let progress = Progress::new(positions, progress::INTERVAL);
+        let reader = KafkaReader { partitions, progress, ready, consumer, shared };
         reader.assign()?;
         Ok(reader)
     }
@@ -180,6 +188,24 @@ impl KafkaReader {
             Some(_) => {
                 let reason = self.shared.trouble.last().unwrap_or_default();
                 Err(Error::Unavailable(format!("no broker can be reached: {reason}")))
+            }
+        }
+    }
+
+    /// Gives up partitions that stand still: the next poll says so.
+    fn look_for_progress(&mut self) {
+        let positions: Vec<_> = self.partitions.iter().map(|p| p.position).collect();
+        let (partitions, shared) = (&self.partitions, &self.shared);
+        let stuck = self.progress.look(&positions, |still| {
+            let still: Vec<_> = still.iter().map(|index| &partitions[*index].at).collect();
+            shared.query.ends(&still, LOOK).unwrap_or_default()
+        });
+        for index in stuck {
+            let Assigned { at, position, health, .. } = &mut self.partitions[index];
+            if matches!(health, Health::Good) {
+                let text = format!("{at} has more, but nothing comes after offset {position}");
+                tracing::warn!("{text}; the reader is given up");
+                *health = Health::Failed(Error::Unavailable(text));
             }
         }
     }
@@ -263,12 +289,16 @@ impl Reader for KafkaReader {
                 }
             }
             left.into_iter().chain(served).for_each(|index| self.ready.add(index));
+            if !batch.is_full() && Instant::now() >= self.progress.due() {
+                self.look_for_progress();
+            }
             if batch.is_worth_returning() || Instant::now() >= deadline {
                 return Ok(batch.records);
             }
             let good = self.partitions.iter().all(|p| matches!(p.health, Health::Good));
-            let retry = Instant::now() + OUT_OF_RANGE_RETRY;
-            self.ready.wait(if good { deadline } else { deadline.min(retry) });
+            let again = Instant::now() + OUT_OF_RANGE_RETRY;
+            let again = if good { self.progress.due() } else { again };
+            self.ready.wait(deadline.min(again));
         }
     }
 
@@ -376,61 +406,4 @@ fn end_offset(reason: &str) -> Option<Offset> {
 }
 
 #[cfg(test)]
-mod tests {
-    use anabranch_tests::support::{Broker, wait_until};
-
-    use super::*;
-    use crate::conformance::PATIENCE;
-    use crate::kafka::{KafkaConfig, KafkaJournal};
-    use crate::log::{Cleanup, Journal, NewRecord, TopicSpec, TransactionalId};
-
-    #[test]
-    fn the_end_of_a_partition_is_read_from_the_event() {
-        let text = "Fetch from broker 1 reached end of partition at offset 42 (HighwaterMark 43)";
-        assert_eq!(end_offset(text), Some(Offset(42)));
-        assert_eq!(end_offset("something else"), None);
-    }
-
-    /// Between the question where a log starts and the first fetch the log may be trimmed. Whoever
-    /// asked for the oldest record gets the one that is oldest then.
-    #[test]
-    fn a_reader_from_the_start_is_not_stopped_by_a_trim() {
-        let broker = Broker::shared();
-        let config = KafkaConfig::new(broker.address(), "reader");
-        let journal = KafkaJournal::connect(config).expect("the settings are right");
-        let topic = broker.unique_name("trimmed");
-        let spec = TopicSpec {
-            name: topic.as_str().into(),
-            partitions: 1,
-            cleanup: Cleanup::Delete { retention_ms: None },
-            max_record_bytes: 1024,
-        };
-        journal.ensure_topics(&[spec]).expect("a topic");
-        let at = TopicPartition::new(topic.as_str(), 0);
-        let mut writer = journal.writer(&TransactionalId::from(topic)).expect("a writer");
-        writer.begin().expect("begin");
-        for key in ["a", "b"] {
-            writer
-                .append(NewRecord { at: at.clone(), key: Bytes::from(key), value: None })
-                .expect("append");
-        }
-        let offsets = writer.flush().expect("flush");
-        writer.commit().expect("commit");
-        wait_until("the records are visible", PATIENCE, || {
-            Ok(journal.bounds(&at).expect("bounds").end > offsets[1])
-        })
-        .expect("it happens in time");
-        journal.trim(&at, offsets[1]).expect("trim");
-        // As if the start had been asked for before the trim.
-        let from = [(at, ReadFrom::Offset(offsets[0]))];
-        let mut reader = KafkaReader::open(Arc::clone(&journal.shared), &from).expect("a reader");
-        reader.partitions[0].from_start = true;
-        let mut read = Vec::new();
-        wait_until("the reader goes on", PATIENCE, || {
-            read = reader.poll(Duration::from_millis(50)).expect("poll");
-            Ok(!read.is_empty())
-        })
-        .expect("it happens in time");
-        assert_eq!(read[0].offset, offsets[1]);
-    }
-}
+mod tests;
