@@ -19,6 +19,7 @@ const SENT_BATCHES: &str = "anabranch_bridge_sent_batches_total";
 const UNDER_WAY: &str = "anabranch_bridge_sent_under_way_batches";
 const CONFIRM: &str = "anabranch_bridge_sent_confirm_seconds";
 const SNAPSHOTS: &str = "anabranch_bridge_snapshots_total";
+const LISTED_DOCUMENTS: &str = "anabranch_bridge_listed_documents_total";
 const RECEIVED_DOCUMENTS: &str = "anabranch_bridge_received_documents_total";
 const RECEIVED_ROUNDS: &str = "anabranch_bridge_received_rounds_total";
 const DEAD_LETTERS: &str = "anabranch_bridge_dead_letters_total";
@@ -46,6 +47,10 @@ pub(crate) fn describe() {
     describe_gauge!(UNDER_WAY, "Batches sent that are not in the receiver's log yet");
     describe_histogram!(CONFIRM, Unit::Seconds, "From sending a batch to its confirmation");
     describe_counter!(SNAPSHOTS, "Snapshots begun for a receiver");
+    describe_counter!(
+        LISTED_DOCUMENTS,
+        "Documents of which a remote that sends a snapshot was told that they are held here"
+    );
     describe_counter!(RECEIVED_DOCUMENTS, "Documents received and written");
     describe_counter!(RECEIVED_ROUNDS, "Rounds received and written");
     describe_counter!(DEAD_LETTERS, "Documents that could not be applied");
@@ -72,6 +77,7 @@ pub(crate) struct Meters {
     pub(crate) under_way: Gauge,
     pub(crate) confirm: Histogram,
     pub(crate) snapshots: Counter,
+    pub(crate) listed_documents: Counter,
     pub(crate) received_documents: Counter,
     pub(crate) received_rounds: Counter,
     pub(crate) dead_letters: Counter,
@@ -95,6 +101,7 @@ impl Meters {
             under_way: gauge!(UNDER_WAY, &labels),
             confirm: histogram!(CONFIRM, &labels),
             snapshots: counter!(SNAPSHOTS, &labels),
+            listed_documents: counter!(LISTED_DOCUMENTS, &labels),
             received_documents: counter!(RECEIVED_DOCUMENTS, &labels),
             received_rounds: counter!(RECEIVED_ROUNDS, &labels),
             dead_letters: counter!(DEAD_LETTERS, &labels),

@@ -50,6 +50,15 @@ pub(crate) enum ScanError {
     Failed(Error),
 }
 
+impl From<ScanError> for Error {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Failed(error) => error,
+            ScanError::TooOld => Error::Store("it does not read as of now".to_owned()),
+        }
+    }
+}
+
 impl Store {
     /// A client of the store node at `address`, `host:port`. Does not connect yet.
     pub(crate) fn new(address: &str, tls: Option<&TlsFiles>) -> Result<Self, Error> {
@@ -98,20 +107,26 @@ impl Store {
         id: &DocumentId,
         least: TxnId,
     ) -> Result<Option<Document>, Error> {
-        let failed = |error| match error {
-            ScanError::Failed(error) => error,
-            ScanError::TooOld => Error::Store("it does not read as of now".to_owned()),
-        };
         let bytes = Bytes::from(id.to_bytes());
         let after = just_before(&bytes);
-        let scan = self.scan(id.app, &id.collection, least, false, after).await;
-        let first = scan.map_err(failed)?.next().await.map_err(failed)?;
+        let mut scan = self.scan(id.app, &id.collection, least, false, after).await?;
+        let first = scan.next().await?;
         let first = first.and_then(|reply| reply.items.into_iter().next());
         let Some(item) = first.filter(|item| item.document_id == bytes) else { return Ok(None) };
         let document = state::decode(&item.state)
             .map_err(|error| Error::Corrupt(format!("the state of {id}: {error}")))?;
         Ok(Some(document))
     }
+}
+
+/// Where a scan goes on in a collection that has come to `after`; `None` if that is past it. The ids
+/// of a collection lie together, and collections in the order of their names.
+pub(crate) fn go_on(app: AppId, collection: &Collection, after: Bytes) -> Option<Bytes> {
+    let prefix = DocumentId::collection_prefix(app, collection);
+    if after.starts_with(&prefix) {
+        return Some(after);
+    }
+    (after[..] < prefix[..]).then(Bytes::new)
 }
 
 /// Bytes right before a document id: no other id is between. Ids end in text, in which no byte is

@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard};
 pub(crate) const WINDOW: usize = 16;
 /// How many bytes they may have together. A batch that is larger goes alone.
 pub(crate) const WINDOW_BYTES: usize = 32 * 1024 * 1024;
+/// How many documents a receiver may say at a time that it holds.
+pub(crate) const MAX_HOLDINGS: usize = 2_000;
 
 /// Batches under way, by number.
 #[derive(Debug, Default)]

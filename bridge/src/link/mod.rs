@@ -4,9 +4,12 @@
 //! and is sent them. Who dialled makes no difference. A side that will not go on says why, in a
 //! refusal with a stable code, and closes.
 
+use bytes::Bytes;
 use uuid::Uuid;
 
+use anabranch_core::document::{Document, VersionVector};
 use anabranch_core::ids::ActorId;
+use anabranch_schemas::state;
 
 use crate::error::Error;
 
@@ -21,18 +24,23 @@ mod trust;
 pub(crate) use codec::MAX_FRAME_BYTES;
 #[cfg(test)]
 pub(crate) use flow::WINDOW_BYTES;
-pub(crate) use flow::{Arrivals, Flow, WINDOW};
+pub(crate) use flow::{Arrivals, Flow, MAX_HOLDINGS, WINDOW};
 pub(crate) use handshake::{Incoming, Link, Local, Peer, dial};
 pub(crate) use session::{Handlers, run};
 pub(crate) use trust::explain;
 
 /// The version of the protocol that this program speaks.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// An actor as messages have it.
 pub(crate) fn actor(bytes: &[u8]) -> Result<ActorId, Error> {
     let uuid = Uuid::from_slice(bytes);
     uuid.map(ActorId).map_err(|_| Error::protocol("an actor that is not 16 bytes long"))
+}
+
+/// Versions of a document as messages have them: a state without fields.
+pub(crate) fn versions_bytes(versions: &VersionVector) -> Bytes {
+    state::encode(&Document { versions: versions.clone(), ..Document::default() })
 }
 
 /// Why a side will not go on. The text is stable.

@@ -22,7 +22,7 @@ use tokio_rustls::TlsStream;
 use tokio_util::codec::{Encoder, FramedRead};
 
 use anabranch_runtime::clock::now_millis;
-use anabranch_schemas::link::{Batch, Ping, Received, Refusal, Subscribe, message::Kind};
+use anabranch_schemas::link::{Batch, Holdings, Ping, Received, Refusal, Subscribe, message::Kind};
 
 use super::Link;
 use super::codec::{FrameError, MessageCodec};
@@ -54,24 +54,26 @@ const TELLING: Duration = Duration::from_secs(3);
 const GATHER_BYTES: usize = 256 * 1024;
 
 /// What to do with messages. None of these may block.
-pub(crate) struct Handlers<S, B, R> {
+pub(crate) struct Handlers<S, B, R, H> {
     pub(crate) subscribe: S,
     pub(crate) batch: B,
     pub(crate) received: R,
+    pub(crate) holdings: H,
 }
 
 /// Runs a link until it breaks, one side refuses to go on, or `work` ends. The other side is told
 /// of a refusal, and of a shutdown.
-pub(crate) async fn run<S, B, R>(
+pub(crate) async fn run<S, B, R, H>(
     link: Link,
     outgoing: mpsc::Receiver<Kind>,
-    handlers: Handlers<S, B, R>,
+    handlers: Handlers<S, B, R, H>,
     work: impl Future<Output = Error>,
 ) -> Error
 where
     S: FnMut(Subscribe) -> Result<(), Error>,
     B: FnMut(Batch) -> Result<(), Error>,
     R: FnMut(Received) -> Result<(), Error>,
+    H: FnMut(Holdings) -> Result<(), Error>,
 {
     let Timing { ping_interval, silence } = link.timing;
     let peer = link.peer.address;
@@ -115,17 +117,18 @@ pub(super) fn refused(refusal: Refusal) -> Error {
     Error::Refused { code: shorten(refusal.code, 64), reason: shorten(refusal.reason, 1000) }
 }
 
-async fn read_all<S, B, R>(
+async fn read_all<S, B, R, H>(
     mut frames: FramedRead<Listening, MessageCodec>,
     heard: &Heard,
     silence: Duration,
-    mut handlers: Handlers<S, B, R>,
+    mut handlers: Handlers<S, B, R, H>,
     peer: &str,
 ) -> Error
 where
     S: FnMut(Subscribe) -> Result<(), Error>,
     B: FnMut(Batch) -> Result<(), Error>,
     R: FnMut(Received) -> Result<(), Error>,
+    H: FnMut(Holdings) -> Result<(), Error>,
 {
     loop {
         let until = heard.last() + silence;
@@ -138,6 +141,7 @@ where
                 Kind::Subscribe(subscribe) => (handlers.subscribe)(subscribe),
                 Kind::Batch(batch) => (handlers.batch)(batch),
                 Kind::Received(received) => (handlers.received)(received),
+                Kind::Holdings(holdings) => (handlers.holdings)(holdings),
                 Kind::Ping(_) => Ok(()),
                 Kind::Refusal(refusal) => Err(refused(refusal)),
                 Kind::Hello(_) => Err(Error::protocol("a second hello")),

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use anabranch_core::ids::{ActorId, AppId};
 use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::tls::{TlsFiles, client_config, server_config};
-use anabranch_schemas::link::{Batch, Hello, Ping, Received, Refusal, message::Kind};
+use anabranch_schemas::link::{Batch, Hello, Holdings, Ping, Received, Refusal, message::Kind};
 
 use super::codec::{MAX_HELLO_BYTES, MessageCodec};
 use super::handshake::Stream;
@@ -165,6 +165,7 @@ async fn what_makes_no_sense_is_refused_with_a_code() {
     };
     let cases = [
         ("version", Kind::Hello(Hello { version: VERSION + 1, ..hello() })),
+        ("version", Kind::Hello(Hello { version: VERSION - 1, ..hello() })),
         ("same_cluster", Kind::Hello(Hello { actor: same, ..hello() })),
         ("protocol", Kind::Hello(Hello { app: Bytes::new(), ..hello() })),
         ("protocol", Kind::Hello(Hello { cluster: "No\nName".to_owned(), ..hello() })),
@@ -209,6 +210,7 @@ async fn run_idle(link: Link, work: impl Future<Output = Error>) -> Error {
         subscribe: |_| Ok(()),
         batch: |_: Batch| Ok(()),
         received: |_: Received| Ok(()),
+        holdings: |_: Holdings| Ok(()),
     };
     run(link, queue, handlers, work).await
 }
@@ -260,6 +262,7 @@ async fn last_words_come_after_the_frame_that_was_begun() {
         subscribe: |_| Ok(()),
         batch: |_: Batch| Ok(()),
         received: |_: Received| Ok(()),
+        holdings: |_: Holdings| Ok(()),
     };
     let reading = async {
         let mut bytes = BytesMut::zeroed(1_000);

@@ -3,9 +3,11 @@
 //!
 //! * [`prepare`]: from batches to mutations. Pure.
 //! * [`writer`]: one transaction after the other, each with its cursor.
+//! * [`listing`]: what is held here, for a remote that sends a snapshot. Pure.
 //! * [`handed`]: how much of what was prepared is written.
 
 mod handed;
+mod listing;
 mod prepare;
 #[cfg(test)]
 mod tests;
@@ -20,6 +22,9 @@ use anabranch_runtime::clock::now_millis;
 use anabranch_schemas::link;
 
 pub(crate) use handed::Handed;
+#[cfg(test)]
+pub(crate) use listing::Told;
+pub(crate) use listing::{List, Listing, ListingLimits};
 pub(crate) use prepare::{Held, Other, Preparer, WasWritten};
 use prepare::{Prepared, ReceivedRound};
 use writer::Encoded;
@@ -114,7 +119,7 @@ fn encode(
         digest: Vec::new(),
         mutations: round.mutations,
     };
-    let rounds = rounds.into_iter().map(|received| appender.encode(round(received)));
+    let rounds = rounds.into_iter().map(|received| appender.encode(&round(received)));
     Ok(Encoded {
         number,
         rounds: rounds.collect::<Result<_, _>>()?,

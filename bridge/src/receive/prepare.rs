@@ -269,10 +269,35 @@ impl Preparer {
             }
         }
         let fields = with_id(held.hidden_value(), &id.key);
-        let is_wanted = |other: &Other| {
-            self.has_part(other, &held.versions) && other.queries.wants(&id.collection, &fields)
-        };
-        Ok((may_be_mutual && held.versions == *known) || others.iter().any(is_wanted))
+        let is_mutual = may_be_mutual && held.versions == *known;
+        Ok(is_mutual || self.is_kept_for(&others, id, &held.versions, &fields))
+    }
+
+    /// Whether the remote is told that a document is held here, before it sends a snapshot. Only
+    /// what can come of it: not of what was never received, of what was not asked for, or of what
+    /// another replication keeps here. So a remote hears of no document that it never had, unless
+    /// from a third cluster that this one no longer replicates with (BR-3).
+    pub(super) fn lists(&self, id: &DocumentId, document: &Document) -> bool {
+        let Document { versions, .. } = document;
+        if versions.iter().all(|(actor, _)| actor == self.actor) {
+            return false;
+        }
+        let fields = with_id(document.hidden_value(), &id.key);
+        self.queries.wants(&id.collection, &fields)
+            && !self.is_kept_for(&(self.others)(&id.collection), id, versions, &fields)
+    }
+
+    /// Whether another replication has brought a document, as it is held here, and wants it.
+    fn is_kept_for(
+        &self,
+        others: &[Other],
+        id: &DocumentId,
+        versions: &VersionVector,
+        fields: &Value,
+    ) -> bool {
+        others.iter().any(|other| {
+            self.has_part(other, versions) && other.queries.wants(&id.collection, fields)
+        })
     }
 
     /// Whether another replication may have brought some of these versions.

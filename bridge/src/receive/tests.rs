@@ -10,8 +10,10 @@ use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::OnConflict;
 use anabranch_core::{ErrorKind, Value};
 use anabranch_schemas::resources::OnLeave;
+use anabranch_schemas::store::ScanItem;
 use anabranch_schemas::{link, state};
 
+use super::listing::{Listing, ListingLimits, Told};
 use super::prepare::{Held, Other, Prepared, Preparer};
 use crate::error::Error;
 use crate::queries::Queries;
@@ -258,4 +260,89 @@ fn a_batch_that_makes_no_sense_breaks_the_protocol() {
         let error = preparer(OnLeave::Purge).prepare(batch, NOW_MS).unwrap_err();
         assert!(matches!(error, Error::Refusing { .. }), "{error}");
     }
+}
+
+/// What is told of these documents, with ids from 0 on.
+fn listed(preparer: &Preparer, limits: ListingLimits, documents: &[&Document]) -> link::Holdings {
+    let mut listing = Listing::new(preparer, Bytes::new(), limits);
+    for (key, document) in documents.iter().enumerate() {
+        if listing.is_full() {
+            return listing.finish(true);
+        }
+        let document_id = id(APP, "c", &key.to_string());
+        listing.add(ScanItem { document_id, state: state::encode(document) }).unwrap();
+    }
+    listing.finish(false)
+}
+
+#[test]
+fn a_remote_is_told_what_is_held_only_if_something_can_come_of_it() {
+    let theirs = document(r#"{"w":1,"secret":1}"#, REMOTE, 7, 10);
+    let ours = document(r#"{"w":1}"#, HERE, 7, 10);
+    let unwanted = document(r#"{"w":2}"#, REMOTE, 7, 10);
+    let third = document(r#"{"w":1}"#, THIRD, 7, 10);
+    let mut deleted = theirs.clone();
+    deleted.apply(&Mutation::Delete, At { hlc: Hlc::from_millis(11), actor: REMOTE, sequence: 8 });
+    let mut both = theirs.clone();
+    both.merge(&ours);
+    let documents = [&theirs, &ours, &unwanted, &third, &deleted, &both];
+    let told = |preparer: &Preparer| {
+        let holdings = listed(preparer, ListingLimits::default(), &documents);
+        assert_eq!((holdings.after, holdings.through), (Bytes::new(), None));
+        let holding = |holding: link::Holding| {
+            let known = DocumentId::from_bytes(&holding.document_id).unwrap();
+            let number: usize = known.key.as_str().parse().unwrap();
+            let versions = documents[number].versions.clone();
+            let told = state::decode(&holding.versions).unwrap();
+            assert_eq!(told, Document { versions, ..Document::default() }, "BR-3");
+            number
+        };
+        holdings.documents.into_iter().map(holding).collect::<Vec<_>>()
+    };
+    let alone = preparer(OnLeave::Purge);
+    assert_eq!(told(&alone), [0, 3, 4, 5]);
+    // Another replication keeps what it brought, whatever this remote says.
+    let others = |remote, condition: &'static str| Preparer {
+        others: Arc::new(move |_| vec![Other { queries: queries(condition), remote }]),
+        ..preparer(OnLeave::Purge)
+    };
+    assert_eq!(told(&others(Some(THIRD), "w = 1")), [0, 4, 5], "BR-3");
+    assert_eq!(told(&others(None, "w = 1")), [0, 4, 5], "it may have");
+    assert_eq!(told(&others(Some(THIRD), "w = 2")), [0, 3, 4, 5]);
+}
+
+#[test]
+fn what_is_held_is_told_in_ranges() {
+    let theirs = document(r#"{"w":1}"#, REMOTE, 7, 10);
+    let ours = document(r#"{"w":1}"#, HERE, 7, 10);
+    let preparer = preparer(OnLeave::Purge);
+    let all = ListingLimits::default();
+    let ranges = [
+        (ListingLimits { max_documents: 2, ..all }, 2, Some("3")),
+        (ListingLimits { max_bytes: 1, ..all }, 1, Some("1")),
+        (ListingLimits { max_scanned: 3, ..all }, 1, Some("2")),
+        (all, 2, None),
+    ];
+    for (limits, count, through) in ranges {
+        let holdings = listed(&preparer, limits, &[&ours, &theirs, &ours, &theirs, &ours]);
+        assert_eq!(holdings.documents.len(), count, "{limits:?}");
+        assert_eq!(holdings.through, through.map(|key| id(APP, "c", key)), "{limits:?}");
+    }
+}
+
+#[test]
+fn what_is_held_is_told_when_the_remote_waits_for_it() {
+    let after = |bytes: &'static [u8]| Some(Bytes::from_static(bytes));
+    let range = |through| link::Holdings { through, ..link::Holdings::default() };
+    // In the tail, until a snapshot begins.
+    let mut told = Told::new(None);
+    assert_eq!((told.due(None), told.due(Some(b""))), (None, after(b"")));
+    told.tell(&range(after(b"d")));
+    let positions: [&[u8]; 3] = [b"b", b"d", b"e"];
+    assert_eq!(positions.map(|at| told.due(Some(at)).is_some()), [false, true, false]);
+    told.tell(&range(None));
+    assert_eq!((told.due(Some(b"d")), told.due(None)), (None, None));
+    assert_eq!(told.due(Some(b"")), after(b""), "another snapshot begins");
+    // On a new link, from wherever the position is.
+    assert_eq!(Told::new(Some(b"c")).due(Some(b"c")), after(b"c"));
 }

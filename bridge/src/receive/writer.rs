@@ -4,6 +4,10 @@
 //! another process had under way; then read the cursor; then subscribe from there. When the process
 //! dies between any two steps, the log has a prefix of what was sent, with the cursor of exactly
 //! that prefix. After any error the link ends and all of this is done again.
+//!
+//! Within a snapshot the remote waits, range after range, to be told what is held here. That is
+//! looked up once all that came before is written, and what is sent on account of it comes with the
+//! position behind it: a listing that was lost is made again from the position.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +29,7 @@ use anabranch_schemas::records::{DeadLetter, RemoteCursor};
 use anabranch_schemas::topics::ClusterName;
 
 use super::handed::Handed;
+use super::listing::{List, Told};
 use crate::error::Error;
 use crate::link::Arrivals;
 use crate::metrics::Meters;
@@ -57,6 +62,7 @@ pub(crate) struct LinkWriter {
     /// Names the cursor.
     pub(crate) cursor_key: String,
     pub(crate) queries: Arc<Queries>,
+    pub(crate) list: List,
     pub(crate) handed: Arc<Handed>,
     pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) outgoing: mpsc::Sender<Kind>,
@@ -88,7 +94,10 @@ impl LinkWriter {
         let digest = self.queries.digest();
         let held = cursor.filter(|cursor| cursor.remote == self.remote && cursor.queries == digest);
         let mut hlc = held.as_ref().map_or(Hlc(0), |cursor| cursor.hlc);
+        let position = held.as_ref().and_then(|cursor| cursor.snapshot_after.clone());
         self.say(Kind::Subscribe(self.subscribe(held)))?;
+        let mut told = Told::new(position.as_deref());
+        self.tell_holdings(&mut told, position.as_deref())?;
         while let Some(first) = batches.blocking_recv() {
             let mut together = vec![first];
             let (mut documents, mut bytes) = (together[0].documents, together[0].bytes);
@@ -102,8 +111,18 @@ impl LinkWriter {
             }
             self.meters.queue.set(batches.len() as f64);
             self.write(&mut writer, &together, &mut hlc)?;
+            let last = together.last().and_then(|batch| batch.cursor.snapshot_after.as_deref());
+            self.tell_holdings(&mut told, last)?;
         }
         Ok(())
+    }
+
+    fn tell_holdings(&self, told: &mut Told, position: Option<&[u8]>) -> Result<(), Error> {
+        let Some(after) = told.due(position) else { return Ok(()) };
+        let holdings = (self.list)(after)?;
+        told.tell(&holdings);
+        self.meters.listed_documents.increment(holdings.documents.len() as u64);
+        self.say(Kind::Holdings(holdings))
     }
 
     fn subscribe(&self, held: Option<RemoteCursor>) -> link::Subscribe {

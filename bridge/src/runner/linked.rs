@@ -7,25 +7,31 @@ use std::time::Duration;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
-use anabranch_core::ids::TxnId;
 use anabranch_journal::{TopicPartition, TransactionalId};
 use anabranch_runtime::clock::now_millis;
-use anabranch_schemas::link::{Batch, Received, Subscribe, message::Kind};
+use anabranch_schemas::link::{Batch, Holdings, Received, Subscribe, message::Kind};
 use anabranch_schemas::records::RemoteCursor;
 
 use super::Context;
+use super::holding::{held, list};
 use super::replication::Wanted;
 use crate::error::Error;
 use crate::link::{self, Arrivals, Handlers, Link, Peer, WINDOW};
-use crate::receive::{Handed, Held, LinkWriter, Preparer, Receiving, WasWritten};
+use crate::receive::{Handed, LinkWriter, List, Preparer, Receiving, WasWritten};
 use crate::send::{Sender, Window};
 use crate::status::Progress;
 
 /// Room for everything that flow control allows to be under way: batches, their confirmations and
 /// a subscription.
 const OUTGOING: usize = 4 * WINDOW;
+/// How many listings may wait: one for the position at which the link began, and one more for that
+/// at which the sender begins instead.
+const LISTINGS: usize = 2;
 /// How long to wait for what was received to be written after the link has ended.
 const FINISH: Duration = Duration::from_secs(10);
+
+/// What a writer tells others of what it does.
+type Flow = (Arc<Handed>, Arc<Arrivals>, mpsc::Sender<Kind>);
 
 /// How a link ended.
 pub(super) struct Ended {
@@ -62,13 +68,15 @@ async fn work(
         let handed = Arc::new(Handed::default());
         let preparer = preparer(context, wanted, &peer, handed.clone());
         let flow = (handed, arrivals.clone(), outgoing.clone());
-        let writer = writer(context, wanted, &peer, flow, progressed.clone());
+        let list = list(context, preparer.clone());
+        let writer = writer(context, wanted, &peer, list, flow, progressed.clone());
         match Receiving::start(preparer, writer) {
             Ok((threads, sender)) => (receiving, arrived) = (Some(threads), Some(sender)),
             Err(error) => return error,
         }
     }
     let window = Window::default();
+    let (held, holdings) = mpsc::channel(LISTINGS);
     let (subscribed, subscription) = oneshot::channel();
     let mut subscribed = Some(subscribed);
     let handlers = Handlers {
@@ -99,11 +107,18 @@ async fn work(
             progressed.store(true, Ordering::Relaxed);
             confirmed(wanted, &window, &received)
         },
+        holdings: |holdings: Holdings| match held.try_send(holdings) {
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Err(Error::protocol("more is listed than was asked for"))
+            }
+            // Whoever sends has failed and will say why.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        },
     };
     let sender = sender(context, wanted);
     let work = async {
         tokio::select! {
-            error = serve(&sender, &peer, subscription, &window, &outgoing) => error,
+            error = serve(&sender, &peer, (subscription, holdings), &window, &outgoing) => error,
             error = failed(receiving.as_mut()) => error,
             end = end => end.unwrap_or(Error::Shutdown),
         }
@@ -121,12 +136,12 @@ async fn work(
 async fn serve(
     sender: &Sender,
     peer: &Peer,
-    subscription: oneshot::Receiver<Subscribe>,
+    (subscription, holdings): (oneshot::Receiver<Subscribe>, mpsc::Receiver<Holdings>),
     window: &Window,
     outgoing: &mpsc::Sender<Kind>,
 ) -> Error {
     match subscription.await {
-        Ok(subscribe) => sender.serve(peer.actor, subscribe, window, outgoing).await,
+        Ok(subscribe) => sender.serve(peer.actor, subscribe, holdings, window, outgoing).await,
         Err(_) => std::future::pending().await,
     }
 }
@@ -195,22 +210,6 @@ fn preparer(
     }
 }
 
-/// Asks the store node, which is to have applied the log as far as it goes now, and as far as this
-/// link has written.
-fn held(context: &Context, handed: Arc<Handed>) -> Held {
-    let (journal, store) = (context.journal.clone(), context.store.clone());
-    let txns = TopicPartition::new(context.cluster.name.txns(), 0);
-    let runtime = tokio::runtime::Handle::current();
-    Arc::new(move |id| {
-        let written = handed.settle()?;
-        let end = journal.bounds(&txns)?.end;
-        match written.max(end.0.checked_sub(1).map(TxnId)) {
-            Some(least) => runtime.block_on(store.document(id, least)),
-            None => Ok(None),
-        }
-    })
-}
-
 /// What a remote knows of this cluster's log was visible before, so its end is looked up only when
 /// it is not known to be far enough.
 fn was_written(context: &Context) -> WasWritten {
@@ -229,7 +228,8 @@ fn writer(
     context: &Context,
     wanted: &Wanted,
     peer: &Peer,
-    (handed, arrivals, outgoing): (Arc<Handed>, Arc<Arrivals>, mpsc::Sender<Kind>),
+    list: List,
+    (handed, arrivals, outgoing): Flow,
     progressed: Arc<AtomicBool>,
 ) -> LinkWriter {
     let (cluster, app, name) = (&context.cluster.name, wanted.app, &wanted.name);
@@ -242,6 +242,7 @@ fn writer(
         transactional_id: TransactionalId::from(format!("{cluster}-bridge-{app}-{name}")),
         cursor_key: RemoteCursor::key(app, name, peer.actor),
         queries: wanted.queries.clone(),
+        list,
         handed,
         arrivals,
         outgoing,

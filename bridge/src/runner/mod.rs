@@ -5,8 +5,11 @@
 //! received is in topic `cursors`.
 
 #[cfg(test)]
+mod absences;
+#[cfg(test)]
 mod chains;
 mod declared;
+mod holding;
 mod lagging;
 mod linked;
 mod listener;

@@ -12,10 +12,10 @@ use crate::doubles::{
     Certificates, Proxy, TestBridge, TestCluster, eventually, fateful, mutation, put,
 };
 
-const NAME: &str = "cars";
+pub(super) const NAME: &str = "cars";
 
 /// Wants documents of collection `c` for which `condition` holds, and dials `connections`.
-fn wants(condition: Option<&str>, connections: &[String]) -> ReplicationSpec {
+pub(super) fn wants(condition: Option<&str>, connections: &[String]) -> ReplicationSpec {
     let queries = condition.map(|condition| ("c".parse().unwrap(), vec![condition.to_owned()]));
     ReplicationSpec {
         connections: connections.to_vec(),
@@ -26,18 +26,18 @@ fn wants(condition: Option<&str>, connections: &[String]) -> ReplicationSpec {
     }
 }
 
-fn at(bridge: &TestBridge) -> String {
+pub(super) fn at(bridge: &TestBridge) -> String {
     bridge.bridge.address.to_string()
 }
 
-struct Pair {
-    east: TestCluster,
-    west: TestCluster,
-    certificates: Certificates,
+pub(super) struct Pair {
+    pub(super) east: TestCluster,
+    pub(super) west: TestCluster,
+    pub(super) certificates: Certificates,
 }
 
 impl Pair {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Pair {
             east: TestCluster::start("east", 1).await,
             west: TestCluster::start("west", 2).await,
@@ -45,7 +45,7 @@ impl Pair {
         }
     }
 
-    async fn bridges(&self) -> (TestBridge, TestBridge) {
+    pub(super) async fn bridges(&self) -> (TestBridge, TestBridge) {
         let all = ["east", "west"];
         let east = self.east.bridge(self.certificates.tls("east", &all)).await.unwrap();
         let west = self.west.bridge(self.certificates.tls("west", &all)).await.unwrap();

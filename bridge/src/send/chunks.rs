@@ -1,7 +1,10 @@
-//! Cuts a snapshot into batches. Pure: documents go in, in the order of their ids; rounds come out.
+//! Cuts a snapshot into batches, one range of document ids after the other. Pure: documents go in,
+//! in the order of their ids; rounds come out.
 //!
 //! Tombstones whose hidden fields are wanted are part of a snapshot: the receiver may have the
 //! document.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -11,18 +14,22 @@ use anabranch_schemas::store::ScanItem;
 use anabranch_schemas::{link, state};
 
 use super::batch::{BatchLimits, actor_bytes, change_bytes};
-use super::select::{Selector, Share, left_state};
+use super::listed::Listed;
+use super::select::{Selector, Share};
 use crate::error::Error;
+use crate::link::versions_bytes;
 
 /// After this many documents the receiver is told how far the snapshot is, wanted or not.
 const MAX_SCANNED: usize = 10_000;
 
-/// A snapshot being cut.
+/// A range of a snapshot being cut.
 #[derive(Debug)]
 pub(crate) struct Chunks {
     origin: ActorId,
     txn: TxnId,
     hlc: Hlc,
+    /// What the receiver holds.
+    listed: Arc<Listed>,
     limits: BatchLimits,
     changes: Vec<link::Change>,
     bytes: usize,
@@ -31,15 +38,18 @@ pub(crate) struct Chunks {
 }
 
 impl Chunks {
-    /// Of the log of `origin`, read as of `txn` at `hlc`, from after `after` on.
+    /// Of the log of `origin`, read as of `txn` at `hlc`, from after `after` on, for a receiver that
+    /// holds what is `listed`.
     pub(crate) fn new(
         origin: ActorId,
         txn: TxnId,
         hlc: Hlc,
         after: Bytes,
+        listed: Arc<Listed>,
         limits: BatchLimits,
     ) -> Self {
-        Chunks { origin, txn, hlc, limits, changes: Vec::new(), bytes: 0, scanned: 0, after }
+        let (changes, bytes, scanned) = (Vec::new(), 0, 0);
+        Chunks { origin, txn, hlc, listed, limits, changes, bytes, scanned, after }
     }
 
     /// The last document id that was added.
@@ -56,9 +66,12 @@ impl Chunks {
             .map_err(|error| Error::Corrupt(format!("the state of {id}: {error}")))?;
         self.scanned += 1;
         self.after = document_id.clone();
-        let change = match selector.share(&id, &document) {
+        let change = match selector.share(&id, &document, self.listed.held(&document_id)) {
             Share::State => link::Change { document_id, state, left: false },
-            Share::Left => link::Change { document_id, state: left_state(&document), left: true },
+            Share::Left => {
+                let state = versions_bytes(&document.versions);
+                link::Change { document_id, state, left: true }
+            }
             Share::Nothing => return Ok(()),
         };
         self.bytes += change_bytes(&change);

@@ -4,18 +4,20 @@
 //!
 //! * [`select`]: which changes a receiver is sent. Pure.
 //! * [`rounds`]: rebuilds rounds from the topics. Pure.
-//! * [`chunks`]: cuts a snapshot into batches. Pure.
+//! * [`chunks`]: cuts a snapshot into batches, by what the receiver has [`listed`]. Pure.
 //! * [`tail`]: the thread that reads the topics, from where [`locate`] finds a transaction.
 //! * [`window`]: batches under way.
-//! * [`serve`]: the task of one subscription.
+//! * [`serve`]: the task of one subscription, with its [`snapshot`].
 
 mod batch;
 mod chunks;
+mod listed;
 mod locate;
 mod position;
 mod rounds;
 mod select;
 mod serve;
+mod snapshot;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -24,5 +26,7 @@ mod window;
 #[cfg(test)]
 pub(crate) use batch::BatchLimits;
 #[cfg(test)]
-pub(crate) use {chunks::Chunks, position::At, rounds::Rounds, rounds::Source, select::Selector};
+pub(crate) use {
+    chunks::Chunks, listed::Listed, position::At, rounds::Rounds, rounds::Source, select::Selector,
+};
 pub(crate) use {serve::Sender, window::Window};

@@ -19,18 +19,26 @@
 //!   also where one side revives what the other deletes.
 //! * An eviction that a client asked for stays here. One that came over a bridge is passed on as
 //!   the leaving it was; its versions are those that were forgotten here.
-//! * A snapshot has what is wanted. Of what the receiver had a part in writing and does not want as
-//!   it is here, it is told that it has left. Here both sides may know the same and tell each other
-//!   so: the receiver sees to it that one of them keeps the document.
+//! * A snapshot has what is wanted. Of what the receiver had a part in writing, or says it holds,
+//!   and does not want as it is here, it is told that it has left. Here both sides may know the same
+//!   and tell each other so: the receiver sees to it that one of them keeps the document.
+//! * Of what the receiver says it holds in a version that includes all that is here, it is sent
+//!   nothing: to merge that would change nothing.
+//! * Of what the receiver says it holds and is unknown here, it is told nothing, and keeps it. It
+//!   may have been evicted here, and evictions stay where they are: a device that has handed on
+//!   what it gathered makes room for more. A tombstone that is gone looks the same, and versions do
+//!   not tell the two apart. To keep what was deleted can be made good, to lose the last copy
+//!   cannot.
 
 use bytes::Bytes;
 
-use anabranch_core::document::Document;
+use anabranch_core::document::{Document, VersionVector};
 use anabranch_core::ids::{ActorId, AppId, DocumentId, TxnId};
 use anabranch_schemas::records::{Change, Operation};
 use anabranch_schemas::{link, state};
 
 use crate::error::Error;
+use crate::link::versions_bytes;
 use crate::queries::{Queries, with_id};
 
 /// Chooses changes for one receiver.
@@ -98,7 +106,9 @@ impl Selector {
         };
         let txn = change.txn;
         Ok(is_sent.then(|| {
-            let state = if is_wanted { change.state.into() } else { left_state(&document) };
+            // Of what has left: which versions of it are known, and nothing else.
+            let state =
+                if is_wanted { change.state.into() } else { versions_bytes(&document.versions) };
             let change = link::Change { document_id, state, left: !is_wanted };
             Selected { txn, change }
         }))
@@ -114,14 +124,23 @@ impl Selector {
         document.versions.iter().all(|(actor, _)| self.origins.contains(&actor))
     }
 
-    /// What a snapshot has of a document, which may be deleted.
-    pub(crate) fn share(&self, document_id: &DocumentId, document: &Document) -> Share {
+    /// What a snapshot has of a document, which may be deleted, for a receiver that says it holds
+    /// these versions of it, or nothing.
+    pub(crate) fn share(
+        &self,
+        document_id: &DocumentId,
+        document: &Document,
+        held: Option<&VersionVector>,
+    ) -> Share {
+        if held.is_some_and(|held| held.covers(&document.versions)) {
+            return Share::Nothing;
+        }
         let fields = with_id(document.hidden_value(), &document_id.key);
         if self.queries.wants(&document_id.collection, &fields) {
             return Share::State;
         }
         let is_receivers = |(actor, _)| self.origins.contains(&actor);
-        let has_part = document.versions.iter().any(is_receivers);
+        let has_part = held.is_some() || document.versions.iter().any(is_receivers);
         if has_part && !self.wrote_all_of(document) { Share::Left } else { Share::Nothing }
     }
 }
@@ -135,12 +154,6 @@ pub(crate) enum Share {
     Left,
     /// Nothing.
     Nothing,
-}
-
-/// What is sent of a document that has left: which versions of it are known, and nothing else.
-pub(crate) fn left_state(document: &Document) -> Bytes {
-    let versions = document.versions.clone();
-    state::encode(&Document { versions, ..Document::default() })
 }
 
 fn decode_state(change: &Change) -> Result<Document, Error> {

@@ -4,19 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use anabranch_core::ErrorKind;
-use anabranch_core::ids::{ActorId, AppId, DocumentId, TxnId};
+use anabranch_core::ids::{ActorId, AppId, TxnId};
 use anabranch_core::keyspace::SliceCount;
 use anabranch_journal::Journal;
 use anabranch_runtime::retry::Backoff;
 use anabranch_schemas::link::{self, message::Kind};
 use anabranch_schemas::topics::ClusterName;
 
-use super::batch::BatchLimits;
-use super::chunks::Chunks;
+use super::listed::Listed;
 use super::position::At;
 use super::rounds::Source;
 use super::select::Selector;
@@ -27,7 +25,7 @@ use crate::link::actor;
 use crate::metrics::Meters;
 use crate::queries::Queries;
 use crate::status::Reporter;
-use crate::store::{ScanError, Store};
+use crate::store::Store;
 use crate::worker::Worker;
 
 /// How many batches may wait for the window.
@@ -49,11 +47,14 @@ pub(crate) struct Sender {
 }
 
 /// One subscription being served.
-struct Subscription<'a> {
-    selector: Arc<Selector>,
+pub(super) struct Subscription<'a> {
+    pub(super) selector: Arc<Selector>,
     digest: u64,
     /// Where the receiver is once everything sent has arrived; `None`: it needs a snapshot.
-    at: Option<At>,
+    pub(super) at: Option<At>,
+    /// What the receiver says it holds, and what it said of that last.
+    pub(super) holdings: mpsc::Receiver<link::Holdings>,
+    pub(super) listed: Option<Arc<Listed>>,
     /// Whether nothing was sent since the last error.
     is_failing: bool,
     window: &'a Window,
@@ -66,10 +67,11 @@ impl Sender {
         &self,
         peer: ActorId,
         subscribe: link::Subscribe,
+        holdings: mpsc::Receiver<link::Holdings>,
         window: &Window,
         outgoing: &mpsc::Sender<Kind>,
     ) -> Error {
-        let made = self.subscription(peer, subscribe, window, outgoing).await;
+        let made = self.subscription(peer, subscribe, holdings, window, outgoing).await;
         let mut subscription = match made {
             Ok(subscription) => subscription,
             Err(error) => return error,
@@ -115,6 +117,7 @@ impl Sender {
         &self,
         peer: ActorId,
         subscribe: link::Subscribe,
+        holdings: mpsc::Receiver<link::Holdings>,
         window: &'a Window,
         outgoing: &'a mpsc::Sender<Kind>,
     ) -> Result<Subscription<'a>, Error> {
@@ -131,76 +134,12 @@ impl Sender {
             selector: Arc::new(Selector::new(self.app, queries, actors)),
             digest,
             at: At::of(position, digest),
+            holdings,
+            listed: None,
             is_failing: false,
             window,
             outgoing,
         })
-    }
-
-    /// Chooses the timestamp of a snapshot.
-    async fn begin(&self, subscription: &mut Subscription<'_>) -> Result<(), Error> {
-        let next = self.store.applied().await?.next;
-        self.meters.snapshots.increment(1);
-        (self.is_at)(next, next > TxnId(0));
-        tracing::info!(app = %self.app, txn = next.0, "a receiver is sent a snapshot");
-        subscription.at = Some(match next {
-            TxnId(0) => At::Tail(next),
-            next => At::Snapshot { next, after: Bytes::new() },
-        });
-        Ok(())
-    }
-
-    /// Sends what remains of a snapshot. If the store no longer reads as of its timestamp, the rest
-    /// is sent as it is now: the tail, which begins at that timestamp, makes up the difference.
-    async fn snapshot(
-        &self,
-        subscription: &mut Subscription<'_>,
-        next: TxnId,
-        after: Bytes,
-    ) -> Result<(), Error> {
-        let hlc = self.store.applied().await?.hlc;
-        let txn = TxnId(next.0.saturating_sub(1));
-        let selector = subscription.selector.clone();
-        let limits = BatchLimits::default();
-        let mut chunks = Chunks::new(self.actor, txn, hlc, after, limits);
-        let mut exactly = true;
-        for collection in selector.queries().collections() {
-            let prefix = DocumentId::collection_prefix(self.app, collection);
-            loop {
-                let after = chunks.after();
-                if !after.starts_with(&prefix) && after[..] > prefix[..] {
-                    break;
-                }
-                let from = if after.starts_with(&prefix) { after } else { Bytes::new() };
-                let scanned = async {
-                    let mut scan =
-                        self.store.scan(self.app, collection, txn, exactly, from).await?;
-                    while let Some(reply) = scan.next().await? {
-                        for item in reply.items {
-                            chunks.add(&selector, item).map_err(ScanError::Failed)?;
-                            if chunks.is_full() {
-                                let (rounds, after) = chunks.take();
-                                let at = At::Snapshot { next, after };
-                                self.send(subscription, rounds, at)
-                                    .await
-                                    .map_err(ScanError::Failed)?;
-                            }
-                        }
-                    }
-                    Ok(())
-                };
-                match scanned.await {
-                    Ok(()) => break,
-                    Err(ScanError::TooOld) if exactly => exactly = false,
-                    Err(ScanError::TooOld) => {
-                        return Err(Error::Store("it does not read as of now".to_owned()));
-                    }
-                    Err(ScanError::Failed(error)) => return Err(error),
-                }
-            }
-        }
-        let (rounds, _) = chunks.take();
-        self.send(subscription, rounds, At::Tail(next)).await
     }
 
     /// Follows the log from `next` on.
@@ -232,7 +171,7 @@ impl Sender {
         }
     }
 
-    async fn send(
+    pub(super) async fn send(
         &self,
         subscription: &mut Subscription<'_>,
         rounds: Vec<link::Round>,

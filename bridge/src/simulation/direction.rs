@@ -8,6 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use anabranch_core::document::Document;
+use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, DocumentId, TxnId};
 use anabranch_core::keyspace::Slice;
 use anabranch_schemas::resources::OnLeave;
@@ -16,10 +17,11 @@ use anabranch_schemas::{link, state};
 
 use crate::doubles::cluster::{APP, ChangeRecord, Cluster};
 use crate::queries::{Queries, with_id};
-use crate::receive::Preparer;
-use crate::send::{At, BatchLimits, Chunks, Rounds, Selector, Source};
+use crate::receive::{Listing, ListingLimits, Preparer, Told};
+use crate::send::{At, BatchLimits, Chunks, Listed, Rounds, Selector, Source};
 
 const LIMITS: BatchLimits = BatchLimits { max_bytes: 600, max_documents: 4, max_round_bytes: 400 };
+const LISTING: ListingLimits = ListingLimits { max_documents: 3, max_bytes: 200, max_scanned: 5 };
 const WINDOW: usize = 3;
 
 pub(super) struct Direction {
@@ -27,6 +29,9 @@ pub(super) struct Direction {
     pub(super) on_leave: OnLeave,
     sending: Option<Sending>,
     in_flight: VecDeque<link::Batch>,
+    /// What the receiver said it holds, on its way back.
+    holdings: VecDeque<link::Holdings>,
+    told: Told,
     /// Up to where a snapshot was finished as of a later time than it was begun.
     blurred: TxnId,
 }
@@ -36,6 +41,7 @@ struct Sending {
     at: At,
     tail: Option<Tail>,
     snapshot_txn: Option<TxnId>,
+    listed: Option<Arc<Listed>>,
     number: u64,
 }
 
@@ -45,14 +51,6 @@ struct Tail {
     slices: Vec<usize>,
 }
 
-/// Where a receiver begins: with a snapshot, if there is anything.
-fn beginning(sender: &Cluster) -> At {
-    match sender.end() {
-        TxnId(0) => At::Tail(TxnId(0)),
-        next => At::Snapshot { next, after: Bytes::new() },
-    }
-}
-
 impl Direction {
     pub(super) fn new(queries: Queries, on_leave: OnLeave) -> Self {
         Direction {
@@ -60,6 +58,8 @@ impl Direction {
             on_leave,
             sending: None,
             in_flight: VecDeque::new(),
+            holdings: VecDeque::new(),
+            told: Told::new(None),
             blurred: TxnId(0),
         }
     }
@@ -68,9 +68,10 @@ impl Direction {
     pub(super) fn cut(&mut self) {
         self.sending = None;
         self.in_flight.clear();
+        self.holdings.clear();
     }
 
-    fn connect(&self, sender: &Cluster, receiver: &Cluster) -> Sending {
+    fn connect(&mut self, sender: &Cluster, receiver: &Cluster) -> Sending {
         let digest = self.queries.digest();
         let cursor = receiver.cursor.as_ref().filter(|cursor| cursor.remote == sender.actor);
         let position = cursor.map(|cursor| link::Position {
@@ -81,10 +82,57 @@ impl Direction {
                 .map(|after| link::SnapshotPosition { after: after.into() }),
             queries: cursor.queries,
         });
-        let at = At::of(position, digest).unwrap_or_else(|| beginning(sender));
+        let held = cursor.and_then(|cursor| cursor.snapshot_after.clone());
+        self.told = Told::new(held.as_deref());
+        self.tell_holdings(held.as_deref(), sender, receiver);
+        let at = At::of(position, digest);
         let queries = Queries::from_wire(self.queries.to_wire()).unwrap();
         let selector = Arc::new(Selector::new(APP, queries, vec![receiver.actor]));
-        Sending { selector, at, tail: None, snapshot_txn: None, number: 0 }
+        let mut sending = Sending {
+            selector,
+            at: At::Tail(TxnId(0)),
+            tail: None,
+            snapshot_txn: None,
+            listed: None,
+            number: 0,
+        };
+        match at {
+            Some(at) => sending.at = at,
+            None => self.begin(sender, &mut sending),
+        }
+        sending
+    }
+
+    /// The receiver is told that it begins with a snapshot, if there is anything.
+    fn begin(&mut self, sender: &Cluster, sending: &mut Sending) {
+        (sending.tail, sending.listed) = (None, None);
+        let next = sender.end();
+        sending.at = At::Tail(next);
+        if next > TxnId(0) {
+            sending.at = At::Snapshot { next, after: Bytes::new() };
+            self.push(sending, Vec::new());
+        }
+    }
+
+    /// The receiver says what it holds, if it is time to.
+    fn tell_holdings(&mut self, position: Option<&[u8]>, sender: &Cluster, receiver: &Cluster) {
+        let Some(after) = self.told.due(position) else { return };
+        let preparer = self.preparer(sender, receiver);
+        let mut listing = Listing::new(&preparer, after.clone(), LISTING);
+        for id in receiver.versions.keys() {
+            let document_id = Bytes::from(id.to_bytes());
+            let Some(document) = receiver.latest(id).filter(|_| document_id > after) else {
+                continue;
+            };
+            if listing.is_full() {
+                break;
+            }
+            listing.add(ScanItem { document_id, state: state::encode(document) }).unwrap();
+        }
+        let has_more = listing.is_full();
+        let holdings = listing.finish(has_more);
+        self.told.tell(&holdings);
+        self.holdings.push_back(holdings);
     }
 
     /// The sender does something small. Whether there was anything to do.
@@ -98,6 +146,10 @@ impl Direction {
         };
         let done = match sending.at.clone() {
             At::Snapshot { next, after } => {
+                let Some(listed) = self.listed(&mut sending, &after) else {
+                    self.sending = Some(sending);
+                    return false;
+                };
                 // The store no longer reads as of then; the rest is as of now.
                 if sending.snapshot_txn.is_none() {
                     let late = rng.random_bool(0.2) && !sender.log.is_empty();
@@ -108,13 +160,11 @@ impl Direction {
                     }
                     sending.snapshot_txn = Some(if late { now } else { begun });
                 }
-                self.send_snapshot(sender, receiver.actor, &mut sending, next, &after);
+                self.send_snapshot(sender, receiver.actor, &mut sending, (next, &after), listed);
                 true
             }
             At::Tail(next) if next < sender.start => {
-                sending.at = beginning(sender);
-                sending.snapshot_txn = None;
-                sending.tail = None;
+                self.begin(sender, &mut sending);
                 true
             }
             At::Tail(next) => self.send_tail(sender, receiver.actor, &mut sending, next, rng),
@@ -123,23 +173,37 @@ impl Direction {
         done
     }
 
+    /// What the receiver said it holds from `after` on, once that has arrived.
+    fn listed(&mut self, sending: &mut Sending, after: &Bytes) -> Option<Arc<Listed>> {
+        let goes_on = |listed: &&Arc<Listed>| listed.goes_on_from(after);
+        while sending.listed.as_ref().filter(goes_on).is_none() {
+            let holdings = self.holdings.pop_front()?;
+            sending.listed = Some(Arc::new(Listed::from_wire(holdings).unwrap()));
+            sending.snapshot_txn = None;
+        }
+        sending.listed.clone()
+    }
+
     fn send_snapshot(
         &mut self,
         sender: &Cluster,
         receiver: ActorId,
         sending: &mut Sending,
-        next: TxnId,
-        after: &Bytes,
+        (next, after): (TxnId, &Bytes),
+        listed: Arc<Listed>,
     ) {
         let txn = sending.snapshot_txn.expect("it was chosen");
         let mut chunks =
-            Chunks::new(sender.actor, txn, anabranch_core::hlc::Hlc(0), after.clone(), LIMITS);
+            Chunks::new(sender.actor, txn, Hlc(0), after.clone(), listed.clone(), LIMITS);
         let mut finished = true;
         for id in sender.versions.keys() {
             let document_id = Bytes::from(id.to_bytes());
             let Some(document) = sender.read(id, txn).filter(|_| document_id > *after) else {
                 continue;
             };
+            if !listed.includes(&document_id) {
+                break;
+            }
             if chunks.is_full() {
                 finished = false;
                 break;
@@ -149,9 +213,9 @@ impl Direction {
         }
         let (rounds, after) = chunks.take();
         for change in rounds.iter().flat_map(|round| &round.changes) {
-            self.check_snapshot(sender, receiver, change, txn);
+            self.check_snapshot(sender, receiver, change, txn, &listed);
         }
-        sending.at = if finished { At::Tail(next) } else { At::Snapshot { next, after } };
+        sending.at = if finished { listed.end(next) } else { At::Snapshot { next, after } };
         self.push(sending, rounds);
     }
 
@@ -247,13 +311,14 @@ impl Direction {
         self.queries.wants(&id.collection, &with_id(document.hidden_value(), &id.key))
     }
 
-    /// BR-3: what a snapshot sends is wanted, or no field of it is sent.
+    /// BR-3: what a snapshot sends is wanted, or the receiver knows of it and no field is sent.
     fn check_snapshot(
         &self,
         sender: &Cluster,
         receiver: ActorId,
         change: &link::Change,
         txn: TxnId,
+        listed: &Listed,
     ) {
         let id = DocumentId::from_bytes(&change.document_id).unwrap();
         let document = sender.read(&id, txn).unwrap();
@@ -261,7 +326,8 @@ impl Direction {
         if change.left {
             let sent = state::decode(&change.state).unwrap();
             assert_eq!(sent, Document { versions: sent.versions.clone(), ..Document::default() });
-            assert!(sent.versions.iter().any(|(actor, _)| actor == receiver), "BR-3: {id}");
+            let has_part = sent.versions.iter().any(|(actor, _)| actor == receiver);
+            assert!(has_part || listed.held(&change.document_id).is_some(), "BR-3: {id}");
         }
     }
 
@@ -320,6 +386,8 @@ impl Direction {
             cursor = Some(prepared.cursor);
         }
         receiver.cursor = cursor;
+        let position = receiver.cursor.as_ref().and_then(|cursor| cursor.snapshot_after.clone());
+        self.tell_holdings(position.as_deref(), sender, receiver);
         self.check_prefix(sender, receiver);
         true
     }

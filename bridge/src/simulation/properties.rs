@@ -93,8 +93,7 @@ impl World {
         let number = rng.random_range(0..DOCUMENTS);
         let path = |name: &str| FieldPath::new(vec![name.to_owned()]).unwrap();
         let value = |rng: &mut StdRng| Value::Int(rng.random_range(0..5));
-        // What is trimmed can no longer tell that a document left.
-        let wanted = |rng: &mut StdRng| Value::Bool(self.trims || rng.random_bool(0.6));
+        let wanted = |rng: &mut StdRng| Value::Bool(rng.random_bool(0.6));
         let update = |set, increment| Mutation::Update { set, unset: vec![], increment };
         let mutation = match rng.random_range(0..6) {
             0 => {
@@ -195,10 +194,10 @@ impl World {
 }
 
 /// One cluster writes, the other wants a part.
-fn run_one_way(seed: u64) {
+fn run_one_way(seed: u64, trims: bool) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut world = world(&mut rng, [WANTED, WANTED], OnLeave::Purge);
-    world.one_way = true;
+    (world.one_way, world.trims) = (true, trims);
     for _ in 0..rng.random_range(0..1_500) {
         world.step(&mut rng);
     }
@@ -248,7 +247,12 @@ proptest! {
 
     #[test]
     fn a_receiver_has_what_it_wants_and_nothing_else(seed: u64) {
-        run_one_way(seed);
+        run_one_way(seed, false);
+    }
+
+    #[test]
+    fn so_it_has_if_it_was_away_for_longer_than_the_log_is_kept(seed: u64) {
+        run_one_way(seed, true);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which changes are sent, case by case.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -11,10 +12,13 @@ use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::OnConflict;
 use anabranch_schemas::records::{Change, Operation};
+use anabranch_schemas::store::ScanItem;
 use anabranch_schemas::{link, state};
 
+use crate::link::versions_bytes;
 use crate::queries::Queries;
 use crate::send::select::{Selector, Share};
+use crate::send::{BatchLimits, Chunks, Listed};
 
 const APP: AppId = AppId(Uuid::from_u128(1));
 const HERE: u128 = 10;
@@ -162,7 +166,7 @@ fn other_collections_stay_here() {
 fn a_snapshot_has_what_is_wanted_and_tells_what_left() {
     let id = DocumentId { app: APP, collection: "c".parse().unwrap(), key: key() };
     let share = |fields, deleted, actors: &[u128]| {
-        selector().share(&id, &document(fields, deleted, actors))
+        selector().share(&id, &document(fields, deleted, actors), None)
     };
     let (wanted, unwanted) = (WANTED.unwrap(), UNWANTED.unwrap());
     assert_eq!(share(wanted, false, &[HERE]), Share::State);
@@ -172,4 +176,51 @@ fn a_snapshot_has_what_is_wanted_and_tells_what_left() {
     assert_eq!(share(unwanted, true, &[HERE]), Share::Nothing);
     assert_eq!(share(unwanted, false, &[RECEIVER]), Share::Nothing, "it is its own");
     assert_eq!(share(unwanted, false, &[RECEIVER, HERE]), Share::Left, "BR-3");
+}
+
+/// What a snapshot sends of a document, to a receiver that holds versions of `held`.
+fn answer(fields: &str, actors: &[u128], held: Option<&Document>) -> Option<link::Change> {
+    let document_id: Bytes =
+        DocumentId { app: APP, collection: "c".parse().unwrap(), key: key() }.to_bytes().into();
+    let holding = |held: &Document| link::Holding {
+        document_id: document_id.clone(),
+        versions: versions_bytes(&held.versions),
+    };
+    let documents = held.map(holding).into_iter().collect();
+    let holdings = link::Holdings { documents, ..link::Holdings::default() };
+    let listed = Arc::new(Listed::from_wire(holdings).unwrap());
+    let limits = BatchLimits::default();
+    let mut chunks = Chunks::new(HERE_ACTOR, TxnId(9), Hlc(1), Bytes::new(), listed, limits);
+    let state = state::encode(&document(fields, false, actors));
+    chunks.add(&selector(), ScanItem { document_id, state }).unwrap();
+    let (rounds, _) = chunks.take();
+    rounds.into_iter().flat_map(|round| round.changes).next()
+}
+
+#[test]
+fn a_receiver_that_says_what_it_holds_is_sent_what_it_lacks_and_told_what_left() {
+    let (wanted, unwanted) = (WANTED.unwrap(), UNWANTED.unwrap());
+    let ours = document(wanted, false, &[HERE]);
+    let older = Document { versions: [(HERE_ACTOR, 1)].into_iter().collect(), ..ours.clone() };
+    let theirs = document(wanted, false, &[RECEIVER]);
+    let both = document(wanted, false, &[HERE, RECEIVER]);
+    let state = |fields, actors: &[u128], held| {
+        answer(fields, actors, held).filter(|change| !change.left).map(|change| change.state)
+    };
+    let here = |actors| Some(state::encode(&document(wanted, false, actors)));
+    assert_eq!(state(wanted, &[HERE], None), here(&[HERE]));
+    assert_eq!(state(wanted, &[HERE], Some(&older)), here(&[HERE]));
+    assert_eq!(state(wanted, &[HERE], Some(&theirs)), here(&[HERE]), "it wrote another");
+    assert_eq!(answer(wanted, &[HERE], Some(&ours)), None, "it has all");
+    assert_eq!(answer(wanted, &[HERE], Some(&both)), None, "it has more");
+
+    // BR-3: of what is not wanted only those hear that have it, and of no field.
+    let left = answer(unwanted, &[HERE, THIRD], Some(&older)).unwrap();
+    let known = document(unwanted, false, &[HERE, THIRD]).versions;
+    let told = state::decode(&left.state).unwrap();
+    assert!(left.left);
+    assert_eq!(told, Document { versions: known, ..Document::default() });
+    assert_eq!(answer(unwanted, &[HERE, THIRD], None), None, "it never heard of it");
+    assert_eq!(answer(unwanted, &[RECEIVER], Some(&older)), None, "it is its own");
+    assert_eq!(answer(unwanted, &[HERE], Some(&both)), None, "it knows better");
 }

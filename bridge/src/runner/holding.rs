@@ -1,0 +1,68 @@
+//! What this cluster holds, asked of its store node: of one document, or of a range for a remote that
+//! sends a snapshot. Each as of the end of the log as it is when that is asked, so that nothing that
+//! was received before is missed.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use anabranch_core::ids::TxnId;
+use anabranch_journal::TopicPartition;
+
+use super::Context;
+use crate::error::Error;
+use crate::receive::{Handed, Held, List, Listing, ListingLimits, Preparer};
+use crate::store::{Store, go_on};
+
+/// Looks up one document, once all that this link was handed is written.
+pub(super) fn held(context: &Context, handed: Arc<Handed>) -> Held {
+    let (journal, store) = (context.journal.clone(), context.store.clone());
+    let txns = TopicPartition::new(context.cluster.name.txns(), 0);
+    let runtime = Handle::current();
+    Arc::new(move |id| {
+        let written = handed.settle()?;
+        let end = journal.bounds(&txns)?.end;
+        match written.max(end.0.checked_sub(1).map(TxnId)) {
+            Some(least) => runtime.block_on(store.document(id, least)),
+            None => Ok(None),
+        }
+    })
+}
+
+/// Lists what a remote is told, from behind a document id on.
+pub(super) fn list(context: &Context, preparer: Preparer) -> List {
+    let (journal, store) = (context.journal.clone(), context.store.clone());
+    let txns = TopicPartition::new(context.cluster.name.txns(), 0);
+    let runtime = Handle::current();
+    Arc::new(move |after| {
+        let mut listing = Listing::new(&preparer, after, ListingLimits::default());
+        let end = journal.bounds(&txns)?.end;
+        let has_more = match end.0.checked_sub(1) {
+            Some(last) => runtime.block_on(scan(&store, &preparer, &mut listing, TxnId(last)))?,
+            None => false,
+        };
+        Ok(listing.finish(has_more))
+    })
+}
+
+/// Adds documents until the listing is full; whether it is.
+async fn scan(
+    store: &Store,
+    preparer: &Preparer,
+    listing: &mut Listing<'_>,
+    least: TxnId,
+) -> Result<bool, Error> {
+    for collection in preparer.queries.collections() {
+        let Some(after) = go_on(preparer.app, collection, listing.last()) else { continue };
+        let mut scan = store.scan(preparer.app, collection, least, false, after).await?;
+        while let Some(reply) = scan.next().await? {
+            for item in reply.items {
+                listing.add(item)?;
+                if listing.is_full() {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
