@@ -103,6 +103,16 @@ impl Host {
         }
     }
 
+    /// Ends the store node and what follows it. What takes requests goes on without them.
+    pub(crate) async fn close_readers(&mut self, deadline: Duration) -> Result<()> {
+        for stage in [&mut self.feed, &mut self.store] {
+            let ending = std::mem::replace(stage, Tasks::new(Shutdown::new()));
+            ending.shutdown().begin();
+            ending.join(deadline).await?;
+        }
+        Ok(())
+    }
+
     /// Ends all stages in their order.
     pub(crate) async fn close(self, deadline: Duration) -> Result<()> {
         let until = Instant::now() + deadline;

@@ -74,7 +74,7 @@ impl Default for IngestConfig {
             max_round_bytes: 32 << 20,
             load_round_documents: 1_000,
             load_round_bytes: 1 << 20,
-            load_rounds_in_flight: 4,
+            load_rounds_in_flight: 8,
             allowed_hosts: Vec::new(),
             store_node_tls: None,
         }

@@ -22,19 +22,19 @@ use crate::store::Store;
 /// Where rounds go. Beside the round writer of the journal, tests have one that fails on purpose.
 pub(crate) trait RoundSink: Send + Sync + 'static {
     /// Writes a round until `deadline`.
-    fn write(
-        &self,
-        round: Round,
+    fn write<'a>(
+        &'a self,
+        round: &'a Round,
         deadline: Instant,
-    ) -> BoxFuture<'_, Result<TxnId, journal::Error>>;
+    ) -> BoxFuture<'a, Result<TxnId, journal::Error>>;
 }
 
 impl RoundSink for RoundWriter {
-    fn write(
-        &self,
-        round: Round,
+    fn write<'a>(
+        &'a self,
+        round: &'a Round,
         deadline: Instant,
-    ) -> BoxFuture<'_, Result<TxnId, journal::Error>> {
+    ) -> BoxFuture<'a, Result<TxnId, journal::Error>> {
         Box::pin(self.write_by(round, deadline.into_std()))
     }
 }
@@ -92,7 +92,7 @@ impl Rounds {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
         let mut is_first = true;
         loop {
-            let error = match self.sink.write(round.clone(), deadline).await {
+            let error = match self.sink.write(round, deadline).await {
                 Ok(txn) => return Ok((txn, is_first)),
                 Err(error) => error,
             };

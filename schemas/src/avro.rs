@@ -53,9 +53,12 @@ impl RecordError {
 }
 
 /// A record of a topic.
-pub trait Record: Sized + Serialize + DeserializeOwned + 'static {
+pub trait Record: Sized + DeserializeOwned + 'static {
     /// Its schema; only the newest version is written.
     fn codec() -> &'static Codec<Self>;
+
+    /// Appends what follows the header.
+    fn write_datum(&self, to: &mut Vec<u8>);
 }
 
 /// How a record is written and read.
@@ -93,6 +96,24 @@ impl<R> Codec<R> {
     }
 }
 
+#[cfg(test)]
+impl<R> Codec<R> {
+    /// A record as the library writes it, given as it stands in a topic.
+    pub(crate) fn rewritten(&self, bytes: &[u8]) -> Vec<u8> {
+        let (header, mut datum) = bytes.split_at(HEADER_BYTES);
+        let value = self.reader.read_value(&mut datum).expect("the library reads it");
+        assert!(datum.is_empty(), "bytes are left over");
+        let datum = self.writer.write_value_to_vec(value).expect("the library writes it");
+        [header, &datum].concat()
+    }
+}
+
+impl<R: Serialize> Codec<R> {
+    pub(crate) fn write_datum(&self, record: &R, to: &mut Vec<u8>) {
+        self.writer.write_ser(to, record).expect("a typed record fits its schema");
+    }
+}
+
 /// Whether `bytes` hold a record of this type, going by its header.
 pub(crate) fn is<R: Record>(bytes: &[u8]) -> bool {
     R::codec().is(bytes)
@@ -100,21 +121,15 @@ pub(crate) fn is<R: Record>(bytes: &[u8]) -> bool {
 
 /// The bytes of a record.
 pub fn encode<R: Record>(record: &R) -> Bytes {
-    encode_as::<R, R>(record, 256)
-}
-
-/// The bytes of a record `R` that is given as something with the same fields, about so many.
-pub(crate) fn encode_as<R: Record, T: Serialize>(record: &T, capacity: usize) -> Bytes {
-    let mut bytes = Vec::with_capacity(capacity);
-    encode_into::<R, T>(record, &mut bytes);
+    let mut bytes = Vec::with_capacity(256);
+    put_header::<R>(&mut bytes);
+    record.write_datum(&mut bytes);
     bytes.into()
 }
 
-/// Appends the bytes of a record `R` that is given as something with the same fields.
-pub(crate) fn encode_into<R: Record, T: Serialize>(record: &T, to: &mut Vec<u8>) {
-    let codec = R::codec();
-    to.extend_from_slice(&codec.header);
-    codec.writer.write_ser(to, record).expect("a typed record fits its schema");
+/// Appends the header of a record `R`.
+pub(crate) fn put_header<R: Record>(to: &mut Vec<u8>) {
+    to.extend_from_slice(&R::codec().header);
 }
 
 /// The record that `bytes` hold.
@@ -134,9 +149,14 @@ pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, RecordError> {
     if datum.is_empty() { Ok(record) } else { Err(codec.broken("bytes are left over")) }
 }
 
-/// Gives a record its schema.
+/// Gives a record its schema, and says how it is written if not by the library.
 macro_rules! record {
     ($record:ty, $name:literal, $file:literal) => {
+        $crate::avro::record!($record, $name, $file, |record, to| {
+            <$record as $crate::avro::Record>::codec().write_datum(record, to);
+        });
+    };
+    ($record:ty, $name:literal, $file:literal, |$this:ident, $to:ident| $write:expr) => {
         impl $crate::avro::Record for $record {
             fn codec() -> &'static $crate::avro::Codec<Self> {
                 use std::sync::LazyLock;
@@ -147,6 +167,11 @@ macro_rules! record {
                 static CODEC: LazyLock<$crate::avro::Codec<$record>> =
                     LazyLock::new(|| $crate::avro::Codec::new($name, &SCHEMA));
                 &CODEC
+            }
+
+            fn write_datum(&self, $to: &mut Vec<u8>) {
+                let $this = self;
+                $write
             }
         }
     };

@@ -10,6 +10,7 @@
 //! * [`topics`]: the names of a cluster's topics, built nowhere else.
 
 mod avro;
+mod datum;
 #[cfg(test)]
 mod golden;
 pub mod limits;

@@ -17,20 +17,20 @@ use anabranch_core::keyspace::Slice;
 use crate::avro::{self, RecordError, record};
 use crate::resources::ResourceName;
 
-pub use borrowed::ChangeRef;
+pub use borrowed::{ChangeRef, RoundPartRef};
 pub use dead_letter::DeadLetter;
 pub use mutation::DocumentMutation;
 
 record!(DeadLetter, "dead letter", "dead_letter.v1.avsc");
 
 /// The mutations of one round that fall into one slice, or a part of them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct RoundPart {
     /// The round.
-    #[serde(with = "avro::uuid_bytes")]
+    #[serde(deserialize_with = "avro::uuid_bytes::deserialize")]
     pub round: RoundId,
     /// The app of all its documents.
-    #[serde(with = "avro::uuid_bytes")]
+    #[serde(deserialize_with = "avro::uuid_bytes::deserialize")]
     pub app: AppId,
     /// Which part of the round, from 0.
     pub index: i32,
@@ -39,7 +39,12 @@ pub struct RoundPart {
     /// The mutations, in the order in which they apply.
     pub mutations: Vec<DocumentMutation>,
 }
-record!(RoundPart, "round part", "round_part.v1.avsc");
+record!(RoundPart, "round part", "round_part.v1.avsc", |part, to| {
+    let RoundPart { round, app, index, count, mutations } = part;
+    let mutations: Vec<_> = mutations.iter().collect();
+    let (round, app, index, count) = (*round, *app, *index, *count);
+    RoundPartRef { round, app, index, count, mutations: &mutations }.put_datum(to);
+});
 
 /// Where a part of a round stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +93,8 @@ pub fn part_checksum(value: &[u8]) -> u32 {
     crc32c::crc32c(value)
 }
 
-/// What a change did to a document, as a reader saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a change did to a document, as a reader saw it; in the order of the schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Operation {
     /// It appeared.
@@ -103,47 +108,70 @@ pub enum Operation {
 }
 
 /// What one transaction did to one document.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Change {
     /// The transaction, in this cluster.
-    #[serde(with = "avro::long")]
+    #[serde(deserialize_with = "avro::long::deserialize")]
     pub txn: TxnId,
     /// The app.
-    #[serde(with = "avro::uuid_bytes")]
+    #[serde(deserialize_with = "avro::uuid_bytes::deserialize")]
     pub app: AppId,
     /// The collection.
     pub collection: Collection,
     /// The `_id`.
-    #[serde(with = "key")]
+    #[serde(deserialize_with = "key")]
     pub key: DocumentKey,
     /// Where the change was first written.
-    #[serde(with = "avro::uuid_bytes")]
+    #[serde(deserialize_with = "avro::uuid_bytes::deserialize")]
     pub origin: ActorId,
     /// Its transaction there.
-    #[serde(with = "avro::long")]
+    #[serde(deserialize_with = "avro::long::deserialize")]
     pub origin_txn: TxnId,
     /// Time of the commit record in this cluster.
-    #[serde(with = "avro::long")]
+    #[serde(deserialize_with = "avro::long::deserialize")]
     pub hlc: Hlc,
     /// What happened.
     pub operation: Operation,
     /// Whether a reader saw the document before.
     pub existed: bool,
     /// The changed top-level fields as they were, an object.
-    #[serde(with = "json")]
+    #[serde(deserialize_with = "json")]
     pub before: Value,
     /// The changed top-level fields that were missing before.
     pub added: Vec<String>,
     /// The state after (see [`crate::state`]); of an eviction the last one.
-    #[serde(with = "apache_avro::serde::bytes")]
+    #[serde(deserialize_with = "apache_avro::serde::bytes::deserialize")]
     pub state: Vec<u8>,
 }
-record!(Change, "change", "change.v1.avsc");
+record!(Change, "change", "change.v1.avsc", |change, to| {
+    let added: Vec<_> = change.added.iter().map(String::as_str).collect();
+    change.borrowed(&change.before.to_json(), &added).put_datum(to);
+});
 
 impl Change {
     /// The document's full id.
     pub fn id(&self) -> DocumentId {
         DocumentId { app: self.app, collection: self.collection.clone(), key: self.key.clone() }
+    }
+
+    fn borrowed<'a>(&'a self, before: &'a str, added: &'a [&'a str]) -> ChangeRef<'a> {
+        let Change { collection, key, before: _, added: _, state, .. } = self;
+        let Change { txn, app, origin, origin_txn, hlc, operation, existed, .. } = *self;
+        let (collection, key) = (collection.as_str(), key.as_str());
+        ChangeRef {
+            txn,
+            app,
+            collection,
+            key,
+            origin,
+            origin_txn,
+            hlc,
+            operation,
+            existed,
+            before,
+            added,
+            state,
+        }
     }
 
     /// The document as a reader saw it before, `_id` not included, given how it is `after`.
@@ -296,30 +324,14 @@ mod checksum {
     }
 }
 
-/// `string` of a canonical `_id`.
-mod key {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(key: &DocumentKey, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(key.as_str())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DocumentKey, D::Error> {
-        let text = String::deserialize(from)?;
-        DocumentKey::from_canonical(&text).map_err(serde::de::Error::custom)
-    }
+/// Of the `string` of a canonical `_id`.
+fn key<'de, D: Deserializer<'de>>(from: D) -> Result<DocumentKey, D::Error> {
+    let text = String::deserialize(from)?;
+    DocumentKey::from_canonical(&text).map_err(serde::de::Error::custom)
 }
 
-/// `string` of a JSON value.
-mod json {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(value: &Value, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&value.to_json())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
-        let text = String::deserialize(from)?;
-        Value::from_json(text.as_bytes()).map_err(serde::de::Error::custom)
-    }
+/// Of the `string` of a JSON value.
+fn json<'de, D: Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
+    let text = String::deserialize(from)?;
+    Value::from_json(text.as_bytes()).map_err(serde::de::Error::custom)
 }

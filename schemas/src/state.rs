@@ -74,37 +74,43 @@ pub fn encode_after(prefix: &[u8], document: &Document) -> Bytes {
     bytes.into()
 }
 
-/// The bytes of the state of a document that an insert at `stamp` made where there was none: the
-/// same as of the document that [`Document::apply`] makes of these fields, without making it.
-pub fn encode_inserted(fields: &BTreeMap<String, Value>, stamp: Stamp) -> Bytes {
-    encode_inserted_after(&[], fields, stamp)
+/// Writes the states of documents that inserts at one stamp made where there were none: the bytes
+/// are those of the document that [`Document::apply`] makes, without making it.
+pub struct InsertedStates {
+    /// A prefix and all that comes before the fields, which is the same for each document. What
+    /// was written last comes after it.
+    buffer: Vec<u8>,
+    head_bytes: usize,
+    stamp: u64,
 }
 
-/// Like [`encode_inserted`], behind a prefix.
-pub fn encode_inserted_after(
-    prefix: &[u8],
-    fields: &BTreeMap<String, Value>,
-    stamp: Stamp,
-) -> Bytes {
-    let mut names = Names::default();
-    let versions =
-        vec![wire::Version { actor: names.actor(stamp.actor), sequence: stamp.sequence }];
-    let updated = names.stamp(Some(stamp));
-    let head = wire::Document {
-        actors: names.actors,
-        stamps: names.stamps,
-        versions,
-        updated,
-        ..wire::Document::default()
-    };
-    let mut bytes = Vec::with_capacity(1024);
-    bytes.extend_from_slice(prefix);
-    bytes.push(VERSION);
-    head.encode(&mut bytes).expect("a vector grows");
-    put_inserted(7, fields, updated.into(), &mut bytes);
-    // Who keeps the state keeps no room for more: `Bytes` never gives any back.
-    bytes.shrink_to_fit();
-    bytes.into()
+impl InsertedStates {
+    /// For inserts at `stamp`; each state stands behind `prefix`.
+    pub fn new(prefix: &[u8], stamp: Stamp) -> Self {
+        let mut names = Names::default();
+        let actor = names.actor(stamp.actor);
+        let updated = names.stamp(Some(stamp));
+        let head = wire::Document {
+            actors: names.actors,
+            stamps: names.stamps,
+            versions: vec![wire::Version { actor, sequence: stamp.sequence }],
+            updated,
+            ..wire::Document::default()
+        };
+        let mut buffer = Vec::with_capacity(1024);
+        buffer.extend_from_slice(prefix);
+        buffer.push(VERSION);
+        head.encode(&mut buffer).expect("a vector grows");
+        let head_bytes = buffer.len();
+        InsertedStates { buffer, head_bytes, stamp: updated.into() }
+    }
+
+    /// The state of a document with these fields.
+    pub fn encode(&mut self, fields: &BTreeMap<String, Value>) -> Bytes {
+        self.buffer.truncate(self.head_bytes);
+        put_inserted(7, fields, self.stamp, &mut self.buffer);
+        Bytes::copy_from_slice(&self.buffer)
+    }
 }
 
 fn put_inserted(tag: u32, fields: &BTreeMap<String, Value>, stamp: u64, to: &mut Vec<u8>) {
@@ -409,7 +415,9 @@ mod tests {
             document = Document::default();
             document.apply(&insert, at);
             let stamp = Stamp { hlc: at.hlc, actor, sequence };
-            assert_eq!(encode_inserted(entries, stamp), encode(&document));
+            let mut inserted = InsertedStates::new(b"before", stamp);
+            let expected = encode_after(b"before", &document);
+            assert_eq!([inserted.encode(entries), inserted.encode(entries)], [&expected; 2]);
         }
         // More stamps than are listed.
         for sequence in 1..200 {

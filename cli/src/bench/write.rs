@@ -1,11 +1,15 @@
 //! `anabranch bench write`: single writes and bulk loads over HTTP.
+//!
+//! It is measured twice: with a whole cluster, of which the store node and change data capture read
+//! what is written while it is, on the cores that the writer has; and with ingest alone, which does
+//! what the raw clients do.
 
 use std::sync::Arc;
 
 use anabranch_journal::baseline::Producers;
 use anyhow::Result;
 
-use super::place::{Cluster, Place, PlaceFlags};
+use super::place::{Cluster, PATIENCE, Place, PlaceFlags};
 use super::raw::{self, Mark, Raw};
 use super::report::{Measurement, spread, table};
 use super::requests::{bulk_loads, single_writes};
@@ -69,10 +73,10 @@ impl Phase {
 pub(super) async fn run(args: Args) -> Result<()> {
     let Args { place, documents, single, concurrent, warm_up, repeat } = args;
     let place = Place::open(place)?;
-    let host = Host::new();
+    let mut host = Host::new();
     let name = place.name("east")?;
     let cluster = place.cluster(&host, &name, &Settings::default()).await?;
-    let mut bench = Bench { place: &place, cluster: &cluster, phases: 0 };
+    let mut bench = Bench { place: &place, cluster: &cluster, is_whole: true, phases: 0 };
     say("warming up");
     for phase in [
         Phase::Bulk { clients: 4, count: warm_up, size: REQUEST },
@@ -87,23 +91,10 @@ pub(super) async fn run(args: Args) -> Result<()> {
         Phase::Bulk { clients: 1, count: documents, size: documents },
         Phase::Bulk { clients: 4, count: documents, size: REQUEST },
     ];
-    let mut repeats: Vec<Vec<Vec<Measurement>>> = Vec::new();
-    for number in 1..=repeat {
-        say(format_args!("measuring, {number} of {repeat}"));
-        let mut measured = Vec::new();
-        for phase in phases {
-            measured.push(bench.measure(phase, RAW_ROUNDS).await?);
-        }
-        repeats.push(measured);
-    }
-    let last = repeats.last().map(|phases| phases.concat()).unwrap_or_default();
-    print("")?;
-    print(table(&last))?;
-    print("")?;
-    for (index, phase) in phases.into_iter().enumerate() {
-        let measured: Vec<_> = repeats.iter().map(|phases| phases[index].as_slice()).collect();
-        ratios(phase, &measured)?;
-    }
+    bench.measure_all(&phases, repeat).await?;
+    host.close_readers(PATIENCE).await?;
+    bench.is_whole = false;
+    bench.measure_all(&phases, repeat).await?;
     drop(cluster);
     host.close(Settings::default().shutdown_timeout()).await
 }
@@ -131,10 +122,35 @@ fn ratios(phase: Phase, repeats: &[&[Measurement]]) -> Result<()> {
 struct Bench<'a> {
     place: &'a Place,
     cluster: &'a Cluster,
+    /// There is more of it than ingest.
+    is_whole: bool,
     phases: usize,
 }
 
 impl Bench<'_> {
+    /// Measures phase after phase, as often as asked, and prints what came of it.
+    async fn measure_all(&mut self, phases: &[Phase], repeat: u32) -> Result<()> {
+        let who = if self.is_whole { "a whole cluster" } else { "ingest alone" };
+        let mut repeats: Vec<Vec<Vec<Measurement>>> = Vec::new();
+        for number in 1..=repeat {
+            say(format_args!("measuring {who}, {number} of {repeat}"));
+            let mut measured = Vec::new();
+            for phase in phases {
+                measured.push(self.measure(*phase, RAW_ROUNDS).await?);
+            }
+            repeats.push(measured);
+        }
+        let last = repeats.last().map(|phases| phases.concat()).unwrap_or_default();
+        print(format_args!("\n{who}\n"))?;
+        print(table(&last))?;
+        print("")?;
+        for (index, phase) in phases.iter().enumerate() {
+            let measured: Vec<_> = repeats.iter().map(|phases| phases[index].as_slice()).collect();
+            ratios(*phase, &measured)?;
+        }
+        Ok(())
+    }
+
     /// Measures us, then the raw clients with the same records.
     async fn measure(&mut self, phase: Phase, raw_rounds: usize) -> Result<Vec<Measurement>> {
         self.phases += 1;
@@ -153,7 +169,9 @@ impl Bench<'_> {
         };
         let (journal, log) = (journal.clone(), journal.clone());
         // Neither we nor the raw clients shall pay for what the other left to do.
-        self.cluster.settle().await?;
+        if self.is_whole {
+            self.cluster.settle().await?;
+        }
         let written = blocking(move || mark.written_since(log.as_ref())).await?;
         let written = Arc::new(written[..written.len().min(raw_rounds)].to_vec());
         let mut all = vec![ours];

@@ -128,11 +128,11 @@ fn append(writer: &mut dyn Writer, topic: &str, value: Bytes) -> Result<u64, jou
 }
 
 impl RoundSink for FakeLog {
-    fn write(
-        &self,
-        round: Round,
+    fn write<'a>(
+        &'a self,
+        round: &'a Round,
         deadline: Instant,
-    ) -> BoxFuture<'_, Result<TxnId, journal::Error>> {
+    ) -> BoxFuture<'a, Result<TxnId, journal::Error>> {
         async move {
             if self.is_down.load(Ordering::SeqCst) {
                 return Err(journal::Error::Unavailable("it is down".to_owned()));
@@ -140,9 +140,9 @@ impl RoundSink for FakeLog {
             let fault = self.faults.lock().pop_front();
             let unknown = || journal::Error::Unknown("no answer".to_owned());
             match fault {
-                None | Some(Fault::Pass) => self.commit(&round),
+                None | Some(Fault::Pass) => self.commit(round),
                 Some(Fault::Refuse(error)) => Err(error),
-                Some(Fault::Forget) => self.commit(&round).and_then(|_| Err(unknown())),
+                Some(Fault::Forget) => self.commit(round).and_then(|_| Err(unknown())),
                 Some(Fault::Lose) => Err(unknown()),
                 Some(Fault::Hang) => {
                     sleep_until(deadline).await;

@@ -8,7 +8,7 @@ use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_schemas::encode;
 use anabranch_schemas::records::{
-    Commit, DocumentMutation, PartLocation, RoundPart, part_checksum,
+    Commit, DocumentMutation, PartLocation, RoundPartRef, part_checksum,
 };
 use anabranch_schemas::topics::ClusterName;
 use bytes::Bytes;
@@ -108,18 +108,16 @@ impl RoundAppender {
     ///
     /// # Errors
     /// [`Error::TooLarge`] if one mutation alone is above the limit of a record.
-    pub fn encode(&self, round: Round) -> Result<EncodedRound, Error> {
+    pub fn encode(&self, round: &Round) -> Result<EncodedRound, Error> {
         let Round { id, app, origin, digest, mutations } = round;
-        let documents = mutations.len();
-        let mut by_slice: BTreeMap<Slice, Vec<DocumentMutation>> = BTreeMap::new();
+        let mut by_slice: BTreeMap<Slice, Vec<&DocumentMutation>> = BTreeMap::new();
         for mutation in mutations {
-            let slice = self.slices.slice_of(mutation.id(app).position());
+            let slice = self.slices.slice_of(mutation.id(*app).position());
             by_slice.entry(slice).or_default().push(mutation);
         }
-        let part = |mutations| RoundPart { round: id, app, index: 0, count: 0, mutations };
-        let mut parts: Vec<_> =
-            by_slice.into_iter().map(|(slice, mutations)| (slice, part(mutations))).collect();
-        let mut encoded = encode_parts(&mut parts);
+        let mut parts: Vec<(Slice, &[&DocumentMutation])> =
+            by_slice.iter().map(|(slice, mutations)| (*slice, mutations.as_slice())).collect();
+        let mut encoded = encode_parts(round, &parts);
         // Almost always everything fits; only if not, parts are cut and encoded again.
         loop {
             let large = self.too_large(&parts, &encoded)?;
@@ -127,27 +125,33 @@ impl RoundAppender {
                 break;
             }
             for index in large.into_iter().rev() {
-                let (slice, first) = &mut parts[index];
-                let second = part(first.mutations.split_off(first.mutations.len() / 2));
-                let second = (*slice, second);
-                parts.insert(index + 1, second);
+                let (slice, whole) = parts[index];
+                let (first, second) = whole.split_at(whole.len() / 2);
+                parts.splice(index..=index, [(slice, first), (slice, second)]);
             }
-            encoded = encode_parts(&mut parts);
+            encoded = encode_parts(round, &parts);
         }
         let parts = parts.iter().map(|(slice, _)| *slice).zip(encoded).collect();
-        Ok(EncodedRound { id, app, origin, digest, documents, parts })
+        Ok(EncodedRound {
+            id: *id,
+            app: *app,
+            origin: *origin,
+            digest: digest.clone(),
+            documents: mutations.len(),
+            parts,
+        })
     }
 
     /// The parts that are to be cut in two.
     fn too_large(
         &self,
-        parts: &[(Slice, RoundPart)],
+        parts: &[(Slice, &[&DocumentMutation])],
         encoded: &[Bytes],
     ) -> Result<Vec<usize>, Error> {
         let mut large = Vec::new();
-        for (index, ((_, part), value)) in parts.iter().zip(encoded).enumerate() {
+        for (index, ((_, mutations), value)) in parts.iter().zip(encoded).enumerate() {
             let bytes = value.len() + KEY_BYTES;
-            if part.mutations.len() > 1 && bytes > self.part_bytes.min(self.max_record_bytes) {
+            if mutations.len() > 1 && bytes > self.part_bytes.min(self.max_record_bytes) {
                 large.push(index);
             } else if bytes > self.max_record_bytes {
                 return Err(Error::TooLarge { bytes, limit: self.max_record_bytes });
@@ -162,8 +166,7 @@ impl RoundAppender {
     /// # Errors
     /// Those of [`RoundAppender::encode`] and of the writer; the transaction is to be aborted.
     pub fn append(&self, writer: &mut dyn Writer, rounds: &[Round]) -> Result<Vec<TxnId>, Error> {
-        let encoded: Result<Vec<_>, _> =
-            rounds.iter().map(|round| self.encode(round.clone())).collect();
+        let encoded: Result<Vec<_>, _> = rounds.iter().map(|round| self.encode(round)).collect();
         self.append_encoded(writer, &encoded?.iter().collect::<Vec<_>>())
     }
 
@@ -239,13 +242,14 @@ fn last(offsets: &[Offset], count: usize) -> Result<&[Offset], Error> {
     Ok(&offsets[first..])
 }
 
-/// Numbers the parts of a round and gives their values.
-fn encode_parts(parts: &mut [(Slice, RoundPart)]) -> Vec<Bytes> {
+/// The values of a round's parts, which are numbered.
+fn encode_parts(round: &Round, parts: &[(Slice, &[&DocumentMutation])]) -> Vec<Bytes> {
     let count = i32::try_from(parts.len()).expect("a round has few parts");
-    let numbered = (0..).zip(parts.iter_mut()).map(|(index, (_, part))| {
-        part.index = index;
-        part.count = count;
-        encode(part)
-    });
-    numbered.collect()
+    let Round { id, app, .. } = round;
+    let numbered = (0..).zip(parts);
+    numbered
+        .map(|(index, (_, mutations))| {
+            RoundPartRef { round: *id, app: *app, index, count, mutations }.encode()
+        })
+        .collect()
 }

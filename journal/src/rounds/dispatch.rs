@@ -1,21 +1,33 @@
 //! Which lane writes which round next. No threads and no clock here.
 //!
-//! A round's home is the lane of its first slice. That lane is told of it if it is free, so that
-//! while little is to be done transactions touch few partitions; else the free lane that has
-//! rested longest. If none is free the round waits, and whichever lane is free first takes all
-//! that waits, up to the bounds of a transaction: a lane that took only its own would let the
-//! others' rounds wait for theirs to rest (measured on Kafka: twice the latency).
+//! A transaction costs far more than what is in it, so there are to be few: while one is under way
+//! what comes waits, and shares the next one. That one is begun by the lane that has rested longest
+//! and takes all that waits, up to the bounds of a transaction. Only a round that has waited for
+//! [`PATIENCE`], behind a transaction that is large or does not end, is taken by another lane
+//! beside the first; a third one has more patience than the second.
+//!
+//! Whoever waits for his round comes back with the next one right after. So when a transaction of
+//! several ends, the next is not begun at once, or half of them would always wait for the others.
+//!
+//! While nothing is under way, a round goes to its home, the lane of its first slice, if that is
+//! free: of what little is to be done, transactions then touch few partitions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anabranch_core::ids::TxnId;
 use tokio::sync::oneshot;
 
 use super::EncodedRound;
 use crate::error::Error;
+
+/// How long a round waits for each transaction that is under way, before another begins.
+pub(super) const PATIENCE: Duration = Duration::from_millis(20);
+
+/// The share of the time that a transaction took for which the next one is put off.
+const PUT_OFF: u32 = 8;
 
 const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
@@ -104,6 +116,8 @@ pub(super) struct Dispatch {
     bytes: usize,
     limits: Limits,
     closed: bool,
+    /// No transaction is begun before, unless there is enough for one.
+    put_off: Option<Instant>,
     /// Why the last lane that went down did.
     trouble: Option<String>,
 }
@@ -117,11 +131,13 @@ impl Dispatch {
             bytes: 0,
             limits,
             closed: false,
+            put_off: None,
             trouble: None,
         }
     }
 
-    /// Takes in a round; returns the lane to be told, if one is free.
+    /// Takes in a round; returns the lane to be told, if one has to be: it begins, or watches how
+    /// long the round waits.
     ///
     /// # Errors
     /// [`Error::Busy`] if too many are waiting, [`Error::Shutdown`] after [`Dispatch::close`].
@@ -141,12 +157,20 @@ impl Dispatch {
         }
         let slice = pending.round.first_slice().unwrap_or_default();
         let home = usize::from(slice.0) % self.lanes.len();
+        let is_first = self.queue.is_empty();
+        self.bytes += pending.round.bytes();
+        self.queue.push_back(pending);
+        if !is_first {
+            // Whoever was told of the first one sees to the others too.
+            return Ok(None);
+        }
+        if self.lanes.contains(&Phase::Busy) {
+            return Ok(self.free(now));
+        }
         let free = if self.rested(home, now).is_some() { Some(home) } else { self.free(now) };
         if let Some(free) = free {
             self.lanes[free] = Phase::Busy;
         }
-        self.bytes += pending.round.bytes();
-        self.queue.push_back(pending);
         Ok(free)
     }
 
@@ -157,6 +181,15 @@ impl Dispatch {
             && !self.closed
         {
             return Turn::Wait(Some(rested));
+        }
+        if let Some(begins) = self.begins(lane)
+            && now < begins
+            && !self.closed
+        {
+            if self.lanes[lane] == Phase::Busy {
+                self.lanes[lane] = Phase::Idle(now);
+            }
+            return Turn::Wait(Some(begins));
         }
         let batch = self.batch();
         if !batch.is_empty() {
@@ -178,6 +211,18 @@ impl Dispatch {
         self.lanes[lane] = Phase::Idle(rested);
     }
 
+    /// A lane has written so many rounds in a transaction that began then, and rests.
+    pub(super) fn written(
+        &mut self,
+        lane: usize,
+        rounds: usize,
+        (begun, ended): (Instant, Instant),
+        rest: Duration,
+    ) {
+        self.idle(lane, ended + rest);
+        self.put_off = (rounds > 1).then(|| ended + (ended - begun) / PUT_OFF);
+    }
+
     /// A lane has no writer.
     pub(super) fn down(&mut self, lane: usize, trouble: Option<String>) {
         self.lanes[lane] = Phase::Down;
@@ -195,8 +240,12 @@ impl Dispatch {
         }
     }
 
-    /// The lane to be told of what waits already: the free one that has rested longest.
+    /// The lane to be told of what waits already, if anything does: the free one that has rested
+    /// longest.
     pub(super) fn free(&self, now: Instant) -> Option<usize> {
+        if self.queue.is_empty() {
+            return None;
+        }
         let lanes = 0..self.lanes.len();
         let rested = lanes.filter_map(|lane| self.rested(lane, now).map(|rested| (rested, lane)));
         rested.min().map(|(_, lane)| lane)
@@ -249,6 +298,16 @@ impl Dispatch {
             Phase::Idle(rested) if rested <= now => Some(rested),
             _ => None,
         }
+    }
+
+    /// When a lane is to begin a transaction for what waits, seeing what others do and have done.
+    fn begins(&self, lane: usize) -> Option<Instant> {
+        let busy = |(other, phase): &(usize, &Phase)| *other != lane && **phase == Phase::Busy;
+        let others = self.lanes.iter().enumerate().filter(busy).count();
+        let others = u32::try_from(others).expect("there are a few lanes");
+        let begins = self.queue.front()?.since + others * PATIENCE;
+        let put_off = self.put_off.filter(|_| self.bytes < self.limits.batch_bytes);
+        Some(put_off.map_or(begins, |put_off| begins.max(put_off)))
     }
 
     /// What goes into one transaction: at least one round, if one is still wanted.

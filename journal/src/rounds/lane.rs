@@ -140,6 +140,8 @@ impl Lane {
             match dispatch.next(self.number, Instant::now()) {
                 Turn::Write(batch) => {
                     Shared::show(&dispatch);
+                    // Of what did not go in with it, another sees how long it waits.
+                    self.offer(&dispatch);
                     return Some(batch);
                 }
                 Turn::Stop => return None,
@@ -166,17 +168,22 @@ impl Lane {
             run_transaction(writer.as_mut(), |writer| appender.append_encoded(writer, &rounds));
         histogram!(names::TRANSACTION_SECONDS).record(begun.elapsed());
         match written {
-            Ok(txns) => self.committed(batch, &txns),
+            Ok(txns) => self.committed(batch, &txns, begun),
             Err(error) => self.failed(batch, &error),
         }
     }
 
-    fn committed(&mut self, batch: Vec<Pending>, txns: &[TxnId]) {
-        let rested = Instant::now() + self.shared.journal.rest_after_commit();
+    fn committed(&mut self, batch: Vec<Pending>, txns: &[TxnId], begun: Instant) {
+        let rest = self.shared.journal.rest_after_commit();
         if self.writer.as_ref().is_some_and(|writer| writer.is_spent()) {
             self.drop_writer("spent", None);
         } else {
-            self.shared.dispatch.lock().idle(self.number, rested);
+            let mut dispatch = self.shared.dispatch.lock();
+            dispatch.written(self.number, batch.len(), (begun, Instant::now()), rest);
+            // A lane that does not rest takes at once what came meanwhile.
+            if !rest.is_zero() {
+                self.offer(&dispatch);
+            }
         }
         (self.failures, self.fenced) = (0, 0);
         self.backoff.reset();

@@ -136,7 +136,7 @@ impl RoundWriter {
     /// # Errors
     /// As [`RoundWriter::write_by`].
     pub async fn write(&self, round: Round) -> Result<TxnId, Error> {
-        self.write_by(round, Instant::now() + self.write_timeout).await
+        self.write_by(&round, Instant::now() + self.write_timeout).await
     }
 
     /// Writes a round until `deadline`. If the call is dropped before, a round that still waits is
@@ -145,7 +145,7 @@ impl RoundWriter {
     /// # Errors
     /// [`Error::Busy`] at once if too many wait; [`Error::TooLarge`]; [`Error::Unavailable`] and
     /// others of kind `Retry` if it was not written; of kind `Unknown` if it may have been.
-    pub async fn write_by(&self, round: Round, deadline: Instant) -> Result<TxnId, Error> {
+    pub async fn write_by(&self, round: &Round, deadline: Instant) -> Result<TxnId, Error> {
         let round = self.shared.appender.encode(round)?;
         let (answer, answered) = oneshot::channel();
         let ticket = Arc::new(Ticket::default());

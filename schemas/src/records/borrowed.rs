@@ -1,39 +1,33 @@
-//! A change event put together from parts that belong to somebody else: a store node makes one for
-//! each document it changes, and copies none of its parts for that.
+//! Records put together from parts that belong to somebody else. A store node makes a change event
+//! for each document it changes, a round writer deals the mutations of a round out to slices; neither
+//! copies them for that.
 
 use bytes::Bytes;
-use serde::{Serialize, Serializer};
 
 use anabranch_core::hlc::Hlc;
-use anabranch_core::ids::{ActorId, AppId, TxnId};
+use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
 
-use super::{Change, Operation};
-use crate::avro;
+use super::{Change, DocumentMutation, Operation, RoundPart};
+use crate::avro::put_header;
+use crate::datum::{put_array, put_bytes, put_long, put_text};
 
 /// A [`Change`] whose parts are borrowed; field by field the same.
 #[allow(missing_docs)]
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename = "Change")]
+#[derive(Clone, Copy, Debug)]
 pub struct ChangeRef<'a> {
-    #[serde(with = "avro::long")]
     pub txn: TxnId,
-    #[serde(with = "avro::uuid_bytes")]
     pub app: AppId,
     pub collection: &'a str,
     /// Canonical JSON of the `_id`.
     pub key: &'a str,
-    #[serde(with = "avro::uuid_bytes")]
     pub origin: ActorId,
-    #[serde(with = "avro::long")]
     pub origin_txn: TxnId,
-    #[serde(with = "avro::long")]
     pub hlc: Hlc,
     pub operation: Operation,
     pub existed: bool,
     /// Canonical JSON of an object.
     pub before: &'a str,
     pub added: &'a [&'a str],
-    #[serde(serialize_with = "bytes")]
     pub state: &'a [u8],
 }
 
@@ -42,15 +36,75 @@ impl ChangeRef<'_> {
     pub fn encode(&self) -> Bytes {
         let names: usize = self.added.iter().map(|name| name.len() + 2).sum();
         let text = self.collection.len() + self.key.len() + self.before.len() + names;
-        avro::encode_as::<Change, _>(self, 128 + text + self.state.len())
+        let mut bytes = Vec::with_capacity(128 + text + self.state.len());
+        self.encode_into(&mut bytes);
+        bytes.into()
     }
 
     /// Appends the bytes of the [`Change`] that this is.
     pub fn encode_into(&self, to: &mut Vec<u8>) {
-        avro::encode_into::<Change, _>(self, to);
+        put_header::<Change>(to);
+        self.put_datum(to);
+    }
+
+    pub(super) fn put_datum(&self, to: &mut Vec<u8>) {
+        let ChangeRef {
+            txn,
+            app,
+            collection,
+            key,
+            origin,
+            origin_txn,
+            hlc,
+            operation,
+            existed,
+            before,
+            added,
+            state,
+        } = self;
+        put_long(txn.0.cast_signed(), to);
+        to.extend_from_slice(app.0.as_bytes());
+        put_text(collection, to);
+        put_text(key, to);
+        to.extend_from_slice(origin.0.as_bytes());
+        put_long(origin_txn.0.cast_signed(), to);
+        put_long(hlc.0.cast_signed(), to);
+        put_long(*operation as i64, to);
+        to.push(u8::from(*existed));
+        put_text(before, to);
+        put_array(added, to, |name, to| put_text(name, to));
+        put_bytes(state, to);
     }
 }
 
-fn bytes<S: Serializer>(bytes: &&[u8], to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_bytes(bytes)
+/// A [`RoundPart`] whose mutations are borrowed; field by field the same.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug)]
+pub struct RoundPartRef<'a> {
+    pub round: RoundId,
+    pub app: AppId,
+    pub index: i32,
+    pub count: i32,
+    pub mutations: &'a [&'a DocumentMutation],
+}
+
+impl RoundPartRef<'_> {
+    /// The bytes of the [`RoundPart`] that this is.
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(512 * self.mutations.len());
+        put_header::<RoundPart>(&mut bytes);
+        self.put_datum(&mut bytes);
+        // It may wait in a queue that counts what it holds.
+        bytes.shrink_to_fit();
+        bytes.into()
+    }
+
+    pub(super) fn put_datum(&self, to: &mut Vec<u8>) {
+        let RoundPartRef { round, app, index, count, mutations } = self;
+        to.extend_from_slice(round.0.as_bytes());
+        to.extend_from_slice(app.0.as_bytes());
+        put_long(i64::from(*index), to);
+        put_long(i64::from(*count), to);
+        put_array(mutations, to, |mutation, to| mutation.put_datum(to));
+    }
 }

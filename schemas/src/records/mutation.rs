@@ -1,11 +1,8 @@
 //! A mutation, typed and as Avro has it: flat, since Avro's unions would cost more than the empty
 //! fields of the kinds that do not use them.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
-use serde::ser::SerializeStruct;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
 
 use anabranch_core::Value;
 use anabranch_core::document::Mutation;
@@ -13,6 +10,7 @@ use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey};
 use anabranch_core::query::{FieldPath, OnConflict};
 
 use super::key;
+use crate::datum::{put_array, put_bytes, put_long, put_text};
 use crate::state;
 
 /// What a round asks of one document.
@@ -33,7 +31,8 @@ impl DocumentMutation {
     }
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+/// In the order of the schema.
+#[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum MutationKind {
     Insert,
@@ -43,7 +42,8 @@ enum MutationKind {
     Evict,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+/// In the order of the schema.
+#[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum OnConflictKind {
     Fail,
@@ -52,15 +52,15 @@ enum OnConflictKind {
     DoUpdateLocalDiff,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Assignment<'a> {
-    path: Cow<'a, [String]>,
+#[derive(Deserialize)]
+struct Assignment {
+    path: Vec<String>,
     value: String,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Increment<'a> {
-    path: Cow<'a, [String]>,
+#[derive(Deserialize)]
+struct Increment {
+    path: Vec<String>,
     by: i64,
 }
 
@@ -69,68 +69,64 @@ struct Increment<'a> {
 #[serde(rename = "Mutation")]
 struct FlatMutation {
     collection: Collection,
-    #[serde(with = "key")]
+    #[serde(deserialize_with = "key")]
     key: DocumentKey,
     kind: MutationKind,
     on_conflict: OnConflictKind,
     fields: String,
-    set: Vec<Assignment<'static>>,
+    set: Vec<Assignment>,
     unset: Vec<Vec<String>>,
-    increment: Vec<Increment<'static>>,
-    #[serde(with = "apache_avro::serde::bytes")]
+    increment: Vec<Increment>,
+    #[serde(deserialize_with = "apache_avro::serde::bytes::deserialize")]
     state: Vec<u8>,
 }
 
-impl Serialize for DocumentMutation {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut kind = MutationKind::Delete;
-        let mut conflict = OnConflictKind::Fail;
-        let mut fields = String::new();
-        let mut set = Vec::new();
-        let mut unset: Vec<&[String]> = Vec::new();
-        let mut increment = Vec::new();
+impl DocumentMutation {
+    /// Appends the mutation as Avro has it.
+    pub(super) fn put_datum(&self, to: &mut Vec<u8>) {
+        let DocumentMutation { collection, key, mutation } = self;
+        let (mut conflict, mut fields) = (OnConflict::Fail, None);
+        let (mut set, mut unset, mut increment): (&[_], &[_], &[_]) = (&[], &[], &[]);
         let mut state = Bytes::new();
-        match &self.mutation {
+        let kind = match mutation {
             Mutation::Insert { fields: value, on_conflict } => {
-                kind = MutationKind::Insert;
-                conflict = OnConflictKind::of(*on_conflict);
-                fields = value.to_json();
+                (conflict, fields) = (*on_conflict, Some(value.to_json()));
+                MutationKind::Insert
             }
             Mutation::Update { set: sets, unset: unsets, increment: increments } => {
-                kind = MutationKind::Update;
-                set.extend(sets.iter().map(|(path, value)| Assignment {
-                    path: Cow::Borrowed(path.steps()),
-                    value: value.to_json(),
-                }));
-                unset.extend(unsets.iter().map(FieldPath::steps));
-                increment.extend(
-                    increments
-                        .iter()
-                        .map(|(path, by)| Increment { path: Cow::Borrowed(path.steps()), by: *by }),
-                );
+                (set, unset, increment) = (sets, unsets, increments);
+                MutationKind::Update
             }
-            Mutation::Delete => {}
+            Mutation::Delete => MutationKind::Delete,
             Mutation::Merge(document) => {
-                kind = MutationKind::Merge;
                 state = state::encode(document);
+                MutationKind::Merge
             }
             Mutation::Evict(document) => {
-                kind = MutationKind::Evict;
                 state = state::encode(document);
+                MutationKind::Evict
             }
-        }
-        let mut to = serializer.serialize_struct("Mutation", 9)?;
-        to.serialize_field("collection", &self.collection.as_str())?;
-        to.serialize_field("key", self.key.as_str())?;
-        to.serialize_field("kind", &kind)?;
-        to.serialize_field("on_conflict", &conflict)?;
-        to.serialize_field("fields", &fields)?;
-        to.serialize_field("set", &set)?;
-        to.serialize_field("unset", &unset)?;
-        to.serialize_field("increment", &increment)?;
-        to.serialize_field("state", &AvroBytes(&state))?;
-        to.end()
+        };
+        put_text(collection.as_str(), to);
+        put_text(key.as_str(), to);
+        put_long(kind as i64, to);
+        put_long(OnConflictKind::of(conflict) as i64, to);
+        put_text(fields.as_deref().unwrap_or_default(), to);
+        put_array(set, to, |(path, value), to| {
+            put_path(path, to);
+            put_text(&value.to_json(), to);
+        });
+        put_array(unset, to, put_path);
+        put_array(increment, to, |(path, by), to| {
+            put_path(path, to);
+            put_long(*by, to);
+        });
+        put_bytes(&state, to);
     }
+}
+
+fn put_path(path: &FieldPath, to: &mut Vec<u8>) {
+    put_array(path.steps(), to, |step, to| put_text(step, to));
 }
 
 impl<'de> Deserialize<'de> for DocumentMutation {
@@ -150,12 +146,14 @@ impl FlatMutation {
                 on_conflict: self.on_conflict.policy(),
             },
             MutationKind::Update => {
-                let set = self.set.into_iter().map(|assignment| {
-                    Ok((path(assignment.path.into_owned())?, json(&assignment.value)?))
-                });
-                let increment = self.increment.into_iter().map(|increment| {
-                    Ok::<_, String>((path(increment.path.into_owned())?, increment.by))
-                });
+                let set = self
+                    .set
+                    .into_iter()
+                    .map(|assignment| Ok((path(assignment.path)?, json(&assignment.value)?)));
+                let increment = self
+                    .increment
+                    .into_iter()
+                    .map(|increment| Ok::<_, String>((path(increment.path)?, increment.by)));
                 Mutation::Update {
                     set: set.collect::<Result<_, String>>()?,
                     unset: self.unset.into_iter().map(path).collect::<Result<_, _>>()?,
@@ -187,14 +185,5 @@ impl OnConflictKind {
             OnConflictKind::DoUpdate => OnConflict::DoUpdate,
             OnConflictKind::DoUpdateLocalDiff => OnConflict::DoUpdateLocalDiff,
         }
-    }
-}
-
-/// Serializes as Avro `bytes`, not as an array of integers.
-struct AvroBytes<'a>(&'a [u8]);
-
-impl Serialize for AvroBytes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
     }
 }

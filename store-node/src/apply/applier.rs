@@ -30,7 +30,7 @@ use crate::status::{Status, Trouble};
 use crate::storage::{Batch, Progress, SliceRead, Storage, Timeline};
 
 /// A batch is written once it is this large: latency is bounded while catching up.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 /// How often a store that cannot be written is tried: out of step with the 5 seconds at which
 /// RocksDB looks whether a full disk has space again, which a write at that moment would disturb.
 const WRITE_AGAIN: Duration = Duration::from_millis(700);

@@ -10,6 +10,7 @@ use anabranch_core::document::Document;
 use anabranch_core::ids::TxnId;
 use anabranch_schemas::state;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::round::{Documents, NewVersion};
 use crate::error::Error;
@@ -21,8 +22,8 @@ const GENERATION_BYTES: usize = 16 << 20;
 /// Versions written lately, in their stored form.
 #[derive(Debug, Default)]
 pub(super) struct RecentStates {
-    young: HashMap<Bytes, Bytes>,
-    old: HashMap<Bytes, Bytes>,
+    young: HashMap<Bytes, Bytes, RandomState>,
+    old: HashMap<Bytes, Bytes, RandomState>,
     young_bytes: usize,
 }
 

@@ -7,15 +7,18 @@
 
 use std::collections::HashMap;
 
-use anabranch_core::document::{Commit as DocumentCommit, Document, Effect};
+use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, Stamp};
 use anabranch_core::ids::{ActorId, AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::keyspace::{Position, Slice, SliceCount};
 use anabranch_schemas::records::{ChangeRef, Commit, DocumentMutation};
+use anabranch_schemas::state::InsertedStates;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::assembler::Round;
 use super::touched::{Finished, Touched};
 use crate::error::Error;
+use crate::storage::STATE_PREFIX;
 
 /// Where documents come from and go to.
 pub(crate) trait Documents {
@@ -54,7 +57,6 @@ pub(crate) struct Effects {
 pub(super) struct At<'a> {
     pub(super) txn: TxnId,
     pub(super) commit: &'a Commit,
-    pub(super) stamp: DocumentCommit,
 }
 
 /// Applies a round.
@@ -66,7 +68,7 @@ pub(crate) fn apply(
 ) -> Result<Effects, Error> {
     let Round { txn, commit, parts, .. } = round;
     let stamp = DocumentCommit { hlc: commit.hlc, actor, sequence: txn.0 };
-    let at = At { txn, commit: &commit, stamp };
+    let at = At { txn, commit: &commit };
     let mut effects = Effects::default();
     let mut placed = Vec::with_capacity(parts.iter().map(|(_, part)| part.mutations.len()).sum());
     for (slice, part) in parts {
@@ -79,6 +81,8 @@ pub(crate) fn apply(
             }
         }
     }
+    let DocumentCommit { hlc, sequence, .. } = stamp;
+    let mut states = InsertedStates::new(STATE_PREFIX, Stamp { hlc, actor, sequence });
     let mut open = Open::new(&placed);
     for Placed { id, slice, mutation } in placed {
         let DocumentMutation { collection, key, mutation } = mutation;
@@ -93,21 +97,17 @@ pub(crate) fn apply(
             effects.conflicts.push(touched.id.clone());
         }
         if let Some(touched) = open.keep(touched) {
-            finish(touched, at, documents, &mut effects);
+            touched.finish(at, &mut states, |finished| match finished {
+                Finished::Unchanged => {}
+                Finished::TooLarge(id) => effects.too_large.push(id),
+                Finished::Changed(new) => {
+                    effects.documents += 1;
+                    documents.put(new);
+                }
+            });
         }
     }
     Ok(effects)
-}
-
-fn finish(touched: Touched, at: At<'_>, documents: &mut impl Documents, effects: &mut Effects) {
-    touched.finish(at, |finished| match finished {
-        Finished::Unchanged => {}
-        Finished::TooLarge(id) => effects.too_large.push(id),
-        Finished::Changed(new) => {
-            effects.documents += 1;
-            documents.put(new);
-        }
-    });
 }
 
 /// A mutation in the slice of its document.
@@ -121,16 +121,16 @@ struct Placed {
 struct Open {
     /// By id: how many follow, and the document once it was touched. Empty if each document has
     /// one mutation, as in most rounds.
-    waiting: HashMap<Bytes, (usize, Option<Touched>)>,
+    waiting: HashMap<Bytes, (usize, Option<Touched>), RandomState>,
 }
 
 impl Open {
     fn new(placed: &[Placed]) -> Self {
         if placed.len() < 2 {
-            return Open { waiting: HashMap::new() };
+            return Open { waiting: HashMap::default() };
         }
-        let mut waiting: HashMap<Bytes, (usize, Option<Touched>)> =
-            HashMap::with_capacity(placed.len());
+        let mut waiting: HashMap<Bytes, (usize, Option<Touched>), _> =
+            HashMap::with_capacity_and_hasher(placed.len(), RandomState::default());
         for Placed { id, .. } in placed {
             waiting.entry(id.clone()).or_default().0 += 1;
         }

@@ -9,15 +9,13 @@
 use std::collections::BTreeMap;
 
 use anabranch_core::Value;
-use anabranch_core::document::{
-    Commit as DocumentCommit, Document, Effect, MAX_BYTES, Mutation, Stamp,
-};
+use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, MAX_BYTES, Mutation};
 use anabranch_core::ids::{Collection, DocumentKey};
 use anabranch_core::keyspace::Slice;
 use anabranch_core::query::OnConflict;
 use anabranch_schemas::limits::{MAX_CHANGE_BYTES, MAX_STATE_BYTES};
 use anabranch_schemas::records::{ChangeRef, Operation};
-use anabranch_schemas::state;
+use anabranch_schemas::state::{self, InsertedStates};
 use bytes::Bytes;
 
 use super::images::{Difference, difference};
@@ -118,16 +116,19 @@ impl Touched {
     }
 
     /// Gives what has become of it.
-    pub(super) fn finish(mut self, at: At<'_>, give: impl FnOnce(Finished<'_>)) {
+    pub(super) fn finish(
+        mut self,
+        at: At<'_>,
+        states: &mut InsertedStates,
+        give: impl FnOnce(Finished<'_>),
+    ) {
         if let Some(fields) = self.inserted.take() {
-            let DocumentCommit { hlc, actor, sequence } = at.stamp;
-            let stamp = Stamp { hlc, actor, sequence };
             let written = Written {
                 operation: Operation::Insert,
                 existed: false,
                 before: "{}",
                 added: &fields.keys().map(String::as_str).collect::<Vec<_>>(),
-                stored: state::encode_inserted_after(STATE_PREFIX, &fields, stamp),
+                stored: states.encode(&fields),
             };
             // What one request inserts was measured there.
             let fits = written.stored.len() <= MAX_STATE_BYTES;

@@ -273,7 +273,10 @@ fn table_options(
         }
         let mut table = Options::default();
         table.set_block_based_table_factory(&blocks);
-        table.set_compression_type(DBCompressionType::Lz4);
+        // What was flushed is soon written again by a compaction. Compressing it twice would be
+        // half of what flushing costs.
+        let (plain, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
+        table.set_compression_per_level(&[plain, lz4, lz4, lz4, lz4, lz4, lz4]);
         table
     };
     let large = |mut table: Options| {

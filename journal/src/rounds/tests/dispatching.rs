@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::support::{Bench, round};
 use crate::error::Error;
-use crate::rounds::dispatch::{Dispatch, Limits, Pending, Ticket, Turn};
+use crate::rounds::dispatch::{Dispatch, Limits, PATIENCE, Pending, Ticket, Turn};
 
 const LIMITS: Limits = Limits {
     waiting_rounds: 100,
@@ -45,7 +45,7 @@ impl World {
     /// Gives in a round of one document whose home is `home`.
     fn submit(&mut self, home: u16, millis: u64) -> Result<Option<usize>, Error> {
         let encoded = (self.tickets.len() as u128 * 100 + 1..)
-            .map(|number| self.bench.appender.encode(round(number, 1)).unwrap())
+            .map(|number| self.bench.appender.encode(&round(number, 1)).unwrap())
             .find(|round| round.first_slice() == Some(Slice(home)));
         let ticket = Arc::new(Ticket::default());
         self.tickets.push(Arc::clone(&ticket));
@@ -69,16 +69,53 @@ impl World {
 }
 
 #[test]
-fn a_round_goes_home_or_to_who_has_rested_longest_or_waits() {
+fn a_round_goes_home_and_what_comes_meanwhile_shares_the_next_transaction() {
     let mut world = World::new(LIMITS);
     assert_eq!(world.submit(2, 10).unwrap(), Some(2));
+    assert_eq!(world.take(2, 10).len(), 1);
+    assert_eq!(world.submit(2, 11).unwrap(), Some(0), "somebody has to see how long it waits");
+    assert_eq!(world.submit(3, 12).unwrap(), None);
+    assert!(matches!(world.dispatch.next(0, world.at(12)), Turn::Wait(Some(_))));
+    world.dispatch.idle(2, world.at(40));
+    assert_eq!(world.dispatch.free(world.at(13)), Some(0), "it has rested longest");
+    assert_eq!(world.take(0, 13).len(), 2);
+    assert_eq!(world.dispatch.free(world.at(13)), None, "nothing waits any more");
+}
+
+#[test]
+fn a_busy_home_leaves_a_round_to_who_has_rested_longest() {
+    let mut world = World::new(LIMITS);
+    world.dispatch.idle(2, world.at(50));
     assert_eq!(world.submit(2, 10).unwrap(), Some(0));
-    assert_eq!(world.take(2, 10).len(), 2, "whoever comes first takes all that waits");
-    assert!(matches!(world.dispatch.next(0, world.at(11)), Turn::Wait(None)));
-    assert_eq!(world.submit(2, 12).unwrap(), Some(1), "lane 0 has rested from 11 on");
-    assert_eq!(world.submit(2, 12).unwrap(), Some(3));
-    assert_eq!(world.submit(2, 12).unwrap(), Some(0));
-    assert_eq!(world.submit(2, 12).unwrap(), None);
+}
+
+#[test]
+fn a_round_waits_so_long_for_each_transaction_that_is_under_way() {
+    let mut world = World::new(LIMITS);
+    let patience = u64::try_from(PATIENCE.as_millis()).unwrap();
+    world.submit(0, 10).unwrap();
+    world.take(0, 10);
+    for (lane, begins) in [(1, 20 + patience), (2, 20 + 2 * patience)] {
+        world.submit(0, 20).unwrap();
+        match world.dispatch.next(lane, world.at(begins - 1)) {
+            Turn::Wait(Some(until)) => assert_eq!(until, world.at(begins)),
+            other => panic!("lane {lane} must wait: {other:?}"),
+        }
+        assert_eq!(world.take(lane, begins).len(), 1);
+    }
+}
+
+#[test]
+fn a_lane_that_was_told_too_late_is_free_again() {
+    let mut world = World::new(LIMITS);
+    assert_eq!(world.submit(0, 10).unwrap(), Some(0));
+    // Another looked first.
+    assert!(matches!(world.dispatch.next(1, world.at(10)), Turn::Wait(Some(_))));
+    let begins = 10 + u64::try_from(PATIENCE.as_millis()).unwrap();
+    assert_eq!(world.take(1, begins).len(), 1);
+    assert!(matches!(world.dispatch.next(0, world.at(begins)), Turn::Wait(None)));
+    world.dispatch.idle(1, world.at(begins + 100));
+    assert_eq!(world.submit(1, begins + 1).unwrap(), Some(2));
 }
 
 #[test]
@@ -134,8 +171,32 @@ fn what_was_not_written_comes_first() {
     world.submit(0, 0).unwrap();
     let batch = world.take(0, 10);
     world.submit(0, 12).unwrap();
+    world.dispatch.down(0, None);
     world.dispatch.put_back(batch);
     assert_eq!(world.dispatch.free(world.at(12)), Some(2));
     let again: Vec<_> = world.take(2, 12).iter().map(|pending| pending.since).collect();
     assert_eq!(again, [world.at(0), world.at(12)]);
+}
+
+#[test]
+fn whoever_comes_back_shares_the_next_transaction() {
+    let mut world = World::new(LIMITS);
+    world.submit(0, 10).unwrap();
+    world.take(0, 10);
+    for _ in 0..2 {
+        world.submit(0, 11).unwrap();
+    }
+    let rest = Duration::from_millis(100);
+    let ended = (world.at(10), world.at(26));
+    world.dispatch.written(0, 1, ended, rest);
+    assert_eq!(world.take(1, 26).len(), 2, "after one round nobody is waited for");
+    world.submit(0, 30).unwrap();
+    let ended = (world.at(26), world.at(42));
+    world.dispatch.written(1, 2, ended, rest);
+    match world.dispatch.next(2, world.at(43)) {
+        Turn::Wait(Some(until)) => assert_eq!(until, world.at(44)),
+        other => panic!("others may come back: {other:?}"),
+    }
+    world.submit(0, 43).unwrap();
+    assert_eq!(world.take(2, 44).len(), 2);
 }

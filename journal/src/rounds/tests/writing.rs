@@ -96,7 +96,8 @@ async fn a_journal_that_is_down_is_told_by_the_deadline_and_found_again() {
     bench.journal.set_down(true);
     let writer = bench.writer(config);
     let begun = Instant::now();
-    let error = writer.write_by(round(1, 1), begun + Duration::from_millis(200)).await.unwrap_err();
+    let error =
+        writer.write_by(&round(1, 1), begun + Duration::from_millis(200)).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(matches!(&error, Error::Unavailable(why) if why.contains("nobody answers")), "{error}");
     bench.journal.set_down(false);
@@ -104,7 +105,7 @@ async fn a_journal_that_is_down_is_told_by_the_deadline_and_found_again() {
     // And when it goes down under writers that are open.
     bench.journal.set_down(true);
     let deadline = Instant::now() + Duration::from_millis(200);
-    let error = writer.write_by(round(3, 1), deadline).await.unwrap_err();
+    let error = writer.write_by(&round(3, 1), deadline).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Retry, "{error:?}");
     bench.journal.set_down(false);
     writer.write(round(4, 1)).await.unwrap();
@@ -117,7 +118,7 @@ async fn a_round_in_flight_at_its_deadline_has_an_unknown_outcome() {
     let writer = bench.writer(config);
     bench.journal.hold(true);
     let deadline = Instant::now() + Duration::from_millis(200);
-    let error = writer.write_by(round(1, 1), deadline).await.unwrap_err();
+    let error = writer.write_by(&round(1, 1), deadline).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error:?}");
     bench.journal.hold(false);
 }
@@ -210,7 +211,8 @@ async fn a_shutdown_writes_what_waits() {
         let writer = Arc::clone(&writer);
         async move { writer.shutdown().await }
     });
-    let refused = || writer.write_by(round(3, 1), Instant::now());
+    let round_3 = round(3, 1);
+    let refused = || writer.write_by(&round_3, Instant::now());
     while !matches!(refused().await, Err(Error::Shutdown)) {
         tokio::task::yield_now().await;
     }
