@@ -1,16 +1,18 @@
 //! Golden files: bytes of every version of every record, with the value they must give.
 //!
 //! A frozen pair in `golden/` never changes. A new record or version gets its pair from a run with
-//! `ANABRANCH_NEW_GOLDEN=1`, which writes missing files only.
+//! `ANABRANCH_TEST_NEW_GOLDEN=1`, which writes missing files only. The text of a pair is what the
+//! value looked like when it was frozen: of an older version the value itself is checked.
 
 use std::fmt::Debug;
 use std::fs;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use uuid::Uuid;
 
 use anabranch_core::Value;
-use anabranch_core::document::{Commit as At, Document, Mutation};
+use anabranch_core::document::{Commit as At, Document, Mutation, Share, ShareId};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentKey, RoundId, TxnId};
 use anabranch_core::keyspace::Slice;
@@ -22,16 +24,23 @@ use crate::records::{
 };
 use crate::{Record, decode, encode, state};
 
-/// Checks one pair: the bytes give the value, and the value gives the bytes.
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+}
+
+/// Checks the pair of the version that is written: the bytes give the value, and the value gives
+/// the bytes.
 fn check_bytes<T: Debug>(
     name: &str,
+    version: u8,
     sample: &T,
     encode: impl Fn(&T) -> Vec<u8>,
     decode: impl Fn(&[u8]) -> T,
 ) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
-    let (bytes_file, value_file) = (folder.join("v1.hex"), folder.join("v1.txt"));
-    if !bytes_file.exists() && std::env::var_os("ANABRANCH_NEW_GOLDEN").is_some() {
+    let folder = folder(name);
+    let file = |extension| folder.join(format!("v{version}.{extension}"));
+    let (bytes_file, value_file) = (file("hex"), file("txt"));
+    if !bytes_file.exists() && std::env::var_os("ANABRANCH_TEST_NEW_GOLDEN").is_some() {
         fs::create_dir_all(&folder).unwrap();
         fs::write(&bytes_file, to_hex(&encode(sample))).unwrap();
         fs::write(&value_file, format!("{sample:#?}\n")).unwrap();
@@ -44,7 +53,14 @@ fn check_bytes<T: Debug>(
 }
 
 fn check<R: Record + Debug>(name: &str, sample: &R) {
-    check_bytes(name, sample, |record| encode(record).to_vec(), |bytes| decode(bytes).unwrap());
+    check_bytes(name, 1, sample, |record| encode(record).to_vec(), |bytes| decode(bytes).unwrap());
+    let bytes = encode(sample);
+    assert_eq!(R::codec().rewritten(&bytes), bytes, "{name}: the library writes it otherwise");
+}
+
+/// The bytes of version 1 of something that is written otherwise by now.
+fn old_bytes(name: &str) -> Vec<u8> {
+    from_hex(&fs::read_to_string(folder(name).join("v1.hex")).unwrap())
 }
 
 fn to_hex(bytes: &[u8]) -> String {
@@ -95,6 +111,16 @@ fn document() -> Document {
     document
 }
 
+/// The same as version 1 of the state gives it: it did not tell where a share began.
+fn document_of_version_1() -> Document {
+    let mut document = document();
+    for counter in document.fields.values_mut().filter_map(|field| field.counter.as_mut()) {
+        let shares = std::mem::take(&mut counter.shares).into_iter();
+        counter.shares = shares.map(|(id, share)| (ShareId { begun: 0, ..id }, share)).collect();
+    }
+    document
+}
+
 fn mutation(key: &str, mutation: Mutation) -> DocumentMutation {
     let key = DocumentKey::from_canonical(key).unwrap();
     DocumentMutation { collection: "cars".parse().unwrap(), key, mutation }
@@ -103,8 +129,14 @@ fn mutation(key: &str, mutation: Mutation) -> DocumentMutation {
 #[test]
 fn state_of_a_document() {
     let decode = |bytes: &[u8]| state::decode(bytes).unwrap();
-    check_bytes("state", &document(), |document| state::encode(document).to_vec(), decode);
-    check_bytes("state-empty", &Document::default(), |d| state::encode(d).to_vec(), decode);
+    let mut sample = document();
+    let counter = sample.fields.get_mut("fresh").and_then(|field| field.counter.as_mut()).unwrap();
+    let share = Share { closed: true, added: 1 << 40, subtracted: 2 };
+    counter.shares.insert(ShareId { actor: ActorId(uuid(2)), begun: 3 }, share);
+    check_bytes("state", 2, &sample, |document| state::encode(document).to_vec(), decode);
+    check_bytes("state-empty", 2, &Document::default(), |d| state::encode(d).to_vec(), decode);
+    assert_eq!(decode(&old_bytes("state")), document_of_version_1());
+    assert_eq!(decode(&old_bytes("state-empty")), Document::default());
 }
 
 #[test]
@@ -115,19 +147,28 @@ fn round_part() {
         increment: vec![(path("n"), i64::MIN)],
     };
     let insert = |on_conflict| Mutation::Insert { fields: json(r#"{"a":1}"#), on_conflict };
-    let mutations = vec![
-        mutation("\"one\"", insert(OnConflict::Fail)),
-        mutation("2", insert(OnConflict::DoNothing)),
-        mutation("3", insert(OnConflict::DoUpdate)),
-        mutation("4", insert(OnConflict::DoUpdateLocalDiff)),
-        mutation(r#"{"n":5}"#, update),
-        mutation("-6", Mutation::Delete),
-        mutation("7", Mutation::Merge(document())),
-        mutation("8", Mutation::Evict(document())),
-    ];
-    let part =
-        RoundPart { round: RoundId(uuid(7)), app: AppId(uuid(8)), index: 1, count: 3, mutations };
-    check("round_part", &part);
+    let mutations = |document: Document| {
+        vec![
+            mutation("\"one\"", insert(OnConflict::Fail)),
+            mutation("2", insert(OnConflict::DoNothing)),
+            mutation("3", insert(OnConflict::DoUpdate)),
+            mutation("4", insert(OnConflict::DoUpdateLocalDiff)),
+            mutation(r#"{"n":5}"#, update.clone()),
+            mutation("-6", Mutation::Delete),
+            mutation("7", Mutation::Merge(document.clone())),
+            mutation("8", Mutation::Evict(document)),
+        ]
+    };
+    let part = |document| RoundPart {
+        round: RoundId(uuid(7)),
+        app: AppId(uuid(8)),
+        index: 1,
+        count: 3,
+        mutations: mutations(document),
+    };
+    check("round_part-state_v2", &part(document()));
+    let old: RoundPart = decode(&old_bytes("round_part")).unwrap();
+    assert_eq!(old, part(document_of_version_1()));
 }
 
 #[test]
@@ -224,6 +265,39 @@ fn dead_letter() {
         received_ms: 1_700_000_000_000,
     };
     check("dead_letter", &letter);
+}
+
+proptest! {
+    /// What is written by hand is what the library writes.
+    #[test]
+    fn changes_are_written_as_the_library_does(
+        numbers in prop::array::uniform3(prop::num::u64::ANY.prop_flat_map(|most| 0..=most)),
+        operation in prop::sample::select(&[
+            Operation::Insert, Operation::Update, Operation::Delete, Operation::Evict,
+        ]),
+        existed: bool,
+        added in prop::collection::vec(".{0,90}", 0..80),
+        state in prop::collection::vec(any::<u8>(), 0..9_000),
+    ) {
+        let [txn, origin_txn, hlc] = numbers;
+        let change = Change {
+            txn: TxnId(txn),
+            app: AppId(uuid(8)),
+            collection: "c".repeat(1 + state.len() % 60).parse().unwrap(),
+            key: DocumentKey::from_canonical(&txn.min(1 << 62).to_string()).unwrap(),
+            origin: ActorId(uuid(hlc.into())),
+            origin_txn: TxnId(origin_txn),
+            hlc: Hlc(hlc),
+            operation,
+            existed,
+            before: json("{}"),
+            added,
+            state,
+        };
+        let bytes = encode(&change);
+        prop_assert_eq!(Change::codec().rewritten(&bytes), &bytes[..]);
+        prop_assert_eq!(decode::<Change>(&bytes).unwrap(), change);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use prost::encoding::{self, WireType};
 use uuid::Uuid;
 
 use anabranch_core::document::{
-    Counter, Document, Field, Fields, Register, Share, Stamp, VersionVector,
+    Counter, Document, Field, Fields, Register, Share, ShareId, Stamp, VersionVector,
 };
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::ActorId;
@@ -22,8 +22,10 @@ mod wire {
     tonic::include_proto!("anabranch.state.v1");
 }
 
-/// The version of the encoding, its first byte.
-const VERSION: u8 = 1;
+/// The version of the encoding, its first byte. Version 1 had one share of each actor in a counter,
+/// and reads as if it had begun at 0.
+const VERSION: u8 = 2;
+const OLDEST_VERSION: u8 = 1;
 
 /// Bytes that are not a document's state.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +137,7 @@ fn put_inserted(tag: u32, fields: &BTreeMap<String, Value>, stamp: u64, to: &mut
 pub fn decode(bytes: &[u8]) -> Result<Document, StateError> {
     let broken = |reason: &str| StateError(reason.to_owned());
     let body = match bytes.split_first() {
-        Some((&VERSION, body)) => body,
+        Some((OLDEST_VERSION..=VERSION, body)) => body,
         Some((version, _)) => return Err(StateError(format!("unknown version {version}"))),
         None => return Err(broken("no bytes")),
     };
@@ -252,10 +254,14 @@ impl Names {
             stamp: self.stamp(Some(*stamp)),
             shares: shares
                 .iter()
-                .map(|(actor, Share { added, subtracted })| wire::Share {
-                    actor: self.actor(*actor),
-                    added: *added,
-                    subtracted: *subtracted,
+                .map(|(ShareId { actor, begun }, Share { closed, added, subtracted })| {
+                    wire::Share {
+                        actor: self.actor(*actor),
+                        added: *added,
+                        subtracted: *subtracted,
+                        begun: *begun,
+                        closed: *closed,
+                    }
                 })
                 .collect(),
         }
@@ -366,9 +372,9 @@ impl Lookup {
         let stamp =
             self.stamp(*stamp)?.ok_or_else(|| StateError("a counter's stamp".to_owned()))?;
         let shares = shares.iter().map(|share| {
-            let wire::Share { actor: index, added, subtracted } = share;
-            let share = Share { added: *added, subtracted: *subtracted };
-            Ok((actor(&self.actors, *index)?, share))
+            let wire::Share { actor: index, added, subtracted, begun, closed } = share;
+            let id = ShareId { actor: actor(&self.actors, *index)?, begun: *begun };
+            Ok((id, Share { closed: *closed, added: *added, subtracted: *subtracted }))
         });
         Ok(Counter {
             base: self.stamp(*base)?,

@@ -9,6 +9,11 @@
 //! A counter counts on top of the assignment it saw: its `base` is the floor it was begun at. An
 //! assignment is a new floor and begins the count anew; of a concurrent assignment and increment
 //! of the same field the assignment wins.
+//!
+//! A cluster that forgot a document (an eviction) and has it again begins a new share in each of
+//! its counters: what it counts then adds to what others remember of its earlier share, which
+//! would otherwise hide it for being larger. There is a share for each actor, and one more for
+//! each time that it forgot the document and then counted on from the same assignment.
 
 use std::collections::BTreeMap;
 
@@ -25,13 +30,33 @@ pub struct Register {
     pub value: Option<Value>,
 }
 
-/// What one actor added to a counter. Both parts only grow, since an actor's writes are ordered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whose share of a counter, and of which time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShareId {
+    /// Who counts.
+    pub actor: ActorId,
+    /// Where in its log it began this share: later shares come later.
+    pub begun: u64,
+}
+
+/// What one actor added to a counter from some increment on, and until it forgot the document.
+/// Each part only grows, since an actor's writes are ordered.
+#[derive(Clone, Copy, Debug, Default, Eq)]
 pub struct Share {
+    /// Its actor learnt of it from others, so it had forgotten the document, and what it added
+    /// may be more than it was told: it counts on in a new share. Only its actor knows this.
+    pub closed: bool,
     /// The sum of its increments.
     pub added: u64,
     /// The sum of its decrements.
     pub subtracted: u64,
+}
+
+/// Clusters that know the same of a document agree, whatever one of them forgot in between.
+impl PartialEq for Share {
+    fn eq(&self, other: &Share) -> bool {
+        (self.added, self.subtracted) == (other.added, other.subtracted)
+    }
 }
 
 /// A PN-counter (Shapiro et al., 2011) on top of an assignment.
@@ -41,8 +66,8 @@ pub struct Counter {
     pub base: Option<Stamp>,
     /// The last increment.
     pub stamp: Stamp,
-    /// What each actor added.
-    pub shares: BTreeMap<ActorId, Share>,
+    /// What was added.
+    pub shares: BTreeMap<ShareId, Share>,
 }
 
 /// A field and what is below it.
@@ -118,19 +143,18 @@ impl Field {
     }
 
     /// Takes over what `other` knows. Both were normalised; the caller normalises afterwards.
-    fn merge(&mut self, other: &Field) {
+    fn merge(&mut self, other: &Field, here: Option<ActorId>) {
         if let Some(theirs) = &other.register
             && self.register.as_ref().is_none_or(|ours| ours.stamp < theirs.stamp)
         {
             self.register = Some(theirs.clone());
         }
         self.map = self.map.max(other.map);
-        match (&mut self.counter, &other.counter) {
-            (Some(ours), Some(theirs)) => ours.merge(theirs),
-            (ours @ None, Some(theirs)) => *ours = Some(theirs.clone()),
-            (_, None) => {}
+        if let Some(theirs) = &other.counter {
+            let empty = || Box::new(Counter { shares: BTreeMap::new(), ..**theirs });
+            self.counter.get_or_insert_with(empty).merge(theirs, here);
         }
-        merge(&mut self.fields, &other.fields);
+        merge(&mut self.fields, &other.fields, here);
     }
 
     /// The value a reader sees, or `None` if the field is missing. `self` is normalised.
@@ -249,7 +273,7 @@ impl Field {
         let counter = self
             .counter
             .get_or_insert_with(|| Box::new(Counter { base, stamp, shares: BTreeMap::new() }));
-        let share = counter.shares.entry(stamp.actor).or_default();
+        let share = counter.own_share(stamp);
         let part = if by > 0 { &mut share.added } else { &mut share.subtracted };
         *part = part.checked_add(by.unsigned_abs()).ok_or(IncrementRefused::Overflow)?;
         counter.stamp = stamp;
@@ -258,18 +282,32 @@ impl Field {
 }
 
 impl Counter {
-    fn merge(&mut self, other: &Counter) {
-        if self.base != other.base {
-            if self.base < other.base {
-                *self = other.clone();
-            }
+    /// The share in which the actor of `stamp` counts on.
+    fn own_share(&mut self, stamp: Stamp) -> &mut Share {
+        let id = |begun| ShareId { actor: stamp.actor, begun };
+        let last = self.shares.range(id(0)..=id(u64::MAX)).next_back();
+        let open = last.filter(|(_, share)| !share.closed).map(|(id, _)| *id);
+        self.shares.entry(open.unwrap_or(id(stamp.sequence))).or_default()
+    }
+
+    /// Takes over what `theirs` knows, into a document of the actor `here` if it is anyone's.
+    fn merge(&mut self, theirs: &Counter, here: Option<ActorId>) {
+        if self.base > theirs.base {
             return;
         }
-        self.stamp = self.stamp.max(other.stamp);
-        for (actor, theirs) in &other.shares {
-            let ours = self.shares.entry(*actor).or_default();
-            ours.added = ours.added.max(theirs.added);
-            ours.subtracted = ours.subtracted.max(theirs.subtracted);
+        if self.base < theirs.base {
+            *self = Counter { shares: BTreeMap::new(), ..*theirs };
+        }
+        self.stamp = self.stamp.max(theirs.stamp);
+        for (id, theirs) in &theirs.shares {
+            let known = self.shares.get(id).copied().unwrap_or_default();
+            let mut share = Share {
+                closed: known.closed,
+                added: known.added.max(theirs.added),
+                subtracted: known.subtracted.max(theirs.subtracted),
+            };
+            share.closed |= share != known && here == Some(id.actor);
+            self.shares.insert(*id, share);
         }
     }
 
@@ -360,10 +398,11 @@ pub(super) fn normalise(fields: &mut Fields, above: Option<Stamp>) {
     });
 }
 
-/// Takes over what `theirs` knows; the caller normalises afterwards.
-pub(super) fn merge(ours: &mut Fields, theirs: &Fields) {
+/// Takes over what `theirs` knows, into a document of the actor `here` if it is anyone's; the
+/// caller normalises afterwards.
+pub(super) fn merge(ours: &mut Fields, theirs: &Fields, here: Option<ActorId>) {
     for (name, field) in theirs {
-        ours.entry(name.clone()).or_default().merge(field);
+        ours.entry(name.clone()).or_default().merge(field, here);
     }
 }
 

@@ -14,9 +14,10 @@ mod stamp;
 #[cfg(test)]
 mod tests;
 
+use crate::ids::ActorId;
 use crate::value::Value;
 
-pub use field::{Counter, Field, Fields, IncrementRefused, Register, Share};
+pub use field::{Counter, Field, Fields, IncrementRefused, Register, Share, ShareId};
 pub use mutation::{Commit, Effect, Mutation, Note};
 pub use stamp::{Stamp, VersionVector};
 
@@ -64,8 +65,14 @@ impl Document {
         self.updated.max(self.deleted)
     }
 
-    /// Joins the state of the same document elsewhere. Whether anything changed.
+    /// Joins two states of the same document. Whether anything changed.
     pub fn merge(&mut self, other: &Document) -> bool {
+        self.join(other, None)
+    }
+
+    /// Joins a state from elsewhere; if this document is that of an actor, it is `here`, which
+    /// learns of its own increments only when it had forgotten them.
+    fn join(&mut self, other: &Document, here: Option<ActorId>) -> bool {
         if self.versions.covers(&other.versions) {
             return false;
         }
@@ -73,7 +80,7 @@ impl Document {
         self.updated = self.updated.max(other.updated);
         self.deleted = self.deleted.max(other.deleted);
         self.generation = self.generation.max(other.generation);
-        field::merge(&mut self.fields, &other.fields);
+        field::merge(&mut self.fields, &other.fields, here);
         field::normalise(&mut self.fields, self.generation);
         true
     }

@@ -82,7 +82,7 @@ impl Document {
             }
             Mutation::Update { .. } => Effect::Unchanged,
             Mutation::Delete => self.delete(commit),
-            Mutation::Merge(state) => changed(self.merge(state)),
+            Mutation::Merge(state) => changed(self.join(state, Some(commit.actor))),
             Mutation::Evict(state)
                 if self.updated.is_some() && state.versions.covers(&self.versions) =>
             {

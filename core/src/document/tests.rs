@@ -1,5 +1,6 @@
 //! Laws of merging, convergence of histories, and the races of insert, update and delete.
 
+mod counting;
 mod races;
 
 use std::collections::BTreeMap;
@@ -300,8 +301,11 @@ fn run(steps: &[Step]) -> (Vec<Document>, Vec<(u8, Document)>) {
             }
             Step::Send(from, to) => under_way.push((*to, clusters[usize::from(*from)].clone())),
             Step::Arrive(place) if !under_way.is_empty() => {
-                let (to, state) = &under_way[place % under_way.len()];
-                clusters[usize::from(*to)].merge(state);
+                let (to, state) = under_way[place % under_way.len()].clone();
+                let sequence = sequences.entry(to).or_default();
+                let arrived = Mutation::Merge(state);
+                clusters[usize::from(to)].apply(&arrived, commit(to, 0, *sequence));
+                *sequence += 1;
             }
             Step::Arrive(_) => {}
         }
