@@ -1,6 +1,6 @@
 //! The settings of a service: file < environment < flag.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use anabranch_runtime::config::{self, Layers};
 use anabranch_schemas::topics::ClusterName;
 use anabranch_store_node::StoreNodeConfig;
 use anyhow::Result;
+use clap::CommandFactory;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -23,11 +24,6 @@ const PREFIX: &str = "ANABRANCH_";
 
 /// What names of variables start with that belong to scripts and tests.
 const RESERVED: &str = "ANABRANCH_TEST_";
-
-/// Variables with our prefix that are flags of clients, or those of tests from before there was a
-/// prefix for them.
-const FOREIGN: [&str; 7] =
-    ["CONFIG", "SERVER", "ADMIN_SERVER", "APP", "BINARY", "SEED", "NEW_GOLDEN"];
 
 /// The name that Kafka's own setting has for its address.
 const BOOTSTRAP: &str = "bootstrap.servers";
@@ -204,7 +200,9 @@ impl Builder {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
         let variables = variables.filter(|(name, _)| !name.starts_with(RESERVED));
-        let layers = layers.environment(PREFIX, &FOREIGN, variables);
+        let flags = flag_variables(&crate::Cli::command());
+        let flags: Vec<_> = flags.iter().filter_map(|name| name.strip_prefix(PREFIX)).collect();
+        let layers = layers.environment(PREFIX, &flags, variables);
         Ok(Builder { layers, dump: dump_config }
             .flag("--log-format", &["log_format"], log_format)
             .flag("--listen-admin", &["listen_admin"], listen_admin))
@@ -265,6 +263,25 @@ impl Builder {
     }
 }
 
+/// The variables that stand for a flag of some command: no settings.
+fn flag_variables(command: &clap::Command) -> BTreeSet<String> {
+    let own = command.get_arguments().filter_map(|flag| flag.get_env()?.to_str());
+    let below = command.get_subcommands().flat_map(flag_variables);
+    own.map(str::to_owned).chain(below).collect()
+}
+
 fn wrong(error: &config::ConfigError) -> Failure {
     Failure::usage(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_flags_are_found_in_every_command() {
+        let found = flag_variables(&crate::Cli::command());
+        let names = ["ADMIN_SERVER", "APP", "CONFIG", "SERVER"];
+        assert_eq!(found, names.map(|name| format!("{PREFIX}{name}")).into());
+    }
 }

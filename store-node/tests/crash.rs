@@ -21,8 +21,8 @@ use self::support::model::Model;
 use self::support::{Node, config, increment, journal, put, until};
 
 const CYCLES: u32 = 8;
-const DIR: &str = "ANABRANCH_STORE_NODE_CRASH_DIR";
-const CYCLE: &str = "ANABRANCH_STORE_NODE_CRASH_CYCLE";
+const DIR: &str = "ANABRANCH_TEST_STORE_NODE_CRASH_DIR";
+const CYCLE: &str = "ANABRANCH_TEST_STORE_NODE_CRASH_CYCLE";
 
 /// Writes and applies until it is killed; does nothing unless it was started to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

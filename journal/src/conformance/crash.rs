@@ -33,11 +33,11 @@ const LINES: u64 = 120;
 const MARK: &str = "@event ";
 /// Ends such a line, so that one which the kill cut short is not taken for another.
 const END: char = '.';
-const ENV_ADDRESS: &str = "ANABRANCH_CONFORMANCE_ADDRESS";
-const ENV_NAME: &str = "ANABRANCH_CONFORMANCE_NAME";
-const ENV_NEXT: &str = "ANABRANCH_CONFORMANCE_NEXT";
+const ENV_ADDRESS: &str = "ANABRANCH_TEST_CONFORMANCE_ADDRESS";
+const ENV_NAME: &str = "ANABRANCH_TEST_CONFORMANCE_NAME";
+const ENV_NEXT: &str = "ANABRANCH_TEST_CONFORMANCE_NEXT";
 /// Repeats the random choices of an earlier run.
-const ENV_SEED: &str = "ANABRANCH_SEED";
+const ENV_SEED: &str = "ANABRANCH_TEST_SEED";
 
 /// What a writer says about transaction n.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
