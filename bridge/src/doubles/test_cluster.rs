@@ -16,10 +16,10 @@ use anabranch_core::document::Mutation;
 use anabranch_core::ids::{DocumentId, DocumentKey, RoundId};
 use anabranch_core::keyspace::SliceCount;
 use anabranch_core::query::OnConflict;
-use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
+use anabranch_journal::embedded::EmbeddedJournal;
 use anabranch_journal::metadata::{ClusterIdentity, MetadataStore};
 use anabranch_journal::rounds::{HlcClock, Round, RoundAppender};
-use anabranch_journal::{Journal, RotatingWriter, TransactionalId, cluster_topics};
+use anabranch_journal::{Journal, RotatingWriter, TransactionalId};
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::tls::TlsFiles;
@@ -29,6 +29,7 @@ use anabranch_schemas::store::ScanRequest;
 use anabranch_schemas::store::store_node_server::StoreNodeServer;
 
 use super::cluster::{APP, Cluster};
+use super::log::embedded_log;
 use super::node::{Node, follow};
 use crate::{Bridge, BridgeConfig, Error, ReplicationStatus, run};
 
@@ -59,9 +60,6 @@ pub(crate) struct TestCluster {
 impl TestCluster {
     /// A new cluster.
     pub(crate) async fn start(name: &str, actor: u128) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
-        let journal = EmbeddedJournal::open(config).unwrap();
         let cluster = Cluster::new(actor, 4);
         let identity = ClusterIdentity {
             name: name.parse().unwrap(),
@@ -69,7 +67,7 @@ impl TestCluster {
             slices: SliceCount::try_from(4).unwrap(),
             created_ms: 0,
         };
-        journal.ensure_topics(&cluster_topics(&identity.name, identity.slices, None)).unwrap();
+        let (journal, dir) = embedded_log(&identity.name, identity.slices);
         let node = Node {
             cluster: Arc::new(Mutex::new(cluster)),
             scans: Arc::default(),

@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use anabranch_core::document::{Document, Mutation};
 use anabranch_journal::{Journal, Offset, TopicPartition};
 
-use super::tests::{NAME, Pair, at, wants};
-use crate::doubles::{Proxy, TestBridge, TestCluster, eventually, mutation, put};
+use crate::doubles::{
+    NAME, Pair, Proxy, TestBridge, TestCluster, eventually, mutation, put, wants,
+};
 
 /// More than a receiver says in one piece that it holds.
 const MANY: i64 = 5_000;
@@ -31,9 +32,7 @@ async fn parted(pair: &Pair, keys: std::ops::Range<i64>, fields: &str) -> TestBr
         east.write(chunk.iter().map(|key| put(*key, fields)).collect());
     }
     eventually("east applied it", || east.documents().len() == keys.len()).await;
-    let (b_east, b_west) = pair.bridges().await;
-    east.declare(NAME, Some(wants(None, &[])));
-    west.declare(NAME, Some(wants(Some("w = 1"), &[at(&b_east)])));
+    let (b_east, b_west) = pair.linked().await;
     eventually("all arrive", || west.documents().len() == keys.len()).await;
     b_west.stop().await;
     b_east
@@ -72,7 +71,7 @@ async fn what_left_while_the_receiver_was_away_leaves() {
     eventually("east applied it", || east.document(20).is_some()).await;
     forget_changes(east);
 
-    let b_west = west.bridge(pair.certificates.tls("west", &["east", "west"])).await.unwrap();
+    let b_west = west.bridge(pair.tls("west")).await.unwrap();
     caught_up(&pair).await;
     for key in [1, 2, 3, 6] {
         assert_eq!(west.document(key), None, "{key} left, or was deleted");
@@ -122,13 +121,12 @@ async fn a_receiver_that_holds_much_is_swept_in_pieces_and_across_restarts() {
 
     let proxy = Proxy::to(b_east.bridge.address, 0).await;
     west.declare(NAME, Some(wants(Some("w = 1"), &[proxy.address.to_string()])));
-    let tls = || pair.certificates.tls("west", &["east", "west"]);
-    let bridge = west.bridge(tls()).await.unwrap();
+    let bridge = west.bridge(pair.tls("west")).await.unwrap();
     one_batch(west, &proxy).await;
     // The next comes over a new link, and the one after that to a new process.
     one_batch(west, &proxy).await;
     bridge.stop().await;
-    let _bridge = west.bridge(tls()).await.unwrap();
+    let _bridge = west.bridge(pair.tls("west")).await.unwrap();
     let kept = usize::try_from(MANY).unwrap() - left.len();
     assert!(west.documents().len() > kept, "it was done before it was interrupted");
     proxy.limit.store(u64::MAX, Ordering::Relaxed);

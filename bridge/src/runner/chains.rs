@@ -1,6 +1,5 @@
 //! More than two clusters, and what a bridge tells of itself, on embedded logs over TLS.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,22 +8,8 @@ use bytes::Bytes;
 use anabranch_journal::{Journal, NewRecord, ReadFrom, TopicPartition, TransactionalId};
 use anabranch_schemas::decode;
 use anabranch_schemas::records::DeadLetter;
-use anabranch_schemas::resources::{OnLeave, ReplicationSpec, Subscriptions};
 
-use crate::doubles::{Certificates, TestBridge, TestCluster, eventually, fateful};
-
-const NAME: &str = "cars";
-
-fn wants(condition: Option<&str>, dials: Option<&TestBridge>) -> Option<ReplicationSpec> {
-    let queries = condition.map(|condition| ("c".parse().unwrap(), vec![condition.to_owned()]));
-    Some(ReplicationSpec {
-        connections: dials.map(|bridge| bridge.bridge.address.to_string()).into_iter().collect(),
-        subscriptions: Subscriptions {
-            queries_by_collection: queries.into_iter().collect::<BTreeMap<_, _>>(),
-        },
-        on_leave: OnLeave::Purge,
-    })
-}
+use crate::doubles::{Certificates, NAME, Pair, TestCluster, at, eventually, fateful, wants};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_leaves_a_filter_leaves_the_clusters_behind_it_too() {
@@ -38,10 +23,10 @@ async fn what_leaves_a_filter_leaves_the_clusters_behind_it_too() {
     let b_east = east.bridge(certificates.tls("east", &names)).await.unwrap();
     let b_middle = middle.bridge(certificates.tls("middle", &names)).await.unwrap();
     let _b_west = west.bridge(certificates.tls("west", &names)).await.unwrap();
-    east.declare(NAME, wants(None, None));
-    middle.declare("from-east", wants(Some("w = 1"), Some(&b_east)));
-    middle.declare("to-west", wants(None, None));
-    west.declare(NAME, wants(Some("w = 1"), Some(&b_middle)));
+    east.declare(NAME, Some(wants(None, &[])));
+    middle.declare("from-east", Some(wants(Some("w = 1"), &[at(&b_east)])));
+    middle.declare("to-west", Some(wants(None, &[])));
+    west.declare(NAME, Some(wants(Some("w = 1"), &[at(&b_middle)])));
     for key in 0..3 {
         east.put(key, r#"{"w":1}"#);
     }
@@ -59,15 +44,12 @@ async fn what_leaves_a_filter_leaves_the_clusters_behind_it_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_written_once_with_its_position() {
-    let all = ["east", "west"];
-    let certificates = Certificates::new(&all);
-    let east = TestCluster::start("east", 1).await;
-    let west = TestCluster::start("west", 2).await;
+    let pair = Pair::new().await;
+    let (east, west) = (&pair.east, &pair.west);
     let (fateful, met) = fateful(west.journal.clone(), "-bridge-", 30);
-    let b_east = east.bridge(certificates.tls("east", &all)).await.unwrap();
-    let b_west = west.bridge_on(fateful, certificates.tls("west", &all)).await.unwrap();
-    east.declare(NAME, wants(None, None));
-    west.declare(NAME, wants(Some("w = 1"), Some(&b_east)));
+    let b_east = east.bridge(pair.tls("east")).await.unwrap();
+    let b_west = west.bridge_on(fateful, pair.tls("west")).await.unwrap();
+    pair.link(&b_east);
     let deep = format!(r#"{{"w":1,"d":{}1{}}}"#, r#"{"d":"#.repeat(70), "}".repeat(70));
     // One at a time, so that there are many commits.
     for key in 0..40 {
@@ -99,14 +81,9 @@ async fn a_dead_letter_is_written_once_with_its_position() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lag_of_a_link_that_is_cut_grows() {
-    let all = ["east", "west"];
-    let certificates = Certificates::new(&all);
-    let east = TestCluster::start("east", 1).await;
-    let west = TestCluster::start("west", 2).await;
-    let b_east = east.bridge(certificates.tls("east", &all)).await.unwrap();
-    let b_west = west.bridge(certificates.tls("west", &all)).await.unwrap();
-    east.declare(NAME, wants(None, None));
-    west.declare(NAME, wants(Some("w = 1"), Some(&b_east)));
+    let pair = Pair::new().await;
+    let (east, west) = (&pair.east, &pair.west);
+    let (b_east, b_west) = pair.linked().await;
     east.put(1, r#"{"w":1}"#);
     eventually("nothing is missing", || {
         let status = b_east.status(NAME);
@@ -122,7 +99,7 @@ async fn the_lag_of_a_link_that_is_cut_grows() {
     let status = b_east.status(NAME);
     assert!(status.connected.is_none() && status.unlinked_since_ms.is_some());
     assert!(status.log_end.is_some_and(|end| end >= 2));
-    let _b_west = west.bridge(certificates.tls("west", &all)).await.unwrap();
+    let _b_west = west.bridge(pair.tls("west")).await.unwrap();
     eventually("nothing is missing again", || {
         let status = b_east.status(NAME);
         status.lag_transactions == Some(0) && status.last_error.is_none()
@@ -132,16 +109,11 @@ async fn the_lag_of_a_link_that_is_cut_grows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replications_of_one_app_to_the_same_cluster_are_told_apart() {
-    let all = ["east", "west"];
-    let certificates = Certificates::new(&all);
-    let east = TestCluster::start("east", 1).await;
-    let west = TestCluster::start("west", 2).await;
-    let b_east = east.bridge(certificates.tls("east", &all)).await.unwrap();
-    let b_west = west.bridge(certificates.tls("west", &all)).await.unwrap();
-    east.declare(NAME, wants(None, None));
-    west.declare(NAME, wants(Some("w = 1"), Some(&b_east)));
+    let pair = Pair::new().await;
+    let west = &pair.west;
+    let (b_east, b_west) = pair.linked().await;
     eventually("the first is linked", || b_west.status(NAME).connected.is_some()).await;
-    west.declare("second", wants(Some("w = 2"), Some(&b_east)));
+    west.declare("second", Some(wants(Some("w = 2"), &[at(&b_east)])));
     eventually("the second is told why not", || {
         b_west.last_error("second").contains("put the queries of both into one")
     })
@@ -150,14 +122,9 @@ async fn two_replications_of_one_app_to_the_same_cluster_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_cannot_read_its_log_says_so_and_keeps_the_link() {
-    let all = ["east", "west"];
-    let certificates = Certificates::new(&all);
-    let east = TestCluster::start("east", 1).await;
-    let west = TestCluster::start("west", 2).await;
-    let b_east = east.bridge(certificates.tls("east", &all)).await.unwrap();
-    let _b_west = west.bridge(certificates.tls("west", &all)).await.unwrap();
-    east.declare(NAME, wants(None, None));
-    west.declare(NAME, wants(Some("w = 1"), Some(&b_east)));
+    let pair = Pair::new().await;
+    let (east, west) = (&pair.east, &pair.west);
+    let (b_east, _b_west) = pair.linked().await;
     east.put(1, r#"{"w":1}"#);
     eventually("it arrives", || west.document(1).is_some()).await;
     let mut writer = east.journal.writer(&TransactionalId::from("broken")).unwrap();

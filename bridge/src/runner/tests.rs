@@ -1,57 +1,12 @@
 //! Bridges of two clusters on embedded logs, over TLS on loopback.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use anabranch_core::Value;
 use anabranch_core::document::Mutation;
 use anabranch_core::query::FieldPath;
-use anabranch_schemas::resources::{OnLeave, ReplicationSpec, Subscriptions};
 
-use crate::doubles::{
-    Certificates, Proxy, TestBridge, TestCluster, eventually, fateful, mutation, put,
-};
-
-pub(super) const NAME: &str = "cars";
-
-/// Wants documents of collection `c` for which `condition` holds, and dials `connections`.
-pub(super) fn wants(condition: Option<&str>, connections: &[String]) -> ReplicationSpec {
-    let queries = condition.map(|condition| ("c".parse().unwrap(), vec![condition.to_owned()]));
-    ReplicationSpec {
-        connections: connections.to_vec(),
-        subscriptions: Subscriptions {
-            queries_by_collection: queries.into_iter().collect::<BTreeMap<_, _>>(),
-        },
-        on_leave: OnLeave::Purge,
-    }
-}
-
-pub(super) fn at(bridge: &TestBridge) -> String {
-    bridge.bridge.address.to_string()
-}
-
-pub(super) struct Pair {
-    pub(super) east: TestCluster,
-    pub(super) west: TestCluster,
-    pub(super) certificates: Certificates,
-}
-
-impl Pair {
-    pub(super) async fn new() -> Self {
-        Pair {
-            east: TestCluster::start("east", 1).await,
-            west: TestCluster::start("west", 2).await,
-            certificates: Certificates::new(&["east", "west"]),
-        }
-    }
-
-    pub(super) async fn bridges(&self) -> (TestBridge, TestBridge) {
-        let all = ["east", "west"];
-        let east = self.east.bridge(self.certificates.tls("east", &all)).await.unwrap();
-        let west = self.west.bridge(self.certificates.tls("west", &all)).await.unwrap();
-        (east, west)
-    }
-}
+use crate::doubles::{NAME, Pair, Proxy, at, eventually, fateful, mutation, put, wants};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wanted_arrives_leaves_and_goes() {
@@ -61,9 +16,7 @@ async fn what_is_wanted_arrives_leaves_and_goes() {
         east.put(key, &format!(r#"{{"w":{},"n":{key}}}"#, key % 2));
     }
     eventually("east applied it", || east.documents().len() == 40).await;
-    let (b_east, b_west) = pair.bridges().await;
-    east.declare(NAME, Some(wants(None, &[])));
-    west.declare(NAME, Some(wants(Some("w = 1"), &[at(&b_east)])));
+    let (b_east, b_west) = pair.linked().await;
     eventually("the snapshot arrives", || west.documents().len() == 20).await;
     assert!(west.documents().keys().all(|key| key.parse::<i64>().unwrap() % 2 == 1));
 
@@ -88,8 +41,7 @@ async fn what_is_wanted_arrives_leaves_and_goes() {
     // Nothing is sent again after a restart of either.
     let rounds = west.rounds();
     b_west.stop().await;
-    let all = ["east", "west"];
-    let b_west = west.bridge(pair.certificates.tls("west", &all)).await.unwrap();
+    let b_west = west.bridge(pair.tls("west")).await.unwrap();
     east.put(200, r#"{"w":1}"#);
     eventually("it goes on", || west.document(200).is_some()).await;
     assert_eq!(west.rounds(), rounds + 1);
@@ -133,10 +85,9 @@ async fn an_untrusted_authority_is_named_on_both_sides_and_nothing_is_lost() {
     let pair = Pair::new().await;
     let (east, west) = (&pair.east, &pair.west);
     east.put(1, r#"{"w":1}"#);
-    let both = ["east", "west"];
     // East does not trust west, which dials.
     let b_east = east.bridge(pair.certificates.tls("east", &["east"])).await.unwrap();
-    let b_west = west.bridge(pair.certificates.tls("west", &both)).await.unwrap();
+    let b_west = west.bridge(pair.tls("west")).await.unwrap();
     east.declare(NAME, Some(wants(None, &[])));
     west.declare(NAME, Some(wants(Some("true"), &[at(&b_east)])));
     eventually("west is told", || {
@@ -237,13 +188,10 @@ async fn a_snapshot_goes_on_where_it_was_cut() {
 async fn every_round_arrives_once_whatever_becomes_of_commits() {
     let pair = Pair::new().await;
     let (east, west) = (&pair.east, &pair.west);
-    let all = ["east", "west"];
     let (fateful, met) = fateful(west.journal.clone(), "-bridge-", 20);
-    let b_east = east.bridge(pair.certificates.tls("east", &all)).await.unwrap();
-    let tls = pair.certificates.tls("west", &all);
-    let b_west = west.bridge_on(fateful, tls).await.unwrap();
-    east.declare(NAME, Some(wants(None, &[])));
-    west.declare(NAME, Some(wants(Some("w = 1"), &[at(&b_east)])));
+    let b_east = east.bridge(pair.tls("east")).await.unwrap();
+    let b_west = west.bridge_on(fateful, pair.tls("west")).await.unwrap();
+    pair.link(&b_east);
     east.put(0, r#"{"w":1}"#);
     eventually("the link stands", || west.document(0).is_some()).await;
     let before = (east.rounds(), west.rounds());
@@ -309,9 +257,7 @@ async fn a_replication_that_is_changed_or_removed_acts_at_once() {
     for key in 0..10 {
         east.put(key, &format!(r#"{{"w":{}}}"#, key % 2));
     }
-    let (b_east, b_west) = pair.bridges().await;
-    east.declare(NAME, Some(wants(None, &[])));
-    west.declare(NAME, Some(wants(Some("w = 1"), &[at(&b_east)])));
+    let (b_east, b_west) = pair.linked().await;
     eventually("the odd ones arrive", || west.documents().len() == 5).await;
     west.declare(NAME, Some(wants(Some("true"), &[at(&b_east)])));
     eventually("all arrive", || west.documents().len() == 10).await;

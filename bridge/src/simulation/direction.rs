@@ -160,7 +160,7 @@ impl Direction {
                     }
                     sending.snapshot_txn = Some(if late { now } else { begun });
                 }
-                self.send_snapshot(sender, receiver.actor, &mut sending, (next, &after), listed);
+                self.send_snapshot(sender, receiver.actor, &mut sending, (next, &after), &listed);
                 true
             }
             At::Tail(next) if next < sender.start => {
@@ -190,7 +190,7 @@ impl Direction {
         receiver: ActorId,
         sending: &mut Sending,
         (next, after): (TxnId, &Bytes),
-        listed: Arc<Listed>,
+        listed: &Arc<Listed>,
     ) {
         let txn = sending.snapshot_txn.expect("it was chosen");
         let mut chunks =
@@ -213,7 +213,7 @@ impl Direction {
         }
         let (rounds, after) = chunks.take();
         for change in rounds.iter().flat_map(|round| &round.changes) {
-            self.check_snapshot(sender, receiver, change, txn, &listed);
+            self.check_snapshot(sender, receiver, change, txn, listed);
         }
         sending.at = if finished { listed.end(next) } else { At::Snapshot { next, after } };
         self.push(sending, rounds);

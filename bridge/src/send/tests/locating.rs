@@ -8,14 +8,13 @@ use tempfile::TempDir;
 
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::{Slice, SliceCount};
-use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
-use anabranch_journal::{
-    Journal, NewRecord, Offset, TopicPartition, TransactionalId, cluster_topics, cursors,
-};
+use anabranch_journal::embedded::EmbeddedJournal;
+use anabranch_journal::{Journal, NewRecord, Offset, TopicPartition, TransactionalId, cursors};
 use anabranch_schemas::encode;
 use anabranch_schemas::records::{ChangesCursor, ChangesRecord, Resolved};
 use anabranch_schemas::topics::ClusterName;
 
+use crate::doubles::embedded_log;
 use crate::send::locate::find_start;
 
 const SLICES: u16 = 2;
@@ -28,11 +27,8 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
-        let journal = EmbeddedJournal::open(config).unwrap();
         let cluster: ClusterName = "east".parse().unwrap();
-        journal.ensure_topics(&cluster_topics(&cluster, slices(), None)).unwrap();
+        let (journal, dir) = embedded_log(&cluster, slices());
         Log { journal, cluster, _dir: dir }
     }
 

@@ -57,6 +57,25 @@ fn document(fields: &str, deleted: bool, actors: &[u128]) -> Document {
     document
 }
 
+/// A change of `origin` that made this document of one that had these fields, if it was there.
+fn change(document: &Document, before: Option<&str>, origin: u128, operation: Operation) -> Change {
+    let fields = before.map(|fields| Value::from_json(fields.as_bytes()).unwrap());
+    Change {
+        txn: TxnId(5),
+        app: APP,
+        collection: "c".parse().unwrap(),
+        key: key(),
+        origin: ActorId(Uuid::from_u128(origin)),
+        origin_txn: TxnId(5),
+        hlc: Hlc(1),
+        operation,
+        existed: before.is_some(),
+        before: fields.unwrap_or_else(|| Value::from_iter([])),
+        added: Vec::new(),
+        state: state::encode(document).to_vec(),
+    }
+}
+
 /// What becomes of a change of `origin` to a document that `actors` wrote: not sent, or sent with
 /// this mark of having left.
 fn sent(
@@ -67,21 +86,7 @@ fn sent(
     actors: &[u128],
 ) -> Option<bool> {
     let document = document(after.unwrap_or(hidden), after.is_none(), actors);
-    let before_fields = before.map(|fields| Value::from_json(fields.as_bytes()).unwrap());
-    let change = Change {
-        txn: TxnId(5),
-        app: APP,
-        collection: "c".parse().unwrap(),
-        key: key(),
-        origin: ActorId(Uuid::from_u128(origin)),
-        origin_txn: TxnId(5),
-        hlc: Hlc(1),
-        operation: Operation::Update,
-        existed: before.is_some(),
-        before: before_fields.unwrap_or_else(|| Value::from_iter([])),
-        added: Vec::new(),
-        state: state::encode(&document).to_vec(),
-    };
+    let change = change(&document, before, origin, Operation::Update);
     let selected = selector().select(HERE_ACTOR, Bytes::from_static(b"id"), change).unwrap()?;
     let link::Change { state, left, .. } = selected.change;
     let state = state::decode(&state).unwrap();
@@ -125,20 +130,7 @@ fn a_receiver_is_not_sent_its_own_writes() {
 fn an_eviction_is_passed_on_only_if_a_bridge_brought_it() {
     let evicted = |fields: &str, origin: u128, actors: &[u128]| {
         let document = document(fields, false, actors);
-        let change = Change {
-            txn: TxnId(5),
-            app: APP,
-            collection: "c".parse().unwrap(),
-            key: key(),
-            origin: ActorId(Uuid::from_u128(origin)),
-            origin_txn: TxnId(5),
-            hlc: Hlc(1),
-            operation: Operation::Evict,
-            existed: true,
-            before: Value::from_json(fields.as_bytes()).unwrap(),
-            added: Vec::new(),
-            state: state::encode(&document).to_vec(),
-        };
+        let change = change(&document, Some(fields), origin, Operation::Evict);
         let selected = selector().select(HERE_ACTOR, Bytes::new(), change).unwrap()?;
         let state = state::decode(&selected.change.state).unwrap();
         assert_eq!((state.versions, state.fields.len()), (document.versions, 0));

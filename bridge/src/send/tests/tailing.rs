@@ -15,13 +15,12 @@ use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_core::query::OnConflict;
-use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
-use anabranch_journal::{Journal, NewRecord, TopicPartition, TransactionalId, cluster_topics};
+use anabranch_journal::{Journal, NewRecord, TopicPartition, TransactionalId};
 use anabranch_schemas::records::{Change, Commit, Operation, PartLocation, Resolved};
 use anabranch_schemas::topics::ClusterName;
 use anabranch_schemas::{encode, state};
 
-use crate::doubles::{Delivered, unfair};
+use crate::doubles::{Delivered, embedded_log, unfair};
 use crate::queries::Queries;
 use crate::send::rounds::Source;
 use crate::send::select::Selector;
@@ -63,12 +62,8 @@ fn change(txn: u64) -> Change {
 
 impl Log {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
-        let journal = EmbeddedJournal::open(config).unwrap();
         let cluster: ClusterName = "east".parse().unwrap();
-        let slices = SliceCount::try_from(SLICES).unwrap();
-        journal.ensure_topics(&cluster_topics(&cluster, slices, None)).unwrap();
+        let (journal, dir) = embedded_log(&cluster, SliceCount::try_from(SLICES).unwrap());
         let mut writer = journal.writer(&TransactionalId::from("writer")).unwrap();
         writer.begin().unwrap();
         let mut append = |topic: String, slice, key: Vec<u8>, value: Bytes| {
