@@ -239,34 +239,24 @@ const WANTED: &str = "wanted = true";
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 0, ..Default::default() })]
 
-    /// BR-1, BR-2, BR-3, no loops.
+    /// BR-1, BR-2, BR-3, no loops; also if the log is gone that a receiver needs.
     #[test]
-    fn clusters_with_the_same_filter_converge(seed: u64) {
-        run(seed, [WANTED, WANTED], OnLeave::Purge, false);
+    fn clusters_with_the_same_filter_converge(seed: u64, trims: bool) {
+        run(seed, [WANTED, WANTED], OnLeave::Purge, trims);
     }
 
     #[test]
-    fn a_receiver_has_what_it_wants_and_nothing_else(seed: u64) {
-        run_one_way(seed, false);
+    fn a_receiver_has_what_it_wants_and_nothing_else(seed: u64, trims: bool) {
+        run_one_way(seed, trims);
     }
 
     #[test]
-    fn so_it_has_if_it_was_away_for_longer_than_the_log_is_kept(seed: u64) {
-        run_one_way(seed, true);
+    fn one_may_want_less_than_the_other(seed: u64, trims: bool) {
+        run(seed, [WANTED, "true"], OnLeave::Purge, trims);
     }
 
     #[test]
-    fn one_may_want_less_than_the_other(seed: u64) {
-        run(seed, [WANTED, "true"], OnLeave::Purge, false);
-    }
-
-    #[test]
-    fn what_leaves_may_be_kept(seed: u64) {
-        run(seed, ["true", WANTED], OnLeave::Keep, false);
-    }
-
-    #[test]
-    fn a_receiver_that_is_too_late_gets_a_snapshot(seed: u64) {
-        run(seed, [WANTED, WANTED], OnLeave::Purge, true);
+    fn what_leaves_may_be_kept(seed: u64, trims: bool) {
+        run(seed, ["true", WANTED], OnLeave::Keep, trims);
     }
 }
