@@ -1,7 +1,7 @@
 //! What is built on the journal, on a real Kafka: rounds, metadata, cursors.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use anabranch_core::ids::{ActorId, AppId, DocumentKey, RoundId, TxnId};
@@ -21,17 +21,36 @@ use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The shared broker, as a process sees it.
+fn connect() -> Arc<dyn Journal> {
+    let config = KafkaConfig::new(Broker::shared().address(), "rounds");
+    Arc::new(KafkaJournal::connect(config).expect("the settings are right"))
+}
+
+fn slices() -> SliceCount {
+    SliceCount::try_from(4).expect("a power of two")
+}
+
+/// The topics of a new cluster.
+fn topics(journal: &dyn Journal) -> ClusterName {
+    let name: ClusterName = format!("r{}", Uuid::new_v4().simple()).parse().expect("a name");
+    journal.ensure_topics(&cluster_topics(&name, slices(), None)).expect("topics");
+    name
+}
+
+/// Which cluster it is: a new one, unless another came first.
+fn identity(journal: Arc<dyn Journal>, name: &ClusterName) -> ClusterIdentity {
+    let store = MetadataStore::open(journal, name).expect("the metadata store");
+    let (name, actor) = (name.clone(), ActorId(Uuid::new_v4()));
+    let create = || ClusterIdentity { name, actor, slices: slices(), created_ms: 1 };
+    store.cluster_identity(create).expect("an identity")
+}
+
 /// A new cluster's log on the shared broker.
 fn log() -> (Arc<dyn Journal>, ClusterName, ClusterIdentity) {
-    let config = KafkaConfig::new(Broker::shared().address(), "rounds");
-    let journal: Arc<dyn Journal> = Arc::new(KafkaJournal::connect(config).expect("settings"));
-    let name: ClusterName = format!("r{}", Uuid::new_v4().simple()).parse().expect("a name");
-    let slices = SliceCount::try_from(4).expect("a power of two");
-    journal.ensure_topics(&cluster_topics(&name, slices, None)).expect("topics");
-    let store = MetadataStore::open(journal.clone(), &name).expect("the metadata store");
-    let actor = ActorId(Uuid::new_v4());
-    let create = || ClusterIdentity { name: name.clone(), actor, slices, created_ms: 1 };
-    let identity = store.cluster_identity(create).expect("an identity");
+    let journal = connect();
+    let name = topics(journal.as_ref());
+    let identity = identity(journal.clone(), &name);
     (journal, name, identity)
 }
 
@@ -147,4 +166,23 @@ fn a_new_holder_goes_on_where_the_older_came_to() {
                 .expect("a transaction");
         }
     }
+}
+
+/// Which a broker tells those who fence each other in more ways than the embedded log does.
+#[test]
+fn processes_that_start_at_once_agree_on_their_cluster() {
+    const PROCESSES: usize = 6;
+    let name = topics(connect().as_ref());
+    let start = Barrier::new(PROCESSES);
+    let identities: Vec<_> = std::thread::scope(|scope| {
+        let process = || {
+            let journal = connect();
+            start.wait();
+            identity(journal, &name)
+        };
+        let processes: Vec<_> = (0..PROCESSES).map(|_| scope.spawn(process)).collect();
+        let identities = processes.into_iter().map(|process| process.join().expect("it ends"));
+        identities.collect()
+    });
+    assert!(identities.iter().all(|identity| *identity == identities[0]), "{identities:?}");
 }
