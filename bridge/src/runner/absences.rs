@@ -8,7 +8,7 @@ use anabranch_core::document::{Document, Mutation};
 use anabranch_journal::{Journal, Offset, TopicPartition};
 
 use crate::doubles::{
-    NAME, Pair, Proxy, TestBridge, TestCluster, eventually, mutation, put, wants,
+    NAME, Pair, Proxy, TestBridge, TestCluster, eventually, fateful, mutation, put, wants,
 };
 
 /// More than a receiver says in one piece that it holds.
@@ -84,6 +84,28 @@ async fn what_left_while_the_receiver_was_away_leaves() {
     // Only what differs was sent: 1, 2, 3, 5, 6, 7, 20, and the last.
     assert_eq!(b_west.status(NAME).documents_received, 8);
     assert_eq!(b_west.status(NAME).dead_letters, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_left_leaves_whatever_becomes_of_commits() {
+    let pair = Pair::new().await;
+    let (east, west) = (&pair.east, &pair.west);
+    let _b_east = parted(&pair, 0..20, r#"{"w":1}"#).await;
+    let (journal, met) = fateful(west.journal.clone(), "-bridge-", 20);
+    for absence in 0..15 {
+        east.put(absence, r#"{"w":0}"#);
+        east.put(19, &format!(r#"{{"n":{absence}}}"#));
+        let changed = format!(r#"{{"n":{absence},"w":1}}"#);
+        eventually("east applied it", || east.document(19).as_ref() == Some(&changed)).await;
+        forget_changes(east);
+        let bridge = west.bridge_on(journal.clone(), pair.tls("west")).await.unwrap();
+        eventually("it leaves", || west.document(absence).is_none()).await;
+        eventually("it changes", || west.document(19).as_ref() == Some(&changed)).await;
+        bridge.stop().await;
+    }
+    assert_eq!(west.documents().len(), 5);
+    assert!(met.load(Ordering::Relaxed) > 1, "too few commits met their fate");
+    assert!(east.scans().len() > 5, "too few snapshots");
 }
 
 /// One connection carries what is held and one batch; those after it carry nothing.
