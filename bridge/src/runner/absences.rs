@@ -1,5 +1,5 @@
-//! A receiver that was away for longer than the sender keeps its log: what it lacks arrives, and what
-//! has left leaves, however often it is interrupted.
+//! A receiver that was away for longer than the sender keeps its log: what it lacks arrives, and
+//! what has left leaves, however often it is interrupted.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
