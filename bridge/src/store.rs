@@ -119,8 +119,8 @@ impl Store {
     }
 }
 
-/// Where a scan goes on in a collection that has come to `after`; `None` if that is past it. The ids
-/// of a collection lie together, and collections in the order of their names.
+/// Where a scan goes on in a collection that has come to `after`; `None` if that is past it. The
+/// ids of a collection lie together, and collections in the order of their names.
 pub(crate) fn go_on(app: AppId, collection: &Collection, after: Bytes) -> Option<Bytes> {
     let prefix = DocumentId::collection_prefix(app, collection);
     if after.starts_with(&prefix) {

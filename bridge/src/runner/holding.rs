@@ -1,6 +1,6 @@
 //! What this cluster holds, asked of its store node: of one document, or of a range for a remote
-//! that sends a snapshot. Each as of the end of the log as it is when that is asked, so that nothing
-//! that was received before is missed.
+//! that sends a snapshot. Each as of the end of the log as it is when that is asked, so that
+//! nothing that was received before is missed.
 
 use std::sync::Arc;
 

@@ -38,8 +38,8 @@ pub(crate) struct Chunks {
 }
 
 impl Chunks {
-    /// Of the log of `origin`, read as of `txn` at `hlc`, from after `after` on, for a receiver that
-    /// holds what is `listed`.
+    /// Of the log of `origin`, read as of `txn` at `hlc`, from after `after` on, for a receiver
+    /// that holds what is `listed`.
     pub(crate) fn new(
         origin: ActorId,
         txn: TxnId,

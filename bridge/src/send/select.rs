@@ -20,8 +20,8 @@
 //! * An eviction that a client asked for stays here. One that came over a bridge is passed on as
 //!   the leaving it was; its versions are those that were forgotten here.
 //! * A snapshot has what is wanted. Of what the receiver had a part in writing, or says it holds,
-//!   and does not want as it is here, it is told that it has left. Here both sides may know the same
-//!   and tell each other so: the receiver sees to it that one of them keeps the document.
+//!   and does not want as it is here, it is told that it has left. Here both sides may know the
+//!   same and tell each other so: the receiver sees to it that one of them keeps the document.
 //! * Of what the receiver says it holds in a version that includes all that is here, it is sent
 //!   nothing: to merge that would change nothing.
 //! * Of what the receiver says it holds and is unknown here, it is told nothing, and keeps it. It
