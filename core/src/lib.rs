@@ -8,6 +8,7 @@ pub mod ids;
 pub mod interval_map;
 pub mod keyspace;
 pub mod query;
+pub mod slicing;
 mod value;
 
 pub use error::ErrorKind;
