@@ -30,7 +30,8 @@ use crate::settings::Settings;
 pub(super) const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// How long anything may take to settle.
 pub(super) const PATIENCE: Duration = Duration::from_secs(300);
-const POLL: Duration = Duration::from_millis(1);
+/// While a store node catches up on cores that it shares with whoever asks.
+const POLL: Duration = Duration::from_millis(10);
 /// Asking costs a little.
 const SETTLE_POLL: Duration = Duration::from_millis(100);
 

@@ -16,6 +16,7 @@
 //! can lose sight of all brokers for good. For the same reason it says so when a partition stands
 //! still (see [`super::progress`]).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,10 @@ use crate::log::{Offset, ReadFrom, Reader, Record, TopicPartition};
 
 /// The most one `poll` returns.
 const POLL_RECORDS: usize = 10_000;
-const POLL_BYTES: usize = 8 * 1024 * 1024;
+const POLL_BYTES: usize = 4 << 20;
+/// How much one partition gives before it is the next one's turn. Whoever reads rounds can apply
+/// them only when he has read all partitions to the same point.
+const TURN_BYTES: usize = 128 << 10;
 
 /// Between two attempts to find out why a position is out of range.
 const OUT_OF_RANGE_RETRY: Duration = Duration::from_millis(10);
@@ -210,11 +214,12 @@ impl KafkaReader {
         }
     }
 
-    /// Takes what one partition has. Gives whether there may be more. What fails is told by the
-    /// next poll: this one has what came before.
+    /// Takes what one partition has, as much as a turn has room for. Gives whether there may be
+    /// more. What fails is told by the next poll: this one has what came before.
     fn drain(&mut self, index: usize, batch: &mut Batch) -> Result<bool, Error> {
         let partition = &mut self.partitions[index];
-        while !batch.is_full() {
+        let turn = batch.bytes + TURN_BYTES;
+        while !batch.is_full() && batch.bytes < turn {
             let Some(event) = partition.queue.poll(Duration::ZERO) else { return Ok(false) };
             if matches!(event, Ok(_) | Err(KafkaError::PartitionEOF(_))) {
                 *self.consumer.context().down_since.lock() = None;
@@ -278,17 +283,16 @@ impl Reader for KafkaReader {
             }
             self.check()?;
             self.check_brokers()?;
-            // What this poll has no room for comes first in the next, so that a partition with
-            // much to read does not keep the others waiting: whoever reads rounds needs them all.
-            let (mut left, mut served) = (Vec::new(), Vec::new());
-            for index in self.ready.take() {
-                if batch.is_full() {
-                    left.push(index);
-                } else if self.drain(index, &mut batch)? {
-                    served.push(index);
+            let mut ready = VecDeque::from(self.ready.take());
+            while !batch.is_full()
+                && let Some(index) = ready.pop_front()
+            {
+                if self.drain(index, &mut batch)? {
+                    ready.push_back(index);
                 }
             }
-            left.into_iter().chain(served).for_each(|index| self.ready.add(index));
+            // Who has not had his turn comes first in the next poll.
+            ready.into_iter().for_each(|index| self.ready.add(index));
             if !batch.is_full() && Instant::now() >= self.progress.due() {
                 self.look_for_progress();
             }

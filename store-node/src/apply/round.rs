@@ -10,10 +10,9 @@ use std::collections::HashMap;
 use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, Stamp};
 use anabranch_core::ids::{ActorId, AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::keyspace::{Position, Slice, SliceCount};
-use anabranch_schemas::records::{ChangeRef, Commit, DocumentMutation};
+use anabranch_schemas::records::{ChangeRef, Commit, DocumentMutation, RoundPart};
 use anabranch_schemas::state::InsertedStates;
 use bytes::Bytes;
-use foldhash::fast::RandomState;
 
 use super::assembler::Round;
 use super::touched::{Finished, Touched};
@@ -70,21 +69,11 @@ pub(crate) fn apply(
     let stamp = DocumentCommit { hlc: commit.hlc, actor, sequence: txn.0 };
     let at = At { txn, commit: &commit };
     let mut effects = Effects::default();
-    let mut placed = Vec::with_capacity(parts.iter().map(|(_, part)| part.mutations.len()).sum());
-    for (slice, part) in parts {
-        for mutation in part.mutations {
-            let id = document_id(commit.app, &mutation.collection, &mutation.key);
-            if slices.slice_of(Position::of(&id)) == slice {
-                placed.push(Placed { id, slice, mutation });
-            } else {
-                effects.misplaced += 1;
-            }
-        }
-    }
+    let placed = place(parts, commit.app, slices, &mut effects);
     let DocumentCommit { hlc, sequence, .. } = stamp;
     let mut states = InsertedStates::new(STATE_PREFIX, Stamp { hlc, actor, sequence });
     let mut open = Open::new(&placed);
-    for Placed { id, slice, mutation } in placed {
+    for Placed { id, slice, mutation, .. } in placed {
         let DocumentMutation { collection, key, mutation } = mutation;
         let mut touched = match open.take(&id) {
             Some(touched) => touched,
@@ -110,9 +99,32 @@ pub(crate) fn apply(
     Ok(effects)
 }
 
+/// Gives the mutations of a round that stand where they belong, in order.
+fn place(
+    parts: Vec<(Slice, RoundPart)>,
+    app: AppId,
+    slices: SliceCount,
+    effects: &mut Effects,
+) -> Vec<Placed> {
+    let mut placed = Vec::with_capacity(parts.iter().map(|(_, part)| part.mutations.len()).sum());
+    for (slice, part) in parts {
+        for mutation in part.mutations {
+            let id = document_id(app, &mutation.collection, &mutation.key);
+            let position = Position::of(&id);
+            if slices.slice_of(position) == slice {
+                placed.push(Placed { id, position, slice, mutation });
+            } else {
+                effects.misplaced += 1;
+            }
+        }
+    }
+    placed
+}
+
 /// A mutation in the slice of its document.
 struct Placed {
     id: Bytes,
+    position: Position,
     slice: Slice,
     mutation: DocumentMutation,
 }
@@ -121,20 +133,22 @@ struct Placed {
 struct Open {
     /// By id: how many follow, and the document once it was touched. Empty if each document has
     /// one mutation, as in most rounds.
-    waiting: HashMap<Bytes, (usize, Option<Touched>), RandomState>,
+    waiting: HashMap<Bytes, (usize, Option<Touched>)>,
 }
 
 impl Open {
     fn new(placed: &[Placed]) -> Self {
-        if placed.len() < 2 {
-            return Open { waiting: HashMap::default() };
+        let mut positions: Vec<_> = placed.iter().map(|placed| placed.position).collect();
+        positions.sort_unstable();
+        // The same document has the same position; another one hardly ever has.
+        let pairs = positions.windows(2).filter(|pair| pair[0] == pair[1]);
+        let repeated: Vec<Position> = pairs.map(|pair| pair[0]).collect();
+        let mut waiting: HashMap<Bytes, (usize, Option<Touched>)> = HashMap::new();
+        for Placed { id, position, .. } in placed {
+            if repeated.binary_search(position).is_ok() {
+                waiting.entry(id.clone()).or_default().0 += 1;
+            }
         }
-        let mut waiting: HashMap<Bytes, (usize, Option<Touched>), _> =
-            HashMap::with_capacity_and_hasher(placed.len(), RandomState::default());
-        for Placed { id, .. } in placed {
-            waiting.entry(id.clone()).or_default().0 += 1;
-        }
-        waiting.retain(|_, (count, _)| *count > 1);
         Open { waiting }
     }
 
