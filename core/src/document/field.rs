@@ -285,8 +285,8 @@ impl Counter {
     /// The share in which the actor of `stamp` counts on.
     fn own_share(&mut self, stamp: Stamp) -> &mut Share {
         let id = |begun| ShareId { actor: stamp.actor, begun };
-        let last = self.shares.range(id(0)..=id(u64::MAX)).next_back();
-        let open = last.filter(|(_, share)| !share.closed).map(|(id, _)| *id);
+        let mut own = self.shares.range(id(0)..=id(u64::MAX)).rev();
+        let open = own.find(|(_, share)| !share.closed).map(|(id, _)| *id);
         self.shares.entry(open.unwrap_or(id(stamp.sequence))).or_default()
     }
 

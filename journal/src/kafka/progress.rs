@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use crate::log::Offset;
 
-/// Between two looks: long compared with what fetching takes, a reconnect included.
-pub(super) const INTERVAL: Duration = Duration::from_secs(10);
+/// Between two looks: long compared with what fetching takes, a reconnect or a slow link included.
+pub(super) const INTERVAL: Duration = Duration::from_secs(30);
+/// Who is busy looks when it has missed so many looks.
+const MISSED: u32 = 2;
 
 /// What a reader knows of its partitions from the last look.
 pub(super) struct Progress {
@@ -41,7 +43,12 @@ impl Progress {
         self.due
     }
 
-    /// Looks, after all that came was taken in; gives the partitions that stand still. `ask` says
+    /// Whether nobody has looked for long: there is always something to read.
+    pub(super) fn is_overdue(&self) -> bool {
+        Instant::now() >= self.due + MISSED * self.interval
+    }
+
+    /// Looks; gives the partitions that stand still. `ask` says
     /// where each of some partitions ends, `None` for what is not known.
     pub(super) fn look(
         &mut self,
@@ -60,14 +67,14 @@ impl Progress {
         if still.is_empty() {
             return still;
         }
-        let ends = ask(&still);
-        let stuck = still.into_iter().zip(ends).filter(|(index, end)| {
+        let mut ends = ask(&still).into_iter();
+        still.retain(|index| {
             let seen = &mut self.seen[*index];
-            let behind = end.is_some_and(|end| end > seen.position);
+            let behind = ends.next().flatten().is_some_and(|end| end > seen.position);
             let before = std::mem::replace(&mut seen.behind, behind);
             before && behind
         });
-        stuck.map(|(index, _)| index).collect()
+        still
     }
 }
 
@@ -98,6 +105,15 @@ mod tests {
         assert_eq!(look(&mut progress, [4, 5], [Some(9), Some(6)]), [0]);
         assert_eq!(look(&mut progress, [4, 5], [Some(9), Some(6)]), [0, 1]);
         assert_eq!(look(&mut progress, [9, 6], [Some(9), Some(6)]), NONE);
+    }
+
+    #[test]
+    fn a_question_without_an_answer_ends_what_was_suspected() {
+        let mut progress = Progress::new([0, 0].map(Offset), INTERVAL);
+        assert_eq!(look(&mut progress, [0, 0], [Some(1), Some(1)]), NONE);
+        assert_eq!(progress.look(&[0, 0].map(Offset), |_| Vec::new()), NONE);
+        assert_eq!(look(&mut progress, [0, 0], [Some(1), Some(1)]), NONE);
+        assert_eq!(look(&mut progress, [0, 0], [Some(1), Some(1)]), [0, 1]);
     }
 
     #[test]

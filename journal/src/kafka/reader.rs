@@ -283,6 +283,9 @@ impl Reader for KafkaReader {
             }
             self.check()?;
             self.check_brokers()?;
+            if self.progress.is_overdue() {
+                self.look_for_progress();
+            }
             let mut ready = VecDeque::from(self.ready.take());
             while !batch.is_full()
                 && let Some(index) = ready.pop_front()
@@ -291,12 +294,16 @@ impl Reader for KafkaReader {
                     ready.push_back(index);
                 }
             }
-            // Who has not had his turn comes first in the next poll.
+            // Who has not had his turn has it in the next poll.
             ready.into_iter().for_each(|index| self.ready.add(index));
-            if !batch.is_full() && Instant::now() >= self.progress.due() {
+            if batch.is_worth_returning() {
+                return Ok(batch.records);
+            }
+            // What is in hand is not to wait for an answer.
+            if Instant::now() >= self.progress.due() {
                 self.look_for_progress();
             }
-            if batch.is_worth_returning() || Instant::now() >= deadline {
+            if Instant::now() >= deadline {
                 return Ok(batch.records);
             }
             let good = self.partitions.iter().all(|p| matches!(p.health, Health::Good));

@@ -26,7 +26,8 @@ use crate::error::Error;
 /// How long a round waits for each transaction that is under way, before another begins.
 pub(super) const PATIENCE: Duration = Duration::from_millis(20);
 
-/// The share of the time that a transaction took for which the next one is put off.
+/// The share of the time that a transaction took for which the next one is put off, at most for
+/// [`PATIENCE`].
 const PUT_OFF: u32 = 8;
 
 const WAITING: u8 = 0;
@@ -64,6 +65,9 @@ impl Ticket {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) round: EncodedRound,
+    /// Whether it goes into a transaction of its own: one of several rounds was refused, and it may
+    /// be the one at fault.
+    pub(super) alone: bool,
     pub(super) ticket: Arc<Ticket>,
     pub(super) since: Instant,
     pub(super) deadline: Instant,
@@ -112,8 +116,9 @@ pub(super) enum Turn {
 pub(super) struct Dispatch {
     lanes: Vec<Phase>,
     queue: VecDeque<Pending>,
-    /// Size of the rounds in the queue.
+    /// Size of the rounds in the queue, and how many documents they have.
     bytes: usize,
+    documents: usize,
     limits: Limits,
     closed: bool,
     /// No transaction is begun before, unless there is enough for one.
@@ -129,6 +134,7 @@ impl Dispatch {
             lanes: vec![Phase::Down; lanes],
             queue: VecDeque::new(),
             bytes: 0,
+            documents: 0,
             limits,
             closed: false,
             put_off: None,
@@ -157,12 +163,13 @@ impl Dispatch {
         }
         let slice = pending.round.first_slice().unwrap_or_default();
         let home = usize::from(slice.0) % self.lanes.len();
-        let is_first = self.queue.is_empty();
-        self.bytes += pending.round.bytes();
+        let (is_first, was_enough) = (self.queue.is_empty(), self.is_enough());
+        self.count(&pending);
         self.queue.push_back(pending);
         if !is_first {
-            // Whoever was told of the first one sees to the others too.
-            return Ok(None);
+            // Whoever was told of the first one sees to the others too, but may still put it off.
+            let is_news = !was_enough && self.is_enough();
+            return Ok(self.free(now).filter(|_| is_news));
         }
         if self.lanes.contains(&Phase::Busy) {
             return Ok(self.free(now));
@@ -220,7 +227,7 @@ impl Dispatch {
         rest: Duration,
     ) {
         self.idle(lane, ended + rest);
-        self.put_off = (rounds > 1).then(|| ended + (ended - begun) / PUT_OFF);
+        self.put_off = (rounds > 1).then(|| ended + PATIENCE.min((ended - begun) / PUT_OFF));
     }
 
     /// A lane has no writer.
@@ -235,7 +242,7 @@ impl Dispatch {
     pub(super) fn put_back(&mut self, batch: Vec<Pending>) {
         for pending in batch.into_iter().rev() {
             pending.ticket.put_back();
-            self.bytes += pending.round.bytes();
+            self.count(&pending);
             self.queue.push_front(pending);
         }
     }
@@ -263,7 +270,7 @@ impl Dispatch {
 
     /// All that wait, when there is no lane any more.
     pub(super) fn drain(&mut self) -> Vec<Pending> {
-        self.bytes = 0;
+        (self.bytes, self.documents) = (0, 0);
         self.queue.drain(..).collect()
     }
 
@@ -306,7 +313,7 @@ impl Dispatch {
         let others = self.lanes.iter().enumerate().filter(busy).count();
         let others = u32::try_from(others).expect("there are a few lanes");
         let begins = self.queue.front()?.since + others * PATIENCE;
-        let put_off = self.put_off.filter(|_| self.bytes < self.limits.batch_bytes);
+        let put_off = self.put_off.filter(|_| !self.is_enough());
         Some(put_off.map_or(begins, |put_off| begins.max(put_off)))
     }
 
@@ -317,22 +324,39 @@ impl Dispatch {
         while let Some(next) = self.queue.front() {
             let larger = documents + next.round.documents() > self.limits.batch_documents
                 || bytes + next.round.bytes() > self.limits.batch_bytes;
-            if larger && !batch.is_empty() {
+            if (larger || next.alone) && !batch.is_empty() {
                 break;
             }
             let Some(next) = self.queue.pop_front() else { break };
             self.bytes -= next.round.bytes();
+            self.documents -= next.round.documents();
             if next.ticket.take() {
                 documents += next.round.documents();
                 bytes += next.round.bytes();
+                let alone = next.alone;
                 batch.push(next);
+                if alone {
+                    break;
+                }
             }
         }
         batch
     }
 
+    fn count(&mut self, pending: &Pending) {
+        self.bytes += pending.round.bytes();
+        self.documents += pending.round.documents();
+    }
+
+    /// Whether a transaction has no room for more than what waits.
+    fn is_enough(&self) -> bool {
+        let Limits { batch_documents, batch_bytes, .. } = self.limits;
+        self.documents >= batch_documents || self.bytes >= batch_bytes
+    }
+
     fn forget_withdrawn(&mut self) {
         self.queue.retain(|pending| !pending.ticket.is_withdrawn());
         self.bytes = self.queue.iter().map(|pending| pending.round.bytes()).sum();
+        self.documents = self.queue.iter().map(|pending| pending.round.documents()).sum();
     }
 }

@@ -194,7 +194,7 @@ impl Lane {
         }
     }
 
-    fn failed(&mut self, batch: Vec<Pending>, error: &Error) {
+    fn failed(&mut self, mut batch: Vec<Pending>, error: &Error) {
         self.failures += 1;
         let kind = error.kind();
         let reason = match kind {
@@ -211,18 +211,8 @@ impl Lane {
             }
             ErrorKind::Invalid if batch.len() > 1 => {
                 // One of them is at fault; the others are not.
-                let mut left = batch.into_iter();
-                while let Some(pending) = left.next() {
-                    if self.writer.is_none() {
-                        self.make_writer();
-                    }
-                    if self.writer.is_none() {
-                        // Others may be able to write them meanwhile.
-                        self.retry([pending].into_iter().chain(left).collect(), error);
-                        return;
-                    }
-                    self.write(vec![pending]);
-                }
+                batch.iter_mut().for_each(|pending| pending.alone = true);
+                self.retry(batch, error);
             }
             _ => {
                 if kind == ErrorKind::Unknown {

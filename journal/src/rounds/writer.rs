@@ -151,7 +151,8 @@ impl RoundWriter {
         let ticket = Arc::new(Ticket::default());
         let _withdraw = WithdrawOnDrop(Arc::clone(&ticket));
         let since = Instant::now();
-        let pending = Pending { round, ticket: Arc::clone(&ticket), since, deadline, answer };
+        let (alone, waiting) = (false, Arc::clone(&ticket));
+        let pending = Pending { round, alone, ticket: waiting, since, deadline, answer };
         self.submit(pending, since)?;
         match timeout_at(deadline.into(), answered).await {
             Ok(Ok(result)) => result,

@@ -80,6 +80,10 @@ fn what_is_counted_after_an_eviction_adds_to_what_others_remember() {
     pair.count(EAST, 1);
     pair.hear_all();
     assert_eq!((pair.seen(WEST).as_str(), pair.shares(WEST)), (r#"{"n":7}"#, 2));
+    assert_eq!(pair.seen(EAST), r#"{"n":2}"#, "nobody sends back what it wrote itself");
+    pair.count(WEST, 1);
+    pair.hear_all();
+    assert_eq!([pair.seen(EAST), pair.seen(WEST)], [r#"{"n":8}"#; 2]);
 }
 
 #[test]

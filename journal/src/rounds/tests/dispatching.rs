@@ -52,6 +52,7 @@ impl World {
         let now = self.at(millis);
         let pending = Pending {
             round: encoded.unwrap(),
+            alone: false,
             ticket,
             since: now,
             deadline: now + Duration::from_secs(1),
@@ -173,8 +174,8 @@ fn what_was_not_written_comes_first() {
     world.submit(0, 12).unwrap();
     world.dispatch.down(0, None);
     world.dispatch.put_back(batch);
-    assert_eq!(world.dispatch.free(world.at(12)), Some(2));
-    let again: Vec<_> = world.take(2, 12).iter().map(|pending| pending.since).collect();
+    assert_eq!(world.dispatch.free(world.at(12)), Some(1));
+    let again: Vec<_> = world.take(1, 12).iter().map(|pending| pending.since).collect();
     assert_eq!(again, [world.at(0), world.at(12)]);
 }
 
@@ -199,4 +200,37 @@ fn whoever_comes_back_shares_the_next_transaction() {
     }
     world.submit(0, 43).unwrap();
     assert_eq!(world.take(2, 44).len(), 2);
+}
+
+#[test]
+fn nothing_is_put_off_for_long_or_once_there_is_enough() {
+    let mut world = World::new(LIMITS);
+    let patience = u64::try_from(PATIENCE.as_millis()).unwrap();
+    world.submit(0, 0).unwrap();
+    world.take(0, 0);
+    let rest = Duration::from_millis(1_000_000);
+    world.dispatch.written(0, 2, (world.at(0), world.at(10_000)), rest);
+    world.submit(0, 10_000).unwrap();
+    match world.dispatch.next(1, world.at(10_000)) {
+        Turn::Wait(Some(until)) => assert_eq!(until, world.at(10_000 + patience)),
+        other => panic!("others may come back: {other:?}"),
+    }
+    assert_eq!(world.submit(0, 10_001).unwrap(), None);
+    assert_eq!(world.submit(0, 10_002).unwrap(), Some(2), "three documents fill a transaction");
+    assert_eq!(world.take(2, 10_002).len(), 3);
+}
+
+#[test]
+fn rounds_of_which_one_was_refused_go_alone() {
+    let mut world = World::new(LIMITS);
+    for _ in 0..2 {
+        world.submit(0, 0).unwrap();
+    }
+    let mut batch = world.take(0, 0);
+    world.dispatch.down(0, None);
+    batch.iter_mut().for_each(|pending| pending.alone = true);
+    world.dispatch.put_back(batch);
+    world.submit(0, 1).unwrap();
+    let sizes = [(1, 1), (2, 40), (3, 80)].map(|(lane, millis)| world.take(lane, millis).len());
+    assert_eq!(sizes, [1, 1, 1]);
 }
