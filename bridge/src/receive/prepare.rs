@@ -11,6 +11,8 @@
 //!
 //! What a remote says has left, this cluster may say of the same document to the remote, and if
 //! both know the same of it, both would forget it. Then the one with the smaller actor keeps it.
+//! But if a document is wanted as it is here, what left is another: the remote knows more of it
+//! than it says, since of what was listed to it within a snapshot it says only what it was told.
 //!
 //! Of a document that left, the remote sends which versions it knows and no fields. Those versions
 //! are never merged, since the fields that belong to them are missing: the document is forgotten if
@@ -269,7 +271,9 @@ impl Preparer {
             }
         }
         let fields = with_id(held.hidden_value(), &id.key);
-        let is_mutual = may_be_mutual && held.versions == *known;
+        let is_mutual = may_be_mutual
+            && held.versions == *known
+            && !self.queries.wants(&id.collection, &fields);
         Ok(is_mutual || self.is_kept_for(&others, id, &held.versions, &fields))
     }
 

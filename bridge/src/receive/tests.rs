@@ -181,6 +181,19 @@ fn of_two_that_tell_each_other_the_same_one_keeps_the_document() {
 }
 
 #[test]
+fn what_was_listed_and_left_goes_although_the_remote_says_no_more_than_it_was_told() {
+    let mut listed = document(r#"{"w":1}"#, REMOTE, 7, 10);
+    listed.merge(&document(r#"{"v":2}"#, HERE, 3, 11));
+    let held = listed.clone();
+    let preparer =
+        Preparer { held: Arc::new(move |_| Ok(Some(held.clone()))), ..preparer(OnLeave::Purge) };
+    let id = DocumentId::from_bytes(&id(APP, "c", "1")).unwrap();
+    assert!(preparer.lists(&id, &listed) && HERE < REMOTE);
+    let told = Document { versions: listed.versions.clone(), ..Document::default() };
+    assert_eq!(left(&preparer, &[], &told), Some(Mutation::Evict(told.clone())));
+}
+
+#[test]
 fn a_clock_that_is_wrong_ends_the_link_and_buries_nothing() {
     let late = NOW_MS + DRIFT_MS + 1;
     let with = |actor| {

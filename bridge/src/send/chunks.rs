@@ -68,9 +68,8 @@ impl Chunks {
         self.after = document_id.clone();
         let change = match selector.share(&id, &document, self.listed.held(&document_id)) {
             Share::State => link::Change { document_id, state, left: false },
-            Share::Left => {
-                let state = versions_bytes(&document.versions);
-                link::Change { document_id, state, left: true }
+            Share::Left(versions) => {
+                link::Change { document_id, state: versions_bytes(versions), left: true }
             }
             Share::Nothing => return Ok(()),
         };

@@ -22,6 +22,10 @@
 //! * A snapshot has what is wanted. Of what the receiver had a part in writing, or says it holds,
 //!   and does not want as it is here, it is told that it has left. Here both sides may know the
 //!   same and tell each other so: the receiver sees to it that one of them keeps the document.
+//! * That it holds something is only what the receiver says. So it is told that this has left only
+//!   if the versions it names are known here, else it would not forget it anyway, and it is sent
+//!   those back, not the ones that are known. Whoever names an id and versions that it never had
+//!   learns whether they are here, and nothing else (BR-3).
 //! * Of what the receiver says it holds in a version that includes all that is here, it is sent
 //!   nothing: to merge that would change nothing.
 //! * Of what the receiver says it holds and is unknown here, it is told nothing, and keeps it. It
@@ -126,12 +130,14 @@ impl Selector {
 
     /// What a snapshot has of a document, which may be deleted, for a receiver that says it holds
     /// these versions of it, or nothing.
-    pub(crate) fn share(
+    pub(crate) fn share<'a>(
         &self,
         document_id: &DocumentId,
-        document: &Document,
-        held: Option<&VersionVector>,
-    ) -> Share {
+        document: &'a Document,
+        held: Option<&'a VersionVector>,
+    ) -> Share<'a> {
+        // No versions are covered by any: nothing is held.
+        let held = held.filter(|held| held.iter().next().is_some());
         if held.is_some_and(|held| held.covers(&document.versions)) {
             return Share::Nothing;
         }
@@ -139,19 +145,25 @@ impl Selector {
         if self.queries.wants(&document_id.collection, &fields) {
             return Share::State;
         }
-        let is_receivers = |(actor, _)| self.origins.contains(&actor);
-        let has_part = held.is_some() || document.versions.iter().any(is_receivers);
-        if has_part && !self.wrote_all_of(document) { Share::Left } else { Share::Nothing }
+        if self.wrote_all_of(document) {
+            return Share::Nothing;
+        }
+        let has_part = || document.versions.iter().any(|(actor, _)| self.is_of_receiver(actor));
+        match held.filter(|held| document.versions.covers(held)) {
+            Some(held) => Share::Left(held),
+            None if has_part() => Share::Left(&document.versions),
+            None => Share::Nothing,
+        }
     }
 }
 
 /// What a snapshot has of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Share {
+pub(crate) enum Share<'a> {
     /// All of its state.
     State,
-    /// That it has left.
-    Left,
+    /// That it has left, for a receiver that holds no more of it than these versions.
+    Left(&'a VersionVector),
     /// Nothing.
     Nothing,
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use anabranch_core::document::Document;
+use anabranch_core::document::{Document, VersionVector};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, DocumentId, TxnId};
 use anabranch_core::keyspace::Slice;
@@ -16,6 +16,7 @@ use anabranch_schemas::store::ScanItem;
 use anabranch_schemas::{link, state};
 
 use crate::doubles::cluster::{APP, ChangeRecord, Cluster};
+use crate::link::versions_bytes;
 use crate::queries::{Queries, with_id};
 use crate::receive::{Listing, ListingLimits, Preparer, Told};
 use crate::send::{At, BatchLimits, Chunks, Listed, Rounds, Selector, Source};
@@ -130,8 +131,9 @@ impl Direction {
             listing.add(ScanItem { document_id, state: state::encode(document) }).unwrap();
         }
         let has_more = listing.is_full();
-        let holdings = listing.finish(has_more);
+        let mut holdings = listing.finish(has_more);
         self.told.tell(&holdings);
+        invent(&mut holdings, sender, receiver);
         self.holdings.push_back(holdings);
     }
 
@@ -160,7 +162,7 @@ impl Direction {
                     }
                     sending.snapshot_txn = Some(if late { now } else { begun });
                 }
-                self.send_snapshot(sender, receiver.actor, &mut sending, (next, &after), &listed);
+                self.send_snapshot(sender, receiver, &mut sending, (next, &after), &listed);
                 true
             }
             At::Tail(next) if next < sender.start => {
@@ -187,7 +189,7 @@ impl Direction {
     fn send_snapshot(
         &mut self,
         sender: &Cluster,
-        receiver: ActorId,
+        receiver: &Cluster,
         sending: &mut Sending,
         (next, after): (TxnId, &Bytes),
         listed: &Arc<Listed>,
@@ -311,11 +313,12 @@ impl Direction {
         self.queries.wants(&id.collection, &with_id(document.hidden_value(), &id.key))
     }
 
-    /// BR-3: what a snapshot sends is wanted, or the receiver knows of it and no field is sent.
+    /// BR-3: what a snapshot sends is wanted. Else the receiver had it, and is told nothing that it
+    /// did not say, or has written a part of it; and no field is sent.
     fn check_snapshot(
         &self,
         sender: &Cluster,
-        receiver: ActorId,
+        receiver: &Cluster,
         change: &link::Change,
         txn: TxnId,
         listed: &Listed,
@@ -326,8 +329,10 @@ impl Direction {
         if change.left {
             let sent = state::decode(&change.state).unwrap();
             assert_eq!(sent, Document { versions: sent.versions.clone(), ..Document::default() });
-            let has_part = sent.versions.iter().any(|(actor, _)| actor == receiver);
-            assert!(has_part || listed.held(&change.document_id).is_some(), "BR-3: {id}");
+            let had_it = receiver.versions.contains_key(&id)
+                && listed.held(&change.document_id) == Some(&sent.versions);
+            let has_part = document.versions.iter().any(|(actor, _)| actor == receiver.actor);
+            assert!(had_it || has_part, "BR-3: {id}");
         }
     }
 
@@ -433,6 +438,20 @@ impl Direction {
             if self.wants(id, there) && next == Some(there) {
                 assert!(seen.covers(&there.versions), "BR-2: {id} as of {last} was not sent");
             }
+        }
+    }
+}
+
+/// The receiver also lists what it never had: with no versions, and with some of nobody's.
+fn invent(holdings: &mut link::Holdings, sender: &Cluster, receiver: &Cluster) {
+    let link::Holdings { after, through, documents } = holdings;
+    let nobody = [(ActorId(uuid::Uuid::nil()), 1)];
+    let invented = [VersionVector::default(), nobody.into_iter().collect()];
+    let unknown = sender.versions.keys().filter(|id| !receiver.versions.contains_key(id));
+    for (id, versions) in unknown.zip(invented.iter().cycle()) {
+        let document_id = Bytes::from(id.to_bytes());
+        if document_id > *after && through.as_ref().is_none_or(|through| document_id <= *through) {
+            documents.push(link::Holding { document_id, versions: versions_bytes(versions) });
         }
     }
 }

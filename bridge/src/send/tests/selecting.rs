@@ -157,17 +157,19 @@ fn other_collections_stay_here() {
 #[test]
 fn a_snapshot_has_what_is_wanted_and_tells_what_left() {
     let id = DocumentId { app: APP, collection: "c".parse().unwrap(), key: key() };
-    let share = |fields, deleted, actors: &[u128]| {
-        selector().share(&id, &document(fields, deleted, actors), None)
-    };
     let (wanted, unwanted) = (WANTED.unwrap(), UNWANTED.unwrap());
-    assert_eq!(share(wanted, false, &[HERE]), Share::State);
-    assert_eq!(share(wanted, true, &[HERE]), Share::State);
-    assert_eq!(share(wanted, false, &[RECEIVER]), Share::State);
-    assert_eq!(share(unwanted, false, &[HERE]), Share::Nothing);
-    assert_eq!(share(unwanted, true, &[HERE]), Share::Nothing);
-    assert_eq!(share(unwanted, false, &[RECEIVER]), Share::Nothing, "it is its own");
-    assert_eq!(share(unwanted, false, &[RECEIVER, HERE]), Share::Left, "BR-3");
+    let is = |fields, deleted, actors: &[u128], expected: fn(&Document) -> Share<'_>| {
+        let document = document(fields, deleted, actors);
+        assert_eq!(selector().share(&id, &document, None), expected(&document));
+    };
+    is(wanted, false, &[HERE], |_| Share::State);
+    is(wanted, true, &[HERE], |_| Share::State);
+    is(wanted, false, &[RECEIVER], |_| Share::State);
+    is(unwanted, false, &[HERE], |_| Share::Nothing);
+    is(unwanted, true, &[HERE], |_| Share::Nothing);
+    // It is its own.
+    is(unwanted, false, &[RECEIVER], |_| Share::Nothing);
+    is(unwanted, false, &[RECEIVER, HERE], |document| Share::Left(&document.versions));
 }
 
 /// What a snapshot sends of a document, to a receiver that holds versions of `held`.
@@ -206,13 +208,42 @@ fn a_receiver_that_says_what_it_holds_is_sent_what_it_lacks_and_told_what_left()
     assert_eq!(answer(wanted, &[HERE], Some(&ours)), None, "it has all");
     assert_eq!(answer(wanted, &[HERE], Some(&both)), None, "it has more");
 
-    // BR-3: of what is not wanted only those hear that have it, and of no field.
+    // BR-3: of what is not wanted only those hear that have it, and nothing that they did not say.
     let left = answer(unwanted, &[HERE, THIRD], Some(&older)).unwrap();
-    let known = document(unwanted, false, &[HERE, THIRD]).versions;
-    let told = state::decode(&left.state).unwrap();
     assert!(left.left);
-    assert_eq!(told, Document { versions: known, ..Document::default() });
+    assert_eq!(left.state, versions_bytes(&older.versions));
     assert_eq!(answer(unwanted, &[HERE, THIRD], None), None, "it never heard of it");
     assert_eq!(answer(unwanted, &[RECEIVER], Some(&older)), None, "it is its own");
     assert_eq!(answer(unwanted, &[HERE], Some(&both)), None, "it knows better");
+}
+
+#[test]
+fn a_receiver_that_lists_what_it_never_had_learns_nothing() {
+    let actor = |actor| ActorId(Uuid::from_u128(actor));
+    let lists = |versions: &[(ActorId, u64)]| Document {
+        versions: versions.iter().copied().collect(),
+        ..Document::default()
+    };
+    let invented = [
+        lists(&[]),
+        lists(&[(HERE_ACTOR, u64::MAX)]),
+        lists(&[(HERE_ACTOR, 4)]),
+        lists(&[(HERE_ACTOR, 0), (actor(99), 0)]),
+        lists(&[(actor(RECEIVER), 1)]),
+    ];
+    let (wanted, unwanted) = (WANTED.unwrap(), UNWANTED.unwrap());
+    for held in &invented {
+        let versions = &held.versions;
+        assert_eq!(answer(unwanted, &[HERE, THIRD], Some(held)), None, "BR-3: {versions:?}");
+        let sent = answer(wanted, &[HERE, THIRD], Some(held)).unwrap();
+        assert!(!sent.left, "it may have it");
+    }
+    // Whoever had a part in it hears as much as if it had listed nothing.
+    let nothing = answer(unwanted, &[HERE, RECEIVER], None);
+    assert!(nothing.as_ref().is_some_and(|change| change.left));
+    assert_eq!(answer(unwanted, &[HERE, RECEIVER], Some(&lists(&[]))), nothing);
+    // What cannot be kept from whoever guesses: that this id is here, and not wanted.
+    let guess = lists(&[(HERE_ACTOR, 1)]);
+    let left = answer(unwanted, &[HERE, THIRD], Some(&guess)).unwrap();
+    assert_eq!((left.left, left.state), (true, versions_bytes(&guess.versions)));
 }
