@@ -11,6 +11,10 @@ pub(crate) const WINDOW: usize = 16;
 pub(crate) const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 /// How many documents a receiver may say at a time that it holds.
 pub(crate) const MAX_HOLDINGS: usize = 2_000;
+/// How many bytes their ids and versions may have together. A receiver stays well below.
+pub(crate) const MAX_HOLDINGS_BYTES: usize = 2 * 1024 * 1024;
+/// How many bytes the versions of one of them may have: those of a few hundred actors.
+pub(crate) const MAX_VERSIONS_BYTES: usize = 16 * 1024;
 
 /// Batches under way, by number.
 #[derive(Debug, Default)]

@@ -24,7 +24,9 @@ mod trust;
 pub(crate) use codec::MAX_FRAME_BYTES;
 #[cfg(test)]
 pub(crate) use flow::WINDOW_BYTES;
-pub(crate) use flow::{Arrivals, Flow, MAX_HOLDINGS, WINDOW};
+pub(crate) use flow::{
+    Arrivals, Flow, MAX_HOLDINGS, MAX_HOLDINGS_BYTES, MAX_VERSIONS_BYTES, WINDOW,
+};
 pub(crate) use handshake::{Incoming, Link, Local, Peer, dial};
 pub(crate) use session::{Handlers, run};
 pub(crate) use trust::explain;

@@ -12,7 +12,7 @@ use anabranch_schemas::{link, state};
 
 use super::prepare::Preparer;
 use crate::error::Error;
-use crate::link::{MAX_HOLDINGS, versions_bytes};
+use crate::link::{MAX_HOLDINGS, MAX_VERSIONS_BYTES, versions_bytes};
 
 /// Lists what is held from behind a document id on. Blocks.
 pub(crate) type List = Arc<dyn Fn(Bytes) -> Result<link::Holdings, Error> + Send + Sync>;
@@ -66,8 +66,11 @@ impl<'a> Listing<'a> {
         self.last = document_id.clone();
         if self.preparer.lists(&id, &document) {
             let versions = versions_bytes(&document.versions);
-            self.bytes += document_id.len() + versions.len();
-            self.documents.push(link::Holding { document_id, versions });
+            // The remote would refuse more, again and again. What is not listed is kept.
+            if versions.len() <= MAX_VERSIONS_BYTES {
+                self.bytes += document_id.len() + versions.len();
+                self.documents.push(link::Holding { document_id, versions });
+            }
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use super::listing::{Listing, ListingLimits, Told};
 use super::prepare::{Held, Other, Prepared, Preparer};
 use crate::error::Error;
 use crate::queries::Queries;
+use crate::send::Listed;
 
 const APP: AppId = AppId(Uuid::from_u128(1));
 const HERE: ActorId = ActorId(Uuid::from_u128(10));
@@ -341,6 +342,20 @@ fn what_is_held_is_told_in_ranges() {
         assert_eq!(holdings.documents.len(), count, "{limits:?}");
         assert_eq!(holdings.through, through.map(|key| id(APP, "c", key)), "{limits:?}");
     }
+}
+
+#[test]
+fn what_the_remote_would_refuse_is_not_told() {
+    let theirs = document(r#"{"w":1}"#, REMOTE, 7, 10);
+    let mut of_many = theirs.clone();
+    for actor in 0..1_000 {
+        of_many.merge(&document(r#"{"w":1}"#, ActorId(Uuid::from_u128(100 + actor)), 7, 10));
+    }
+    let preparer = preparer(OnLeave::Purge);
+    let holdings = listed(&preparer, ListingLimits::default(), &[&of_many, &theirs]);
+    let told: Vec<_> = holdings.documents.iter().map(|held| held.document_id.clone()).collect();
+    assert_eq!((told, holdings.through.clone()), (vec![id(APP, "c", "1")], None));
+    assert!(Listed::from_wire(holdings).is_ok());
 }
 
 #[test]

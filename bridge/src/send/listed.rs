@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use anabranch_core::document::VersionVector;
+use anabranch_core::document::{Document, VersionVector};
 use anabranch_core::ids::TxnId;
 use anabranch_schemas::{link, state};
 
 use super::position::At;
 use crate::error::Error;
-use crate::link::MAX_HOLDINGS;
+use crate::link::{MAX_HOLDINGS, MAX_HOLDINGS_BYTES, MAX_VERSIONS_BYTES};
 
 /// A range of document ids, and what the receiver holds there.
 #[derive(Debug)]
@@ -27,13 +27,16 @@ impl Listed {
         if documents.len() > MAX_HOLDINGS {
             return Err(Error::protocol(format!("more than {MAX_HOLDINGS} documents are listed")));
         }
+        let bytes = |held: &link::Holding| held.document_id.len() + held.versions.len();
+        if documents.iter().map(bytes).sum::<usize>() > MAX_HOLDINGS_BYTES {
+            let reason = format!("what is listed has more than {MAX_HOLDINGS_BYTES} bytes");
+            return Err(Error::protocol(reason));
+        }
         if through.as_ref().is_some_and(|through| *through <= after) {
             return Err(Error::protocol("a range of document ids that ends before it begins"));
         }
         let versions = documents.into_iter().map(|link::Holding { document_id, versions }| {
-            let document = state::decode(&versions)
-                .map_err(|error| Error::protocol(format!("versions that are held: {error}")))?;
-            Ok((document_id, document.versions))
+            Ok((document_id, read_versions(&versions)?))
         });
         Ok(Listed { after, through, versions: versions.collect::<Result<_, Error>>()? })
     }
@@ -62,9 +65,36 @@ impl Listed {
     }
 }
 
+/// Reads versions: a state without anything else, and a short one, since decoding a crafted state
+/// takes many times its bytes.
+fn read_versions(bytes: &[u8]) -> Result<VersionVector, Error> {
+    if bytes.len() > MAX_VERSIONS_BYTES {
+        let reason = format!("versions that are held have more than {MAX_VERSIONS_BYTES} bytes");
+        return Err(Error::protocol(reason));
+    }
+    let document = state::decode(bytes)
+        .map_err(|error| Error::protocol(format!("versions that are held: {error}")))?;
+    match document {
+        Document { versions, updated: None, deleted: None, generation: None, fields }
+            if fields.is_empty() =>
+        {
+            Ok(versions)
+        }
+        _ => Err(Error::protocol("versions that are held come with more of a state")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use anabranch_core::Value;
+    use anabranch_core::document::{Commit, Mutation};
+    use anabranch_core::hlc::Hlc;
+    use anabranch_core::ids::ActorId;
+    use anabranch_core::query::OnConflict;
+    use uuid::Uuid;
+
     use super::*;
+    use crate::link::versions_bytes;
 
     #[test]
     fn a_range_goes_on_from_where_the_snapshot_is() {
@@ -88,16 +118,39 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_or_is_too_much_breaks_the_protocol() {
-        let holding = |versions: &'static [u8]| link::Holding {
-            document_id: Bytes::new(),
-            versions: Bytes::from_static(versions),
+        let listed = |versions: &Bytes, count| {
+            let holding = |number: usize| link::Holding {
+                document_id: number.to_string().into(),
+                versions: versions.clone(),
+            };
+            let documents = (0..count).map(holding).collect();
+            Listed::from_wire(link::Holdings { documents, ..link::Holdings::default() })
         };
-        let empty = state::encode(&anabranch_core::document::Document::default());
-        let many = vec![link::Holding { versions: empty, ..holding(b"") }; MAX_HOLDINGS + 1];
-        for documents in [vec![holding(b"\x09")], many] {
-            let holdings = link::Holdings { documents, ..link::Holdings::default() };
-            let error = Listed::from_wire(holdings).unwrap_err();
+        let of = |actors: u128| {
+            let actors = (0..actors).map(|actor| (ActorId(Uuid::from_u128(actor)), u64::MAX));
+            versions_bytes(&actors.collect())
+        };
+        let (few, large, huge) = (of(1), of(400), of(600));
+        assert!(large.len() > MAX_VERSIONS_BYTES / 2 && huge.len() > MAX_VERSIONS_BYTES);
+        let most = MAX_HOLDINGS_BYTES / (large.len() + 3);
+        assert!(most < MAX_HOLDINGS);
+        assert!(listed(&few, MAX_HOLDINGS).is_ok() && listed(&large, most).is_ok());
+        let mut whole = Document::default();
+        let at = Commit { hlc: Hlc(1), actor: ActorId(Uuid::nil()), sequence: 1 };
+        let fields = Value::from_json(br#"{"a":1}"#).unwrap();
+        whole.apply(&Mutation::Insert { fields, on_conflict: OnConflict::DoUpdate }, at);
+        let whole = state::encode(&whole);
+        let broken = [
+            (Bytes::from_static(b"\x09"), 1, "unknown version"),
+            (whole, 1, "more of a state"),
+            (huge, 1, "versions that are held have more than"),
+            (few, MAX_HOLDINGS + 1, "documents are listed"),
+            (large, most + 2, "what is listed has more than"),
+        ];
+        for (versions, count, reason) in broken {
+            let error = listed(&versions, count).unwrap_err();
             assert!(matches!(error, Error::Refusing { .. }), "{error}");
+            assert!(error.to_string().contains(reason), "{error}");
         }
     }
 }
