@@ -54,6 +54,11 @@ impl Handed {
         if state.written < state.handed { Err(Error::Closed) } else { Ok(state.last_txn) }
     }
 
+    /// The last transaction that this link has written by now.
+    pub(crate) fn last_txn(&self) -> Option<TxnId> {
+        self.lock().last_txn
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it is held")
     }
@@ -75,6 +80,7 @@ mod tests {
             move || handed.settle()
         });
         handed.wrote(1, Some(TxnId(7)));
+        assert_eq!(handed.last_txn(), Some(TxnId(7)), "it does not wait");
         handed.wrote(2, None);
         assert_eq!(waiting.join().unwrap().unwrap(), Some(TxnId(7)));
         handed.hand(3);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use anabranch_core::ids::TxnId;
-use anabranch_journal::TopicPartition;
+use anabranch_journal::{Offset, TopicPartition};
 
 use super::Context;
 use crate::error::Error;
@@ -22,7 +22,7 @@ pub(super) fn held(context: &Context, handed: Arc<Handed>) -> Held {
     Arc::new(move |id| {
         let written = handed.settle()?;
         let end = journal.bounds(&txns)?.end;
-        match written.max(end.0.checked_sub(1).map(TxnId)) {
+        match last(written, end) {
             Some(least) => runtime.block_on(store.document(id, least)),
             None => Ok(None),
         }
@@ -30,19 +30,25 @@ pub(super) fn held(context: &Context, handed: Arc<Handed>) -> Held {
 }
 
 /// Lists what a remote is told, from behind a document id on.
-pub(super) fn list(context: &Context, preparer: Preparer) -> List {
+pub(super) fn list(context: &Context, preparer: Preparer, handed: Arc<Handed>) -> List {
     let (journal, store) = (context.journal.clone(), context.store.clone());
     let txns = TopicPartition::new(context.cluster.name.txns(), 0);
     let runtime = Handle::current();
     Arc::new(move |after| {
         let mut listing = Listing::new(&preparer, after, ListingLimits::default());
         let end = journal.bounds(&txns)?.end;
-        let has_more = match end.0.checked_sub(1) {
-            Some(last) => runtime.block_on(scan(&store, &preparer, &mut listing, TxnId(last)))?,
+        let has_more = match last(handed.last_txn(), end) {
+            Some(least) => runtime.block_on(scan(&store, &preparer, &mut listing, least))?,
             None => false,
         };
         Ok(listing.finish(has_more))
     })
+}
+
+/// The last transaction of a log that is seen to end at `end`. Right after a commit the end may not
+/// have moved yet: what was `written` is in the log nevertheless.
+fn last(written: Option<TxnId>, end: Offset) -> Option<TxnId> {
+    written.max(end.0.checked_sub(1).map(TxnId))
 }
 
 /// Adds documents until the listing is full; whether it is.
@@ -65,4 +71,19 @@ async fn scan(
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_just_written_is_in_the_log_before_its_end_has_moved() {
+        let txn = |txn| Some(TxnId(txn));
+        assert_eq!(last(None, Offset(0)), None);
+        assert_eq!(last(None, Offset(5)), txn(4));
+        assert_eq!(last(txn(4), Offset(0)), txn(4));
+        assert_eq!(last(txn(7), Offset(5)), txn(7));
+        assert_eq!(last(txn(3), Offset(5)), txn(4), "others write too");
+    }
 }

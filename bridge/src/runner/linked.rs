@@ -133,7 +133,7 @@ impl Work {
     fn receive(&self) -> Result<(Receiving, mpsc::Sender<Batch>), Error> {
         let handed = Arc::new(Handed::default());
         let preparer = self.preparer(handed.clone());
-        let list = list(&self.context, preparer.clone());
+        let list = list(&self.context, preparer.clone(), handed.clone());
         Receiving::start(preparer, self.writer(list, handed))
     }
 
