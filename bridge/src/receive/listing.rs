@@ -14,8 +14,9 @@ use super::prepare::Preparer;
 use crate::error::Error;
 use crate::link::{MAX_HOLDINGS, MAX_VERSIONS_BYTES, versions_bytes};
 
-/// Lists what is held from behind a document id on. Blocks.
-pub(crate) type List = Arc<dyn Fn(Bytes) -> Result<link::Holdings, Error> + Send + Sync>;
+/// Lists what is held from behind a document id on, for as long as it may go on. Blocks.
+pub(crate) type List =
+    Arc<dyn Fn(Bytes, &dyn Fn() -> bool) -> Result<link::Holdings, Error> + Send + Sync>;
 
 /// How long a range may be.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +25,18 @@ pub(crate) struct ListingLimits {
     pub(crate) max_bytes: usize,
     /// Listed or not.
     pub(crate) max_scanned: usize,
+    /// Of ids and states, listed or not.
+    pub(crate) max_scanned_bytes: usize,
 }
 
 impl Default for ListingLimits {
     fn default() -> Self {
-        ListingLimits { max_documents: MAX_HOLDINGS, max_bytes: 1024 * 1024, max_scanned: 100_000 }
+        ListingLimits {
+            max_documents: MAX_HOLDINGS,
+            max_bytes: 1024 * 1024,
+            max_scanned: 100_000,
+            max_scanned_bytes: 64 * 1024 * 1024,
+        }
     }
 }
 
@@ -40,14 +48,23 @@ pub(crate) struct Listing<'a> {
     documents: Vec<link::Holding>,
     bytes: usize,
     scanned: usize,
+    scanned_bytes: usize,
     last: Bytes,
 }
 
 impl<'a> Listing<'a> {
     /// From behind `after` on, for the remote of `preparer`.
     pub(crate) fn new(preparer: &'a Preparer, after: Bytes, limits: ListingLimits) -> Self {
-        let last = after.clone();
-        Listing { preparer, limits, after, documents: Vec::new(), bytes: 0, scanned: 0, last }
+        Listing {
+            preparer,
+            limits,
+            last: after.clone(),
+            after,
+            documents: Vec::new(),
+            bytes: 0,
+            scanned: 0,
+            scanned_bytes: 0,
+        }
     }
 
     /// The last document id that was added.
@@ -63,6 +80,7 @@ impl<'a> Listing<'a> {
         let document = state::decode(&state)
             .map_err(|error| Error::Corrupt(format!("the state of {id}: {error}")))?;
         self.scanned += 1;
+        self.scanned_bytes += document_id.len() + state.len();
         self.last = document_id.clone();
         if self.preparer.lists(&id, &document) {
             let versions = versions_bytes(&document.versions);
@@ -80,6 +98,7 @@ impl<'a> Listing<'a> {
         self.documents.len() >= self.limits.max_documents
             || self.bytes >= self.limits.max_bytes
             || self.scanned >= self.limits.max_scanned
+            || self.scanned_bytes >= self.limits.max_scanned_bytes
     }
 
     /// What to say. Without more documents the range has no end.

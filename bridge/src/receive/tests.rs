@@ -335,6 +335,7 @@ fn what_is_held_is_told_in_ranges() {
         (ListingLimits { max_documents: 2, ..all }, 2, Some("3")),
         (ListingLimits { max_bytes: 1, ..all }, 1, Some("1")),
         (ListingLimits { max_scanned: 3, ..all }, 1, Some("2")),
+        (ListingLimits { max_scanned_bytes: 1, ..all }, 0, Some("0")),
         (all, 2, None),
     ];
     for (limits, count, through) in ranges {

@@ -119,7 +119,7 @@ impl LinkWriter {
 
     fn tell_holdings(&self, told: &mut Told, position: Option<&[u8]>) -> Result<(), Error> {
         let Some(after) = told.due(position) else { return Ok(()) };
-        let holdings = (self.list)(after)?;
+        let holdings = (self.list)(after, &|| !self.outgoing.is_closed())?;
         told.tell(&holdings);
         self.meters.listed_documents.increment(holdings.documents.len() as u64);
         self.say(Kind::Holdings(holdings))

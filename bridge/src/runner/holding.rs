@@ -34,11 +34,13 @@ pub(super) fn list(context: &Context, preparer: Preparer, handed: Arc<Handed>) -
     let (journal, store) = (context.journal.clone(), context.store.clone());
     let txns = TopicPartition::new(context.cluster.name.txns(), 0);
     let runtime = Handle::current();
-    Arc::new(move |after| {
+    Arc::new(move |after, may_go_on| {
         let mut listing = Listing::new(&preparer, after, ListingLimits::default());
         let end = journal.bounds(&txns)?.end;
         let has_more = match last(handed.last_txn(), end) {
-            Some(least) => runtime.block_on(scan(&store, &preparer, &mut listing, least))?,
+            Some(least) => {
+                runtime.block_on(scan(&store, &preparer, &mut listing, least, may_go_on))?
+            }
             None => false,
         };
         Ok(listing.finish(has_more))
@@ -57,11 +59,15 @@ async fn scan(
     preparer: &Preparer,
     listing: &mut Listing<'_>,
     least: TxnId,
+    may_go_on: &dyn Fn() -> bool,
 ) -> Result<bool, Error> {
     for collection in preparer.queries.collections() {
         let Some(after) = go_on(preparer.app, collection, listing.last()) else { continue };
         let mut scan = store.scan(preparer.app, collection, least, false, after).await?;
         while let Some(reply) = scan.next().await? {
+            if !may_go_on() {
+                return Err(Error::Closed);
+            }
             for item in reply.items {
                 listing.add(item)?;
                 if listing.is_full() {

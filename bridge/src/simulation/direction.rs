@@ -22,7 +22,8 @@ use crate::receive::{Listing, ListingLimits, Preparer, Told};
 use crate::send::{At, BatchLimits, Chunks, Listed, Rounds, Selector, Source};
 
 const LIMITS: BatchLimits = BatchLimits { max_bytes: 600, max_documents: 4, max_round_bytes: 400 };
-const LISTING: ListingLimits = ListingLimits { max_documents: 3, max_bytes: 200, max_scanned: 5 };
+const LISTING: ListingLimits =
+    ListingLimits { max_documents: 3, max_bytes: 200, max_scanned: 5, max_scanned_bytes: 1_000 };
 const WINDOW: usize = 3;
 
 pub(super) struct Direction {
