@@ -16,7 +16,8 @@ pub struct ReplicationStatus {
     pub connected: Option<Connected>,
     /// Since when there is none, in milliseconds since the Unix epoch.
     pub unlinked_since_ms: Option<u64>,
-    /// Why there is none, or why nothing can be sent over it. None once that has passed.
+    /// Why there is none, or why nothing can be sent over it, or nothing told of what is held. None
+    /// once that has passed.
     pub last_error: Option<String>,
     /// What was received over the link, and is in this cluster's log.
     pub received: Option<Progress>,

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub(super) struct Node {
     pub(super) scans: Arc<Mutex<Vec<ScanRequest>>>,
     /// Timestamps below this can no longer be read.
     pub(super) oldest_readable: Arc<AtomicU64>,
+    /// Whether it does not answer scans.
+    pub(super) is_away: Arc<AtomicBool>,
 }
 
 /// Applies the log until the shutdown begins. Blocks.
@@ -141,6 +143,9 @@ impl StoreNode for Node {
         request: Request<ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
         let request = request.into_inner();
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("it is away"));
+        }
         self.scans.lock().unwrap().push(request.clone());
         let cluster = self.cluster.lock().unwrap();
         let at = request.at.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! A cluster on an embedded log, with doubles of everything but the bridge.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,7 @@ impl TestCluster {
             cluster: Arc::new(Mutex::new(cluster)),
             scans: Arc::default(),
             oldest_readable: Arc::new(AtomicU64::new(0)),
+            is_away: Arc::new(AtomicBool::new(false)),
         };
         let tasks = Tasks::new(Shutdown::new());
         let (following, log) = (node.clone(), journal.clone());
@@ -135,6 +136,11 @@ impl TestCluster {
     pub(crate) fn forget_history(&self) {
         let end = self.node.cluster.lock().unwrap().end();
         self.node.oldest_readable.store(end.0.saturating_sub(1), Ordering::Relaxed);
+    }
+
+    /// From now on its store node does not answer scans, or does again.
+    pub(crate) fn store_is_away(&self, is_away: bool) {
+        self.node.is_away.store(is_away, Ordering::Relaxed);
     }
 
     /// Declares what it wants of another cluster; `None` removes it.

@@ -7,7 +7,8 @@
 //!
 //! Within a snapshot the remote waits, range after range, to be told what is held here. That is
 //! looked up once all that came before is written, and what is sent on account of it comes with the
-//! position behind it: a listing that was lost is made again from the position.
+//! position behind it: a listing that was lost is made again from the position. While the store
+//! node does not answer, it is asked again: the link stays, for what goes the other way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use anabranch_core::ErrorKind;
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, TxnId};
 use anabranch_journal::rounds::{EncodedRound, RoundAppender};
@@ -23,6 +25,7 @@ use anabranch_journal::{
     Journal, NewRecord, RotatingWriter, TopicPartition, TransactionalId, Writer, cursors,
 };
 use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::retry::Backoff;
 use anabranch_schemas::encode;
 use anabranch_schemas::link::{self, message::Kind};
 use anabranch_schemas::records::{DeadLetter, RemoteCursor};
@@ -39,6 +42,9 @@ use crate::status::{Progress, Reporter};
 /// A transaction is not extended past this: an open one hides what comes after it from readers.
 const MAX_DOCUMENTS: usize = 2_000;
 const MAX_BYTES: usize = 2 * 1024 * 1024;
+/// How long to wait before what is held is looked up again.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(2);
 
 /// A batch, ready to be written.
 pub(crate) struct Encoded {
@@ -119,10 +125,34 @@ impl LinkWriter {
 
     fn tell_holdings(&self, told: &mut Told, position: Option<&[u8]>) -> Result<(), Error> {
         let Some(after) = told.due(position) else { return Ok(()) };
-        let holdings = (self.list)(after, &|| !self.outgoing.is_closed())?;
+        let holdings = self.look_up(&after)?;
         told.tell(&holdings);
         self.meters.listed_documents.increment(holdings.documents.len() as u64);
         self.say(Kind::Holdings(holdings))
+    }
+
+    /// Lists what is held from behind `after` on, again until that succeeds or the link has ended.
+    fn look_up(&self, after: &Bytes) -> Result<link::Holdings, Error> {
+        let is_linked = || !self.outgoing.is_closed();
+        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+        let mut has_failed = false;
+        while is_linked() {
+            match (self.list)(after.clone(), &is_linked) {
+                Err(error) if error.kind() == ErrorKind::Retry && is_linked() => {
+                    tracing::warn!(%error, "what is held cannot be listed; trying again");
+                    self.reporter.update(|status| status.last_error = Some(error.to_string()));
+                    has_failed = true;
+                    std::thread::sleep(backoff.next_delay());
+                }
+                listed => {
+                    if has_failed && listed.is_ok() {
+                        self.reporter.update(|status| status.last_error = None);
+                    }
+                    return listed;
+                }
+            }
+        }
+        Err(Error::Closed)
     }
 
     fn subscribe(&self, held: Option<RemoteCursor>) -> link::Subscribe {

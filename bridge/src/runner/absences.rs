@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use anabranch_core::document::{Document, Mutation};
 use anabranch_journal::{Journal, Offset, TopicPartition};
 
 use crate::doubles::{
-    NAME, Pair, Proxy, TestBridge, TestCluster, eventually, fateful, mutation, put, wants,
+    NAME, Pair, Proxy, TestBridge, TestCluster, at, eventually, fateful, mutation, put, wants,
 };
 
 /// More than a receiver says in one piece that it holds.
@@ -106,6 +107,48 @@ async fn what_left_leaves_whatever_becomes_of_commits() {
     assert_eq!(west.documents().len(), 5);
     assert!(met.load(Ordering::Relaxed) > 1, "too few commits met their fate");
     assert!(east.scans().len() > 5, "too few snapshots");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_direction_goes_on_while_what_is_held_cannot_be_listed() {
+    let pair = Pair::new().await;
+    let (east, west) = (&pair.east, &pair.west);
+    east.declare(NAME, Some(wants(Some("w = 2"), &[])));
+    west.declare(NAME, Some(wants(Some("w = 1"), &[])));
+    let (b_east, b_west) = pair.bridges().await;
+    east.declare(NAME, Some(wants(Some("w = 2"), &[at(&b_west)])));
+    east.put(1, r#"{"w":1}"#);
+    west.put(2, r#"{"w":2}"#);
+    eventually("both are in the tail", || west.document(1).is_some() && east.document(2).is_some())
+        .await;
+    b_west.stop().await;
+    east.put(1, r#"{"w":0}"#);
+    east.put(3, r#"{"w":1}"#);
+    eventually("east applied it", || east.document(3).is_some()).await;
+    forget_changes(east);
+
+    west.store_is_away(true);
+    let b_west = west.bridge(pair.tls("west")).await.unwrap();
+    east.declare(NAME, Some(wants(Some("w = 2"), &[at(&b_west)])));
+    eventually("west says so", || b_west.last_error(NAME).contains("it is away")).await;
+    let linked = b_west.status(NAME).connected;
+    assert!(linked.is_some(), "the link ended");
+    west.put(4, r#"{"w":2}"#);
+    eventually("what west writes arrives", || east.document(4).is_some()).await;
+    assert_eq!(b_west.status(NAME).connected, linked, "it is another link");
+    assert!(west.document(1).is_some() && west.document(3).is_none());
+    // It does not keep the bridge from ending.
+    let begun = Instant::now();
+    b_west.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
+
+    let b_west = west.bridge(pair.tls("west")).await.unwrap();
+    east.declare(NAME, Some(wants(Some("w = 2"), &[at(&b_west)])));
+    eventually("west says so", || b_west.last_error(NAME).contains("it is away")).await;
+    west.store_is_away(false);
+    eventually("it goes on", || west.document(1).is_none() && west.document(3).is_some()).await;
+    assert_eq!(b_west.status(NAME).last_error, None);
+    drop(b_east);
 }
 
 /// One connection carries what is held and one batch; those after it carry nothing.
