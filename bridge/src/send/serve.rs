@@ -21,7 +21,6 @@ use super::select::Selector;
 use super::tail::{Ended, Tail, TailLimits};
 use super::window::Window;
 use crate::error::Error;
-use crate::link::actor;
 use crate::metrics::Meters;
 use crate::queries::Queries;
 use crate::status::Reporter;
@@ -121,17 +120,15 @@ impl Sender {
         window: &'a Window,
         outgoing: &'a mpsc::Sender<Kind>,
     ) -> Result<Subscription<'a>, Error> {
-        let link::Subscribe { queries, position, origins } = subscribe;
-        let mut actors = vec![peer];
-        for origin in origins {
-            actors.push(actor(&origin)?);
-        }
+        // A receiver is told of what left because it wrote a part of it (BR-3). So it is believed
+        // to be who its certificate says, and not whom else it names as an origin.
+        let link::Subscribe { queries, position, origins: _ } = subscribe;
         // There may be very many, and this task also answers pings.
         let parsed = tokio::task::spawn_blocking(move || Queries::from_wire(queries)).await;
         let queries = parsed.map_err(|_| Error::Shutdown)??;
         let digest = queries.digest();
         Ok(Subscription {
-            selector: Arc::new(Selector::new(self.app, queries, actors)),
+            selector: Arc::new(Selector::new(self.app, queries, vec![peer])),
             digest,
             at: At::of(position, digest),
             holdings,
