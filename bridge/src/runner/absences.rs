@@ -151,14 +151,14 @@ async fn the_other_direction_goes_on_while_what_is_held_cannot_be_listed() {
     drop(b_east);
 }
 
-/// One connection carries what is held and one batch; those after it carry nothing.
+/// Connections carry what is held and one batch, until one has; those after it carry nothing. A
+/// dial may be refused, while the other side has not noticed that the link before is gone.
 async fn one_batch(west: &TestCluster, proxy: &Proxy) {
     let connections = || proxy.connections.load(Ordering::Relaxed);
-    let (before, made) = (west.documents().len(), connections());
+    let before = west.documents().len();
     proxy.limit.store(1_700_000, Ordering::Relaxed);
-    eventually("it is dialled", || connections() > made).await;
-    proxy.limit.store(0, Ordering::Relaxed);
     eventually("something left", || west.documents().len() < before).await;
+    proxy.limit.store(0, Ordering::Relaxed);
     let made = connections();
     eventually("it is cut", || connections() > made).await;
 }
