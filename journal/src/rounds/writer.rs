@@ -153,7 +153,7 @@ impl RoundWriter {
         let since = Instant::now();
         let (alone, waiting) = (false, Arc::clone(&ticket));
         let pending = Pending { round, alone, ticket: waiting, since, deadline, answer };
-        self.submit(pending, since)?;
+        self.submit(pending)?;
         match timeout_at(deadline.into(), answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Unknown("the lane that had the round ended".to_owned())),
@@ -165,9 +165,11 @@ impl RoundWriter {
         }
     }
 
-    fn submit(&self, pending: Pending, now: Instant) -> Result<(), Error> {
+    fn submit(&self, pending: Pending) -> Result<(), Error> {
         let mut dispatch = self.shared.dispatch.lock();
-        let free = dispatch.submit(pending, now).inspect_err(|error| {
+        // The time is taken under the lock, as the lanes do: by an earlier one a lane that has just
+        // gone to sleep would seem to rest, and nobody would be told.
+        let free = dispatch.submit(pending, Instant::now()).inspect_err(|error| {
             if matches!(error, Error::Busy { .. }) {
                 counter!(names::REFUSED).increment(1);
             }

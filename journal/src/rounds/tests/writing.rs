@@ -252,3 +252,23 @@ async fn a_topic_that_is_missing_is_told() {
         assert!(matches!(refused, Err(Error::UnknownTopic(_))), "{refused:?}");
     }
 }
+
+/// Whoever gives a round in while the lanes go to sleep wakes one.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_round_is_forgotten() {
+    let bench = Bench::new();
+    let writer = Arc::new(bench.writer(config));
+    let clients: Vec<_> = (0..8_u128)
+        .map(|client| {
+            let writer = Arc::clone(&writer);
+            tokio::spawn(async move {
+                for number in 0..2_000 {
+                    writer.write(round(client * 10_000 + number, 1)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+}
