@@ -49,8 +49,8 @@ use crate::queries::{Queries, with_id};
 #[derive(Debug)]
 pub(crate) struct Selector {
     queries: Queries,
-    /// The actors whose writes the receiver has already.
-    origins: Vec<ActorId>,
+    /// Whose writes the receiver has already: its own.
+    receiver: ActorId,
     /// What the document ids of wanted collections start with.
     prefixes: Vec<Vec<u8>>,
 }
@@ -63,16 +63,16 @@ pub(crate) struct Selected {
 }
 
 impl Selector {
-    /// For a receiver of `app` that wants `queries` and is or hears `origins` directly.
-    pub(crate) fn new(app: AppId, queries: Queries, origins: Vec<ActorId>) -> Self {
+    /// For the actor `receiver`, which wants `queries` of `app`.
+    pub(crate) fn new(app: AppId, queries: Queries, receiver: ActorId) -> Self {
         let prefix = |collection| DocumentId::collection_prefix(app, collection);
         let prefixes = queries.collections().map(prefix).collect();
-        Selector { queries, origins, prefixes }
+        Selector { queries, receiver, prefixes }
     }
 
     /// Whether the receiver wrote what is of this origin.
     pub(crate) fn is_of_receiver(&self, origin: ActorId) -> bool {
-        self.origins.contains(&origin)
+        self.receiver == origin
     }
 
     /// What the receiver asked for.
@@ -125,7 +125,7 @@ impl Selector {
     }
 
     fn wrote_all_of(&self, document: &Document) -> bool {
-        document.versions.iter().all(|(actor, _)| self.origins.contains(&actor))
+        document.versions.iter().all(|(actor, _)| self.is_of_receiver(actor))
     }
 
     /// What a snapshot has of a document, which may be deleted, for a receiver that says it holds

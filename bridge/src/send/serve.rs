@@ -128,7 +128,7 @@ impl Sender {
         let queries = parsed.map_err(|_| Error::Shutdown)??;
         let digest = queries.digest();
         Ok(Subscription {
-            selector: Arc::new(Selector::new(self.app, queries, vec![peer])),
+            selector: Arc::new(Selector::new(self.app, queries, peer)),
             digest,
             at: At::of(position, digest),
             holdings,

@@ -54,7 +54,7 @@ impl Sender {
         let mut exactly = true;
         for collection in selector.queries().collections() {
             loop {
-                let range = Range { collection, next, listed: &listed, exactly };
+                let range = Range { collection, next, txn, listed: &listed, exactly };
                 match self.scan(subscription, &mut chunks, &range).await {
                     Ok(()) => break,
                     Err(ScanError::TooOld) if exactly => exactly = false,
@@ -73,9 +73,8 @@ impl Sender {
         chunks: &mut Chunks,
         range: &Range<'_>,
     ) -> Result<(), ScanError> {
-        let Range { collection, next, listed, exactly } = *range;
+        let Range { collection, next, txn, listed, exactly } = *range;
         let Some(after) = go_on(self.app, collection, chunks.after()) else { return Ok(()) };
-        let txn = TxnId(next.0.saturating_sub(1));
         let mut scan = self.store.scan(self.app, collection, txn, exactly, after).await?;
         let selector = subscription.selector.clone();
         while let Some(reply) = scan.next().await? {
@@ -99,6 +98,8 @@ impl Sender {
 struct Range<'a> {
     collection: &'a Collection,
     next: TxnId,
+    /// Its timestamp, the last transaction below `next`.
+    txn: TxnId,
     listed: &'a Listed,
     exactly: bool,
 }

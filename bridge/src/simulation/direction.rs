@@ -89,7 +89,7 @@ impl Direction {
         self.tell_holdings(held.as_deref(), sender, receiver);
         let at = At::of(position, digest);
         let queries = Queries::from_wire(self.queries.to_wire()).unwrap();
-        let selector = Arc::new(Selector::new(APP, queries, vec![receiver.actor]));
+        let selector = Arc::new(Selector::new(APP, queries, receiver.actor));
         let mut sending = Sending {
             selector,
             at: At::Tail(TxnId(0)),

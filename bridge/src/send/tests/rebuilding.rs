@@ -28,7 +28,7 @@ fn source() -> Source {
         app: APP,
         slices: SliceCount::try_from(SLICES).unwrap(),
         actor: HERE,
-        selector: Arc::new(Selector::new(APP, Queries::default(), vec![RECEIVER])),
+        selector: Arc::new(Selector::new(APP, Queries::default(), RECEIVER)),
     }
 }
 

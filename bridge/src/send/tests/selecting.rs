@@ -32,7 +32,7 @@ const UNWANTED: Option<&str> = Some(r#"{"w":2}"#);
 fn selector() -> Selector {
     let texts = BTreeMap::from([("c".parse().unwrap(), vec!["w = 1".to_owned()])]);
     let queries = Queries::parse(&texts).unwrap();
-    Selector::new(APP, queries, vec![ActorId(Uuid::from_u128(RECEIVER))])
+    Selector::new(APP, queries, ActorId(Uuid::from_u128(RECEIVER)))
 }
 
 fn key() -> DocumentKey {

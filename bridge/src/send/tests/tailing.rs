@@ -103,7 +103,7 @@ impl Log {
     fn read(&self, limits: TailLimits) -> Vec<u64> {
         let texts = BTreeMap::from([("c".parse().unwrap(), vec!["w = 1".to_owned()])]);
         let queries = Queries::parse(&texts).unwrap();
-        let receiver = vec![ActorId(Uuid::from_u128(20))];
+        let receiver = ActorId(Uuid::from_u128(20));
         let source = Source {
             app: APP,
             slices: SliceCount::try_from(SLICES).unwrap(),
