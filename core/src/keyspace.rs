@@ -1,4 +1,6 @@
-//! The keyspace: positions, and the K equal slices it is cut into.
+//! The keyspace: positions, intervals of them, and the K equal slices it is cut into.
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -12,6 +14,103 @@ impl Position {
     /// Of the document with these canonical id bytes.
     pub fn of(document_id: &[u8]) -> Self {
         Position(xxh3_64(document_id))
+    }
+}
+
+/// How many positions there are. Ends of intervals reach up to here, so they are `u128`.
+pub(crate) const KEYSPACE: u128 = 1 << 64;
+
+/// Half-open interval of the keyspace; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interval(Range<u128>);
+
+impl Interval {
+    /// All positions.
+    pub const ALL: Interval = Interval(0..KEYSPACE);
+
+    pub(crate) fn of(range: Range<u128>) -> Self {
+        assert!(!range.is_empty() && range.end <= KEYSPACE, "an interval is not empty");
+        Interval(range)
+    }
+
+    pub(crate) fn into_range(self) -> Range<u128> {
+        self.0
+    }
+
+    /// The first position.
+    pub fn first(&self) -> Position {
+        Position(u64::try_from(self.0.start).expect("an interval is not empty"))
+    }
+
+    /// The last position, included.
+    pub fn last(&self) -> Position {
+        Position(u64::try_from(self.0.end - 1).expect("an interval ends in the keyspace"))
+    }
+
+    /// Whether a position is in it.
+    pub fn contains(&self, position: Position) -> bool {
+        self.0.contains(&u128::from(position.0))
+    }
+
+    /// How many positions it has.
+    pub fn positions(&self) -> u128 {
+        self.0.end - self.0.start
+    }
+
+    /// What is in both.
+    pub fn common(&self, other: &Interval) -> Option<Interval> {
+        let range = self.0.start.max(other.0.start)..self.0.end.min(other.0.end);
+        (!range.is_empty()).then_some(Interval(range))
+    }
+}
+
+/// A part of the keyspace: intervals in order, of which none touches the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Intervals(Vec<Interval>);
+
+impl Intervals {
+    /// The whole keyspace.
+    pub fn all() -> Self {
+        Intervals(vec![Interval::ALL])
+    }
+
+    /// The intervals, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Interval> {
+        self.0.iter()
+    }
+
+    /// Whether a position is in one of them.
+    pub fn contains(&self, position: Position) -> bool {
+        let next = self.0.partition_point(|interval| interval.last() < position);
+        self.0.get(next).is_some_and(|interval| interval.contains(position))
+    }
+
+    /// The slices that have a position in common with them, in order.
+    pub fn slices(&self, count: SliceCount) -> Vec<Slice> {
+        let ranges = self
+            .0
+            .iter()
+            .map(|interval| count.slice_of(interval.first()).0..=count.slice_of(interval.last()).0);
+        let mut slices: Vec<_> = ranges.flatten().map(Slice).collect();
+        slices.dedup();
+        slices
+    }
+}
+
+impl FromIterator<Interval> for Intervals {
+    /// Of intervals in order that do not overlap; those that touch become one.
+    fn from_iter<I: IntoIterator<Item = Interval>>(intervals: I) -> Self {
+        let mut joined: Vec<Interval> = Vec::new();
+        for interval in intervals {
+            match joined.last_mut() {
+                Some(last) if last.0.end == interval.0.start => last.0.end = interval.0.end,
+                Some(last) if last.0.end > interval.0.start => {
+                    panic!("intervals come in order and do not overlap")
+                }
+                _ => joined.push(interval),
+            }
+        }
+        Intervals(joined)
     }
 }
 
@@ -88,6 +187,28 @@ mod tests {
         assert_eq!(k.slice_of(Position(1 << 60)), Slice(1));
         assert_eq!(k.slice_of(Position(u64::MAX)), Slice(15));
         assert_eq!(SliceCount::try_from(1).unwrap().slice_of(Position(u64::MAX)), Slice(0));
+    }
+
+    #[test]
+    fn intervals_know_what_they_hold_and_which_slices_they_touch() {
+        let k = SliceCount::try_from(4).unwrap();
+        let quarter = 1_u128 << 62;
+        let intervals: Intervals =
+            [0..5, 5..quarter, 3 * quarter - 1..3 * quarter, 3 * quarter + 1..KEYSPACE]
+                .map(Interval::of)
+                .into_iter()
+                .collect();
+        assert_eq!(intervals.iter().count(), 3, "what touches is one");
+        assert_eq!(intervals.slices(k), [Slice(0), Slice(2), Slice(3)]);
+        assert_eq!(Intervals::all().slices(k), k.all().collect::<Vec<_>>());
+        assert_eq!(Intervals::default().slices(k), []);
+        let at = |position: u128| intervals.contains(Position(u64::try_from(position).unwrap()));
+        for inside in [0, 5, quarter - 1, 3 * quarter - 1, 3 * quarter + 1, KEYSPACE - 1] {
+            assert!(at(inside), "{inside}");
+        }
+        for outside in [quarter, 2 * quarter, 3 * quarter - 2, 3 * quarter] {
+            assert!(!at(outside), "{outside}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The pure heart of Anabranch: names, the keyspace, hybrid logical clocks, the document CRDT and
 //! the query language. No IO, no clock, no randomness: time and identity come with the records.
 
+pub mod cluster;
 pub mod document;
 mod error;
 pub mod hlc;

@@ -13,10 +13,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::keyspace::Position;
-
-/// How many positions there are. Ends of intervals reach up to here, so they are `u128`.
-const KEYSPACE: u128 = 1 << 64;
+use crate::keyspace::{Interval, Intervals, KEYSPACE, Position};
 
 /// What a set of replicas owns together.
 #[derive(
@@ -38,32 +35,6 @@ pub type Weights = BTreeMap<PartitionId, u32>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("at least one partition must have a weight above 0")]
 pub struct NoWeight;
-
-/// Half-open interval of the keyspace; never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interval(Range<u128>);
-
-impl Interval {
-    /// The first position.
-    pub fn first(&self) -> Position {
-        Position(u64::try_from(self.0.start).expect("an interval is not empty"))
-    }
-
-    /// The last position, included.
-    pub fn last(&self) -> Position {
-        Position(u64::try_from(self.0.end - 1).expect("an interval ends in the keyspace"))
-    }
-
-    /// Whether a position is in it.
-    pub fn contains(&self, position: Position) -> bool {
-        self.0.contains(&u128::from(position.0))
-    }
-
-    /// How many positions it has.
-    pub fn positions(&self) -> u128 {
-        self.0.end - self.0.start
-    }
-}
 
 /// Who owns what: every position has exactly one owner, and neighbours differ in theirs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,12 +86,17 @@ impl Slicing {
     pub fn intervals(&self) -> impl Iterator<Item = (Interval, PartitionId)> {
         let ends = self.starts[1..].iter().map(|(start, _)| u128::from(*start)).chain([KEYSPACE]);
         let starts = self.starts.iter();
-        starts.zip(ends).map(|((start, owner), end)| (Interval(u128::from(*start)..end), *owner))
+        starts
+            .zip(ends)
+            .map(|((start, owner), end)| (Interval::of(u128::from(*start)..end), *owner))
     }
 
     /// What a partition owns, in order.
-    pub fn owned_by(&self, partition: PartitionId) -> impl Iterator<Item = Interval> {
-        self.intervals().filter(move |(_, owner)| *owner == partition).map(|(interval, _)| interval)
+    pub fn owned_by(&self, partition: PartitionId) -> Intervals {
+        self.intervals()
+            .filter(|(_, owner)| *owner == partition)
+            .map(|(interval, _)| interval)
+            .collect()
     }
 
     /// From pieces that cover the keyspace, in order.
@@ -188,7 +164,7 @@ impl Cut {
         let mut pieces = Vec::new();
         for (interval, owner) in slicing.intervals() {
             *owned.entry(owner).or_default() += interval.positions();
-            pieces.push((interval.0, Some(owner)));
+            pieces.push((interval.into_range(), Some(owner)));
         }
         let surplus = owned.into_iter().map(|(partition, owned)| {
             let share = shares.get(&partition).copied().unwrap_or(0);
@@ -289,9 +265,7 @@ mod tests {
         let mut moved = 0;
         for (before, old) in from.intervals() {
             for (after, _) in to.intervals().filter(|(_, new)| *new != old) {
-                let (start, end) =
-                    (before.0.start.max(after.0.start), before.0.end.min(after.0.end));
-                moved += end.saturating_sub(start);
+                moved += before.common(&after).map_or(0, |common| common.positions());
             }
         }
         moved
@@ -309,7 +283,7 @@ mod tests {
     #[test]
     fn one_partition_owns_everything() {
         let one = Slicing::new(&equal(1)).unwrap();
-        let all: Vec<_> = one.owned_by(PartitionId(0)).collect();
+        let all: Vec<_> = one.owned_by(PartitionId(0)).iter().cloned().collect();
         assert_eq!((all[0].first(), all[0].last()), (Position(0), Position(u64::MAX)));
         assert_eq!(all[0].positions(), KEYSPACE);
         assert_eq!(one.owner(Position(u64::MAX)), PartitionId(0));
