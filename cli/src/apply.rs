@@ -31,16 +31,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let resources = parse(&text).with_context(|| format!("apply {}", file.display()))?;
     let client = Client::new(&admin.server)?;
     for resource in &resources {
-        let change =
-            put(&client, resource).await.with_context(|| format!("apply {}", name(resource)))?;
-        print(format_args!("{} {change}", name(resource)))?;
+        let id = resource.id();
+        let change = put(&client, resource).await.with_context(|| format!("apply {id}"))?;
+        print(format_args!("{id} {change}"))?;
     }
     Ok(())
-}
-
-fn name(resource: &Resource) -> String {
-    let metadata = &resource.metadata;
-    format!("{} {} of app {}", resource.kind(), metadata.name, metadata.app)
 }
 
 fn read(file: &Path) -> Result<String> {
@@ -79,9 +74,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Resource>> {
 
 /// Declares one resource, and says what that changed.
 pub(crate) async fn put(client: &Client, resource: &Resource) -> Result<&'static str> {
-    let metadata = &resource.metadata;
-    let kind = resource.kind().as_str().to_lowercase();
-    let path = format!("/api/v1/resources/{kind}/{}/{}", metadata.app, metadata.name);
+    let path = format!("/api/v1/resources/{}", resource.id().key());
     let before = client.request(Method::GET, &path).send().await.ok();
     let put = client.request(Method::PUT, &path).json(&resource.to_value());
     let after = client.send(put).await?;
@@ -109,12 +102,25 @@ spec:
   subscriptions: { queriesByCollection: { cars: [\"Origin = 'Japan'\"] } }
 ";
 
+    const CLUSTER: &str = "
+apiVersion: anabranch/v1
+kind: Cluster
+metadata: { name: east }
+spec:
+  partitions:
+    - weight: 3
+      nodes: { a1: 10.0.0.1:7070, a2: 10.0.0.2:7070 }
+    - nodes: { b1: 10.0.0.3:7070 }
+";
+
     #[test]
     fn several_documents_are_read() {
-        let text = format!("---{GOOD}---{}", GOOD.replace("japanese-cars", "cars"));
-        let names: Vec<_> =
-            parse(&text).unwrap().iter().map(|r| r.metadata.name.to_string()).collect();
-        assert_eq!(names, ["japanese-cars", "cars"]);
+        let text = format!("---{GOOD}---{CLUSTER}---{}", GOOD.replace("japanese-cars", "cars"));
+        let keys: Vec<_> = parse(&text).unwrap().iter().map(|r| r.id().key()).collect();
+        let app = "replication/2164bef3-37c0-489c-9ac6-c94b034525d7";
+        let expected =
+            [format!("{app}/japanese-cars"), "cluster/east".into(), format!("{app}/cars")];
+        assert_eq!(keys, expected);
     }
 
     #[test]
@@ -122,6 +128,10 @@ spec:
         let text = format!("{GOOD}---{}", GOOD.replace("subscriptions", "subscription"));
         let error = Shown(&parse(&text).unwrap_err()).to_string();
         assert!(error.contains("document 2: spec"), "{error}");
+        let text = CLUSTER.replace("10.0.0.3:7070", "10.0.0.3");
+        let error = Shown(&parse(&text).unwrap_err()).to_string();
+        let told = "document 1: spec.partitions[1].nodes.b1: '10.0.0.3' is not host:port";
+        assert!(error.contains(told), "{error}");
         assert!(parse("a: [").is_err());
         assert!(parse("\n").is_err());
     }

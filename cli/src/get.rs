@@ -15,11 +15,11 @@ use crate::output::{Table, print};
 /// Show declared resources: all, those of a kind, or one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Their kind, such as 'replications'.
+    /// Their kind, such as 'replications' or 'cluster'.
     kind: Option<String>,
     /// The name of one.
     name: Option<String>,
-    /// Only those of this app.
+    /// Only those of this app; a cluster is of none.
     #[arg(long, value_name = "UUID")]
     app: Option<Uuid>,
     /// How to show them; several are a table by default, one is YAML.
@@ -90,9 +90,22 @@ fn table(resources: &[Value]) -> Table {
     table
 }
 
-/// A status on one line: how far it is, which is in the log, and what a process with a bridge knows
-/// of the link.
+/// A status on one line.
 fn summary(status: &Value) -> String {
+    match status["partitions"].as_array() {
+        Some(partitions) => summary_of_cluster(&status["epoch"], partitions),
+        None => summary_of_replication(status),
+    }
+}
+
+fn summary_of_cluster(epoch: &Value, partitions: &[Value]) -> String {
+    let nodes = partitions.iter().filter_map(|partition| partition["nodes"].as_array());
+    let nodes: usize = nodes.map(Vec::len).sum();
+    format!("epoch {epoch}: {} partitions, {nodes} nodes", partitions.len())
+}
+
+/// How far it is, which is in the log, and what a process with a bridge knows of the link.
+fn summary_of_replication(status: &Value) -> String {
     let text = |path| status.pointer(path).and_then(Value::as_str);
     let link = match (text("/link/connected/cluster"), text("/link/lastError")) {
         (Some(cluster), _) => Some(format!("connected to {cluster}")),
@@ -122,5 +135,13 @@ mod tests {
         let link = json!({"connected": null, "lastError": "nobody answers"});
         let status = json!({"state": "unknown", "error": "no log", "link": link});
         assert_eq!(summary(&status), "unknown: no log; not connected: nobody answers");
+    }
+    #[test]
+    fn a_cluster_has_no_app_and_says_its_epoch() {
+        let status = json!({"epoch": 3, "partitions": [{"nodes": ["a", "b"]}, {"nodes": ["c"]}]});
+        let cluster = json!({"kind": "Cluster", "metadata": {"name": "east"}, "status": status});
+        let shown = table(&[cluster]).to_string();
+        let row: Vec<_> = shown.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(row, ["Cluster", "east", "epoch", "3:", "2", "partitions,", "3", "nodes"]);
     }
 }

@@ -83,7 +83,7 @@ impl Start<'_> {
         config.listen = LOOPBACK;
         let ready = readiness.register("store-node");
         let (identity, log) = (cluster.clone(), journal.clone());
-        let store = store_node::run(config, identity, log, &host.store, ready);
+        let store = store_node::run(config, identity, None, log, &host.store, ready);
         let store = store.await.context("start the store node")?;
         let store_node = store.to_string();
 

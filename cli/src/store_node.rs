@@ -35,7 +35,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let tls = config.tls.clone();
         let tasks = &service.host.store;
         let started =
-            store_node::run(config, service.cluster, service.journal, tasks, service.ready).await;
+            store_node::run(config, service.cluster, None, service.journal, tasks, service.ready)
+                .await;
         let address = started.context("start the store node")?;
         Ok(Admin {
             routes: Router::new(),

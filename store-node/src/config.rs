@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use anabranch_core::cluster::NodeId;
 use anabranch_runtime::tls::TlsFiles;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreNodeConfig {
+    /// Which node of its cluster it is, if the cluster declares them.
+    pub node: Option<NodeId>,
     /// Directory of the node's data; it is made if it is missing.
     pub data_dir: PathBuf,
     /// Where it answers the other services of its cluster. Port 0 takes a free one.
@@ -41,6 +44,7 @@ pub struct StoreNodeConfig {
 impl Default for StoreNodeConfig {
     fn default() -> Self {
         StoreNodeConfig {
+            node: None,
             data_dir: PathBuf::from("anabranch-data/store-node"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)),
             tls: None,

@@ -21,6 +21,9 @@ pub enum Error {
     /// The data directory cannot be used.
     #[error("{0}")]
     DataDir(String),
+    /// The cluster's configuration has no such node.
+    #[error("{0}")]
+    NoMember(String),
     /// Stored data does not decode.
     #[error("the store is corrupt: {0}")]
     CorruptStore(String),
@@ -112,6 +115,7 @@ impl Error {
             }
             Error::Journal(error) => error.kind(),
             Error::DataDir(_)
+            | Error::NoMember(_)
             | Error::Listen { .. }
             | Error::TooOld { .. }
             | Error::FeedTrimmed { .. }
@@ -126,6 +130,7 @@ impl Error {
         match self {
             Error::Storage { .. } => "storage_failed",
             Error::DataDir(_) => "data_dir",
+            Error::NoMember(_) => "no_member",
             Error::CorruptStore(_) | Error::CorruptRecord { .. } => "corrupt",
             Error::Journal(_) => "journal",
             Error::Listen { .. } => "listen",

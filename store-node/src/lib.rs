@@ -11,6 +11,8 @@ mod apply;
 mod config;
 mod error;
 mod feed;
+mod log;
+mod membership;
 mod metrics;
 mod node;
 mod observe;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::cluster::Configuration;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
@@ -16,6 +17,8 @@ use crate::apply::{Apply, Retention};
 use crate::config::StoreNodeConfig;
 use crate::error::Error;
 use crate::feed::Feeds;
+use crate::log::Log;
+use crate::membership::Membership;
 use crate::metrics;
 use crate::observe::{self, Observer};
 use crate::read::{Reads, blocking};
@@ -27,22 +30,26 @@ use crate::storage::{Opened, Storage, StoreOptions};
 pub struct StoreNode {
     config: StoreNodeConfig,
     identity: ClusterIdentity,
+    log: Log,
     journal: Arc<dyn Journal>,
     opened: Opened,
 }
 
 /// Opens a node and starts it; returns where it listens, with the node catching up meanwhile.
+/// Without a `configuration` it is the only one of its cluster.
 ///
 /// # Errors
-/// If its data directory cannot be used or its address not be listened on.
+/// If the configuration does not have it, its data directory cannot be used, or its address not be
+/// listened on.
 pub async fn run(
     config: StoreNodeConfig,
     identity: ClusterIdentity,
+    configuration: Option<Configuration>,
     journal: Arc<dyn Journal>,
     tasks: &Tasks,
     ready: ReadyFlag,
 ) -> Result<SocketAddr, Error> {
-    let node = blocking(move || StoreNode::open(config, identity, journal)).await?;
+    let node = blocking(move || StoreNode::open(config, identity, configuration, journal)).await?;
     node.start(tasks, ready).await
 }
 
@@ -50,17 +57,21 @@ impl StoreNode {
     /// Opens the node's store, or makes it. Blocks.
     ///
     /// # Errors
-    /// If the data directory cannot be used: it belongs to another log, was written by a newer
-    /// version, holds something else, or another process has it open.
+    /// If the configuration does not have it, or the data directory cannot be used: it belongs to
+    /// another log or another part of the keyspace, was written by a newer version, holds something
+    /// else, or another process has it open.
     pub fn open(
         config: StoreNodeConfig,
         identity: ClusterIdentity,
+        configuration: Option<Configuration>,
         journal: Arc<dyn Journal>,
     ) -> Result<Self, Error> {
         metrics::describe();
-        let options = StoreOptions::new(&config);
-        let opened = Storage::open(&options, identity.actor, identity.slices)?;
-        Ok(StoreNode { config, identity, journal, opened })
+        let membership = Membership::new(config.node.clone(), configuration, config.listen)?;
+        let log = Log::new(identity.actor, identity.slices, membership.owned());
+        let opened = Storage::open(&StoreOptions::new(&config), &log)?;
+        tracing::info!(node = %membership.node(), slices = log.read().len(), "the store is open");
+        Ok(StoreNode { config, identity, log, journal, opened })
     }
 
     /// Starts it; returns where it listens. It is ready when it has applied what was in the log.
@@ -68,7 +79,7 @@ impl StoreNode {
     /// # Errors
     /// If its address cannot be listened on, or its certificate cannot be used.
     pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<SocketAddr, Error> {
-        let StoreNode { config, identity, journal, opened } = self;
+        let StoreNode { config, identity, log, journal, opened } = self;
         let Opened { storage, progress, timeline } = opened;
         let (server, listener, address) = listen(&config).await?;
         let storage = Arc::new(storage);
@@ -79,8 +90,7 @@ impl StoreNode {
         );
         Apply {
             cluster: identity.name.clone(),
-            actor: identity.actor,
-            slices: identity.slices,
+            log: log.clone(),
             storage: Arc::clone(&storage),
             status: Arc::clone(&status),
             progress,
@@ -95,10 +105,10 @@ impl StoreNode {
         let observer = Observer {
             journal,
             txns: TopicPartition::new(identity.name.txns(), 0),
-            rounds: identity
-                .slices
-                .all()
-                .map(|slice| TopicPartition::new(identity.name.rounds(), slice.0))
+            rounds: log
+                .read()
+                .iter()
+                .map(|slice| (*slice, TopicPartition::new(identity.name.rounds(), slice.0)))
                 .collect(),
             storage: Arc::clone(&storage),
             status: Arc::clone(&status),

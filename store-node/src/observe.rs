@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_journal::{Bounds, Journal, Offset, TopicPartition};
+use anabranch_core::keyspace::Slice;
+use anabranch_journal::{Bounds, Error as JournalError, Journal, Offset, TopicPartition};
 use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::tasks::{Shutdown, TaskError};
 
@@ -24,12 +25,15 @@ const FAILURES: u32 = 3;
 /// What lies in the oldest 1/8 of a partition that has been trimmed before is about to go.
 const MARGIN: u64 = 8;
 
+/// Where a slice of topic `rounds` begins and ends.
+type SliceBounds = (Slice, Bounds);
+
 /// Watches the log for a node.
 pub(crate) struct Observer {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) txns: TopicPartition,
-    /// The partitions of topic `rounds`.
-    pub(crate) rounds: Vec<TopicPartition>,
+    /// The partitions of topic `rounds` that are read.
+    pub(crate) rounds: Vec<(Slice, TopicPartition)>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) status: Arc<Status>,
 }
@@ -78,19 +82,20 @@ impl Observer {
     }
 
     /// The ends of `txns`, and of `rounds` if all are to be looked at.
-    async fn look(&self, all: bool) -> Result<(Bounds, Option<Vec<Bounds>>), Error> {
+    async fn look(&self, all: bool) -> Result<(Bounds, Option<Vec<SliceBounds>>), Error> {
         let (journal, txns) = (Arc::clone(&self.journal), self.txns.clone());
         let rounds = if all { self.rounds.clone() } else { Vec::new() };
         blocking(move || {
             let of_txns = journal.bounds(&txns)?;
-            let of_rounds = rounds.iter().map(|at| journal.bounds(at)).collect::<Result<_, _>>()?;
+            let of_rounds = rounds.iter().map(|(slice, at)| Ok((*slice, journal.bounds(at)?)));
+            let of_rounds = of_rounds.collect::<Result<_, JournalError>>()?;
             Ok((of_txns, all.then_some(of_rounds)))
         })
         .await
     }
 
     /// Whether what this node needs is about to go, as far as is known.
-    async fn observe(&self, seen: (Bounds, Option<Vec<Bounds>>), before: bool) -> bool {
+    async fn observe(&self, seen: (Bounds, Option<Vec<SliceBounds>>), before: bool) -> bool {
         let (txns, rounds) = seen;
         self.status.set_log_bounds(txns);
         let applied = self.status.applied();
@@ -122,14 +127,14 @@ impl Observer {
 }
 
 /// Whether the start of a partition has come near to what is still to be read of it.
-fn is_nearly_trimmed(durable: &Positions, txns: Bounds, rounds: &[Bounds]) -> bool {
+fn is_nearly_trimmed(durable: &Positions, txns: Bounds, rounds: &[SliceBounds]) -> bool {
     let near = |position: Offset, bounds: &Bounds| {
         let Bounds { start, end } = *bounds;
         let margin = (end.0 - start.0) / MARGIN;
         start > Offset(0) && position < end && position.0 <= start.0 + margin
     };
     near(Offset(durable.next.0), &txns)
-        || durable.slices.iter().zip(rounds).any(|(position, bounds)| near(*position, bounds))
+        || rounds.iter().any(|(slice, bounds)| near(durable.slices[usize::from(slice.0)], bounds))
 }
 
 /// Makes what was applied durable now. What fails is tried again the next time: until then the log
@@ -162,7 +167,7 @@ mod tests {
         let bounds = |start, end| Bounds { start: Offset(start), end: Offset(end) };
         let near = |next, slice, txns, rounds| {
             let durable = Positions { next: TxnId(next), slices: vec![Offset(0), Offset(slice)] };
-            is_nearly_trimmed(&durable, txns, &[bounds(0, 90), rounds])
+            is_nearly_trimmed(&durable, txns, &[(Slice(1), rounds)])
         };
         let (young, old) = (bounds(0, 900), bounds(100, 900));
         assert!(!near(0, 0, young, young), "nothing was ever trimmed");

@@ -116,7 +116,7 @@ async fn catch_up(
     let ready = Readiness::new().register("store-node");
     let (steal, begun) = (Steal::start()?, Instant::now());
     let address =
-        store_node::run(config, cluster.clone(), journal.clone(), &host.store, ready).await?;
+        store_node::run(config, cluster.clone(), None, journal.clone(), &host.store, ready).await?;
     let mut store = StoreNodeClient::connect(format!("http://{address}")).await?;
     applied(&mut store, end).await?;
     let (elapsed, stolen) = (begun.elapsed(), steal.share()?);

@@ -22,9 +22,10 @@ use anabranch_schemas::records::PartLocation;
 use super::assembler::{Assembler, BrokenPart};
 use super::demand::Demand;
 use super::documents::RecentStates;
-use super::run::{Done, Log, Run};
+use super::run::{Done, Run};
 use super::sources::Input;
 use crate::error::Error;
+use crate::log::Log;
 use crate::metrics::{self, BatchCounts};
 use crate::status::{Status, Trouble};
 use crate::storage::{Batch, Progress, SliceRead, Storage, Timeline};
@@ -157,7 +158,7 @@ impl Applier {
         let batch = Batch::new(&storage, capacity);
         let (recent, timeline) = (&mut self.recent, &mut self.timeline);
         let time = self.progress.time;
-        let mut run = Run::new(self.log, &storage, batch, BATCH_BYTES, recent, timeline, time);
+        let mut run = Run::new(&self.log, &storage, batch, BATCH_BYTES, recent, timeline, time);
         let mut failed = None;
         while failed.is_none() && !run.is_full() {
             match self.assembler.release() {
@@ -198,8 +199,7 @@ impl Applier {
 
     fn write(&mut self, mut batch: Batch<'_>, done: &Done, come: Come) -> Result<(), Error> {
         let mut progress = self.progress.clone();
-        progress.observed.splice_all(progress.next..come.next);
-        progress.next = come.next;
+        progress.observe(self.log.owned(), come.next);
         progress.slices = come.slices;
         if let Some(last) = done.last {
             progress.last = Some(last);

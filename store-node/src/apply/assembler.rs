@@ -19,6 +19,7 @@ use anabranch_journal::Offset;
 use anabranch_schemas::RecordError;
 use anabranch_schemas::records::{Commit, PartLocation, RoundPart};
 
+use crate::log::Log;
 use crate::storage::SliceRead;
 
 /// How much later than a part its commit record can be written at most, by the time at which the
@@ -56,9 +57,9 @@ pub(crate) struct Round {
     /// When the log took its commit record.
     pub(crate) timestamp_ms: u64,
     pub(crate) commit: Commit,
-    /// Its parts, in order of index.
+    /// Its parts in the slices that are read, in order of index.
     pub(crate) parts: Vec<(Slice, RoundPart)>,
-    /// The parts that are lost.
+    /// The parts that are lost, of those.
     pub(crate) lost: Vec<PartLocation>,
 }
 
@@ -73,6 +74,8 @@ pub(crate) struct BrokenPart {
 /// What was read of one slice.
 #[derive(Debug)]
 struct SliceState {
+    /// Its parts are given to the assembler. Nobody waits for those of the others.
+    is_read: bool,
     /// Every record below was given to the assembler.
     position: Offset,
     waiting: BTreeMap<Offset, Part>,
@@ -94,15 +97,16 @@ pub(crate) struct Assembler {
 }
 
 impl Assembler {
-    /// Begins where reading begins.
-    pub(crate) fn new(next: TxnId, slices: &[SliceRead]) -> Self {
-        let slice = |before: &SliceRead| SliceState {
+    /// Begins where reading begins; `slices` has what was read before of each.
+    pub(crate) fn new(log: &Log, next: TxnId, slices: &[SliceRead]) -> Self {
+        let slice = |(slice, before): (Slice, &SliceRead)| SliceState {
+            is_read: log.reads(slice),
             position: before.position(),
             waiting: BTreeMap::new(),
             before: before.clone(),
         };
         Assembler {
-            slices: slices.iter().map(slice).collect(),
+            slices: (0..).map(Slice).zip(slices).map(slice).collect(),
             commits: VecDeque::new(),
             txns_position: next,
             buffered_bytes: 0,
@@ -156,6 +160,9 @@ impl Assembler {
         let mut parts = Vec::with_capacity(commit.parts.len());
         let mut lost = Vec::new();
         for location in &commit.parts {
+            if !self.is_of_interest(location) {
+                continue;
+            }
             match self.take(location, &commit) {
                 Some(part) => parts.push((location.slice, part)),
                 None => lost.push(*location),
@@ -166,10 +173,15 @@ impl Assembler {
         Ok(Some(Round { txn, timestamp_ms, commit, parts, lost }))
     }
 
+    /// Whether a part stands in a slice that is read, or nowhere.
+    fn is_of_interest(&self, part: &PartLocation) -> bool {
+        self.slices.get(usize::from(part.slice.0)).is_none_or(|slice| slice.is_read)
+    }
+
     /// Whether a part may still come.
     fn is_awaited(&self, part: &PartLocation) -> bool {
         let slice = self.slices.get(usize::from(part.slice.0));
-        slice.is_some_and(|slice| slice.position.0 <= part.offset)
+        slice.is_some_and(|slice| slice.is_read && slice.position.0 <= part.offset)
     }
 
     /// The part at `location`, if the commit record vouches for it and it does not decode.

@@ -19,8 +19,6 @@ mod touched;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use anabranch_core::ids::ActorId;
-use anabranch_core::keyspace::SliceCount;
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::tasks::{TaskError, Tasks};
 use anabranch_schemas::topics::ClusterName;
@@ -29,8 +27,8 @@ use self::applier::{Applier, Held};
 use self::assembler::Assembler;
 use self::demand::Demand;
 use self::documents::RecentStates;
-use self::run::Log;
 use self::sources::{Slices, Source};
+use crate::log::Log;
 use crate::status::Status;
 use crate::storage::{Progress, Storage, Timeline};
 
@@ -42,8 +40,7 @@ const INPUTS: usize = 8;
 /// All that applying needs.
 pub(crate) struct Apply {
     pub(crate) cluster: ClusterName,
-    pub(crate) actor: ActorId,
-    pub(crate) slices: SliceCount,
+    pub(crate) log: Log,
     pub(crate) storage: Arc<Storage>,
     pub(crate) status: Arc<Status>,
     pub(crate) progress: Progress,
@@ -68,11 +65,16 @@ impl Apply {
         drop(inputs);
         let txns = TopicPartition::new(self.cluster.txns(), 0);
         let rounds = self.cluster.rounds();
-        let partitions: Vec<_> =
-            self.slices.all().map(|slice| TopicPartition::new(rounds.clone(), slice.0)).collect();
+        let partitions: Vec<_> = self
+            .log
+            .slices()
+            .all()
+            .map(|slice| TopicPartition::new(rounds.clone(), slice.0))
+            .collect();
         let next = self.progress.next;
         let positions = self.progress.positions();
-        let slices = Slices { partitions: partitions.clone(), positions };
+        let read = self.log.read().to_vec();
+        let slices = Slices { read, partitions: partitions.clone(), positions };
         tasks.spawn_thread("store-node-commits", move || {
             sources::read_commits(&commits, &txns, next);
             Ok(())
@@ -85,11 +87,11 @@ impl Apply {
             storage: self.storage,
             status: self.status,
             demand,
-            log: Log { actor: self.actor, slices: self.slices },
             partitions,
             retention: self.retention,
             timeline: self.timeline,
-            assembler: Assembler::new(next, &self.progress.slices),
+            assembler: Assembler::new(&self.log, next, &self.progress.slices),
+            log: self.log,
             recent: RecentStates::default(),
             held: Held::default(),
             progress: self.progress,

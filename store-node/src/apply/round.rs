@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 
 use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, Stamp};
-use anabranch_core::ids::{ActorId, AppId, Collection, DocumentId, DocumentKey, TxnId};
-use anabranch_core::keyspace::{Position, Slice, SliceCount};
+use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, TxnId};
+use anabranch_core::keyspace::{Position, Slice};
 use anabranch_schemas::records::{ChangeRef, Commit, DocumentMutation, RoundPart};
 use anabranch_schemas::state::InsertedStates;
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::assembler::Round;
 use super::touched::{Finished, Touched};
 use crate::error::Error;
+use crate::log::{Log, Place};
 use crate::storage::STATE_PREFIX;
 
 /// Where documents come from and go to.
@@ -61,15 +62,15 @@ pub(super) struct At<'a> {
 /// Applies a round.
 pub(crate) fn apply(
     round: Round,
-    actor: ActorId,
-    slices: SliceCount,
+    log: &Log,
     documents: &mut impl Documents,
 ) -> Result<Effects, Error> {
     let Round { txn, commit, parts, .. } = round;
+    let actor = log.actor();
     let stamp = DocumentCommit { hlc: commit.hlc, actor, sequence: txn.0 };
     let at = At { txn, commit: &commit };
     let mut effects = Effects::default();
-    let placed = place(parts, commit.app, slices, &mut effects);
+    let placed = place(parts, commit.app, log, &mut effects);
     let DocumentCommit { hlc, sequence, .. } = stamp;
     let mut states = InsertedStates::new(STATE_PREFIX, Stamp { hlc, actor, sequence });
     let mut open = Open::new(&placed);
@@ -99,11 +100,11 @@ pub(crate) fn apply(
     Ok(effects)
 }
 
-/// Gives the mutations of a round that stand where they belong, in order.
+/// Gives the mutations of a round that belong here, in order.
 fn place(
     parts: Vec<(Slice, RoundPart)>,
     app: AppId,
-    slices: SliceCount,
+    log: &Log,
     effects: &mut Effects,
 ) -> Vec<Placed> {
     let mut placed = Vec::with_capacity(parts.iter().map(|(_, part)| part.mutations.len()).sum());
@@ -111,17 +112,17 @@ fn place(
         for mutation in part.mutations {
             let id = document_id(app, &mutation.collection, &mutation.key);
             let position = Position::of(&id);
-            if slices.slice_of(position) == slice {
-                placed.push(Placed { id, position, slice, mutation });
-            } else {
-                effects.misplaced += 1;
+            match log.place(slice, position) {
+                Place::Here => placed.push(Placed { id, position, slice, mutation }),
+                Place::Elsewhere => {}
+                Place::Misplaced => effects.misplaced += 1,
             }
         }
     }
     placed
 }
 
-/// A mutation in the slice of its document.
+/// A mutation of a document that this node owns.
 struct Placed {
     id: Bytes,
     position: Position,

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use anabranch_core::hlc::Hlc;
-use anabranch_core::ids::{ActorId, RoundId, TxnId};
-use anabranch_core::keyspace::{Slice, SliceCount};
+use anabranch_core::ids::{RoundId, TxnId};
+use anabranch_core::keyspace::Slice;
 use anabranch_schemas::records::Commit;
 use bytes::Bytes;
 
@@ -12,6 +12,7 @@ use super::assembler::Round;
 use super::documents::{BatchDocuments, RecentStates};
 use super::round::{self, Effects};
 use crate::error::Error;
+use crate::log::Log;
 use crate::metrics::BatchCounts;
 use crate::storage::{Batch, Outcome, Storage, Timeline};
 
@@ -19,16 +20,9 @@ use crate::storage::{Batch, Outcome, Storage, Timeline};
 /// replica has to compute the same time.
 const MAX_DRIFT_MS: u64 = 60_000;
 
-/// Whose log is applied.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Log {
-    pub(super) actor: ActorId,
-    pub(super) slices: SliceCount,
-}
-
 /// A batch under construction.
 pub(super) struct Run<'s, 'r> {
-    log: Log,
+    log: &'r Log,
     storage: &'s Storage,
     documents: BatchDocuments<'s, 'r>,
     timeline: &'r mut Timeline,
@@ -58,7 +52,7 @@ pub(super) fn log_time(previous: Hlc, hlc: Hlc, appended_ms: u64) -> Hlc {
 impl<'s, 'r> Run<'s, 'r> {
     /// An empty batch; `time` is the log's so far.
     pub(super) fn new(
-        log: Log,
+        log: &'r Log,
         storage: &'s Storage,
         batch: Batch<'s>,
         full_bytes: usize,
@@ -105,7 +99,7 @@ impl<'s, 'r> Run<'s, 'r> {
             self.documents.batch.put_sample(sample);
         }
         self.declare_lost(&round);
-        self.documents.batch.begin_changes(txn, &touched_slices(&round.commit));
+        self.documents.batch.begin_changes(txn, &touched_slices(&round.commit, self.log));
         if self.is_repeated(&round.commit, time)? {
             self.done.counts.repeated += 1;
         } else {
@@ -122,7 +116,7 @@ impl<'s, 'r> Run<'s, 'r> {
         // Of a round that is lost as a whole nothing was applied: a repeat of it is the first.
         let is_lost = round.parts.is_empty() && !round.lost.is_empty();
         self.documents.txn = txn;
-        let effects = round::apply(round, self.log.actor, self.log.slices, &mut self.documents)?;
+        let effects = round::apply(round, self.log, &mut self.documents)?;
         let Effects { documents, conflicts, too_large, misplaced } = effects;
         let counts = &mut self.done.counts;
         counts.documents += documents;
@@ -167,9 +161,10 @@ impl<'s, 'r> Run<'s, 'r> {
     }
 }
 
-/// The slices that a commit record names, in order.
-fn touched_slices(commit: &Commit) -> Vec<Slice> {
-    let mut slices: Vec<_> = commit.parts.iter().map(|part| part.slice).collect();
+/// The slices that a commit record names, of those that are read, in order.
+fn touched_slices(commit: &Commit, log: &Log) -> Vec<Slice> {
+    let named = commit.parts.iter().map(|part| part.slice);
+    let mut slices: Vec<_> = named.filter(|slice| log.reads(*slice)).collect();
     slices.sort_unstable();
     slices.dedup();
     slices

@@ -150,15 +150,17 @@ pub(super) fn corrupt(at: &TopicPartition, offset: Offset, error: &RecordError) 
 
 /// The partitions of topic `rounds`, and where each is to be read on.
 pub(super) struct Slices {
+    /// Those that are read at all.
+    pub(super) read: Vec<Slice>,
     pub(super) partitions: Vec<TopicPartition>,
     pub(super) positions: Vec<Offset>,
 }
 
-/// Reads topic `rounds`, all of it or what is wanted.
+/// Reads topic `rounds`, all that is of interest or what is wanted of it.
 pub(super) fn read_parts(source: &Source, mut slices: Slices) {
     let by_partition: BTreeMap<TopicPartition, Slice> =
         slices.partitions.iter().cloned().zip((0..).map(Slice)).collect();
-    let all: Vec<Slice> = by_partition.values().copied().collect();
+    let all = slices.read.clone();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
     let mut reader: Option<Box<dyn Reader>> = None;
     let mut reading = all.clone();

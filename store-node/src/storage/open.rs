@@ -24,6 +24,7 @@ use super::values::decode_txn;
 use super::{CHANGES, ROUNDS, Storage, TABLES, VERSIONS, Written, keys};
 use crate::config::StoreNodeConfig;
 use crate::error::Error;
+use crate::log::Log;
 
 /// The version of the whole layout.
 const FORMAT_VERSION: u32 = 1;
@@ -64,12 +65,8 @@ struct Identity {
 }
 
 impl Storage {
-    /// Opens the store of a log, or makes it.
-    pub(crate) fn open(
-        options: &StoreOptions,
-        actor: ActorId,
-        slices: SliceCount,
-    ) -> Result<Opened, Error> {
+    /// Opens the store of what is owned of a log, or makes it.
+    pub(crate) fn open(options: &StoreOptions, log: &Log) -> Result<Opened, Error> {
         let path = options.path.clone();
         refuse_foreign(&path)?;
         let collected = Arc::new(Collected::default());
@@ -90,11 +87,14 @@ impl Storage {
             feed_start: AtomicU64::new(0),
             round_retention_ms: options.round_retention_ms,
         };
-        let identity = Identity { actor, slices };
+        let identity = Identity { actor: log.actor(), slices: log.slices() };
         let progress = match storage.read_once(keys::FORMAT)? {
             None => storage.create(&identity)?,
             Some(format) => storage.load(&format, &identity)?,
         };
+        if !progress.is_of(log.owned()) {
+            return Err(storage.holds_another_part());
+        }
         storage.history = Arc::new(History::new(progress.oldest_readable));
         let written = Written::of(&progress);
         *storage.durable.get_mut() = written.positions.clone();
@@ -150,12 +150,19 @@ impl Storage {
         }
         let progress = self.read_once(keys::PROGRESS)?;
         let progress = decode_progress(&progress.unwrap_or_default())?;
-        if progress.slices.len() != usize::from(identity.slices.get())
-            || progress.observed.base() != progress.next
-        {
+        if progress.slices.len() != usize::from(identity.slices.get()) {
             return Err(Error::CorruptStore("its positions make no sense".to_owned()));
         }
         Ok(progress)
+    }
+
+    fn holds_another_part(&self) -> Error {
+        Error::DataDir(format!(
+            "the store in '{}' holds another part of the keyspace than the cluster's configuration \
+             gives this node: start the node that it belongs to, or start with an empty data \
+             directory",
+            self.path.display()
+        ))
     }
 
     fn read_once(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_core::interval_map::IntervalMap;
-use anabranch_core::keyspace::Position;
+use anabranch_core::keyspace::{Intervals, Position};
 use anabranch_journal::Offset;
 use bytes::{Buf, BufMut, TryGetError};
 
@@ -79,6 +79,23 @@ impl Progress {
             oldest_readable: TxnId(0),
             feed_start: TxnId(0),
         }
+    }
+
+    /// Everything below `next` was applied where it is owned.
+    pub(crate) fn observe(&mut self, owned: &Intervals, next: TxnId) {
+        for interval in owned.iter() {
+            self.observed.splice(interval.first(), interval.last(), self.next..next);
+        }
+        self.next = next;
+    }
+
+    /// Whether exactly what is owned was observed, up to where the node has come.
+    pub(crate) fn is_of(&self, owned: &Intervals) -> bool {
+        let mut expected = IntervalMap::default();
+        for interval in owned.iter() {
+            expected.splice(interval.first(), interval.last(), TxnId(0)..self.next);
+        }
+        self.observed == expected
     }
 
     /// Where to read on in each slice.

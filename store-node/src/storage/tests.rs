@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anabranch_core::ids::{ActorId, TxnId};
-use anabranch_core::keyspace::SliceCount;
+use anabranch_core::keyspace::{Intervals, SliceCount};
 use rocksdb::{DB, ReadOptions};
 use uuid::Uuid;
 
 use super::{CHANGES, Opened, ROUNDS, Storage, StoreOptions, VERSIONS, keys};
 use crate::error::Error;
+use crate::log::Log;
 
 impl Storage {
     /// Compacts everything.
@@ -69,7 +70,8 @@ fn options(path: &Path) -> StoreOptions {
 
 fn open(path: &Path, actor: u128, slices: u16) -> Result<Opened, Error> {
     let slices = SliceCount::try_from(slices).unwrap();
-    Storage::open(&options(path), ActorId(Uuid::from_u128(actor)), slices)
+    let actor = ActorId(Uuid::from_u128(actor));
+    Storage::open(&options(path), &Log::new(actor, slices, Intervals::all()))
 }
 
 fn refusal(path: &Path) -> String {

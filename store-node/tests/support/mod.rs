@@ -86,7 +86,7 @@ impl Node {
         let readiness = Readiness::new();
         let tasks = Tasks::new(Shutdown::new());
         let ready = readiness.register("store node");
-        let address = run(config, log::identity(), journal, &tasks, ready).await.unwrap();
+        let address = run(config, log::identity(), None, journal, &tasks, ready).await.unwrap();
         // The certificates of tests are for this name.
         let host = if tls.is_some() { "localhost" } else { "127.0.0.1" };
         let address = format!("{host}:{}", address.port());

@@ -11,12 +11,16 @@ use anabranch_schemas::records::part_checksum;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::support::{TestLog, TestRound, arbitrary_rounds, json, slices};
+use super::support::{TestLog, TestRound, arbitrary_rounds, everything, json, slices};
 use crate::apply::assembler::{Assembler, Committed, Part, Round};
 use crate::storage::SliceRead;
 
 fn assembler() -> Assembler {
-    Assembler::new(TxnId(0), &vec![SliceRead::default(); usize::from(slices().get())])
+    Assembler::new(
+        &everything(),
+        TxnId(0),
+        &vec![SliceRead::default(); usize::from(slices().get())],
+    )
 }
 
 fn insert(number: i64) -> (i64, Mutation) {
@@ -169,7 +173,7 @@ fn a_part_that_is_done_with_is_dropped_when_it_is_read_again() {
     assert_eq!(read[at].waiting, [Offset(0), Offset(4)]);
 
     // What was remembered holds while it is read again, too.
-    let mut again = Assembler::new(running.next(), &read);
+    let mut again = Assembler::new(&everything(), running.next(), &read);
     assert_eq!(again.read(), read);
     for index in 0..3 {
         again.add_part(log.part(slice, index));
@@ -215,7 +219,7 @@ proptest! {
         let mut reading = Reading::from(assembler(), &log);
         for (step, pick) in picks.into_iter().chain((0..5).cycle().take(200)).enumerate() {
             if step == restart {
-                let fresh = Assembler::new(reading.assembler.next(), &reading.assembler.read());
+                let fresh = Assembler::new(&everything(), reading.assembler.next(), &reading.assembler.read());
                 reading = Reading::from(fresh, &log);
             }
             reading.step(pick);

@@ -2,6 +2,7 @@
 
 mod assembler;
 mod failing;
+mod partitions;
 mod round;
 mod support;
 mod whole;

@@ -10,7 +10,7 @@ use anabranch_schemas::limits::{MAX_CHANGE_BYTES, MAX_STATE_BYTES};
 use anabranch_schemas::records::{Change, Operation};
 use anabranch_schemas::{decode, state};
 
-use super::support::{ACTOR, REMOTE, TestLog, TestRound, id, json, path, remote_state, slices};
+use super::support::{ACTOR, REMOTE, TestLog, TestRound, everything, id, json, path, remote_state};
 use crate::apply::assembler::{Assembler, Round};
 use crate::apply::round::{self, Documents, Effects, NewVersion};
 use crate::error::Error;
@@ -81,14 +81,14 @@ impl World {
 impl Stored {
     fn apply(&mut self, round: Round) -> Effects {
         self.changes.clear();
-        let effects = round::apply(round, ACTOR, slices(), self).unwrap();
+        let effects = round::apply(round, &everything(), self).unwrap();
         assert_eq!(effects.documents, self.changes.len() as u64);
         effects
     }
 }
 
 fn assembler() -> Assembler {
-    Assembler::new(TxnId(0), &vec![SliceRead::default(); 4])
+    Assembler::new(&everything(), TxnId(0), &vec![SliceRead::default(); 4])
 }
 
 fn insert(fields: &str, on_conflict: OnConflict) -> Mutation {

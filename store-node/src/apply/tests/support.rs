@@ -6,7 +6,7 @@ use anabranch_core::Value;
 use anabranch_core::document::{Commit as At, Document, Effect, Mutation, Stamp, VersionVector};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, RoundId, TxnId};
-use anabranch_core::keyspace::{Slice, SliceCount};
+use anabranch_core::keyspace::{Intervals, Slice, SliceCount};
 use anabranch_core::query::{FieldPath, OnConflict};
 use anabranch_journal::Offset;
 use anabranch_schemas::records::{
@@ -18,6 +18,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::apply::assembler::{Committed, Part};
+use crate::log::Log;
 
 pub(super) const APP: AppId = AppId(Uuid::from_u128(7));
 pub(super) const ACTOR: ActorId = ActorId(Uuid::from_u128(1));
@@ -25,6 +26,11 @@ pub(super) const REMOTE: ActorId = ActorId(Uuid::from_u128(2));
 
 pub(super) fn slices() -> SliceCount {
     SliceCount::try_from(4).unwrap()
+}
+
+/// All of it.
+pub(super) fn everything() -> Log {
+    Log::new(ACTOR, slices(), Intervals::all())
 }
 
 pub(super) fn json(text: &str) -> Value {

@@ -23,14 +23,16 @@ use anabranch_schemas::records::Change;
 use anabranch_schemas::{decode, state};
 use proptest::prelude::*;
 
-use super::support::{ACTOR, APP, Model, TestLog, TestRound, arbitrary_rounds, id, json, slices};
+use super::support::{
+    APP, Model, TestLog, TestRound, arbitrary_rounds, everything, id, json, slices,
+};
 use crate::apply::applier::{Applier, Held, Retention};
 use crate::apply::assembler::Assembler;
 use crate::apply::demand::Demand;
 use crate::apply::documents::RecentStates;
-use crate::apply::run::Log;
 use crate::apply::sources::Input;
 use crate::error::Error;
+use crate::log::Log;
 use crate::status::Status;
 use crate::storage::{FeedPosition, Opened, Progress, Storage, StoreOptions};
 
@@ -46,20 +48,24 @@ pub(super) fn options(path: &Path) -> StoreOptions {
 }
 
 pub(super) fn open(path: &Path) -> Opened {
-    Storage::open(&options(path), ACTOR, slices()).unwrap()
+    Storage::open(&options(path), &everything()).unwrap()
 }
 
 pub(super) fn applier(opened: Opened, retention: Retention) -> Applier {
+    applier_of(opened, &everything(), retention)
+}
+
+pub(super) fn applier_of(opened: Opened, log: &Log, retention: Retention) -> Applier {
     let Opened { storage, progress, timeline } = opened;
     let ready = Readiness::new().register("test");
     Applier {
         storage: Arc::new(storage),
         status: Arc::new(Status::new(progress.next, progress.last, progress.time, ready)),
         demand: Arc::new(Demand::new(1 << 20)),
-        log: Log { actor: ACTOR, slices: slices() },
+        log: log.clone(),
         partitions: slices().all().map(|slice| TopicPartition::new("c.rounds", slice.0)).collect(),
         retention,
-        assembler: Assembler::new(progress.next, &progress.slices),
+        assembler: Assembler::new(log, progress.next, &progress.slices),
         progress,
         timeline,
         recent: RecentStates::default(),
@@ -304,7 +310,7 @@ fn a_round_is_applied_once_within_the_retention_window() {
         for piece in [1, 100] {
             let dir = tempfile::tempdir().unwrap();
             let options = StoreOptions { round_retention_ms: remembered_ms, ..options(dir.path()) };
-            let opened = Storage::open(&options, ACTOR, slices()).unwrap();
+            let opened = Storage::open(&options, &everything()).unwrap();
             let inputs = inputs(&log, &opened.progress, piece);
             let applier = applier(opened, LONG);
             let storage = Arc::clone(&applier.storage);

@@ -1,0 +1,116 @@
+//! Which node of which configuration this is.
+
+use std::net::SocketAddr;
+
+use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId, PartitionSpec};
+use anabranch_core::keyspace::Intervals;
+
+use crate::error::Error;
+
+/// The name of the one node of a cluster for which none was declared.
+const ALONE: &str = "node";
+
+/// A node in its cluster's configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Membership {
+    node: NodeId,
+    configuration: Configuration,
+}
+
+impl Membership {
+    /// Of the node of this name; the only one of its cluster if none is declared.
+    ///
+    /// # Errors
+    /// If the configuration does not have it.
+    pub(crate) fn new(
+        name: Option<NodeId>,
+        declared: Option<Configuration>,
+        listen: SocketAddr,
+    ) -> Result<Self, Error> {
+        let Some(configuration) = declared else {
+            return Ok(Membership::alone(name, listen));
+        };
+        let known = || {
+            let names: Vec<_> = configuration.members().keys().map(NodeId::as_str).collect();
+            names.join(", ")
+        };
+        let Some(node) = name else {
+            return Err(Error::NoMember(format!(
+                "this cluster declares its store nodes: say with --node which one this is, of {}",
+                known()
+            )));
+        };
+        if configuration.member(&node).is_none() {
+            return Err(Error::NoMember(format!(
+                "this cluster does not declare a store node '{node}': it has {}. Start one of \
+                 these, or add '{node}' to the resource Cluster",
+                known()
+            )));
+        }
+        Ok(Membership { node, configuration })
+    }
+
+    fn alone(name: Option<NodeId>, listen: SocketAddr) -> Self {
+        let node = name.unwrap_or_else(|| ALONE.parse().expect("it is a name"));
+        let nodes = [(node.clone(), listen.to_string())].into();
+        let spec =
+            ClusterSpec { partitions: vec![PartitionSpec { weight: 1, nodes }], quorum: None };
+        let configuration =
+            Configuration::new(Epoch(0), spec).expect("a partition with a node is a cluster");
+        Membership { node, configuration }
+    }
+
+    /// Its name.
+    pub(crate) fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// Its part of the keyspace.
+    pub(crate) fn owned(&self) -> Intervals {
+        self.configuration.owned_by(&self.node).expect("it is a member of its configuration")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
+
+    fn declared() -> Configuration {
+        let partition = |name: &str| PartitionSpec {
+            weight: 1,
+            nodes: [(name.parse().unwrap(), format!("{name}:7070"))].into(),
+        };
+        let partitions = vec![partition("a"), partition("b")];
+        Configuration::new(Epoch(1), ClusterSpec { partitions, quorum: None }).unwrap()
+    }
+
+    #[test]
+    fn without_a_declaration_one_node_owns_everything() {
+        for name in [None, Some("a".parse().unwrap())] {
+            let membership = Membership::new(name, None, LISTEN).unwrap();
+            assert_eq!(membership.owned(), Intervals::all());
+        }
+    }
+
+    #[test]
+    fn a_declared_node_owns_its_partition() {
+        let of = |name: &str| {
+            let name = Some(name.parse().unwrap());
+            Membership::new(name, Some(declared()), LISTEN).unwrap().owned()
+        };
+        assert_ne!(of("a"), of("b"));
+        assert_ne!(of("a"), Intervals::all());
+    }
+
+    #[test]
+    fn who_is_not_declared_is_told_who_is() {
+        for name in [None, Some("c".parse().unwrap())] {
+            let error = Membership::new(name, Some(declared()), LISTEN).unwrap_err().to_string();
+            assert!(error.contains("a, b"), "{error}");
+        }
+    }
+}
