@@ -5,7 +5,7 @@
 //!   has bytes of every version with the value they must give.
 //! * [`state`]: the CRDT state of a document, as protobuf.
 //! * [`limits`]: how large a document may become.
-//! * [`store`] and [`link`]: what processes say to each other, as protobuf (`proto/`).
+//! * [`store`], [`gossip`] and [`link`]: what processes say to each other, as protobuf (`proto/`).
 //! * [`resources`]: what operators declare, as JSON.
 //! * [`topics`]: the names of a cluster's topics, built nowhere else.
 
@@ -25,6 +25,17 @@ pub use avro::{Record, RecordError, decode, encode};
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 pub mod store {
     tonic::include_proto!("anabranch.store.v1");
+}
+
+/// Messages between the store nodes of a cluster.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod gossip {
+    tonic::include_proto!("anabranch.gossip.v1");
+
+    /// Who sends within a budget has to know how long a message will be.
+    pub fn encoded_bytes(message: &impl prost::Message) -> usize {
+        message.encoded_len()
+    }
 }
 
 /// Messages between the bridges of two clusters.
