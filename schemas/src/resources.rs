@@ -7,9 +7,10 @@
 //!           "subscriptions": {"queriesByCollection": {"cars": ["Origin = 'Japan'"]}}}}
 //! ```
 //!
-//! A [`Resource`] is valid: [`Resource::from_value`] refuses what no service could act upon, and
-//! names the key to blame and, for one that it does not know, the nearest that it does. The only
-//! kind of this version is [`Kind::Replication`].
+//! A [`Resource`] that was read is valid: [`Resource::from_value`] refuses what no service could act
+//! upon, and names the key to blame and, for one that it does not know, the nearest that it does.
+//! The kinds of this version are [`Kind::Cluster`], of which a cluster has one, named like itself,
+//! and [`Kind::Replication`], which belongs to an app.
 
 mod check;
 #[cfg(test)]
@@ -20,10 +21,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use anabranch_core::ErrorKind;
+use anabranch_core::cluster::ClusterSpec;
 use anabranch_core::ids::{AppId, Collection};
 use anabranch_core::query::{Predicate, QueryError, parse_filter};
+
+use crate::topics::ClusterName;
 
 /// The `apiVersion` of every resource.
 pub const API_VERSION: &str = "anabranch/v1";
@@ -50,17 +55,20 @@ impl ResourceError {
 /// The kinds of resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// Which store nodes a cluster has, and what each holds.
+    Cluster,
     /// What a cluster wants of an app's documents elsewhere, and whom it asks.
     Replication,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 1] = [Kind::Replication];
+    pub const ALL: [Kind; 2] = [Kind::Cluster, Kind::Replication];
 
     /// The word in a resource's `kind`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Kind::Cluster => "Cluster",
             Kind::Replication => "Replication",
         }
     }
@@ -68,13 +76,9 @@ impl Kind {
     /// What the keys of this kind start with in the metadata store.
     pub fn prefix(self) -> &'static str {
         match self {
+            Kind::Cluster => "cluster/",
             Kind::Replication => "replication/",
         }
-    }
-
-    /// The key of a resource of this kind in the metadata store.
-    pub fn key(self, app: AppId, name: &ResourceName) -> String {
-        format!("{}{app}/{name}", self.prefix())
     }
 }
 
@@ -153,30 +157,63 @@ impl fmt::Display for ResourceName {
     }
 }
 
+/// Names a resource.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceId {
+    /// The cluster of this name.
+    Cluster(ClusterName),
+    /// A replication of an app.
+    Replication(AppId, ResourceName),
+}
+
+impl ResourceId {
+    /// The kind of what it names.
+    pub fn kind(&self) -> Kind {
+        match self {
+            ResourceId::Cluster(_) => Kind::Cluster,
+            ResourceId::Replication(..) => Kind::Replication,
+        }
+    }
+
+    /// The key in the metadata store, which is also the path below `/api/v1/resources/`.
+    pub fn key(&self) -> String {
+        let prefix = self.kind().prefix();
+        match self {
+            ResourceId::Cluster(name) => format!("{prefix}{name}"),
+            ResourceId::Replication(app, name) => format!("{prefix}{app}/{name}"),
+        }
+    }
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind();
+        match self {
+            ResourceId::Cluster(name) => write!(f, "{kind} {name}"),
+            ResourceId::Replication(app, name) => write!(f, "{kind} {name} of app {app}"),
+        }
+    }
+}
+
 /// A resource of any kind.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Resource {
-    /// Which one it is.
-    pub metadata: ResourceMetadata,
-    /// What it declares.
-    pub spec: Spec,
-}
-
-/// Names a resource within its kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ResourceMetadata {
-    /// Its name within its app and kind.
-    pub name: ResourceName,
-    /// Its app.
-    pub app: AppId,
-}
-
-/// What a resource declares, by kind.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Spec {
-    /// Of a `Replication`.
-    Replication(ReplicationSpec),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Which store nodes a cluster has, and what each holds.
+    Cluster {
+        /// The cluster.
+        name: ClusterName,
+        /// What it declares.
+        spec: ClusterSpec,
+    },
+    /// What a cluster wants of an app's documents elsewhere, and whom it asks.
+    Replication {
+        /// Whose documents.
+        app: AppId,
+        /// Its name within its app.
+        name: ResourceName,
+        /// What it declares.
+        spec: ReplicationSpec,
+    },
 }
 
 /// What this cluster wants of an app's documents elsewhere, and whom it asks.
@@ -225,16 +262,12 @@ pub enum OnLeave {
 }
 
 impl Resource {
-    /// Its kind.
-    pub fn kind(&self) -> Kind {
-        match self.spec {
-            Spec::Replication(_) => Kind::Replication,
+    /// Its name.
+    pub fn id(&self) -> ResourceId {
+        match self {
+            Resource::Cluster { name, .. } => ResourceId::Cluster(name.clone()),
+            Resource::Replication { app, name, .. } => ResourceId::Replication(*app, name.clone()),
         }
-    }
-
-    /// Its key in the metadata store.
-    pub fn key(&self) -> String {
-        self.kind().key(self.metadata.app, &self.metadata.name)
     }
 
     /// Reads JSON text; see [`Resource::from_value`].
@@ -254,11 +287,17 @@ impl Resource {
 
     /// As JSON.
     pub fn to_value(&self) -> serde_json::Value {
-        serde_json::json!({
+        let (metadata, spec) = match self {
+            Resource::Cluster { name, spec } => (json!({"name": name}), json!(spec)),
+            Resource::Replication { app, name, spec } => {
+                (json!({"name": name, "app": app}), json!(spec))
+            }
+        };
+        json!({
             "apiVersion": API_VERSION,
-            "kind": self.kind().as_str(),
-            "metadata": self.metadata,
-            "spec": self.spec,
+            "kind": self.id().kind().as_str(),
+            "metadata": metadata,
+            "spec": spec,
         })
     }
 

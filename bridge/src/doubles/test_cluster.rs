@@ -24,7 +24,7 @@ use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::records::DocumentMutation;
-use anabranch_schemas::resources::{ReplicationSpec, Resource, ResourceMetadata, Spec};
+use anabranch_schemas::resources::{ReplicationSpec, Resource};
 use anabranch_schemas::store::ScanRequest;
 use anabranch_schemas::store::store_node_server::StoreNodeServer;
 
@@ -145,11 +145,10 @@ impl TestCluster {
 
     /// Declares what it wants of another cluster; `None` removes it.
     pub(crate) fn declare(&self, name: &str, spec: Option<ReplicationSpec>) {
-        let metadata = ResourceMetadata { name: name.parse().unwrap(), app: APP };
         let declared = spec.is_some();
-        let spec = Spec::Replication(spec.unwrap_or_default());
-        let resource = Resource { metadata, spec };
-        let key = resource.key();
+        let (name, spec) = (name.parse().unwrap(), spec.unwrap_or_default());
+        let resource = Resource::Replication { app: APP, name, spec };
+        let key = resource.id().key();
         let version = self.metadata.get(&key).unwrap().map(|entry| entry.version);
         let value = declared.then(|| resource.to_json());
         self.metadata.compare_and_set(&key, version, value).unwrap();

@@ -12,7 +12,7 @@ use anabranch_journal::metadata::{MetadataError, MetadataStore};
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::Shutdown;
-use anabranch_schemas::resources::{Kind, ReplicationSpec, Resource, ResourceName, Spec};
+use anabranch_schemas::resources::{Kind, ReplicationSpec, Resource, ResourceName};
 use anabranch_schemas::topics::ClusterName;
 
 /// How often the shutdown is looked at.
@@ -61,9 +61,10 @@ fn read(store: &MetadataStore) -> Result<Declared, MetadataError> {
     let mut declared = Declared::new();
     for (key, entry) in store.list(Kind::Replication.prefix())? {
         match Resource::from_json(entry.value.as_bytes()) {
-            Ok(Resource { metadata, spec: Spec::Replication(spec) }) => {
-                declared.insert((metadata.app, metadata.name), spec);
+            Ok(Resource::Replication { app, name, spec }) => {
+                declared.insert((app, name), spec);
             }
+            Ok(other) => tracing::error!(key, "a declared replication is {}", other.id()),
             Err(error) => tracing::error!(key, %error, "a declared replication cannot be used"),
         }
     }

@@ -4,7 +4,9 @@
 //! is replicated. Calls of the journal block, so they run on threads for that, and whoever waits
 //! for them waits up to a deadline.
 
+mod cluster;
 mod openapi;
+mod replication;
 mod resources;
 #[cfg(test)]
 mod tests;
@@ -67,6 +69,7 @@ fn routes(
     Router::new()
         .route("/api/v1/resources", get(resources::list))
         .route("/api/v1/resources/{kind}", get(resources::list_kind))
+        .route("/api/v1/resources/{kind}/{name}", one.clone())
         .route("/api/v1/resources/{kind}/{app}/{name}", one)
         .route("/openapi.json", get(openapi::openapi))
         .fallback(unknown_route)

@@ -3,13 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::ids::AppId;
-use anabranch_journal::cursors;
+use anabranch_core::cluster::Epoch;
 use anabranch_journal::metadata::{Entry, MetadataError, MetadataStore, Version};
-use anabranch_schemas::records::RemoteCursor;
-use anabranch_schemas::resources::{
-    Kind, Resource, ResourceError, ResourceMetadata, ResourceName, Spec,
-};
+use anabranch_schemas::resources::{Kind, Resource, ResourceError, ResourceId};
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -17,12 +13,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::{Admin, refusal};
+use super::{Admin, cluster, refusal, replication};
 use crate::error::{Code, Refusal};
 use crate::http::{self, ErrorReply, path_refusal};
 
@@ -33,35 +29,45 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// How often a change that others overtake is made again.
 const MAX_TRIES: usize = 10;
 
-/// The key and its parts that a path names.
-struct Named {
-    kind: Kind,
-    app: AppId,
-    name: ResourceName,
+/// The parts of a path that names a resource.
+#[derive(Deserialize)]
+pub(super) struct Parts {
+    kind: String,
+    app: Option<String>,
+    name: String,
 }
 
-impl Named {
-    fn new(path: Result<Path<(String, String, String)>, PathRejection>) -> Result<Self, Refusal> {
-        let Path((kind, app, name)) = path.map_err(|rejection| path_refusal(&rejection))?;
-        let app =
-            app.parse().map_err(|error| Refusal::new(Code::InvalidApp, format!("{error}")))?;
-        let kind = kind.parse().map_err(|error| unusable(&error))?;
-        let name = name.parse().map_err(|error| unusable(&error))?;
-        Ok(Named { kind, app, name })
-    }
+/// A path that is to name a resource.
+type Named = Result<Path<Parts>, PathRejection>;
 
-    fn key(&self) -> String {
-        self.kind.key(self.app, &self.name)
+fn named(path: Named) -> Result<ResourceId, Refusal> {
+    let Path(Parts { kind, app, name }) = path.map_err(|rejection| path_refusal(&rejection))?;
+    let unusable = |error| unusable(&error);
+    match (kind.parse().map_err(unusable)?, app) {
+        (Kind::Cluster, None) => {
+            let name = name.parse().map_err(|error| invalid_path(&format!("{error}")))?;
+            Ok(ResourceId::Cluster(name))
+        }
+        (Kind::Replication, Some(app)) => {
+            let app =
+                app.parse().map_err(|error| Refusal::new(Code::InvalidApp, format!("{error}")))?;
+            Ok(ResourceId::Replication(app, name.parse().map_err(unusable)?))
+        }
+        (kind @ Kind::Cluster, Some(_)) => Err(invalid_path(&format!("a {kind} has no app"))
+            .with_hint("its path is /api/v1/resources/cluster/NAME")),
+        (kind @ Kind::Replication, None) => Err(invalid_path(&format!("a {kind} has an app"))
+            .with_hint("its path is /api/v1/resources/replication/APP/NAME")),
     }
+}
 
-    /// Its entry, which must be there.
-    fn entry(&self, metadata: &MetadataStore) -> Result<Entry, Refusal> {
-        let found = metadata.get(&self.key()).map_err(|error| refusal(&error))?;
-        found.ok_or_else(|| {
-            let Named { kind, app, name } = self;
-            Refusal::new(Code::ResourceNotFound, format!("app {app} has no {kind} '{name}'"))
-        })
-    }
+fn invalid_path(why: &str) -> Refusal {
+    Refusal::new(Code::InvalidRequest, format!("the path names no resource: {why}"))
+}
+
+/// An entry that must be there.
+fn entry(metadata: &MetadataStore, id: &ResourceId) -> Result<Entry, Refusal> {
+    let found = metadata.get(&id.key()).map_err(|error| refusal(&error))?;
+    found.ok_or_else(|| Refusal::new(Code::ResourceNotFound, format!("there is no {id}")))
 }
 
 /// Resources, each with its status.
@@ -89,7 +95,8 @@ pub(super) struct ResourceList {
             headers(("ETag" = String, description = "The version"))),
         (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
-        (status = 409, description = "It was changed meanwhile", body = ErrorReply),
+        (status = 409, description = "It was changed meanwhile, or data would have to move",
+            body = ErrorReply),
         (status = 413, description = "The body is too large", body = ErrorReply),
         (status = 422, description = "It cannot be used", body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply),
@@ -97,25 +104,24 @@ pub(super) struct ResourceList {
 )]
 pub(super) async fn write(
     State(admin): State<Arc<Admin>>,
-    path: Result<Path<(String, String, String)>, PathRejection>,
+    path: Named,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let named = Named::new(path)?;
+    let id = named(path)?;
     let wanted = if_match(&headers)?;
     let body = read_body(body).await?;
     let resource = Resource::from_json(&body).map_err(|error| unusable(&error))?;
-    if resource.key() != named.key() {
-        let message = format!("the body names '{}', the path '{}'", resource.key(), named.key());
+    if resource.id() != id {
+        let message = format!("the body names {}, the path {id}", resource.id());
         return Err(Refusal::new(Code::InvalidResource, message)
             .with_hint("put a resource under its own kind, app and name"));
     }
-    let text = resource.to_json();
-    let (version, made) =
-        admin.blocking(move |admin| put(&*admin.metadata()?, &named, wanted, &text)).await?;
-    tracing::info!(key = resource.key(), %version, "resource declared");
+    let shown = resource.to_value();
+    let (version, made) = admin.blocking(move |admin| put(admin, wanted, &resource)).await?;
+    tracing::info!(key = id.key(), %version, "resource declared");
     let status = if made { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(with_version(status, http::json(resource.to_value()), version))
+    Ok(with_version(status, http::json(shown), version))
 }
 
 /// A connection that breaks is told from a body that is too large: only the latter would be refused
@@ -145,27 +151,52 @@ async fn read_body(body: Body) -> Result<Bytes, Refusal> {
 
 /// Sets an entry, whatever it was before unless a version is wanted. Whether it is new.
 fn put(
-    metadata: &MetadataStore,
-    named: &Named,
+    admin: &Admin,
     wanted: Option<Version>,
-    text: &str,
+    resource: &Resource,
 ) -> Result<(Version, bool), Refusal> {
-    let key = named.key();
+    let metadata = admin.metadata()?;
+    let (key, text) = (resource.id().key(), resource.to_json());
     let mut tries = 0;
     loop {
         tries += 1;
         let found = metadata.get(&key).map_err(|error| refusal(&error))?;
-        let expected = match (wanted, found) {
-            (Some(wanted), _) => Some(wanted),
-            // As it is to be: a file that is applied twice changes nothing.
-            (None, Some(entry)) if entry.value == text => return Ok((entry.version, false)),
-            (None, found) => found.map(|entry| entry.version),
-        };
-        match metadata.compare_and_set(&key, expected, Some(text.to_owned())) {
-            Ok(version) => return Ok((version, expected.is_none())),
+        let version = found.as_ref().map(|entry| entry.version);
+        if wanted.is_some() && wanted != version {
+            let conflict = MetadataError::Conflict { key, expected: wanted, found: version };
+            return Err(refusal(&conflict));
+        }
+        // As it is to be: a file that is applied twice changes nothing.
+        if let Some(entry) = found.as_ref().filter(|entry| entry.value == text) {
+            return Ok((entry.version, false));
+        }
+        admit(admin, &key, found.as_ref(), resource)?;
+        match metadata.compare_and_set(&key, version, Some(text.clone())) {
+            Ok(set) => return Ok((set, version.is_none())),
             Err(MetadataError::Conflict { .. }) if wanted.is_none() && tries < MAX_TRIES => {}
             Err(error) => return Err(refusal(&error)),
         }
+    }
+}
+
+/// Refuses what its kind does not allow to be made of an entry.
+fn admit(
+    admin: &Admin,
+    key: &str,
+    before: Option<&Entry>,
+    after: &Resource,
+) -> Result<(), Refusal> {
+    match after {
+        Resource::Cluster { name, spec } => {
+            cluster::check_name(admin, name)?;
+            let before = before.map(|entry| parsed(key, entry)).transpose()?;
+            let before = match &before {
+                Some(Resource::Cluster { spec, .. }) => Some(spec),
+                _ => None,
+            };
+            cluster::admit(admin, before, spec)
+        }
+        Resource::Replication { .. } => Ok(()),
     }
 }
 
@@ -188,13 +219,13 @@ fn put(
 )]
 pub(super) async fn read(
     State(admin): State<Arc<Admin>>,
-    path: Result<Path<(String, String, String)>, PathRejection>,
+    path: Named,
 ) -> Result<Response, Refusal> {
-    let named = Named::new(path)?;
+    let id = named(path)?;
     let (version, value) = admin
         .blocking(move |admin| {
-            let entry = named.entry(&*admin.metadata()?)?;
-            Ok((entry.version, shown(admin, &named.key(), &entry.value)?))
+            let entry = entry(&*admin.metadata()?, &id)?;
+            Ok((entry.version, shown(admin, &id.key(), &entry)?))
         })
         .await?;
     Ok(with_version(StatusCode::OK, http::json(value), version))
@@ -214,26 +245,29 @@ pub(super) async fn read(
         (status = 204, description = "It was removed"),
         (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 404, description = "There is none", body = ErrorReply),
-        (status = 409, description = "It was changed meanwhile", body = ErrorReply),
+        (status = 409, description = "It was changed meanwhile, or data would have to move",
+            body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply),
     ),
 )]
 pub(super) async fn remove(
     State(admin): State<Arc<Admin>>,
-    path: Result<Path<(String, String, String)>, PathRejection>,
+    path: Named,
     headers: HeaderMap,
 ) -> Result<StatusCode, Refusal> {
-    let named = Named::new(path)?;
+    let id = named(path)?;
     let wanted = if_match(&headers)?;
     admin
         .blocking(move |admin| {
-            let metadata = admin.metadata()?;
-            let entry = named.entry(&metadata)?;
+            let (metadata, key) = (admin.metadata()?, id.key());
+            let entry = entry(&metadata, &id)?;
+            match &id {
+                ResourceId::Cluster(_) => cluster::admit_removal(admin)?,
+                ResourceId::Replication(..) => {}
+            }
             let expected = Some(wanted.unwrap_or(entry.version));
-            metadata
-                .compare_and_set(&named.key(), expected, None)
-                .map_err(|error| refusal(&error))?;
-            tracing::info!(key = named.key(), "resource removed");
+            metadata.compare_and_set(&key, expected, None).map_err(|error| refusal(&error))?;
+            tracing::info!(key, "resource removed");
             Ok(StatusCode::NO_CONTENT)
         })
         .await
@@ -280,7 +314,7 @@ async fn listed(admin: &Arc<Admin>, kinds: Vec<Kind>) -> Result<Response, Refusa
             for kind in kinds {
                 let entries = metadata.list(kind.prefix()).map_err(|error| refusal(&error))?;
                 for (key, entry) in entries {
-                    items.push(shown(admin, &key, &entry.value)?);
+                    items.push(shown(admin, &key, &entry)?);
                 }
             }
             Ok(items)
@@ -290,49 +324,19 @@ async fn listed(admin: &Arc<Admin>, kinds: Vec<Kind>) -> Result<Response, Refusa
 }
 
 /// A resource with its status, which is computed now and never kept.
-fn shown(admin: &Admin, key: &str, text: &str) -> Result<Value, Refusal> {
-    let resource = Resource::from_json(text.as_bytes()).map_err(|error| {
-        Refusal::new(Code::Internal, format!("the entry '{key}' cannot be read: {error}"))
-    })?;
+fn shown(admin: &Admin, key: &str, entry: &Entry) -> Result<Value, Refusal> {
+    let resource = parsed(key, entry)?;
     let mut value = resource.to_value();
-    value["status"] = status(admin, &resource);
+    value["status"] = match &resource {
+        Resource::Cluster { spec, .. } => cluster::status(Epoch(entry.version.0), spec)?,
+        Resource::Replication { app, name, spec } => replication::status(admin, *app, name, spec),
+    };
     Ok(value)
 }
 
-fn status(admin: &Admin, resource: &Resource) -> Value {
-    let Spec::Replication(spec) = &resource.spec;
-    let ResourceMetadata { app, name } = &resource.metadata;
-    let prefix = RemoteCursor::key_prefix(*app, name);
-    let cursors = cursors::list::<RemoteCursor>(admin.journal.as_ref(), &admin.cluster, &prefix);
-    let mut status = match cursors {
-        Ok(cursors) => {
-            let cursors: Vec<_> = cursors.into_values().collect();
-            let state = if cursors.iter().any(|cursor| cursor.snapshot_after.is_some()) {
-                "receiving a snapshot"
-            } else if !cursors.is_empty() {
-                "following"
-            } else if spec.subscriptions.queries_by_collection.is_empty() {
-                "wants nothing"
-            } else {
-                "nothing received yet"
-            };
-            json!({"state": state, "remotes": cursors.iter().map(remote).collect::<Vec<_>>()})
-        }
-        Err(error) => json!({"state": "unknown", "error": error.to_string()}),
-    };
-    if let Some(link) = admin.replications.as_ref().and_then(|probe| probe(*app, name)) {
-        status["link"] = link;
-    }
-    status
-}
-
-/// How far a replication has received from one cluster.
-fn remote(cursor: &RemoteCursor) -> Value {
-    json!({
-        "actor": cursor.remote,
-        "next": cursor.next,
-        "inSnapshot": cursor.snapshot_after.is_some(),
-        "lastRoundMs": cursor.hlc.millis(),
+fn parsed(key: &str, entry: &Entry) -> Result<Resource, Refusal> {
+    Resource::from_json(entry.value.as_bytes()).map_err(|error| {
+        Refusal::new(Code::Internal, format!("the entry '{key}' cannot be read: {error}"))
     })
 }
 

@@ -1,5 +1,8 @@
 //! Resources, over a log of their own.
 
+mod cluster;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anabranch_core::hlc::Hlc;
@@ -202,5 +205,12 @@ async fn the_routes_are_described() {
     assert_eq!(document["openapi"], "3.1.0");
     let paths = document["paths"].as_object().unwrap();
     let described: usize = paths.values().map(|path| path.as_object().unwrap().len()).sum();
-    assert_eq!((paths.len(), described), (3, 5));
+    assert_eq!((paths.len(), described), (4, 8));
+    let cluster = &paths["/api/v1/resources/cluster/{name}"]["put"];
+    let parameters = cluster["parameters"].as_array().unwrap();
+    let names: Vec<_> = parameters.iter().map(|parameter| &parameter["name"]).collect();
+    assert_eq!(names, ["name", "If-Match"]);
+    let operations = paths.values().flat_map(|path| path.as_object().unwrap().values());
+    let ids: BTreeSet<_> = operations.map(|operation| operation["operationId"].as_str()).collect();
+    assert_eq!(ids.len(), described, "no id comes twice");
 }

@@ -112,6 +112,9 @@ codes! {
     InvalidResource "invalid_resource" 422 Invalid "correct the part of the resource that is named";
     ResourceNotFound "resource_not_found" 404 Invalid
         "list what there is with GET /api/v1/resources";
+    ClusterInUse "cluster_in_use" 409 Invalid
+        "keep the partitions, their weights and the partition of each node; to divide data \
+         otherwise, declare a new cluster before anything is written to it";
     ResourceChanged "resource_changed" 409 Retry "read the resource again and repeat the change";
 }
 

@@ -1,21 +1,15 @@
-//! Reads resources key by key, so that an error can name the key to blame.
+//! Reads resources key by key, so that an error can name the key to blame. Each kind has its file;
+//! what they share stands here.
 
-use std::collections::BTreeMap;
+mod cluster;
+mod replication;
 
 use serde_json::{Map, Value};
 
-use anabranch_core::ids::{AppId, Collection};
-use anabranch_core::query::parse_filter;
+use anabranch_core::ids::AppId;
 
-use super::{
-    API_VERSION, Kind, OnLeave, ReplicationSpec, Resource, ResourceError, ResourceMetadata, Spec,
-    Subscriptions,
-};
-
-/// The most addresses of one replication.
-const MAX_CONNECTIONS: usize = 64;
-/// The most conditions of one collection.
-const MAX_QUERIES: usize = 1_000;
+use super::{API_VERSION, Kind, Resource, ResourceError, ResourceName};
+use crate::topics::ClusterName;
 
 pub(super) fn resource(value: &Value) -> Result<Resource, ResourceError> {
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];
@@ -26,56 +20,54 @@ pub(super) fn resource(value: &Value) -> Result<Resource, ResourceError> {
             .with_hint(format!("write {API_VERSION}")));
     }
     let kind: Kind = text("kind", required("", fields, "kind")?)?.parse()?;
-    let metadata = metadata(required("", fields, "metadata")?)?;
+    let metadata = required("", fields, "metadata")?;
     let spec = required("", fields, "spec")?;
-    let spec = match kind {
-        Kind::Replication => Spec::Replication(replication(spec)?),
-    };
-    Ok(Resource { metadata, spec })
+    match kind {
+        Kind::Cluster => {
+            let name = name_of_cluster(metadata)?;
+            Ok(Resource::Cluster { name, spec: cluster::cluster(spec)? })
+        }
+        Kind::Replication => {
+            let (app, name) = name_in_app(metadata)?;
+            Ok(Resource::Replication { app, name, spec: replication::replication(spec)? })
+        }
+    }
 }
 
-fn metadata(value: &Value) -> Result<ResourceMetadata, ResourceError> {
-    let fields = object("metadata", value, &["name", "app"])?;
+/// Of a kind that belongs to an app.
+fn name_in_app(metadata: &Value) -> Result<(AppId, ResourceName), ResourceError> {
+    let fields = object("metadata", metadata, &["name", "app"])?;
     let name = text("metadata.name", required("metadata", fields, "name")?)?.parse()?;
     let app: AppId = text("metadata.app", required("metadata", fields, "app")?)?
         .parse()
         .map_err(|error| refuse("metadata.app", format!("{error}")))?;
-    Ok(ResourceMetadata { name, app })
+    Ok((app, name))
 }
 
-fn replication(value: &Value) -> Result<ReplicationSpec, ResourceError> {
-    let fields = object("spec", value, &["connections", "subscriptions", "onLeave"])?;
-    let connections = fields.get("connections").map_or(Ok(Vec::new()), connections)?;
-    let subscriptions =
-        fields.get("subscriptions").map_or(Ok(Subscriptions::default()), subscriptions)?;
-    let on_leave = match fields.get("onLeave").map(|value| text("spec.onLeave", value)) {
-        None => OnLeave::default(),
-        Some(word) => match word? {
-            "purge" => OnLeave::Purge,
-            "keep" => OnLeave::Keep,
-            other => return Err(unknown_word("spec.onLeave", other, &["purge", "keep"])),
-        },
-    };
-    Ok(ReplicationSpec { connections, subscriptions, on_leave })
+fn name_of_cluster(metadata: &Value) -> Result<ClusterName, ResourceError> {
+    if metadata.get("app").is_some() {
+        return Err(refuse("metadata.app", "a Cluster belongs to no app".to_owned())
+            .with_hint("leave the key out"));
+    }
+    let fields = object("metadata", metadata, &["name"])?;
+    let name = text("metadata.name", required("metadata", fields, "name")?)?;
+    name.parse().map_err(|_| {
+        refuse("metadata.name", format!("'{}' cannot be a cluster's name", shorten(name)))
+            .with_hint(
+                "it has 1 to 64 lower-case letters, digits and '-', and begins with a letter",
+            )
+    })
 }
 
-fn connections(value: &Value) -> Result<Vec<String>, ResourceError> {
-    const PATH: &str = "spec.connections";
-    let items = array(PATH, value, MAX_CONNECTIONS)?;
-    items
-        .iter()
-        .enumerate()
-        .map(|(index, item)| {
-            let path = format!("{PATH}[{index}]");
-            let address = text(&path, item)?;
-            if is_address(address) {
-                Ok(address.to_owned())
-            } else {
-                Err(refuse(&path, format!("'{}' is not host:port", shorten(address)))
-                    .with_hint("write it like west.example:4040, or [::1]:4040"))
-            }
-        })
-        .collect()
+/// An address of another process; `example` is one that would do.
+fn address(path: &str, value: &Value, example: &str) -> Result<String, ResourceError> {
+    let address = text(path, value)?;
+    if is_address(address) {
+        return Ok(address.to_owned());
+    }
+    let port = example.rsplit_once(':').map_or("", |(_, port)| port);
+    Err(refuse(path, format!("'{}' is not host:port", shorten(address)))
+        .with_hint(format!("write it like {example}, or [::1]:{port}")))
 }
 
 /// Whether it is a host and a port; an IPv6 address stands in brackets.
@@ -91,46 +83,6 @@ fn is_address(address: &str) -> bool {
         }
     };
     host && port
-}
-
-fn subscriptions(value: &Value) -> Result<Subscriptions, ResourceError> {
-    const PATH: &str = "spec.subscriptions.queriesByCollection";
-    let fields = object("spec.subscriptions", value, &["queriesByCollection"])?;
-    let Some(value) = fields.get("queriesByCollection") else {
-        return Ok(Subscriptions::default());
-    };
-    let Value::Object(queries) = value else {
-        return Err(mistyped(PATH, "an object of lists of conditions", value));
-    };
-    let mut queries_by_collection = BTreeMap::new();
-    for (name, value) in queries {
-        let collection: Collection =
-            name.parse().map_err(|error| refuse(PATH, format!("{error}")))?;
-        let path = format!("{PATH}.{name}");
-        let conditions = array(&path, value, MAX_QUERIES)?;
-        if conditions.is_empty() {
-            return Err(refuse(&path, "the list is empty".to_owned()).with_hint(
-                "to want every document write [\"true\"]; for none, leave the key out",
-            ));
-        }
-        let conditions = conditions
-            .iter()
-            .enumerate()
-            .map(|(index, value)| condition(&format!("{path}[{index}]"), value))
-            .collect::<Result<_, _>>()?;
-        queries_by_collection.insert(collection, conditions);
-    }
-    Ok(Subscriptions { queries_by_collection })
-}
-
-fn condition(path: &str, value: &Value) -> Result<String, ResourceError> {
-    let condition = text(path, value)?;
-    parse_filter(condition).map_err(|error| ResourceError {
-        path: path.to_owned(),
-        message: error.to_string(),
-        hint: error.hint().map(str::to_owned),
-    })?;
-    Ok(condition.to_owned())
 }
 
 /// The fields of an object that has no others than the known ones.
@@ -175,6 +127,16 @@ fn array<'a>(path: &str, value: &'a Value, most: usize) -> Result<&'a [Value], R
         }
         other => Err(mistyped(path, "a list", other)),
     }
+}
+
+/// A whole number that is not negative and not too large for its type.
+fn whole<T: TryFrom<u64>>(path: &str, value: &Value) -> Result<T, ResourceError> {
+    let Value::Number(number) = value else {
+        return Err(mistyped(path, "a whole number", value));
+    };
+    number.as_u64().and_then(|number| T::try_from(number).ok()).ok_or_else(|| {
+        refuse(path, format!("{number} cannot be used")).with_hint("write a whole number above 0")
+    })
 }
 
 fn mistyped(path: &str, expected: &str, found: &Value) -> ResourceError {

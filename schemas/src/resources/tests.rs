@@ -30,10 +30,13 @@ fn refused(pointer: &str, value: Value) -> ResourceError {
 #[test]
 fn a_replication_is_read_and_written() {
     let resource = Resource::from_value(&example()).unwrap();
-    assert_eq!(resource.key(), "replication/2164bef3-37c0-489c-9ac6-c94b034525d7/japanese-cars");
+    assert_eq!(
+        resource.id().key(),
+        "replication/2164bef3-37c0-489c-9ac6-c94b034525d7/japanese-cars"
+    );
     assert_eq!(resource.to_value(), example());
     assert_eq!(Resource::from_json(resource.to_json().as_bytes()).unwrap(), resource);
-    let Spec::Replication(spec) = resource.spec;
+    let Resource::Replication { spec, .. } = resource else { panic!("{resource:?}") };
     assert_eq!(spec.subscriptions.predicates().unwrap().len(), 1);
 }
 
@@ -42,7 +45,8 @@ fn defaults_are_to_purge_and_to_want_nothing() {
     let mut resource = example();
     resource["spec"] = json!({});
     resource["status"] = json!({"lag": 3});
-    let Spec::Replication(spec) = Resource::from_value(&resource).unwrap().spec;
+    let resource = Resource::from_value(&resource).unwrap();
+    let Resource::Replication { spec, .. } = resource else { panic!("{resource:?}") };
     assert_eq!(spec, ReplicationSpec::default());
     assert_eq!(spec.on_leave, OnLeave::Purge);
 }
@@ -106,7 +110,9 @@ fn what_cannot_be_used_is_refused_by_name() {
 #[test]
 fn a_kind_is_read_in_the_plural_too() {
     assert_eq!("replications".parse::<Kind>(), Ok(Kind::Replication));
-    assert!("Cluster".parse::<Kind>().is_err());
+    assert_eq!("Clusters".parse::<Kind>(), Ok(Kind::Cluster));
+    let error = "clutser".parse::<Kind>().unwrap_err();
+    assert_eq!(error.hint.as_deref(), Some("did you mean 'Cluster'?"));
 }
 
 #[test]
@@ -114,4 +120,107 @@ fn a_missing_part_is_named() {
     let mut resource = example();
     resource["metadata"].as_object_mut().unwrap().remove("app");
     assert_eq!(Resource::from_value(&resource).unwrap_err().to_string(), "metadata.app: missing");
+}
+
+fn cluster(spec: &Value) -> Value {
+    json!({
+        "apiVersion": "anabranch/v1",
+        "kind": "Cluster",
+        "metadata": {"name": "east"},
+        "spec": spec,
+    })
+}
+
+fn refused_cluster(spec: &Value) -> ResourceError {
+    Resource::from_value(&cluster(spec)).expect_err("it is refused")
+}
+
+#[test]
+fn a_cluster_is_read_and_written() {
+    let declared = cluster(&json!({
+        "quorum": 1,
+        "partitions": [
+            {"weight": 3, "nodes": {"a1": "10.0.0.1:7070", "a2": "[::1]:7070"}},
+            {"weight": 1, "nodes": {"b1": "b1.east:7070"}},
+        ],
+    }));
+    let resource = Resource::from_value(&declared).unwrap();
+    assert_eq!(resource.id().key(), "cluster/east");
+    assert_eq!(resource.to_value(), declared);
+    assert_eq!(Resource::from_json(resource.to_json().as_bytes()).unwrap(), resource);
+}
+
+#[test]
+fn a_partition_weighs_1_and_the_quorum_is_left_out_unless_declared() {
+    let declared = cluster(&json!({"partitions": [{"nodes": {"a": "a:1"}}]}));
+    let resource = Resource::from_value(&declared).unwrap();
+    let Resource::Cluster { spec, .. } = &resource else { panic!("{resource:?}") };
+    assert_eq!((spec.partitions[0].weight, spec.quorum), (1, None));
+    let written = json!({"partitions": [{"weight": 1, "nodes": {"a": "a:1"}}]});
+    assert_eq!(resource.to_value()["spec"], written);
+}
+
+#[test]
+fn a_cluster_belongs_to_no_app() {
+    let mut resource = cluster(&json!({"partitions": [{"nodes": {"a": "a:1"}}]}));
+    resource["metadata"]["app"] = json!("2164bef3-37c0-489c-9ac6-c94b034525d7");
+    let error = Resource::from_value(&resource).unwrap_err();
+    assert_eq!(error.to_string(), "metadata.app: a Cluster belongs to no app");
+    for name in ["East", "1east", "ea.st"] {
+        resource["metadata"] = json!({"name": name});
+        assert_eq!(Resource::from_value(&resource).unwrap_err().path, "metadata.name", "{name}");
+    }
+    resource["metadata"] = json!({"name": "east", "nam": "x"});
+    let error = Resource::from_value(&resource).unwrap_err();
+    assert_eq!(error.hint.as_deref(), Some("did you mean 'name'?"));
+}
+
+#[test]
+fn an_unknown_key_of_a_cluster_names_the_nearest() {
+    let one = json!({"nodes": {"a": "a:1"}});
+    let error = refused_cluster(&json!({"partition": [one], "quorum": 1}));
+    assert_eq!(error.to_string(), "spec: unknown key 'partition'");
+    assert_eq!(error.hint.as_deref(), Some("did you mean 'partitions'?"));
+    let error = refused_cluster(&json!({"partitions": [one, {"node": {}}]}));
+    assert_eq!(error.to_string(), "spec.partitions[1]: unknown key 'node'");
+    assert_eq!(error.hint.as_deref(), Some("did you mean 'nodes'?"));
+}
+
+#[test]
+fn what_is_wrong_with_a_cluster_is_refused_by_name() {
+    let one = json!({"nodes": {"a": "a:1"}});
+    let nodes = |nodes: Value| json!({"partitions": [one, {"nodes": nodes}]});
+    let weight =
+        |weight: Value| json!({"partitions": [one, {"weight": weight, "nodes": {"b": "b:1"}}]});
+    let many: serde_json::Map<_, _> =
+        (0..17).map(|number| (format!("n{number}"), json!(format!("n{number}:1")))).collect();
+    for (spec, path, message) in [
+        (json!([]), "spec", "expected an object, found a list"),
+        (json!({}), "spec.partitions", "missing"),
+        (json!({"partitions": {}}), "spec.partitions", "expected a list, found an object"),
+        (json!({"partitions": []}), "spec.partitions", "a cluster has 1 to 1024 partitions, not 0"),
+        (json!({"partitions": [{}]}), "spec.partitions[0].nodes", "missing"),
+        (nodes(json!(["b"])), "spec.partitions[1].nodes", "expected an object of addresses"),
+        (nodes(json!({})), "spec.partitions[1].nodes", "partition 1 has 0"),
+        (nodes(json!(many)), "spec.partitions[1].nodes", "partition 1 has 17"),
+        (nodes(json!({"B": "b:1"})), "spec.partitions[1].nodes", "'B' cannot be a node's name"),
+        (nodes(json!({"b": "x"})), "spec.partitions[1].nodes.b", "'x' is not host:port"),
+        (nodes(json!({"b": 7070})), "spec.partitions[1].nodes.b", "expected a string"),
+        (nodes(json!({"a": "b:1"})), "spec.partitions[1].nodes.a", "'a' is in two partitions"),
+        (nodes(json!({"b": "a:1"})), "spec.partitions[1].nodes.b", "two nodes have the address"),
+        (weight(json!(0)), "spec.partitions[1].weight", "the weight of partition 1 is 0"),
+        (weight(json!(-1)), "spec.partitions[1].weight", "-1 cannot be used"),
+        (weight(json!(1.5)), "spec.partitions[1].weight", "1.5 cannot be used"),
+        (weight(json!(1_u64 << 32)), "spec.partitions[1].weight", "4294967296 cannot be used"),
+        (weight(json!("1")), "spec.partitions[1].weight", "expected a whole number"),
+        (json!({"partitions": [one], "quorum": 0}), "spec.quorum", "a quorum of 0 does not fit"),
+        (json!({"partitions": [one], "quorum": 2}), "spec.quorum", "a quorum of 2 does not fit"),
+        (json!({"partitions": [one], "quorum": null}), "spec.quorum", "expected a whole number"),
+    ] {
+        let error = refused_cluster(&spec);
+        assert_eq!(error.path, path, "{error}");
+        assert!(error.message.contains(message), "{error}");
+    }
+    let error = refused_cluster(&nodes(json!({"b": "x"})));
+    assert_eq!(error.hint.as_deref(), Some("write it like 10.0.0.1:7070, or [::1]:7070"));
 }

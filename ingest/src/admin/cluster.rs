@@ -1,0 +1,115 @@
+//! What may become of a cluster's configuration, and what follows of it.
+//!
+//! Data cannot move between partitions yet. So once there is any, a configuration must leave it
+//! where it is: partitions stay, each with its weight, and so do nodes, each in its partition.
+//! [`admit`] decides this on the entry that is then replaced by compare-and-set, so two changes
+//! that are admitted each for itself never come together. That a cluster has data it learns from
+//! the log, where somebody may write in between for the first time: declare a cluster before its
+//! clients start.
+
+use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId};
+use anabranch_core::keyspace::Interval;
+use anabranch_core::slicing::PartitionId;
+use anabranch_journal::{Offset, TopicPartition};
+use anabranch_schemas::topics::ClusterName;
+use serde_json::{Value, json};
+
+use super::Admin;
+use crate::error::{Code, Refusal};
+
+/// Refuses what is declared for another cluster.
+pub(super) fn check_name(admin: &Admin, name: &ClusterName) -> Result<(), Refusal> {
+    let ours = &admin.cluster;
+    if name == ours {
+        return Ok(());
+    }
+    let message = format!("metadata.name: '{name}' is another cluster; this one is '{ours}'");
+    Err(Refusal::new(Code::InvalidResource, message)
+        .with_hint(format!("write {ours}, or apply it to a server of {name}")))
+}
+
+/// Refuses a change after which data would not be where it is looked for. `before` is `None` for a
+/// cluster without a configuration: one node holds everything.
+pub(super) fn admit(
+    admin: &Admin,
+    before: Option<&ClusterSpec>,
+    after: &ClusterSpec,
+) -> Result<(), Refusal> {
+    let moved = match before {
+        Some(before) => moves(before, after),
+        None => Some("the cluster would get its first configuration".to_owned()),
+    };
+    moved.map_or(Ok(()), |change| refuse_with_data(admin, &change))
+}
+
+/// Refuses to remove the configuration from data.
+pub(super) fn admit_removal(admin: &Admin) -> Result<(), Refusal> {
+    refuse_with_data(admin, "the cluster would lose its configuration")
+}
+
+fn refuse_with_data(admin: &Admin, change: &str) -> Result<(), Refusal> {
+    let txns = TopicPartition::new(admin.cluster.txns(), 0);
+    let bounds = admin.journal.bounds(&txns).map_err(|error| Refusal::of_journal(&error))?;
+    if bounds.end == Offset::default() {
+        return Ok(());
+    }
+    let message = format!(
+        "{change}, but the cluster has data, which cannot move between partitions yet; what may \
+         change are addresses, the quorum, and which nodes a partition has, of which one stays"
+    );
+    Err(Refusal::new(Code::ClusterInUse, message))
+}
+
+/// What moves data from one node to another, if anything does.
+fn moves(before: &ClusterSpec, after: &ClusterSpec) -> Option<String> {
+    let [old, new] = [before, after].map(|spec| spec.partitions.len());
+    if old != new {
+        return Some(format!("the cluster would have {new} partitions instead of {old}"));
+    }
+    if let Some((node, old, new)) = moved(before, after) {
+        return Some(format!("node '{node}' would move from partition {old} to partition {new}"));
+    }
+    let mut pairs = before.partitions.iter().zip(&after.partitions).enumerate();
+    pairs.find_map(|(id, (old, new))| {
+        if old.weight != new.weight {
+            let (old, new) = (old.weight, new.weight);
+            return Some(format!("partition {id} would have the weight {new} instead of {old}"));
+        }
+        // Who is new takes the data over from one that has it.
+        let stays = old.nodes.keys().any(|node| new.nodes.contains_key(node));
+        (!stays).then(|| format!("partition {id} would keep none of its nodes"))
+    })
+}
+
+/// A node that is in another partition than before, and both.
+fn moved<'a>(before: &'a ClusterSpec, after: &ClusterSpec) -> Option<(&'a NodeId, usize, usize)> {
+    before.partitions.iter().enumerate().find_map(|(old, partition)| {
+        partition.nodes.keys().find_map(|node| {
+            let new = after.partitions.iter().position(|new| new.nodes.contains_key(node))?;
+            (new != old).then_some((node, old, new))
+        })
+    })
+}
+
+/// What follows of a configuration.
+pub(super) fn status(epoch: Epoch, spec: &ClusterSpec) -> Result<Value, Refusal> {
+    let configuration = Configuration::new(epoch, spec.clone())
+        .map_err(|error| Refusal::new(Code::Internal, format!("the configuration: {error}")))?;
+    let partition = |id: PartitionId| {
+        json!({
+            "id": id,
+            "share": share(&configuration, id),
+            "quorum": configuration.quorum(id),
+            "nodes": configuration.replicas(id).collect::<Vec<_>>(),
+        })
+    };
+    let partitions: Vec<_> = configuration.partitions().map(partition).collect();
+    Ok(json!({"epoch": epoch, "partitions": partitions}))
+}
+
+/// The part of the keyspace that a partition owns, of 1.
+fn share(configuration: &Configuration, partition: PartitionId) -> f64 {
+    let owned = configuration.slicing().owned_by(partition);
+    let positions: u128 = owned.iter().map(Interval::positions).sum();
+    positions as f64 / Interval::ALL.positions() as f64
+}
