@@ -16,6 +16,10 @@
 //! they show what was set before they were called. Whoever follows changes with
 //! [`MetadataStore::wait`] does so on a handle of its own.
 
+mod configuration;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -426,6 +430,3 @@ impl View {
         Ok(key)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -14,17 +14,17 @@ use crate::topics::cluster_topics;
 type Commit = Box<dyn FnOnce() -> Fate + Send>;
 
 /// The embedded log; its commits do as they are told, and writers are counted.
-struct Bench {
+pub(super) struct Bench {
     log: Arc<dyn Journal>,
     faulty: Arc<dyn Journal>,
     commits: Arc<Mutex<VecDeque<Commit>>>,
     writers: Arc<Mutex<usize>>,
-    cluster: ClusterName,
+    pub(super) cluster: ClusterName,
     _dir: TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
         let log: Arc<dyn Journal> = EmbeddedJournal::open(config).unwrap();
@@ -43,7 +43,7 @@ impl Bench {
         Bench { log, faulty: Arc::new(faulty), commits, writers, cluster, _dir: dir }
     }
 
-    fn store(&self) -> MetadataStore {
+    pub(super) fn store(&self) -> MetadataStore {
         MetadataStore::open(Arc::clone(&self.faulty), &self.cluster).unwrap()
     }
 

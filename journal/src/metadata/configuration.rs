@@ -1,0 +1,92 @@
+//! The configuration of a cluster, as the resource that declares it.
+
+use anabranch_core::cluster::{Configuration, Epoch};
+use anabranch_schemas::resources::{Resource, ResourceId};
+use anabranch_schemas::topics::ClusterName;
+
+use super::{Entry, MetadataError, MetadataStore};
+use crate::error::Error;
+
+impl MetadataStore {
+    /// What a cluster's configuration is now; `None` if nobody declared one. Its epoch is the
+    /// version of the entry, which goes on even when the entry is removed and comes back.
+    ///
+    /// # Errors
+    /// As [`MetadataStore::refresh`]; [`Error::Corrupt`] if the entry is no configuration.
+    pub fn configuration(
+        &self,
+        cluster: &ClusterName,
+    ) -> Result<Option<Configuration>, MetadataError> {
+        let key = ResourceId::Cluster(cluster.clone()).key();
+        let entry = self.get(&key)?;
+        Ok(entry.map(|entry| configuration(&key, &entry)).transpose()?)
+    }
+}
+
+fn configuration(key: &str, entry: &Entry) -> Result<Configuration, Error> {
+    let corrupt = |why: String| Error::Corrupt(format!("the entry '{key}': {why}"));
+    match Resource::from_json(entry.value.as_bytes()) {
+        Ok(Resource::Cluster { spec, .. }) => Configuration::new(Epoch(entry.version.0), spec)
+            .map_err(|error| corrupt(error.to_string())),
+        Ok(other) => Err(corrupt(format!("it is {}", other.id()))),
+        Err(error) => Err(corrupt(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::Version;
+    use crate::metadata::tests::Bench;
+
+    const EAST: &str = r#"{"apiVersion": "anabranch/v1", "kind": "Cluster",
+        "metadata": {"name": "east"},
+        "spec": {"partitions": [{"nodes": {"a": "a:7070"}}, {"nodes": {"b": "b:7070"}}]}}"#;
+
+    fn set(store: &MetadataStore, expected: Option<u64>, value: Option<&str>) {
+        let (expected, value) = (expected.map(Version), value.map(str::to_owned));
+        store.compare_and_set("cluster/east", expected, value).unwrap();
+    }
+
+    #[test]
+    fn its_epoch_is_the_version_of_its_entry() {
+        let bench = Bench::new();
+        let store = bench.store();
+        let epoch = || {
+            let configuration = store.configuration(&bench.cluster).unwrap();
+            configuration.map(|configuration| configuration.epoch())
+        };
+        assert_eq!(epoch(), None);
+        set(&store, None, Some(EAST));
+        assert_eq!(epoch(), Some(Epoch(1)));
+        set(&store, Some(1), Some(&EAST.replace("a:7070", "c:7070")));
+        let configuration = store.configuration(&bench.cluster).unwrap().unwrap();
+        assert_eq!(configuration.epoch(), Epoch(2));
+        assert_eq!(configuration.members()[&"a".parse().unwrap()].address, "c:7070");
+        set(&store, Some(2), None);
+        assert_eq!(epoch(), None);
+        set(&store, None, Some(EAST));
+        assert_eq!(epoch(), Some(Epoch(4)), "no epoch comes twice");
+    }
+
+    #[test]
+    fn that_of_another_cluster_is_not_ours() {
+        let bench = Bench::new();
+        let store = bench.store();
+        set(&store, None, Some(EAST));
+        assert_eq!(store.configuration(&"eas".parse().unwrap()).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_corrupt() {
+        let replication = r#"{"apiVersion": "anabranch/v1", "kind": "Replication", "spec": {},
+            "metadata": {"name": "x", "app": "2164bef3-37c0-489c-9ac6-c94b034525d7"}}"#;
+        for broken in ["{", replication, &EAST.replace("b:7070", "a:7070")] {
+            let bench = Bench::new();
+            let store = bench.store();
+            set(&store, None, Some(broken));
+            let error = store.configuration(&bench.cluster).unwrap_err();
+            assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error:?}");
+        }
+    }
+}
