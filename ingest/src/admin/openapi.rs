@@ -34,9 +34,9 @@ pub(super) async fn openapi() -> axum::response::Response {
 /// The same, under a path that names neither a kind nor an app.
 fn for_cluster(mut item: PathItem) -> PathItem {
     for operation in [&mut item.get, &mut item.put, &mut item.delete].into_iter().flatten() {
-        let parameters = operation.parameters.iter_mut().flatten();
+        let parameters = operation.parameters.take().into_iter().flatten();
         let kept = parameters.filter(|given| !["kind", "app"].contains(&given.name.as_str()));
-        operation.parameters = Some(kept.map(|given| given.clone()).collect());
+        operation.parameters = Some(kept.collect());
         operation.operation_id = operation.operation_id.take().map(|id| format!("{id}_cluster"));
     }
     item
