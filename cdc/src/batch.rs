@@ -114,6 +114,9 @@ impl Batch {
         if open_txn != Some(txn) {
             self.close();
             self.open = Some(Open { txn, slices, changes: 0 });
+        } else if let Some(open) = &mut self.open {
+            // Its parts may come from several partitions, each of which names its own slices.
+            open.slices.extend(slices);
         }
         let written = if txn == self.start.next { self.start.written } else { 0 };
         for change in transaction.changes {

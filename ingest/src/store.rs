@@ -114,6 +114,7 @@ impl Store {
                     statement: statement.to_owned(),
                     args: args.clone(),
                     at: Some(self.read_at(at_least, deadline)),
+                    after: String::new(),
                 };
                 // Without a deadline for the whole: a large result takes its time.
                 async move {

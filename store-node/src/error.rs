@@ -90,6 +90,9 @@ pub enum Error {
     /// The statement cannot be run.
     #[error(transparent)]
     Statement(#[from] QueryError),
+    /// The document belongs to another node.
+    #[error("this store node does not hold that part of the keyspace")]
+    NotHere,
     /// The request makes no sense.
     #[error("{0}")]
     InvalidRequest(String),
@@ -108,6 +111,7 @@ impl Error {
             },
             Error::NotReached { .. }
             | Error::CatchingUp { .. }
+            | Error::NotHere
             | Error::Expired(_)
             | Error::Overloaded(_) => ErrorKind::Retry,
             Error::CorruptStore(_) | Error::CorruptRecord { .. } | Error::Halted(_) => {
@@ -142,6 +146,7 @@ impl Error {
             Error::Expired(_) => "read_expired",
             Error::Overloaded(_) => "overloaded",
             Error::Statement(error) => error.code(),
+            Error::NotHere => "not_here",
             Error::InvalidRequest(_) => "invalid_request",
             Error::Shutdown => "shutting_down",
         }

@@ -9,8 +9,10 @@
 
 mod apply;
 mod config;
+mod coordinate;
 mod error;
 mod feed;
+mod gossip;
 mod log;
 mod membership;
 mod metrics;
@@ -18,6 +20,7 @@ mod node;
 mod observe;
 mod read;
 mod rpc;
+mod stability;
 mod status;
 mod storage;
 

@@ -65,6 +65,11 @@ impl Membership {
         &self.node
     }
 
+    /// The configuration that it is in.
+    pub(crate) fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
     /// Its part of the keyspace.
     pub(crate) fn owned(&self) -> Intervals {
         self.configuration.owned_by(&self.node).expect("it is a member of its configuration")

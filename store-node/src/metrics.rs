@@ -27,6 +27,11 @@ const FEED_START: &str = "anabranch_store_node_feed_start_txn";
 const READS: &str = "anabranch_store_node_reads_total";
 const READ_SECONDS: &str = "anabranch_store_node_read_seconds";
 const STREAMS: &str = "anabranch_store_node_open_streams";
+const GOSSIP_SENT: &str = "anabranch_store_node_gossip_sent_messages_total";
+const GOSSIP_SENT_BYTES: &str = "anabranch_store_node_gossip_sent_bytes_total";
+const GOSSIP_RECEIVED: &str = "anabranch_store_node_gossip_received_messages_total";
+const GOSSIP_RECEIVED_BYTES: &str = "anabranch_store_node_gossip_received_bytes_total";
+const SUSPICION: &str = "anabranch_store_node_suspicion_ratio";
 
 /// Says what each is.
 pub(crate) fn describe() {
@@ -52,6 +57,11 @@ pub(crate) fn describe() {
     describe_counter!(READS, "Reads, by kind and result");
     describe_histogram!(READ_SECONDS, "Time of a read until its first reply, in seconds");
     describe_gauge!(STREAMS, "Open streams, by kind");
+    describe_counter!(GOSSIP_SENT, "Messages of gossip sent, answers included");
+    describe_counter!(GOSSIP_SENT_BYTES, "Bytes of these, without what gRPC adds");
+    describe_counter!(GOSSIP_RECEIVED, "Messages of gossip received, answers included");
+    describe_counter!(GOSSIP_RECEIVED_BYTES, "Bytes of these, without what gRPC adds");
+    describe_gauge!(SUSPICION, "By peer how much of its past it was not silent as long as now");
     gauge!(HALTED).set(0.0);
     counter!(LOST).absolute(0);
 }
@@ -137,7 +147,7 @@ pub(crate) fn set_log_unreachable(unreachable: bool) {
     gauge!(UNREACHABLE).set(if unreachable { 1.0 } else { 0.0 });
 }
 
-pub(crate) fn record_read(kind: &'static str, result: &'static str, took: Duration) {
+pub(crate) fn record_read(kind: &'static str, result: String, took: Duration) {
     counter!(READS, "kind" => kind, "result" => result).increment(1);
     histogram!(READ_SECONDS, "kind" => kind).record(took.as_secs_f64());
 }
@@ -156,6 +166,26 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         gauge!(STREAMS, "kind" => self.0).decrement(1.0);
     }
+}
+
+pub(crate) fn record_gossip_sent(bytes: usize) {
+    counter!(GOSSIP_SENT).increment(1);
+    counter!(GOSSIP_SENT_BYTES).increment(bytes as u64);
+}
+
+pub(crate) fn record_gossip_received(bytes: usize) {
+    counter!(GOSSIP_RECEIVED).increment(1);
+    counter!(GOSSIP_RECEIVED_BYTES).increment(bytes as u64);
+}
+
+/// How likely it is that a peer is gone, from 0 to 1.
+pub(crate) fn set_suspicion(peer: &str, share: f64) {
+    gauge!(SUSPICION, "peer" => peer.to_owned()).set(share);
+}
+
+/// A node that is no peer any more is not suspected.
+pub(crate) fn forget_suspicion(peer: &str) {
+    set_suspicion(peer, 0.0);
 }
 
 /// Gauges are doubles; counts here stay far below 2^53.

@@ -10,19 +10,22 @@ use anabranch_core::cluster::Configuration;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
+use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
 use tokio::net::TcpListener;
 
 use crate::apply::{Apply, Retention};
 use crate::config::StoreNodeConfig;
+use crate::coordinate::{Coordinator, View};
 use crate::error::Error;
 use crate::feed::Feeds;
+use crate::gossip::{self, Gossip, GossipOptions, Incarnation};
 use crate::log::Log;
 use crate::membership::Membership;
 use crate::metrics;
 use crate::observe::{self, Observer};
 use crate::read::{Reads, blocking};
-use crate::rpc::{self, Service};
+use crate::rpc::{self, Local, Services};
 use crate::status::Status;
 use crate::storage::{Opened, Storage, StoreOptions};
 
@@ -30,7 +33,8 @@ use crate::storage::{Opened, Storage, StoreOptions};
 pub struct StoreNode {
     config: StoreNodeConfig,
     identity: ClusterIdentity,
-    log: Log,
+    membership: Membership,
+    log: Arc<Log>,
     journal: Arc<dyn Journal>,
     opened: Opened,
 }
@@ -68,10 +72,10 @@ impl StoreNode {
     ) -> Result<Self, Error> {
         metrics::describe();
         let membership = Membership::new(config.node.clone(), configuration, config.listen)?;
-        let log = Log::new(identity.actor, identity.slices, membership.owned());
+        let log = Arc::new(Log::new(identity.actor, identity.slices, membership.owned()));
         let opened = Storage::open(&StoreOptions::new(&config), &log)?;
         tracing::info!(node = %membership.node(), slices = log.read().len(), "the store is open");
-        Ok(StoreNode { config, identity, log, journal, opened })
+        Ok(StoreNode { config, identity, membership, log, journal, opened })
     }
 
     /// Starts it; returns where it listens. It is ready when it has applied what was in the log.
@@ -79,7 +83,7 @@ impl StoreNode {
     /// # Errors
     /// If its address cannot be listened on, or its certificate cannot be used.
     pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<SocketAddr, Error> {
-        let StoreNode { config, identity, log, journal, opened } = self;
+        let StoreNode { config, identity, membership, log, journal, opened } = self;
         let Opened { storage, progress, timeline } = opened;
         let (server, listener, address) = listen(&config).await?;
         let storage = Arc::new(storage);
@@ -90,7 +94,7 @@ impl StoreNode {
         );
         Apply {
             cluster: identity.name.clone(),
-            log: log.clone(),
+            log: Arc::clone(&log),
             storage: Arc::clone(&storage),
             status: Arc::clone(&status),
             progress,
@@ -119,7 +123,8 @@ impl StoreNode {
             "store-node-flush",
             flush(Arc::clone(&storage), Arc::clone(&status), interval, tasks.shutdown().clone()),
         );
-        let service = Service {
+        let local = Local {
+            log: Arc::clone(&log),
             reads: Reads::new(
                 Arc::clone(&storage),
                 Arc::clone(&status),
@@ -133,12 +138,29 @@ impl StoreNode {
                 slices: identity.slices,
                 shutdown: tasks.shutdown().clone(),
             },
-            status,
-            storage,
-            shutdown: tasks.shutdown().clone(),
+            status: Arc::clone(&status),
+            storage: Arc::clone(&storage),
         };
+        let gossip = Gossip::start(
+            GossipOptions {
+                node: membership.node().clone(),
+                incarnation: Incarnation(now_millis()),
+                actor: identity.actor,
+                configuration: membership.configuration().clone(),
+                tls: config.tls.clone(),
+                settings: gossip::Settings::default(),
+            },
+            tasks,
+        );
+        let view = Arc::new(View::new(membership, gossip.clone(), log, status, storage));
+        tasks.spawn("store-node-view", Arc::clone(&view).run(tasks.shutdown().clone()));
+        let shutdown = tasks.shutdown().clone();
+        let coordinator =
+            Coordinator::new(local.clone(), view, config.tls.clone(), shutdown.clone());
+        let services = Services { local, coordinator, gossip };
         tasks.spawn("store-node-rpc", async move {
-            rpc::serve(server, listener, service).await.map_err(TaskError::from)
+            let served = rpc::serve(server, listener, services, shutdown);
+            served.await.map_err(TaskError::from)
         });
         Ok(address)
     }

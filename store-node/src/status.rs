@@ -113,6 +113,11 @@ impl Status {
         }
     }
 
+    /// The end of the log when the node started, once it is known.
+    pub(crate) fn target(&self) -> Option<TxnId> {
+        *self.target.lock()
+    }
+
     /// Changes what is applied, and sees whether that is all that was to be caught up with.
     fn update(&self, change: impl FnOnce(&mut Applied)) {
         let mut caught_up = false;

@@ -50,7 +50,7 @@ pub(super) struct Applier {
     pub(super) storage: Arc<Storage>,
     pub(super) status: Arc<Status>,
     pub(super) demand: Arc<Demand>,
-    pub(super) log: Log,
+    pub(super) log: Arc<Log>,
     /// The partitions of topic `rounds`, to name them in errors.
     pub(super) partitions: Vec<TopicPartition>,
     pub(super) retention: Retention,

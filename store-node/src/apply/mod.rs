@@ -40,7 +40,7 @@ const INPUTS: usize = 8;
 /// All that applying needs.
 pub(crate) struct Apply {
     pub(crate) cluster: ClusterName,
-    pub(crate) log: Log,
+    pub(crate) log: Arc<Log>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) status: Arc<Status>,
     pub(crate) progress: Progress,

@@ -66,10 +66,16 @@ enum QueryFrom {
 }
 
 impl QueryCursor {
-    pub(super) fn new(app: AppId, select: Select, at: TxnId) -> Self {
+    /// From the first document on, or from the one that follows `after`.
+    pub(super) fn new(app: AppId, select: Select, after: Option<DocumentKey>, at: TxnId) -> Self {
         let from = match select.filter.as_ref().and_then(|filter| filter.key()) {
-            Some(keys) => QueryFrom::Keys(keys.into_iter()),
-            None => QueryFrom::Collection(None),
+            Some(mut keys) => {
+                keys.retain(|key| after.as_ref().is_none_or(|after| key > after));
+                QueryFrom::Keys(keys.into_iter())
+            }
+            None => QueryFrom::Collection(after.map(|key| {
+                DocumentId { app, collection: select.collection.clone(), key }.to_bytes()
+            })),
         };
         QueryCursor { app, left: select.limit.unwrap_or(u64::MAX), select, at, from }
     }

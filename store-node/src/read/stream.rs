@@ -7,7 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use anabranch_core::ids::{AppId, Collection, DocumentId, TxnId};
+use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::Select;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::store as proto;
@@ -79,14 +79,15 @@ impl Reads {
         })))
     }
 
-    /// The documents that a SELECT returns. There is always at least one reply.
+    /// The documents that a SELECT returns, those that follow `after` if it is set. There is always at least one reply.
     pub(crate) fn query(
         &self,
         app: AppId,
         select: Select,
+        after: Option<DocumentKey>,
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {
-        let cursor = |at| QueryCursor::new(app, select, at);
+        let cursor = |at| QueryCursor::new(app, select, after, at);
         let reply = |txn, items| proto::QueryReply { txn, items };
         self.open("query", snapshot, cursor, QueryCursor::next, reply)
     }
@@ -122,14 +123,8 @@ impl<C: Send + 'static, T: Send + 'static> Pages<C, T> {
                 blocking(move || read(&mut cursor, &storage).map(|page| (page, cursor))).await?;
             let Page { items, is_last } = page;
             self.cursor = (!is_last).then_some(cursor);
-            if items.is_empty() {
-                // Nothing matched yet; whether anybody still waits is seen at the next page.
-                if self.taken.is_closed() {
-                    return Ok(());
-                }
-                continue;
-            }
             replied = true;
+            // Also when nothing matched: whoever waits sees that the node is at work.
             if !self.give(items).await? {
                 return Ok(());
             }

@@ -30,6 +30,8 @@ pub(crate) struct History {
 struct HistoryState {
     oldest: TxnId,
     held: BTreeMap<TxnId, usize>,
+    /// Nothing from here on is given up; `None` if nobody else reads here.
+    kept_from: Option<TxnId>,
 }
 
 /// Keeps a snapshot readable until it is dropped.
@@ -41,7 +43,7 @@ pub(crate) struct Hold {
 
 impl History {
     pub(super) fn new(oldest: TxnId) -> Self {
-        let state = HistoryState { oldest, held: BTreeMap::new() };
+        let state = HistoryState { oldest, ..HistoryState::default() };
         History { state: Mutex::new(state) }
     }
 
@@ -60,12 +62,18 @@ impl History {
         Ok(Hold { history: Arc::clone(self), txn })
     }
 
-    /// Gives up the snapshots below `before`, as far as none is held; returns the oldest that is
+    /// Keeps the snapshots from `txn` on: reads of other nodes begin there.
+    pub(crate) fn keep_from(&self, txn: TxnId) {
+        self.state.lock().kept_from = Some(txn);
+    }
+
+    /// Gives up the snapshots below `before`, as far as none is held or kept; returns the oldest that is
     /// left. It never goes back.
     pub(crate) fn advance(&self, before: TxnId) -> TxnId {
         let mut state = self.state.lock();
         let held = state.held.first_key_value().map(|(txn, _)| *txn);
-        let before = held.map_or(before, |held| held.min(before));
+        let bounds = held.into_iter().chain(state.kept_from);
+        let before = bounds.fold(before, TxnId::min);
         state.oldest = state.oldest.max(before);
         state.oldest
     }

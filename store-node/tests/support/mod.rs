@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::Value;
+use anabranch_core::cluster::Configuration;
 use anabranch_core::document::Mutation;
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::{FieldPath, OnConflict};
@@ -83,10 +84,21 @@ impl Node {
         journal: Arc<dyn Journal>,
         tls: Option<&TlsFiles>,
     ) -> Self {
+        Self::start_in(None, config, journal, tls).await
+    }
+
+    /// Starts a node of a cluster.
+    pub async fn start_in(
+        configuration: Option<Configuration>,
+        config: StoreNodeConfig,
+        journal: Arc<dyn Journal>,
+        tls: Option<&TlsFiles>,
+    ) -> Self {
         let readiness = Readiness::new();
         let tasks = Tasks::new(Shutdown::new());
         let ready = readiness.register("store node");
-        let address = run(config, log::identity(), None, journal, &tasks, ready).await.unwrap();
+        let address =
+            run(config, log::identity(), configuration, journal, &tasks, ready).await.unwrap();
         // The certificates of tests are for this name.
         let host = if tls.is_some() { "localhost" } else { "127.0.0.1" };
         let address = format!("{host}:{}", address.port());
@@ -134,6 +146,7 @@ impl Node {
         at: proto::ReadAt,
     ) -> Result<Vec<proto::QueryReply>, tonic::Status> {
         let request = proto::QueryRequest {
+            after: String::new(),
             app: log::APP.0.as_bytes().to_vec().into(),
             statement: statement.to_owned(),
             args: args.to_owned(),

@@ -62,7 +62,7 @@ pub(super) fn applier_of(opened: Opened, log: &Log, retention: Retention) -> App
         storage: Arc::new(storage),
         status: Arc::new(Status::new(progress.next, progress.last, progress.time, ready)),
         demand: Arc::new(Demand::new(1 << 20)),
-        log: log.clone(),
+        log: Arc::new(log.clone()),
         partitions: slices().all().map(|slice| TopicPartition::new("c.rounds", slice.0)).collect(),
         retention,
         assembler: Assembler::new(log, progress.next, &progress.slices),

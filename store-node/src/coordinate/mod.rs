@@ -1,0 +1,317 @@
+//! What any node answers about the whole cluster.
+//!
+//! A read has one timestamp: the universal stable one, or a later one that the client has seen. For
+//! each partition that it needs one replica is asked, the one that is least suspected of those that
+//! have come that far; another one as soon as that one fails or is slow. Every replica reads the
+//! same snapshot, so it does not matter which one answers (ST-2, ST-4). A node that is the only one
+//! of its cluster answers by itself, from what it has applied.
+
+mod feed;
+mod merge;
+mod plan;
+mod replicas;
+mod view;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::cluster::NodeId;
+use anabranch_core::ids::{DocumentId, TxnId};
+use anabranch_core::query::Select;
+use anabranch_core::slicing::PartitionId;
+use anabranch_runtime::tasks::Shutdown;
+use anabranch_runtime::tls::TlsFiles;
+use anabranch_schemas::store as proto;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
+use tonic::Status;
+
+use self::merge::{Item, Items, Open, merge};
+use self::replicas::{Peers, Replica, first_answer};
+use crate::error::Error;
+use crate::read::parse_select;
+use crate::rpc::{Local, Replies, app, document_id, refuse, refused, replies};
+
+pub(crate) use self::view::View;
+
+/// Answers for the whole cluster.
+#[derive(Clone)]
+pub(crate) struct Coordinator {
+    local: Local,
+    view: Arc<View>,
+    peers: Arc<Peers>,
+    shutdown: Shutdown,
+}
+
+/// When a read is, and how long it may wait for replicas to come that far.
+#[derive(Clone, Copy, Debug)]
+struct Timestamp {
+    txn: TxnId,
+    deadline: Instant,
+}
+
+impl Timestamp {
+    fn read_at(self) -> proto::ReadAt {
+        let wait = self.deadline.saturating_duration_since(Instant::now());
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        proto::ReadAt { at_least: None, exactly: Some(self.txn.0), wait_ms }
+    }
+}
+
+impl Item for proto::QueryItem {
+    fn key(&self) -> &[u8] {
+        self.key.as_bytes()
+    }
+}
+
+impl Item for proto::ScanItem {
+    fn key(&self) -> &[u8] {
+        &self.document_id
+    }
+}
+
+impl Coordinator {
+    pub(crate) fn new(
+        local: Local,
+        view: Arc<View>,
+        tls: Option<TlsFiles>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Coordinator { local, view, peers: Arc::new(Peers::new(tls)), shutdown }
+    }
+
+    pub(crate) fn status(&self) -> proto::StatusReply {
+        self.local.status()
+    }
+
+    pub(crate) async fn get(&self, request: proto::GetRequest) -> Result<proto::GetReply, Status> {
+        if self.view.is_alone() {
+            return refused(self.local.get(request).await);
+        }
+        let id = refused(document_id(&request.document_id))?;
+        let Some(at) = self.timestamp(request.at).await? else {
+            return Ok(proto::GetReply::default());
+        };
+        let partition = self.view.configuration().partition_of(id.position());
+        self.ask(partition, at.txn, |replica| {
+            let document_id = request.document_id.clone();
+            replica.get(proto::GetRequest { document_id, at: Some(at.read_at()) })
+        })
+        .await
+    }
+
+    pub(crate) async fn query(
+        &self,
+        request: proto::QueryRequest,
+    ) -> Result<Replies<proto::QueryReply>, Status> {
+        if self.view.is_alone() {
+            return refused(self.local.query(request).await.map(replies));
+        }
+        let select = refused(parse_select(&request.statement, &request.args))?;
+        let partitions = self.needed(&request, &select)?;
+        let Some(at) = self.timestamp(request.at).await? else {
+            return Ok(one(proto::QueryReply::default()));
+        };
+        let part = |partition| -> Open<proto::QueryItem> {
+            let (coordinator, request) = (self.clone(), request.clone());
+            Box::new(move |after| {
+                let (coordinator, mut request) = (coordinator.clone(), request.clone());
+                if let Some(after) = after {
+                    request.after = String::from_utf8(after).expect("a key is text");
+                }
+                async move {
+                    coordinator
+                        .stream(partition, at.txn, |replica| {
+                            let request =
+                                proto::QueryRequest { at: Some(at.read_at()), ..request.clone() };
+                            async move {
+                                let items = replica.query(request).await?;
+                                Ok(items.map_ok(|reply| reply.items).boxed())
+                            }
+                        })
+                        .await
+                }
+                .boxed()
+            })
+        };
+        let items =
+            merge(partitions.into_iter().map(part).collect(), select.limit.unwrap_or(u64::MAX));
+        let txn = Some(at.txn.0);
+        Ok(items.map_ok(move |items| proto::QueryReply { txn, items }).boxed())
+    }
+
+    pub(crate) async fn scan(
+        &self,
+        request: proto::ScanRequest,
+    ) -> Result<Replies<proto::ScanReply>, Status> {
+        if self.view.is_alone() {
+            return refused(self.local.scan(request).await.map(replies));
+        }
+        let Some(at) = self.timestamp(request.at).await? else {
+            return Ok(one(proto::ScanReply::default()));
+        };
+        let part = |partition| -> Open<proto::ScanItem> {
+            let (coordinator, request) = (self.clone(), request.clone());
+            Box::new(move |after| {
+                let (coordinator, mut request) = (coordinator.clone(), request.clone());
+                if let Some(after) = after {
+                    request.after = after.into();
+                }
+                async move {
+                    coordinator
+                        .stream(partition, at.txn, |replica| {
+                            let request =
+                                proto::ScanRequest { at: Some(at.read_at()), ..request.clone() };
+                            async move {
+                                let items = replica.scan(request).await?;
+                                Ok(items.map_ok(|reply| reply.items).boxed())
+                            }
+                        })
+                        .await
+                }
+                .boxed()
+            })
+        };
+        let partitions = self.view.configuration().partitions();
+        let items = merge(partitions.map(part).collect(), u64::MAX);
+        let txn = Some(at.txn.0);
+        Ok(items.map_ok(move |items| proto::ScanReply { txn, items }).boxed())
+    }
+
+    /// What became of a round in all partitions together.
+    pub(crate) async fn outcome(
+        &self,
+        request: proto::OutcomeRequest,
+    ) -> Result<proto::OutcomeReply, Status> {
+        if self.view.is_alone() {
+            return refused(self.local.outcome(request).await);
+        }
+        let at = request.txn.map_or(TxnId(0), TxnId);
+        let partitions = self.view.configuration().partitions();
+        let asked = partitions.map(|partition| {
+            let request = request.clone();
+            self.ask(partition, at, move |replica| replica.outcome(request.clone()))
+        });
+        let replies = futures::future::try_join_all(asked).await?;
+        // A partition that has not come that far yet knows nothing of it.
+        let mut outcomes = replies.into_iter().filter_map(|reply| reply.outcome);
+        let mut outcome = outcomes.next();
+        if let Some(outcome) = &mut outcome {
+            for other in outcomes {
+                outcome.conflicts.extend(other.conflicts);
+                outcome.too_large.extend(other.too_large);
+            }
+        }
+        Ok(proto::OutcomeReply { outcome })
+    }
+
+    pub(crate) async fn feed(
+        &self,
+        request: proto::FeedRequest,
+    ) -> Result<Replies<proto::FeedReply>, Status> {
+        if self.view.is_alone() {
+            return refused(self.local.feed(&request).map(replies));
+        }
+        feed::open(self, request).await
+    }
+
+    /// The timestamp that a request asks for; `None` if nothing is there yet.
+    async fn timestamp(&self, at: Option<proto::ReadAt>) -> Result<Option<Timestamp>, Status> {
+        let at = at.unwrap_or_default();
+        let patience = Duration::from_millis(at.wait_ms.into());
+        let deadline = Instant::now() + patience;
+        if at.exactly.zip(at.at_least).is_some_and(|(exactly, least)| least > exactly) {
+            let what = "a read cannot be exactly at a timestamp and at least at a later one";
+            return Err(refuse(&Error::InvalidRequest(what.to_owned())));
+        }
+        let txn = match at.exactly {
+            Some(exactly) => Some(TxnId(exactly)),
+            None => {
+                let stable = refused(self.view.stable(patience).await)?;
+                stable.last().max(at.at_least.map(TxnId))
+            }
+        };
+        Ok(txn.map(|txn| Timestamp { txn, deadline }))
+    }
+
+    /// The partitions that a query has to be asked of.
+    fn needed(
+        &self,
+        request: &proto::QueryRequest,
+        select: &Select,
+    ) -> Result<BTreeSet<PartitionId>, Status> {
+        let app = refused(app(&request.app))?;
+        let configuration = self.view.configuration();
+        let Some(keys) = select.filter.as_ref().and_then(|filter| filter.key()) else {
+            return Ok(configuration.partitions().collect());
+        };
+        let collection = &select.collection;
+        let positions = keys
+            .into_iter()
+            .map(|key| DocumentId { app, collection: collection.clone(), key }.position());
+        Ok(positions.map(|position| configuration.partition_of(position)).collect())
+    }
+
+    /// The replicas of a partition, in the order in which to ask them.
+    fn replicas(&self, partition: PartitionId, at: TxnId) -> Vec<(NodeId, Replica)> {
+        let order = plan::order(self.view.candidates(partition), at);
+        let replica = |node: NodeId| {
+            if node == *self.view.membership().node() {
+                return Some((node, Replica::Here(self.local.clone())));
+            }
+            let member = self.view.configuration().member(&node)?;
+            match self.peers.replica(&node, &member.address) {
+                Ok(replica) => Some((node, replica)),
+                Err(error) => {
+                    tracing::warn!(%node, %error, "a node cannot be asked");
+                    None
+                }
+            }
+        };
+        order.into_iter().filter_map(replica).collect()
+    }
+
+    /// Asks one of the replicas of a partition.
+    async fn ask<T, F>(
+        &self,
+        partition: PartitionId,
+        at: TxnId,
+        call: impl Fn(Replica) -> F,
+    ) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let (node, answer) = first_answer(self.replicas(partition, at), call).await?;
+        self.view.gossip().hear(&node);
+        Ok(answer)
+    }
+
+    /// Opens a stream of one of the replicas of a partition: of one whose first reply is there.
+    async fn stream<T: Item, F>(
+        &self,
+        partition: PartitionId,
+        at: TxnId,
+        open: impl Fn(Replica) -> F,
+    ) -> Result<Items<T>, Status>
+    where
+        F: Future<Output = Result<Items<T>, Status>>,
+    {
+        let (first, rest) = self
+            .ask(partition, at, |replica| {
+                let opening = open(replica);
+                async move {
+                    let mut items = opening.await?;
+                    let first = items.next().await.transpose()?;
+                    Ok((first, items))
+                }
+            })
+            .await?;
+        Ok(stream::iter(first.map(Ok)).chain(rest).boxed())
+    }
+}
+
+fn one<T: Send + 'static>(reply: T) -> Replies<T> {
+    stream::once(async { Ok(reply) }).boxed()
+}

@@ -1,0 +1,64 @@
+//! What the other services of a cluster ask of any of its store nodes.
+
+use std::time::Instant;
+
+use anabranch_schemas::store as proto;
+use anabranch_schemas::store::store_node_server::StoreNode;
+use tonic::{Request, Response, Status};
+
+use super::{Replies, answer};
+use crate::coordinate::Coordinator;
+
+#[tonic::async_trait]
+impl StoreNode for Coordinator {
+    type QueryStream = Replies<proto::QueryReply>;
+    type ScanStream = Replies<proto::ScanReply>;
+    type FeedStream = Replies<proto::FeedReply>;
+
+    async fn get(
+        &self,
+        request: Request<proto::GetRequest>,
+    ) -> Result<Response<proto::GetReply>, Status> {
+        let began = Instant::now();
+        answer("get", began, self.get(request.into_inner()).await)
+    }
+
+    async fn query(
+        &self,
+        request: Request<proto::QueryRequest>,
+    ) -> Result<Response<Self::QueryStream>, Status> {
+        let began = Instant::now();
+        answer("query", began, self.query(request.into_inner()).await)
+    }
+
+    async fn scan(
+        &self,
+        request: Request<proto::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        let began = Instant::now();
+        answer("scan", began, self.scan(request.into_inner()).await)
+    }
+
+    async fn outcome(
+        &self,
+        request: Request<proto::OutcomeRequest>,
+    ) -> Result<Response<proto::OutcomeReply>, Status> {
+        let began = Instant::now();
+        answer("outcome", began, self.outcome(request.into_inner()).await)
+    }
+
+    async fn feed(
+        &self,
+        request: Request<proto::FeedRequest>,
+    ) -> Result<Response<Self::FeedStream>, Status> {
+        let began = Instant::now();
+        answer("feed", began, self.feed(request.into_inner()).await)
+    }
+
+    async fn status(
+        &self,
+        _: Request<proto::StatusRequest>,
+    ) -> Result<Response<proto::StatusReply>, Status> {
+        Ok(Response::new(self.status()))
+    }
+}

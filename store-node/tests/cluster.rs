@@ -1,0 +1,267 @@
+//! Several nodes over one log: any of them answers for all, whoever holds what and whoever is away.
+
+#![allow(clippy::unwrap_used, unreachable_pub)] // of a test, whose support is not a library's
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+
+use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId, PartitionSpec};
+use anabranch_core::document::Mutation;
+use anabranch_core::ids::{DocumentId, TxnId};
+use anabranch_core::query::OnConflict;
+use anabranch_schemas::decode;
+use anabranch_schemas::records::Change;
+use anabranch_schemas::store as proto;
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use self::support::log::{APP, Log, Round, car};
+use self::support::model::Model;
+use self::support::{
+    Node, PATIENCE_MS, at, config, exactly, increment, insert, journal, put, within,
+};
+
+const PARTITIONS: usize = 3;
+const REPLICAS: usize = 2;
+const CARS: i64 = 60;
+
+/// Nodes over a log.
+struct Cluster {
+    dir: TempDir,
+    log: Log,
+    configuration: Configuration,
+    nodes: BTreeMap<NodeId, Node>,
+    rounds: u128,
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+fn name(partition: usize, replica: usize) -> NodeId {
+    format!("p{partition}-r{replica}").parse().unwrap()
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let partition = |partition| PartitionSpec {
+            weight: 1,
+            nodes: (0..REPLICAS)
+                .map(|replica| (name(partition, replica), free_address()))
+                .collect(),
+        };
+        let partitions = (0..PARTITIONS).map(partition).collect();
+        let configuration =
+            Configuration::new(Epoch(1), ClusterSpec { partitions, quorum: None }).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(journal(&dir.path().join("log")));
+        let mut cluster = Cluster { dir, log, configuration, nodes: BTreeMap::new(), rounds: 0 };
+        for node in cluster.configuration.clone().members().keys() {
+            cluster.start_node(node).await;
+        }
+        cluster
+    }
+
+    async fn start_node(&mut self, node: &NodeId) {
+        let mut config = config(&self.dir.path().join(node.as_str()));
+        config.node = Some(node.clone());
+        config.listen = self.configuration.member(node).unwrap().address.parse().unwrap();
+        let configuration = Some(self.configuration.clone());
+        let started = Node::start_in(configuration, config, self.log.journal(), None).await;
+        self.nodes.insert(node.clone(), started);
+    }
+
+    async fn stop_node(&mut self, node: &NodeId) {
+        self.nodes.remove(node).unwrap().stop().await;
+    }
+
+    async fn stop(self) {
+        for node in self.nodes.into_values() {
+            node.stop().await;
+        }
+    }
+
+    fn write(&mut self, mutations: Vec<(i64, Mutation)>) -> TxnId {
+        self.rounds += 1;
+        let millis = 1_000_000 + u64::try_from(self.rounds).unwrap() * 1_000;
+        let mutations =
+            mutations.into_iter().map(|(number, mutation)| (car(number), mutation)).collect();
+        self.log.write(&Round { id: self.rounds, millis, mutations })
+    }
+
+    /// Rounds over all partitions; the last transaction.
+    fn write_some(&mut self) -> TxnId {
+        let mut last = TxnId(0);
+        for number in 0..CARS {
+            let everywhere = (0..CARS).step_by(7).map(|other| (other, increment("visits", 1)));
+            let this = (number, put(&format!("{{\"n\":{number}}}")));
+            last = self.write(everywhere.chain([this]).collect());
+        }
+        self.write(vec![(3, Mutation::Delete)]).max(last)
+    }
+}
+
+fn keys(replies: &[proto::QueryReply]) -> Vec<String> {
+    replies.iter().flat_map(|reply| &reply.items).map(|item| item.key.clone()).collect()
+}
+
+/// What a node says about the whole cluster at a timestamp, against what the log means.
+async fn check(node: &Node, model: &Model, last: TxnId) {
+    let visible: BTreeMap<&DocumentId, _> = model
+        .documents
+        .iter()
+        .filter_map(|(id, document)| document.value().map(|value| (id, value)))
+        .collect();
+    for number in 0..CARS {
+        let found = node.read(&car(number), last).await;
+        let id = car(number);
+        let expected = visible.get(&id).map(|value| {
+            let anabranch_core::Value::Object(mut fields) = (*value).clone() else { panic!() };
+            fields.insert("_id".to_owned(), anabranch_core::Value::Int(number));
+            anabranch_core::Value::Object(fields)
+        });
+        assert_eq!(found, expected, "{number}");
+    }
+    let expected: Vec<_> = visible.keys().map(|id| id.key.as_str().to_owned()).collect();
+    let all = node.query("SELECT * FROM cars", "", at(last)).await.unwrap();
+    assert_eq!(keys(&all), expected, "in order of id, each once");
+    let some = node.query("SELECT * FROM cars LIMIT 7", "", at(last)).await.unwrap();
+    assert_eq!(keys(&some), expected[..7]);
+    let pinned = "SELECT * FROM cars WHERE _id = 5 OR _id = 11";
+    assert_eq!(keys(&node.query(pinned, "", at(last)).await.unwrap()), ["11", "5"]);
+    let request = proto::ScanRequest {
+        app: Bytes::copy_from_slice(APP.0.as_bytes()),
+        collection: "cars".to_owned(),
+        at: Some(at(last)),
+        after: Bytes::new(),
+    };
+    let mut scan = node.client.clone().scan(request).await.unwrap().into_inner();
+    let mut scanned = Vec::new();
+    while let Some(reply) = scan.message().await.unwrap() {
+        scanned.extend(reply.items.into_iter().map(|item| item.document_id.to_vec()));
+    }
+    let with_state: Vec<_> = model.documents.keys().map(DocumentId::to_bytes).collect();
+    assert_eq!(scanned, with_state, "deleted ones too");
+}
+
+/// The merged feed against what each transaction changed.
+async fn check_feed(node: &Node, model: &Model, end: TxnId) {
+    let replies = node.feed(&[], TxnId(0), end).await;
+    let mut fed: BTreeMap<TxnId, BTreeSet<DocumentId>> = BTreeMap::new();
+    for transaction in replies.iter().flat_map(|reply| &reply.transactions) {
+        let changed = fed.entry(TxnId(transaction.txn)).or_default();
+        for change in &transaction.changes {
+            let event: Change = decode(&change.event).unwrap();
+            assert!(changed.insert(event.id()), "each change once");
+            assert!(transaction.slices.contains(&change.slice));
+        }
+    }
+    let expected: BTreeMap<_, BTreeSet<_>> = model
+        .transactions
+        .iter()
+        .map(|(txn, changed)| (*txn, changed.keys().cloned().collect()))
+        .collect();
+    assert_eq!(fed, expected);
+    let nexts: Vec<_> = replies.iter().map(|reply| reply.next).collect();
+    assert!(nexts.is_sorted());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_answers_for_all_of_them() {
+    let mut cluster = Cluster::start().await;
+    let nothing = cluster.nodes[&name(0, 0)].get(&car(1), waiting()).await.unwrap();
+    assert_eq!(nothing, proto::GetReply::default());
+    let last = cluster.write_some();
+    let model = Model::of(&*cluster.log.journal());
+    for node in cluster.nodes.values() {
+        check(node, &model, last).await;
+        check_feed(node, &model, last.next()).await;
+    }
+    cluster.stop().await;
+}
+
+/// At the newest timestamp.
+fn waiting() -> proto::ReadAt {
+    proto::ReadAt { at_least: None, exactly: None, wait_ms: PATIENCE_MS }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_over_several_partitions_has_one_outcome() {
+    let mut cluster = Cluster::start().await;
+    let taken: Vec<_> = (0..CARS).step_by(2).collect();
+    cluster.write(taken.iter().map(|number| (*number, put("{}"))).collect());
+    let all = (0..CARS).map(|number| (number, insert("{}", OnConflict::Fail))).collect();
+    let txn = cluster.write(all);
+    let round = uuid::Uuid::from_u128(cluster.rounds);
+    for node in cluster.nodes.values() {
+        let request = proto::OutcomeRequest {
+            round_id: Bytes::copy_from_slice(round.as_bytes()),
+            txn: Some(txn.0),
+            wait_ms: PATIENCE_MS,
+        };
+        let reply = node.client.clone().outcome(request).await.unwrap().into_inner();
+        let outcome = reply.outcome.unwrap();
+        assert_eq!(outcome.txn, txn.0);
+        let conflicts: BTreeSet<_> = outcome.conflicts.iter().map(|id| id.to_vec()).collect();
+        let expected: BTreeSet<_> = taken.iter().map(|number| car(*number).to_bytes()).collect();
+        assert_eq!(conflicts, expected);
+    }
+    cluster.stop().await;
+}
+
+/// ST-3 and what a dead replica may cost: nothing, as long as another one of its partition lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_replica_of_each_partition_is_enough() {
+    let mut cluster = Cluster::start().await;
+    let before = cluster.write_some();
+    for partition in 0..PARTITIONS {
+        cluster.stop_node(&name(partition, partition % REPLICAS)).await;
+    }
+    let last = cluster.write_some();
+    let model = Model::of(&*cluster.log.journal());
+    for node in cluster.nodes.values() {
+        check(node, &model, last).await;
+        check_feed(node, &model, last.next()).await;
+        let old = node.get(&car(1), exactly(before)).await.unwrap();
+        assert_eq!(old.txn, Some(before.0));
+        // The stable timestamp has moved on without those that are away.
+        let stable = async {
+            while node.get(&car(1), waiting()).await.unwrap().txn < Some(last.0) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("everything is stable", stable).await;
+    }
+    for partition in 0..PARTITIONS {
+        cluster.start_node(&name(partition, partition % REPLICAS)).await;
+    }
+    for node in cluster.nodes.values() {
+        let found = node.get(&car(1), waiting()).await.unwrap();
+        assert!(found.txn >= Some(last.0), "a node that was away reads no older than before");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_without_replicas_is_missed_and_the_others_are_read() {
+    let mut cluster = Cluster::start().await;
+    let last = cluster.write_some();
+    let of = |number: i64, cluster: &Cluster| {
+        usize::try_from(cluster.configuration.partition_of(car(number).position()).0).unwrap()
+    };
+    let gone = of(1, &cluster);
+    let kept = (0..CARS).find(|number| *number != 3 && of(*number, &cluster) != gone).unwrap();
+    for replica in 0..REPLICAS {
+        cluster.stop_node(&name(gone, replica)).await;
+    }
+    for node in cluster.nodes.values() {
+        assert!(node.read(&car(kept), last).await.is_some());
+        let missed = node.get(&car(1), proto::ReadAt { wait_ms: 100, ..at(last) }).await;
+        assert_eq!(missed.unwrap_err().code(), tonic::Code::Unavailable);
+    }
+    cluster.stop().await;
+}
