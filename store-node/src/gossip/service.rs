@@ -1,0 +1,319 @@
+//! The gossip of one node: the state machine, a task that drives it, a task for each peer that
+//! sends to it, and the server that hears from them.
+//!
+//! A peer that is slow or dead costs only its own task anything: each has at most one request in
+//! flight, and what is new meanwhile waits as one message. Nothing is kept on disk; a node that is
+//! started again has a new incarnation and asks its peers what it missed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::cluster::{Configuration, Epoch, NodeId};
+use anabranch_core::ids::ActorId;
+use anabranch_runtime::grpc;
+use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
+use anabranch_runtime::tls::TlsFiles;
+use anabranch_schemas::gossip as proto;
+use parking_lot::Mutex;
+use proto::gossip_client::GossipClient;
+use proto::gossip_server::{self, GossipServer};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::announce::{Announce, Incarnation, Standing};
+use super::dice::Dice;
+use super::message::Message;
+use super::outbox::Outbox;
+use super::state::{Settings, State};
+use super::suspicion::{Moment, Suspicion};
+use super::wire::{self, ClusterMark};
+use crate::metrics;
+
+/// How long a peer may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait after a failure, at first and at most.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MOST_DELAY: Duration = Duration::from_secs(1);
+/// How often the suspicion of each peer is measured.
+const MEASURING: Duration = Duration::from_secs(1);
+
+/// Who gossips.
+pub(crate) struct GossipOptions {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Higher than in any earlier life of the node. Wall time will do: should it have gone back,
+    /// the peers say so and the node takes a higher one.
+    pub(crate) incarnation: Incarnation,
+    /// Of which cluster.
+    pub(crate) actor: ActorId,
+    /// The newest configuration that the node has read.
+    pub(crate) configuration: Configuration,
+    /// With these it dials its peers over TLS.
+    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) settings: Settings,
+}
+
+/// The gossip of a node; a handle that can be cloned.
+#[derive(Clone)]
+pub(crate) struct Gossip(Arc<Shared>);
+
+struct Shared {
+    node: NodeId,
+    mark: ClusterMark,
+    tls: Option<TlsFiles>,
+    began: Instant,
+    state: Mutex<State>,
+    /// The peers that are sent to, with the address of each.
+    outboxes: Mutex<BTreeMap<NodeId, (String, Arc<Outbox>)>>,
+    /// A step may be due earlier than it was.
+    hurry: Notify,
+    changes: watch::Sender<()>,
+    tasks: Tasks,
+}
+
+impl Gossip {
+    /// Begins to gossip. The server of [`Gossip::server`] has to be served by the caller.
+    pub(crate) fn start(options: GossipOptions, tasks: &Tasks) -> Self {
+        let GossipOptions { node, incarnation, actor, configuration, tls, settings } = options;
+        let (seed, _) = Uuid::new_v4().as_u64_pair();
+        let (dice, now) = (Dice::new(seed), Moment::default());
+        let state = State::new(node.clone(), incarnation, &configuration, settings, dice, now);
+        let gossip = Gossip(Arc::new(Shared {
+            node,
+            mark: ClusterMark::of(actor),
+            tls,
+            began: Instant::now(),
+            state: Mutex::new(state),
+            outboxes: Mutex::default(),
+            hurry: Notify::new(),
+            changes: watch::Sender::new(()),
+            tasks: tasks.clone(),
+        }));
+        gossip.dial(&configuration);
+        tasks.spawn("store-node-gossip", gossip.clone().run(tasks.shutdown().clone()));
+        gossip
+    }
+
+    /// Hears peers; to be added to the node's gRPC server.
+    pub(crate) fn server(&self) -> GossipServer<Gossip> {
+        GossipServer::new(self.clone())
+    }
+
+    /// How the node stands now. Nothing is said before this was called once.
+    pub(crate) fn announce(&self, standing: Standing) {
+        if self.0.state.lock().announce(standing) {
+            self.0.hurry.notify_one();
+            self.0.changes.send_replace(());
+        }
+    }
+
+    /// Of each node the newest announce, its own included, by name.
+    pub(crate) fn announces(&self) -> Vec<Arc<Announce>> {
+        self.0.state.lock().announces().cloned().collect()
+    }
+
+    /// How likely it is that a node is gone.
+    pub(crate) fn suspicion(&self, node: &NodeId) -> Suspicion {
+        self.0.state.lock().suspicion(node, self.now())
+    }
+
+    /// A peer gave a sign of life elsewhere: it answered a read, for instance.
+    pub(crate) fn hear(&self, node: &NodeId) {
+        self.0.state.lock().hear(node, self.now());
+    }
+
+    /// The highest epoch that any node speaks of. If it is above the one of the configuration that
+    /// was passed in last there is a newer one to be read.
+    pub(crate) fn heard_epoch(&self) -> Epoch {
+        self.0.state.lock().heard_epoch()
+    }
+
+    /// Takes in a newer configuration; nothing if it is not newer.
+    pub(crate) fn configure(&self, configuration: &Configuration) {
+        {
+            let mut state = self.0.state.lock();
+            if configuration.epoch() <= state.epoch() {
+                return;
+            }
+            state.configure(configuration, self.now());
+        }
+        self.dial(configuration);
+        self.0.hurry.notify_one();
+        self.0.changes.send_replace(());
+    }
+
+    /// Told of every change of an announce, of the heard epoch and of the configuration.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changes.subscribe()
+    }
+
+    fn now(&self) -> Moment {
+        Moment(self.0.began.elapsed())
+    }
+
+    /// Sends to the peers of a configuration, and to no others.
+    fn dial(&self, configuration: &Configuration) {
+        let mut outboxes = self.0.outboxes.lock();
+        let members = configuration.members();
+        outboxes.retain(|node, (address, outbox)| {
+            let is_kept = members.get(node).is_some_and(|member| member.address == *address);
+            if !is_kept {
+                outbox.close();
+                metrics::forget_suspicion(node.as_str());
+            }
+            is_kept
+        });
+        for (node, member) in members.iter().filter(|(node, _)| **node != self.0.node) {
+            if outboxes.contains_key(node) {
+                continue;
+            }
+            let outbox = Arc::new(Outbox::default());
+            outboxes.insert(node.clone(), (member.address.clone(), Arc::clone(&outbox)));
+            let peer = Peer {
+                gossip: self.clone(),
+                node: node.clone(),
+                address: member.address.clone(),
+                outbox,
+                is_reached: true,
+            };
+            self.0.tasks.spawn("store-node-gossip-peer", peer.run(self.0.tasks.shutdown().clone()));
+        }
+    }
+
+    async fn run(self, shutdown: Shutdown) -> Result<(), TaskError> {
+        let mut measured = Instant::now();
+        loop {
+            let Moment(due) = self.0.state.lock().due();
+            tokio::select! {
+                () = shutdown.begun() => return Ok(()),
+                () = self.0.hurry.notified() => {}
+                () = sleep_until(self.0.began + due) => {}
+            }
+            let messages = self.0.state.lock().tick(self.now());
+            {
+                let outboxes = self.0.outboxes.lock();
+                for (node, message) in messages {
+                    if let Some((_, outbox)) = outboxes.get(&node) {
+                        outbox.post(message);
+                    }
+                }
+            }
+            if measured.elapsed() >= MEASURING {
+                measured = Instant::now();
+                for (node, suspicion) in self.0.state.lock().suspicions(self.now()) {
+                    metrics::set_suspicion(node.as_str(), suspicion.share());
+                }
+            }
+        }
+    }
+
+    /// Takes in a request or an answer; what to answer a request with.
+    fn receive(&self, message: proto::Message) -> Result<Message, wire::WireError> {
+        metrics::record_gossip_received(proto::encoded_bytes(&message));
+        let message = wire::decode(message, self.0.mark)?;
+        let from = message.from.clone();
+        let received = self.0.state.lock().receive(message, self.now());
+        if received.is_outbid {
+            tracing::warn!(
+                node = %self.0.node, told_by = %from,
+                "an announce of this node is known that it did not make: its clock went back, or \
+                 another node has its name"
+            );
+            self.0.hurry.notify_one();
+        }
+        if received.has_news || received.is_outbid {
+            self.0.changes.send_replace(());
+        }
+        Ok(received.answer.unwrap_or_else(|| Message::ping(self.0.node.clone())))
+    }
+
+    /// A message as it is sent, counted.
+    fn encode(&self, message: &Message) -> proto::Message {
+        let message = wire::encode(message, self.0.mark);
+        metrics::record_gossip_sent(proto::encoded_bytes(&message));
+        message
+    }
+}
+
+#[tonic::async_trait]
+impl gossip_server::Gossip for Gossip {
+    async fn exchange(
+        &self,
+        request: Request<proto::Message>,
+    ) -> Result<Response<proto::Message>, Status> {
+        match self.receive(request.into_inner()) {
+            Ok(answer) => Ok(Response::new(self.encode(&answer))),
+            Err(error) => Err(Status::invalid_argument(error.to_string())),
+        }
+    }
+}
+
+/// Sends to one peer.
+struct Peer {
+    gossip: Gossip,
+    node: NodeId,
+    address: String,
+    outbox: Arc<Outbox>,
+    is_reached: bool,
+}
+
+impl Peer {
+    async fn run(mut self, shutdown: Shutdown) -> Result<(), TaskError> {
+        let sending = async {
+            let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
+            let mut client = None;
+            while let Some(message) = self.outbox.take().await {
+                let result = self.send(&mut client, &message).await;
+                self.note(result.as_ref().err());
+                match result {
+                    Ok(()) => backoff.reset(),
+                    Err(_) => sleep(backoff.next_delay()).await,
+                }
+            }
+        };
+        tokio::select! {
+            () = shutdown.begun() => {}
+            () = sending => {}
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        client: &mut Option<GossipClient<Channel>>,
+        message: &Message,
+    ) -> Result<(), TaskError> {
+        let client = match client {
+            Some(client) => client,
+            None => {
+                // Fails for what a person may mend meanwhile: an address, or a certificate.
+                let channel = grpc::channel(&self.address, self.gossip.0.tls.as_ref())?;
+                client.insert(GossipClient::new(channel))
+            }
+        };
+        let request = self.gossip.encode(message);
+        let answer = timeout(PATIENCE, client.exchange(request)).await??;
+        self.gossip.receive(answer.into_inner())?;
+        Ok(())
+    }
+
+    /// Logs when a peer is lost and when it is back, and not each failure between.
+    fn note(&mut self, failure: Option<&TaskError>) {
+        if self.is_reached == failure.is_none() {
+            return;
+        }
+        self.is_reached = !self.is_reached;
+        match failure {
+            Some(error) => tracing::warn!(
+                peer = %self.node, address = %self.address, %error,
+                "gossip does not reach a node"
+            ),
+            None => tracing::info!(peer = %self.node, "gossip reaches a node again"),
+        }
+    }
+}
