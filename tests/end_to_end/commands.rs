@@ -49,6 +49,7 @@ fn a_user_declares_loads_asks_and_looks() -> Result<()> {
     let dev = embedded::start(dir.path(), "dev", &certificates, &["dev"])?;
     resources(dir.path(), &dev.api)?;
     documents(dir.path(), &dev.api)?;
+    cluster(dir.path(), &dev.api)?;
     status(&dev.api)
 }
 
@@ -74,6 +75,25 @@ fn resources(dir: &Path, api: &Api) -> Result<()> {
     let wrong = write(dir, "wrong.yaml", &text.replace("subscriptions", "subscription"))?;
     let (_, stderr) = run(&["apply", "-f", &wrong, "--server", server], REFUSED)?;
     has(&stderr, "subscriptions")
+}
+
+/// What a cluster with data is told of its configuration.
+fn cluster(dir: &Path, api: &Api) -> Result<()> {
+    let text = "apiVersion: anabranch/v1\nkind: Cluster\nmetadata: { name: dev }\n\
+                spec:\n  partitions:\n    - nodes: { a: \"127.0.0.1:7070\" }\n";
+    let server = api.admin_url();
+    let refused = |text: &str| -> Result<String> {
+        let file = write(dir, "cluster.yaml", text)?;
+        Ok(run(&["apply", "-f", &file, "--server", server], REFUSED)?.1)
+    };
+    has(&refused(text)?, "[cluster_in_use]")?;
+    has(&refused(&text.replace("dev", "west"))?, "this one is 'dev'")?;
+    has(&refused(&text.replace("nodes", "node"))?, "did you mean 'nodes'?")?;
+    has(&refused(&text.replace(":7070", ""))?, "spec.partitions[0].nodes.a: '127.0.0.1' is not")?;
+    let (stdout, _) = run(&["get", "cluster", "--server", server], DONE)?;
+    ensure!(stdout.lines().count() == 1, "{stdout}");
+    let (_, stderr) = run(&["get", "cluster", "dev", "--server", server], REFUSED)?;
+    has(&stderr, "there is no Cluster named 'dev'")
 }
 
 fn documents(dir: &Path, api: &Api) -> Result<()> {
