@@ -17,8 +17,6 @@ pub struct BridgeConfig {
     /// How far the clocks of two clusters may differ, in milliseconds. Beyond it they have no link,
     /// and a document that a third cluster stamped so far ahead is a dead letter.
     pub max_clock_drift_ms: u64,
-    /// With these the store node is asked over TLS.
-    pub store_node_tls: Option<TlsFiles>,
 }
 
 impl Default for BridgeConfig {
@@ -27,7 +25,6 @@ impl Default for BridgeConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4040)),
             tls: None,
             max_clock_drift_ms: 60_000,
-            store_node_tls: None,
         }
     }
 }

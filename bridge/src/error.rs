@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anabranch_core::ErrorKind;
-use anabranch_runtime::grpc::GrpcError;
 use anabranch_runtime::tls::TlsError;
 use anabranch_schemas::RecordError;
 
@@ -87,9 +86,6 @@ pub enum Error {
     /// Records of this cluster's topics contradict each other.
     #[error("{0}")]
     Corrupt(String),
-    /// The store node cannot be asked: its address or certificates are wrong.
-    #[error(transparent)]
-    Grpc(#[from] GrpcError),
     /// The store node failed.
     #[error("read a snapshot from the store node: {0}")]
     Store(String),
@@ -130,7 +126,6 @@ impl Error {
             | Error::Refusing { code: RefusalCode::ClockDrift, .. } => ErrorKind::Retry,
             Error::Listen { .. }
             | Error::Tls(_)
-            | Error::Grpc(_)
             | Error::Address { .. }
             | Error::Untrusted { .. }
             | Error::Refusing { .. }

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use anabranch_core::document::Document;
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{AppId, Collection, DocumentId, TxnId};
-use anabranch_runtime::grpc;
-use anabranch_runtime::tls::TlsFiles;
+use anabranch_runtime::grpc::{self, AnyOf};
 use anabranch_schemas::state;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_schemas::store::{ReadAt, ScanReply, ScanRequest, StatusRequest};
@@ -27,7 +25,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// A client of the store node.
 #[derive(Clone, Debug)]
-pub(crate) struct Store(StoreNodeClient<Channel>);
+pub(crate) struct Store(StoreNodeClient<AnyOf>);
 
 /// How far a store node has come.
 #[derive(Clone, Copy, Debug)]
@@ -60,10 +58,9 @@ impl From<ScanError> for Error {
 }
 
 impl Store {
-    /// A client of the store node at `address`, `host:port`. Does not connect yet.
-    pub(crate) fn new(address: &str, tls: Option<&TlsFiles>) -> Result<Self, Error> {
-        let client = StoreNodeClient::new(grpc::channel(address, tls)?);
-        Ok(Store(client.max_decoding_message_size(MAX_MESSAGE_BYTES)))
+    /// A client of these store nodes. Does not connect yet.
+    pub(crate) fn new(nodes: AnyOf) -> Self {
+        Store(StoreNodeClient::new(nodes).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     /// How far the store node has come.

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use anabranch_runtime::tls::TlsFiles;
 use serde::{Deserialize, Serialize};
 
 /// Settings of change data capture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CdcConfig {
-    /// With these the store node is asked over TLS.
-    pub store_node_tls: Option<TlsFiles>,
     /// A transaction ends with the reply of the feed that reaches this many changes.
     pub max_batch_changes: usize,
     /// Or this many bytes of changes.
@@ -24,7 +21,6 @@ pub struct CdcConfig {
 impl Default for CdcConfig {
     fn default() -> Self {
         CdcConfig {
-            store_node_tls: None,
             max_batch_changes: 5_000,
             max_batch_bytes: 4 << 20,
             mark_interval_ms: 1_000,

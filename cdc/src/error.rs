@@ -3,7 +3,6 @@
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Error as JournalError;
-use anabranch_runtime::grpc::GrpcError;
 
 /// An error of change data capture.
 #[derive(Debug, thiserror::Error)]
@@ -11,9 +10,6 @@ pub enum Error {
     /// The log failed.
     #[error("write the changes: {0}")]
     Journal(#[from] JournalError),
-    /// The store node's address cannot be used.
-    #[error(transparent)]
-    Address(#[from] GrpcError),
     /// The store node does not give its feed now.
     #[error("read the feed of the store node: {0}")]
     Feed(String),
@@ -43,7 +39,6 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Journal(error) => error.kind(),
-            Error::Address(_) => ErrorKind::Invalid,
             Error::Feed(_) => ErrorKind::Retry,
             Error::FeedTrimmed { .. } | Error::Broken(_) => ErrorKind::Corrupt,
             Error::Shutdown => ErrorKind::Shutdown,

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::store::StatusRequest;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
 
 use crate::metrics;
 
@@ -33,7 +33,7 @@ impl Lag {
 
     /// Sets the gauges until the shutdown begins. A store node that does not answer is taken to be
     /// where it was: the time goes on.
-    pub(crate) async fn watch(&self, mut client: StoreNodeClient<Channel>, shutdown: Shutdown) {
+    pub(crate) async fn watch(&self, mut client: StoreNodeClient<AnyOf>, shutdown: Shutdown) {
         let (mut caught_up, mut applied) = (CaughtUp(Instant::now()), 0);
         while !shutdown.has_begun() {
             let asked = tokio::select! {

@@ -8,14 +8,13 @@ use anabranch_core::ids::TxnId;
 use anabranch_journal::Journal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_runtime::admin::ReadyFlag;
-use anabranch_runtime::grpc;
+use anabranch_runtime::grpc::{self, AnyOf};
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_schemas::store::{FeedReply, FeedRequest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 
 use crate::batch::Batch;
 use crate::config::CdcConfig;
@@ -31,21 +30,18 @@ const REPLIES: usize = 8;
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const MOST_DELAY: Duration = Duration::from_secs(2);
 
-/// Starts change data capture of a cluster, from its store node at `store_node` (`host:port`).
-///
-/// # Errors
-/// If the address or the certificates cannot be used. Whatever comes later is retried.
+/// Starts change data capture of a cluster, from any of its store nodes. Whatever fails is tried
+/// again.
 pub fn run(
     config: CdcConfig,
     cluster: ClusterIdentity,
-    store_node: &str,
+    store_node: AnyOf,
     journal: Arc<dyn Journal>,
     tasks: &Tasks,
     ready: ReadyFlag,
-) -> Result<(), Error> {
+) {
     metrics::describe();
-    let channel = grpc::channel(store_node, config.store_node_tls.as_ref())?;
-    let client = StoreNodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let client = StoreNodeClient::new(store_node).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let lag = Arc::new(Lag::default());
     tasks.spawn("change-data-lag", {
         let (lag, client, shutdown) = (lag.clone(), client.clone(), tasks.shutdown().clone());
@@ -60,13 +56,12 @@ pub fn run(
         capture.run_until_shutdown().await;
         Ok(())
     });
-    Ok(())
 }
 
 struct Capture {
     config: CdcConfig,
     cluster: ClusterIdentity,
-    client: StoreNodeClient<Channel>,
+    client: StoreNodeClient<AnyOf>,
     journal: Arc<dyn Journal>,
     shutdown: Shutdown,
     ready: ReadyFlag,

@@ -15,22 +15,17 @@ use anabranch_journal::{
 };
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::clock::now_millis;
-use anabranch_runtime::grpc;
-use anabranch_runtime::tls::TlsFiles;
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{ChangesCursor, Commit};
 use anabranch_schemas::store::StatusRequest;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
-use anyhow::Result;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
-use tonic::transport::Channel;
-
-use crate::failure::Failure;
 
 /// Where the status is.
 pub(crate) const PATH: &str = "/api/v1/status";
@@ -52,7 +47,7 @@ pub(crate) struct Board {
     cluster: ClusterIdentity,
     journal: Arc<dyn Journal>,
     readiness: Readiness,
-    store: Option<StoreNodeClient<Channel>>,
+    store: Option<StoreNodeClient<AnyOf>>,
     links: Option<StatusHandle>,
     /// Whether ingest runs in this process.
     ingest: bool,
@@ -122,12 +117,10 @@ impl Board {
         Board { cluster, journal, readiness, store: None, links, ingest: false, cursors }
     }
 
-    /// One that asks the store node at this address, too.
-    pub(crate) fn asking(mut self, store_node: &str, tls: Option<&TlsFiles>) -> Result<Self> {
-        let channel = grpc::channel(store_node, tls);
-        let channel = channel.map_err(|error| Failure::usage(error.to_string()))?;
-        self.store = Some(StoreNodeClient::new(channel));
-        Ok(self)
+    /// One that asks a store node, too.
+    pub(crate) fn asking(mut self, store_node: AnyOf) -> Self {
+        self.store = Some(StoreNodeClient::new(store_node));
+        self
     }
 
     /// One of a process in which ingest runs.
@@ -325,7 +318,7 @@ fn written_at(record: &Record) -> Option<u64> {
     Some(commit.hlc.millis())
 }
 
-async fn ask(mut store: StoreNodeClient<Channel>) -> Result<u64, String> {
+async fn ask(mut store: StoreNodeClient<AnyOf>) -> Result<u64, String> {
     match timeout(ASK_STORE, store.status(StatusRequest {})).await {
         Ok(Ok(reply)) => Ok(reply.into_inner().applied_next),
         Ok(Err(status)) => Err(status.message().to_owned()),

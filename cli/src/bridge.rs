@@ -36,19 +36,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let Some(settings) = settings else { return Ok(()) };
     service::run(settings, "bridge", None, async |service| {
         let config = service.settings.bridge.clone();
-        let tls = config.store_node_tls.clone();
-        let store = service.settings.store_node_address.clone();
-        let (tasks, ready) = (&service.host.edge, service.ready);
-        let started = bridge::run(config, service.cluster, &store, service.journal, tasks, ready);
+        let tasks = &service.host.edge;
+        let store_node = service.store_nodes(tasks)?;
+        let (nodes, ready) = (store_node.clone(), service.ready);
+        let started = bridge::run(config, service.cluster, nodes, service.journal, tasks, ready);
         let bridge::Bridge { status, .. } = started.await.context("start the bridge")?;
         let routes = Router::new();
-        Ok(Admin {
-            routes,
-            links: Some(status),
-            ingest: false,
-            store_node: store,
-            store_node_tls: tls,
-        })
+        Ok(Admin { routes, links: Some(status), ingest: false, store_node })
     })
     .await
 }

@@ -1,7 +1,7 @@
 //! `anabranch cdc`: captures the changes of a cluster on Kafka.
 
 use anabranch_cdc as cdc;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::Router;
 
 use crate::service::{self, Admin};
@@ -25,13 +25,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     service::run(settings, "cdc", None, async |service| {
         let config = service.settings.cdc.clone();
-        let tls = config.store_node_tls.clone();
-        let store = service.settings.store_node_address.clone();
-        let (tasks, ready) = (&service.host.feed, service.ready);
-        cdc::run(config, service.cluster, &store, service.journal, tasks, ready)
-            .context("start change data capture")?;
+        let tasks = &service.host.feed;
+        let store_node = service.store_nodes(tasks)?;
+        let nodes = store_node.clone();
+        cdc::run(config, service.cluster, nodes, service.journal, tasks, service.ready);
         let routes = Router::new();
-        Ok(Admin { routes, links: None, ingest: false, store_node: store, store_node_tls: tls })
+        Ok(Admin { routes, links: None, ingest: false, store_node })
     })
     .await
 }

@@ -36,8 +36,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let (listener, front) = host::twice(host::listen(settings.listen, "--listen").await?)?;
     service::run(settings, "ingest", Some(front), async |service| {
         let config = service.settings.ingest.clone();
-        let store_node = service.settings.store_node_address.clone();
-        let tls = config.store_node_tls.clone();
+        let store_node = service.store_nodes(&service.host.edge)?;
         let address = host::address(&listener)?;
         let name = service.cluster.name.clone();
         let (admin, hosts) = (service.settings.listen_admin, &config.allowed_hosts);
@@ -52,7 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         };
         ingest::run(config, listener, context, &service.host.edge).context("start ingest")?;
         tracing::info!(%address, "the HTTP API is served");
-        Ok(Admin { routes, links: None, ingest: true, store_node, store_node_tls: tls })
+        Ok(Admin { routes, links: None, ingest: true, store_node })
     })
     .await
 }

@@ -13,6 +13,7 @@ use anabranch_journal::Journal;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::telemetry::MetricsHandle;
 use anabranch_schemas::topics::ClusterName;
 use anabranch_store_node as store_node;
@@ -85,12 +86,11 @@ impl Start<'_> {
         let (identity, log) = (cluster.clone(), journal.clone());
         let store = store_node::run(config, identity, None, log, &host.store, ready);
         let store = store.await.context("start the store node")?;
-        let store_node = store.to_string();
+        let store_node = AnyOf::new(&store.to_string(), None).context("ask the store node")?;
 
         let (config, ready) = (settings.cdc.clone(), readiness.register("cdc"));
         let (identity, log) = (cluster.clone(), journal.clone());
-        cdc::run(config, identity, &store_node, log, &host.feed, ready)
-            .context("start change data capture")?;
+        cdc::run(config, identity, store_node.clone(), log, &host.feed, ready);
 
         let addresses = (host::address(&http)?, host::address(&admin)?);
         let context = ingest::Context {
@@ -108,7 +108,8 @@ impl Start<'_> {
             Some(_) => {
                 let (config, ready) = (settings.bridge.clone(), readiness.register("bridge"));
                 let (identity, log) = (cluster.clone(), journal.clone());
-                let bridge = bridge::run(config, identity, &store_node, log, &host.edge, ready);
+                let nodes = store_node.clone();
+                let bridge = bridge::run(config, identity, nodes, log, &host.edge, ready);
                 Some(bridge.await.context("start the bridge")?)
             }
         };
@@ -118,7 +119,7 @@ impl Start<'_> {
         let (name, hosts) = (cluster.name.clone(), &settings.ingest.allowed_hosts);
         let resources = ingest::admin_routes(addresses.1, hosts, journal.clone(), name, probe);
         let board = Board::new(cluster.clone(), journal, readiness.clone(), links);
-        let board = board.asking(&store_node, None)?.with_ingest();
+        let board = board.asking(store_node).with_ingest();
         let routes = resources.merge(board::routes(board));
         host.serve_admin(admin, readiness.clone(), metrics, routes);
         let (http, admin) = addresses;

@@ -23,6 +23,7 @@ mod service;
 mod settings;
 mod status;
 mod store_node;
+mod store_nodes;
 
 use std::process::ExitCode;
 use std::time::Duration;

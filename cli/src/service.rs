@@ -12,9 +12,9 @@ use anabranch_journal::Journal;
 use anabranch_journal::kafka::KafkaJournal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_runtime::admin::{self, Readiness, ReadyFlag};
-use anabranch_runtime::tasks::Shutdown;
+use anabranch_runtime::grpc::AnyOf;
+use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::telemetry::{self, MetricsHandle};
-use anabranch_runtime::tls::TlsFiles;
 use anyhow::Result;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -31,6 +31,7 @@ use crate::cluster::Plan;
 use crate::failure::Failure;
 use crate::host::{self, Host, Signals};
 use crate::settings::{LogFormat, Settings};
+use crate::store_nodes;
 
 /// What a service is started with.
 pub(crate) struct Service<'a> {
@@ -44,6 +45,13 @@ pub(crate) struct Service<'a> {
     pub(crate) ready: ReadyFlag,
 }
 
+impl Service<'_> {
+    /// The store nodes of its cluster.
+    pub(crate) fn store_nodes(&self, tasks: &Tasks) -> Result<AnyOf> {
+        store_nodes::find(self.settings, &self.journal, &self.cluster.name, tasks)
+    }
+}
+
 /// What a service adds to its admin endpoint.
 pub(crate) struct Admin {
     pub(crate) routes: Router,
@@ -51,10 +59,8 @@ pub(crate) struct Admin {
     pub(crate) links: Option<StatusHandle>,
     /// Whether it is ingest.
     pub(crate) ingest: bool,
-    /// Where the store node is.
-    pub(crate) store_node: String,
-    /// How it is asked.
-    pub(crate) store_node_tls: Option<TlsFiles>,
+    /// How it is asked how far its store node is.
+    pub(crate) store_node: AnyOf,
 }
 
 /// Runs a service until it is told to end. Until it has started, `front` answers that it is not
@@ -103,9 +109,8 @@ pub(crate) async fn run(
             cluster: cluster.clone(),
             ready,
         };
-        let Admin { routes, links, ingest, store_node, store_node_tls } = start(service).await?;
-        let board = Board::new(cluster, journal, readiness, links);
-        let board = board.asking(&store_node, store_node_tls.as_ref())?;
+        let Admin { routes, links, ingest, store_node } = start(service).await?;
+        let board = Board::new(cluster, journal, readiness, links).asking(store_node);
         let board = if ingest { board.with_ingest() } else { board };
         late.set(routes.merge(board::routes(board)));
         return host.serve(settings.shutdown_timeout(), &mut signals).await;

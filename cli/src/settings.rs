@@ -10,6 +10,7 @@ use anabranch_cdc::CdcConfig;
 use anabranch_ingest::IngestConfig;
 use anabranch_journal::kafka::KafkaConfig;
 use anabranch_runtime::config::{self, Layers};
+use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::topics::ClusterName;
 use anabranch_store_node::StoreNodeConfig;
 use anyhow::Result;
@@ -40,8 +41,11 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     /// Where the service is asked for health, metrics and status.
     pub(crate) listen_admin: SocketAddr,
-    /// `host:port` of the store node, for the services that ask it.
-    pub(crate) store_node_address: String,
+    /// `host:port` of the store nodes for the services that ask them, any of which will do, with
+    /// commas between; without it they are those that the cluster's configuration has.
+    pub(crate) store_node_address: Option<String>,
+    /// With these the store nodes are asked over TLS.
+    pub(crate) store_node_tls: Option<TlsFiles>,
     /// Where `anabranch dev` keeps everything.
     pub(crate) data_dir: Option<PathBuf>,
     /// How logs are written.
@@ -79,7 +83,8 @@ impl Default for Settings {
             slices: 16,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             listen_admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
-            store_node_address: "127.0.0.1:7070".to_owned(),
+            store_node_address: None,
+            store_node_tls: None,
             data_dir: None,
             log_format: LogFormat::Text,
             shutdown_timeout_ms: 30_000,
@@ -162,7 +167,8 @@ pub(crate) struct KafkaFlags {
 /// Flags of the services that ask the store node.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct StoreFlags {
-    /// The store node of the cluster [default: 127.0.0.1:7070].
+    /// The store nodes of the cluster, any of which is asked; with commas between [default: those
+    /// that its resource Cluster declares, else 127.0.0.1:7070].
     #[arg(long, value_name = "HOST:PORT")]
     store_node: Option<String>,
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anabranch_runtime::tls::TlsFiles;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -52,8 +51,6 @@ pub struct IngestConfig {
     /// `localhost`; `"*"` is any. If there are none, a listener that is not on the loopback answers
     /// to any.
     pub allowed_hosts: Vec<String>,
-    /// With these the store node is asked over TLS.
-    pub store_node_tls: Option<TlsFiles>,
 }
 
 impl Default for IngestConfig {
@@ -76,7 +73,6 @@ impl Default for IngestConfig {
             load_round_bytes: 1 << 20,
             load_rounds_in_flight: 8,
             allowed_hosts: Vec::new(),
-            store_node_tls: None,
         }
     }
 }
@@ -102,7 +98,6 @@ impl IngestConfig {
             load_round_bytes,
             load_rounds_in_flight,
             allowed_hosts,
-            store_node_tls: _,
         } = self;
         let positive = [
             ("request_timeout_ms", *request_timeout_ms > 0),

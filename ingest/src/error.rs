@@ -12,7 +12,6 @@ use anabranch_core::ids::{IdError, TxnId};
 use anabranch_core::query::QueryError;
 use anabranch_core::{ErrorKind, JsonError, JsonFault};
 use anabranch_journal as journal;
-use anabranch_runtime::grpc::GrpcError;
 
 pub(crate) use code::Code;
 
@@ -27,9 +26,6 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// The address of the store node, or the certificates for it, cannot be used.
-    #[error("reach the store node: {0}")]
-    StoreNode(#[from] GrpcError),
     /// The journal failed.
     #[error("use the journal: {0}")]
     Journal(#[from] journal::Error),
@@ -42,7 +38,7 @@ impl Error {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Setting { .. } | Error::StoreNode(_) => ErrorKind::Invalid,
+            Error::Setting { .. } => ErrorKind::Invalid,
             Error::Journal(error) => error.kind(),
             Error::Listen(_) => ErrorKind::Retry,
         }

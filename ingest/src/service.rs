@@ -16,6 +16,7 @@ use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::rounds::{HlcClock, RoundAppender, RoundWriter, RoundWriterConfig};
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::{Readiness, ReadyFlag};
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::telemetry::MetricsHandle;
 use tokio::net::TcpListener;
@@ -43,8 +44,8 @@ pub struct Context {
     pub journal: Arc<dyn Journal>,
     /// Whose log it is.
     pub cluster: ClusterIdentity,
-    /// `host:port` of the store node.
-    pub store_node: String,
+    /// The store nodes, any of which is asked.
+    pub store_node: AnyOf,
     /// Of the whole process, for `/readyz`.
     pub readiness: Readiness,
     /// Of this server.
@@ -67,7 +68,7 @@ pub fn run(
     config.check()?;
     metrics::describe();
     let Context { journal, cluster, store_node, readiness, ready, metrics } = context;
-    let store = Store::new(&store_node, config.store_node_tls.as_ref(), config.read_wait())?;
+    let store = Store::new(store_node, config.read_wait());
     let writer = Arc::new(round_writer(&config, &journal, &cluster)?);
     let rounds = Rounds::new(writer.clone(), store.clone());
     let log = RoundLog::new(journal.clone(), cluster.name.clone());

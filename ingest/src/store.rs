@@ -9,17 +9,15 @@ use std::time::Duration;
 
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
 use anabranch_core::query::Args;
-use anabranch_runtime::grpc;
+use anabranch_runtime::grpc::{self, AnyOf};
 use anabranch_runtime::retry::Backoff;
-use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-use crate::error::{Code, Error, Refusal};
+use crate::error::{Code, Refusal};
 
 /// A reply holds whole documents, the largest of which is 5 MiB of JSON, escaped.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -29,7 +27,7 @@ const ANSWER_TIME: Duration = Duration::from_millis(100);
 /// A client of the store node.
 #[derive(Clone)]
 pub(crate) struct Store {
-    client: StoreNodeClient<Channel>,
+    client: StoreNodeClient<AnyOf>,
     read_wait: Duration,
 }
 
@@ -63,15 +61,10 @@ pub(crate) struct Rows {
 }
 
 impl Store {
-    /// A client of the store node at `address`, `host:port`. Does not connect yet.
-    pub(crate) fn new(
-        address: &str,
-        tls: Option<&TlsFiles>,
-        read_wait: Duration,
-    ) -> Result<Self, Error> {
-        let client = StoreNodeClient::new(grpc::channel(address, tls)?)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Store { client, read_wait })
+    /// A client of these store nodes. Does not connect yet.
+    pub(crate) fn new(nodes: AnyOf, read_wait: Duration) -> Self {
+        let client = StoreNodeClient::new(nodes).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Store { client, read_wait }
     }
 
     /// One document.
@@ -168,7 +161,7 @@ impl Store {
     async fn ask<T, F>(
         &self,
         deadline: Instant,
-        call: impl Fn(StoreNodeClient<Channel>) -> F,
+        call: impl Fn(StoreNodeClient<AnyOf>) -> F,
     ) -> Result<T, Refusal>
     where
         F: Future<Output = Result<T, Status>>,

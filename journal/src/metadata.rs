@@ -42,6 +42,8 @@ use crate::log::{
 };
 use crate::rotating::run_transaction;
 
+pub use configuration::follow_configuration;
+
 /// How long to wait for the log to be read to its end.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait for the next records: short, since only markers may be left before the end.

@@ -1,6 +1,8 @@
 //! Calls between the processes of a cluster: how a client connects, and how errors keep their
 //! stable codes.
 
+mod any_of;
+
 use std::time::Duration;
 
 use tonic::Status;
@@ -8,12 +10,16 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::tls::TlsFiles;
 
+pub use any_of::AnyOf;
+
 /// The metadata key of an error's stable code.
 pub const CODE_KEY: &str = "anabranch-code";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A peer that does not answer a ping within this time, or twice it, is given up.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How often a peer is pinged, and how long it may take to answer before it is given up: what waits
+/// for one that was cut off or stopped short of dying goes to another within two seconds.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
+const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(1);
 /// Windows that let a stream of documents use a link with some delay.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -36,7 +42,7 @@ pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Channel, GrpcErr
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);

@@ -21,6 +21,7 @@ use anabranch_journal::metadata::{ClusterIdentity, MetadataStore};
 use anabranch_journal::rounds::{HlcClock, Round, RoundAppender};
 use anabranch_journal::{Journal, RotatingWriter, TransactionalId};
 use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::records::DocumentMutation;
@@ -173,7 +174,15 @@ impl TestCluster {
         let tasks = Tasks::new(Shutdown::new());
         let ready = Readiness::new().register("bridge");
         let identity = self.identity.clone();
-        let bridge = run(config, identity, &self.store_node, journal, &tasks, ready).await?;
+        let bridge = run(
+            config,
+            identity,
+            AnyOf::new(&self.store_node, None).unwrap(),
+            journal,
+            &tasks,
+            ready,
+        )
+        .await?;
         Ok(TestBridge { bridge, tasks })
     }
 }

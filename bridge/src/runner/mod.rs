@@ -32,6 +32,7 @@ use anabranch_journal::Journal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::rounds::{HlcClock, RoundAppender};
 use anabranch_runtime::admin::ReadyFlag;
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::tls::{client_config, server_config};
 use anabranch_schemas::resources::ReplicationSpec;
@@ -69,21 +70,21 @@ struct Context {
     status: StatusHandle,
 }
 
-/// Starts the bridge of a cluster, whose store node is at `store_node` (`host:port`).
+/// Starts the bridge of a cluster, which asks any of its store nodes.
 ///
 /// # Errors
-/// If its address, the store node's or its certificates cannot be used. Whatever comes later is
+/// If its address or its certificates cannot be used. Whatever comes later is
 /// retried, and told by the status.
 pub async fn run(
     config: BridgeConfig,
     cluster: ClusterIdentity,
-    store_node: &str,
+    store_node: AnyOf,
     journal: Arc<dyn Journal>,
     tasks: &Tasks,
     ready: ReadyFlag,
 ) -> Result<Bridge, Error> {
     metrics::describe();
-    let BridgeConfig { listen, tls, max_clock_drift_ms, store_node_tls } = config;
+    let BridgeConfig { listen, tls, max_clock_drift_ms } = config;
     let tls = tls.ok_or_else(|| {
         let reason = "the bridge needs a certificate, its key and the authorities it trusts: \
                       make them with 'anabranch ca' and name the files in 'bridge.tls'";
@@ -96,7 +97,7 @@ pub async fn run(
             actor: cluster.actor,
             max_clock_drift: Duration::from_millis(max_clock_drift_ms),
         },
-        store: Store::new(store_node, store_node_tls.as_ref())?,
+        store: Store::new(store_node),
         appender: RoundAppender::new(&cluster.name, cluster.actor, cluster.slices, clock),
         server: server_config(&tls)?,
         client: client_config(&tls)?,

@@ -159,7 +159,7 @@ impl Cluster {
         let shared = Arc::new(Shared { world: Mutex::default(), newest: watch::Sender::new(None) });
         let log = Arc::new(FakeLog::new(&journal, shared.clone()));
         let store = FakeStore::start(shared.clone()).await;
-        let client = Store::new(&store.address, None, config.read_wait()).expect("an address");
+        let client = Store::new(store.nodes(), config.read_wait());
         let rounds = Rounds::new(log.clone(), client.clone());
         let shutdown = Shutdown::new();
         let history = RoundLog::new(journal.clone(), "east".parse().expect("a name"));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anabranch_core::ids::{DocumentId, RoundId};
 use anabranch_core::query::{self, Args, Statement};
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_server::{StoreNode, StoreNodeServer};
 use futures::{Stream, StreamExt, stream};
@@ -84,6 +85,11 @@ impl FakeStore {
             drop(stop);
             ended.await.expect("it ends");
         }
+    }
+
+    /// How it is asked.
+    pub(crate) fn nodes(&self) -> AnyOf {
+        AnyOf::new(&self.address, None).expect("it is an address")
     }
 
     /// Starts it again, at the same address.

@@ -49,7 +49,7 @@ async fn a_server_gets_ready_writes_and_ends() {
     let context = Context {
         journal: journal.clone(),
         cluster,
-        store_node: reads.store.address.clone(),
+        store_node: reads.store.nodes(),
         ready: readiness.register("ingest"),
         readiness,
         metrics: None,

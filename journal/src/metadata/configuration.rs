@@ -1,11 +1,23 @@
 //! The configuration of a cluster, as the resource that declares it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anabranch_core::cluster::{Configuration, Epoch};
+use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::resources::{Resource, ResourceId};
 use anabranch_schemas::topics::ClusterName;
 
 use super::{Entry, MetadataError, MetadataStore};
 use crate::error::Error;
+use crate::log::Journal;
+
+/// How often the shutdown is looked at.
+const WAIT: Duration = Duration::from_millis(200);
+/// How long to wait after a failure, at first and at most.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MOST_DELAY: Duration = Duration::from_secs(5);
 
 impl MetadataStore {
     /// What a cluster's configuration is now; `None` if nobody declared one. Its epoch is the
@@ -20,6 +32,33 @@ impl MetadataStore {
         let key = ResourceId::Cluster(cluster.clone()).key();
         let entry = self.get(&key)?;
         Ok(entry.map(|entry| configuration(&key, &entry)).transpose()?)
+    }
+}
+
+/// Gives the configuration of a cluster as it is, and each time it has changed, until the shutdown
+/// begins. Blocks.
+pub fn follow_configuration(
+    journal: &Arc<dyn Journal>,
+    cluster: &ClusterName,
+    shutdown: &Shutdown,
+    mut give: impl FnMut(Option<Configuration>),
+) {
+    let key = ResourceId::Cluster(cluster.clone()).key();
+    let mut follow = || -> Result<(), MetadataError> {
+        let store = MetadataStore::open(Arc::clone(journal), cluster)?;
+        give(store.configuration(cluster)?);
+        while !shutdown.has_begun() {
+            if store.wait(WAIT)?.contains(&key) {
+                give(store.configuration(cluster)?);
+            }
+        }
+        Ok(())
+    };
+    let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
+    while !shutdown.has_begun() {
+        let Err(error) = follow() else { return };
+        tracing::warn!(%error, "the cluster's configuration cannot be read; trying again");
+        std::thread::sleep(backoff.next_delay());
     }
 }
 

@@ -1,0 +1,145 @@
+//! A channel to several nodes, any of which can answer.
+//!
+//! Calls go to one of them. Once that one cannot be reached, or says that it starts or stops, calls
+//! go to the next; whoever made the call makes it again, as he has to when a single node is away.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use axum::http;
+use parking_lot::RwLock;
+use tonic::body::Body;
+use tonic::transport::{Channel, Error};
+use tower::Service;
+
+use super::{CODE_KEY, GrpcError, channel};
+use crate::tls::TlsFiles;
+
+/// The codes of a node that another one stands in for.
+const AWAY: [&str; 2] = ["catching_up", "shutting_down"];
+
+/// A channel to several nodes.
+#[derive(Clone, Debug)]
+pub struct AnyOf {
+    tls: Option<TlsFiles>,
+    nodes: Arc<RwLock<Arc<[Channel]>>>,
+    /// How often it went on to the next.
+    turn: Arc<AtomicUsize>,
+}
+
+impl AnyOf {
+    /// A channel to the nodes at `addresses`, `host:port` each, with commas between; over TLS with
+    /// `tls`.
+    ///
+    /// # Errors
+    /// If one of the addresses or the certificate cannot be used.
+    pub fn new(addresses: &str, tls: Option<&TlsFiles>) -> Result<Self, GrpcError> {
+        let nodes = Arc::new(RwLock::new(channels(addresses, tls)?));
+        // Not all processes are to begin with the same node.
+        let turn = Arc::new(AtomicUsize::new(rand::random_range(0..1 << 16)));
+        Ok(AnyOf { tls: tls.cloned(), nodes, turn })
+    }
+
+    /// From now on the nodes are these, for all copies of this channel. Calls that are under way
+    /// stay where they are.
+    ///
+    /// # Errors
+    /// As [`AnyOf::new`]; then the nodes are the same as before.
+    pub fn set(&self, addresses: &str) -> Result<(), GrpcError> {
+        *self.nodes.write() = channels(addresses, self.tls.as_ref())?;
+        Ok(())
+    }
+}
+
+fn channels(addresses: &str, tls: Option<&TlsFiles>) -> Result<Arc<[Channel]>, GrpcError> {
+    addresses.split(',').map(|address| channel(address.trim(), tls)).collect()
+}
+
+/// What became of a call.
+type Answer = Result<http::Response<Body>, Error>;
+
+impl Service<http::Request<Body>> for AnyOf {
+    type Response = http::Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        // Which node it will be is known with the call.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let (nodes, turns) = (Arc::clone(&self.nodes.read()), Arc::clone(&self.turn));
+        Box::pin(async move {
+            let turn = turns.load(Ordering::Relaxed);
+            let mut node = nodes[turn % nodes.len()].clone();
+            let answer = match poll_fn(|context| node.poll_ready(context)).await {
+                Ok(()) => node.call(request).await,
+                Err(error) => Err(error),
+            };
+            if is_away(&answer) {
+                // Only the first that finds out goes on: the next node is not passed over.
+                let _ = turns.compare_exchange(
+                    turn,
+                    turn.wrapping_add(1),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+            }
+            answer
+        })
+    }
+}
+
+fn is_away(answer: &Answer) -> bool {
+    match answer {
+        Err(_) => true,
+        Ok(response) => response
+            .headers()
+            .get(CODE_KEY)
+            .is_some_and(|code| AWAY.iter().any(|away| code.as_bytes() == away.as_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(code: Option<&'static str>) -> Answer {
+        let response = http::Response::builder();
+        let response =
+            code.into_iter().fold(response, |response, code| response.header(CODE_KEY, code));
+        Ok(response.body(Body::empty()).unwrap())
+    }
+
+    #[test]
+    fn another_node_stands_in_for_one_that_starts_or_stops_and_not_for_one_that_refuses() {
+        assert!(is_away(&answer(Some("catching_up"))));
+        assert!(is_away(&answer(Some("shutting_down"))));
+        assert!(!is_away(&answer(Some("not_reached"))));
+        assert!(!is_away(&answer(None)));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_cannot_be_reached_is_passed_over() {
+        // Nobody listens there: the ports are held and not listened on.
+        let held = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        let addresses = held.map(|socket| socket.local_addr().unwrap().to_string()).join(",");
+        let mut any = AnyOf::new(&addresses, None).unwrap();
+        let first = any.turn.load(Ordering::Relaxed);
+        for turn in first..first + 3 {
+            assert_eq!(any.turn.load(Ordering::Relaxed), turn);
+            let request = http::Request::builder().uri("/a/B").body(Body::empty()).unwrap();
+            assert!(any.call(request).await.is_err());
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused() {
+        let error = AnyOf::new("127.0.0.1:7070, a b", None).unwrap_err().to_string();
+        assert!(error.contains("'a b'"), "{error}");
+    }
+}
