@@ -10,6 +10,7 @@ use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::tasks::Tasks;
 use anabranch_schemas::topics::ClusterName;
 use anyhow::Result;
+use tokio::runtime::Handle;
 
 use crate::failure::Failure;
 use crate::settings::Settings;
@@ -30,7 +31,10 @@ pub(crate) fn find(
     if set.is_none() {
         let (journal, cluster) = (Arc::clone(journal), cluster.clone());
         let (following, shutdown) = (nodes.clone(), tasks.shutdown().clone());
+        let runtime = Handle::current();
         tasks.spawn_thread("store-nodes", move || {
+            // Channels are made in it.
+            let _runtime = runtime.enter();
             follow_configuration(&journal, &cluster, &shutdown, |configuration| {
                 let addresses = configuration.as_ref().map_or(ALONE.to_owned(), addresses);
                 match following.set(&addresses) {

@@ -32,7 +32,7 @@ pub struct AnyOf {
 
 impl AnyOf {
     /// A channel to the nodes at `addresses`, `host:port` each, with commas between; over TLS with
-    /// `tls`.
+    /// `tls`. Within a runtime.
     ///
     /// # Errors
     /// If one of the addresses or the certificate cannot be used.
@@ -44,7 +44,7 @@ impl AnyOf {
     }
 
     /// From now on the nodes are these, for all copies of this channel. Calls that are under way
-    /// stay where they are.
+    /// stay where they are. Within a runtime.
     ///
     /// # Errors
     /// As [`AnyOf::new`]; then the nodes are the same as before.
@@ -137,8 +137,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_address_that_is_none_is_refused() {
+    #[tokio::test]
+    async fn an_address_that_is_none_is_refused() {
         let error = AnyOf::new("127.0.0.1:7070, a b", None).unwrap_err().to_string();
         assert!(error.contains("'a b'"), "{error}");
     }

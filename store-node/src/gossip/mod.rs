@@ -8,8 +8,6 @@
 //! * `dice`: chance from a seed.
 //! * `service`, `outbox`: the tasks around the state machine, and the server.
 
-#![expect(dead_code, unused_imports, reason = "wired in with the next change")]
-
 mod announce;
 mod dice;
 #[cfg(test)]
@@ -28,7 +26,7 @@ mod tests;
 mod whole;
 mod wire;
 
-pub(crate) use announce::{Ahead, Announce, Applied, Incarnation, Sequence, Standing, Version};
+pub(crate) use announce::{Announce, Applied, Incarnation, Standing};
 pub(crate) use service::{Gossip, GossipOptions};
 pub(crate) use state::Settings;
 pub(crate) use suspicion::Suspicion;
