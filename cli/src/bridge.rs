@@ -34,7 +34,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         .flag("--listen", &["bridge", "listen"], listen)
         .finish()?;
     let Some(settings) = settings else { return Ok(()) };
-    service::run(settings, "bridge", None, async |service| {
+    service::run(settings, "bridge", None, None, async |service| {
         let config = service.settings.bridge.clone();
         let tasks = &service.host.edge;
         let store_node = service.store_nodes(tasks)?;

@@ -23,7 +23,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let Some(settings) = Builder::new(settings)?.kafka(kafka)?.store(store).finish()? else {
         return Ok(());
     };
-    service::run(settings, "cdc", None, async |service| {
+    service::run(settings, "cdc", None, None, async |service| {
         let config = service.settings.cdc.clone();
         let tasks = &service.host.feed;
         let store_node = service.store_nodes(tasks)?;

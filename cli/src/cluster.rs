@@ -41,7 +41,8 @@ impl Plan {
     }
 
     /// Waits for the journal, makes what is missing and learns which cluster this is. `None` if the
-    /// shutdown begins meanwhile. `ready` says what is being waited for.
+    /// shutdown begins meanwhile. `ready` says what is being waited for. With `known` it does not
+    /// wait: who knows already goes on with that.
     ///
     /// # Errors
     /// If waiting does not help: wrong settings of a topic, or data that makes no sense.
@@ -49,6 +50,7 @@ impl Plan {
         self,
         journal: &Arc<dyn Journal>,
         ready: &ReadyFlag,
+        known: Option<ClusterIdentity>,
         shutdown: &Shutdown,
     ) -> Result<Option<ClusterIdentity>> {
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
@@ -69,6 +71,11 @@ impl Plan {
             if !may_pass(error.kind()) {
                 let cluster = self.name.as_str();
                 return Err(error).with_context(|| format!("prepare cluster '{cluster}'"));
+            }
+            if let Some(known) = known {
+                tracing::warn!(%error, "the journal cannot be used yet; going on by what is known");
+                ready.set_ready();
+                return Ok(Some(known));
             }
             let delay = backoff.next_delay().max(FIRST_DELAY);
             tracing::warn!(%error, "the journal cannot be used yet; trying again");

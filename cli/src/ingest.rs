@@ -34,7 +34,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         .finish()?;
     let Some(settings) = settings else { return Ok(()) };
     let (listener, front) = host::twice(host::listen(settings.listen, "--listen").await?)?;
-    service::run(settings, "ingest", Some(front), async |service| {
+    service::run(settings, "ingest", Some(front), None, async |service| {
         let config = service.settings.ingest.clone();
         let store_node = service.store_nodes(&service.host.edge)?;
         let address = host::address(&listener)?;

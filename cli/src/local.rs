@@ -19,6 +19,7 @@ use anabranch_schemas::topics::ClusterName;
 use anabranch_store_node as store_node;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::board::{self, Board};
 use crate::cluster::Plan;
@@ -53,6 +54,11 @@ pub(crate) struct Local {
     readiness: Readiness,
 }
 
+/// The configuration of a cluster with one store node.
+pub(crate) fn alone() -> store_node::Configurations {
+    watch::channel(None).1
+}
+
 /// Opens the embedded log in `dir`, on a thread that may block.
 async fn open_log(dir: &Path) -> Result<Arc<dyn Journal>> {
     let config = EmbeddedConfig::new(dir);
@@ -76,7 +82,8 @@ impl Start<'_> {
         let readiness = Readiness::new();
         let log_ready = readiness.register("journal");
         let plan = Plan::new(name, settings)?;
-        let Some(cluster) = plan.open(&journal, &log_ready, host.edge.shutdown()).await? else {
+        let Some(cluster) = plan.open(&journal, &log_ready, None, host.edge.shutdown()).await?
+        else {
             return Ok(None);
         };
         let mut config = settings.store_node.clone();
@@ -84,7 +91,7 @@ impl Start<'_> {
         config.listen = LOOPBACK;
         let ready = readiness.register("store-node");
         let (identity, log) = (cluster.clone(), journal.clone());
-        let store = store_node::run(config, identity, None, log, &host.store, ready);
+        let store = store_node::run(config, identity, alone(), log, &host.store, ready);
         let store = store.await.context("start the store node")?;
         let store_node = AnyOf::new(&store.to_string(), None).context("ask the store node")?;
 

@@ -64,11 +64,12 @@ pub(crate) struct Admin {
 }
 
 /// Runs a service until it is told to end. Until it has started, `front` answers that it is not
-/// ready.
+/// ready. With `known`, which says whose log it is, it starts also while the log is away.
 pub(crate) async fn run(
     settings: Settings,
     name: &'static str,
     front: Option<TcpListener>,
+    known: Option<ClusterIdentity>,
     start: impl AsyncFnOnce(Service<'_>) -> Result<Admin>,
 ) -> Result<()> {
     let mut signals = Signals::watch()?;
@@ -93,7 +94,7 @@ pub(crate) async fn run(
     host.keep_metrics(metrics.clone());
     let starting = front.map(|front| Starting::serve(front, readiness.clone(), metrics.clone()));
     let opened = tokio::select! {
-        opened = plan.open(&journal, &log_ready, host.edge.shutdown()) => opened?,
+        opened = plan.open(&journal, &log_ready, known, host.edge.shutdown()) => opened?,
         _ = signals.next() => None,
     };
     if let Some(starting) = starting {

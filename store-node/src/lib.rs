@@ -13,6 +13,7 @@ mod coordinate;
 mod error;
 mod feed;
 mod gossip;
+mod known;
 mod log;
 mod membership;
 mod metrics;
@@ -26,4 +27,6 @@ mod storage;
 
 pub use config::StoreNodeConfig;
 pub use error::Error;
+pub use known::Known;
+pub use membership::Configurations;
 pub use node::{StoreNode, run};

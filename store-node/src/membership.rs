@@ -4,8 +4,13 @@ use std::net::SocketAddr;
 
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId, PartitionSpec};
 use anabranch_core::keyspace::Intervals;
+use tokio::sync::watch;
 
 use crate::error::Error;
+
+/// The configuration of a cluster as it is declared now, and told of when it changes; `None` if the
+/// cluster has but one store node, which is declared nowhere.
+pub type Configurations = watch::Receiver<Option<Configuration>>;
 
 /// The name of the one node of a cluster for which none was declared.
 const ALONE: &str = "node";
@@ -48,6 +53,25 @@ impl Membership {
             )));
         }
         Ok(Membership { node, configuration })
+    }
+
+    /// The same node in a newer configuration.
+    ///
+    /// # Errors
+    /// If it is not in there, or would own another part of the keyspace.
+    pub(crate) fn in_newer(&self, configuration: Configuration) -> Result<Self, Error> {
+        let node = self.node.clone();
+        match configuration.owned_by(&node) {
+            Some(owned) if owned == self.owned() => Ok(Membership { node, configuration }),
+            Some(_) => Err(Error::NoMember(format!(
+                "a newer configuration gives node '{node}' another part of the keyspace, which it \
+                 does not have"
+            ))),
+            None => Err(Error::NoMember(format!(
+                "a newer configuration does not have node '{node}': stop it, or start it again \
+                 with --node and a name that it has"
+            ))),
+        }
     }
 
     fn alone(name: Option<NodeId>, listen: SocketAddr) -> Self {
@@ -109,6 +133,19 @@ mod tests {
         };
         assert_ne!(of("a"), of("b"));
         assert_ne!(of("a"), Intervals::all());
+    }
+
+    #[test]
+    fn a_newer_configuration_changes_who_else_there_is_and_not_what_is_owned() {
+        let a = Membership::new(Some("a".parse().unwrap()), Some(declared()), LISTEN).unwrap();
+        let mut spec = declared().spec().clone();
+        spec.partitions[1].nodes.insert("b2".parse().unwrap(), "b2:7070".to_owned());
+        let more = Configuration::new(Epoch(2), spec.clone()).unwrap();
+        assert_eq!(a.in_newer(more).unwrap().owned(), a.owned());
+        spec.partitions[1].weight = 2;
+        assert!(a.in_newer(Configuration::new(Epoch(3), spec.clone()).unwrap()).is_err());
+        spec.partitions.remove(0);
+        assert!(a.in_newer(Configuration::new(Epoch(4), spec).unwrap()).is_err());
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::cluster::Configuration;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
@@ -16,23 +15,25 @@ use tokio::net::TcpListener;
 
 use crate::apply::{Apply, Retention};
 use crate::config::StoreNodeConfig;
-use crate::coordinate::{Coordinator, View};
+use crate::coordinate::{Coordinator, Remember, View};
 use crate::error::Error;
 use crate::feed::Feeds;
 use crate::gossip::{self, Gossip, GossipOptions, Incarnation};
+use crate::known::Known;
 use crate::log::Log;
-use crate::membership::Membership;
+use crate::membership::{Configurations, Membership};
 use crate::metrics;
 use crate::observe::{self, Observer};
 use crate::read::{Reads, blocking};
 use crate::rpc::{self, Local, Services};
 use crate::status::Status;
-use crate::storage::{Opened, Storage, StoreOptions};
+use crate::storage::{Opened, Progress, Storage, StoreOptions, Timeline};
 
 /// A node that is open and not yet started.
 pub struct StoreNode {
     config: StoreNodeConfig,
     identity: ClusterIdentity,
+    configurations: Configurations,
     membership: Membership,
     log: Arc<Log>,
     journal: Arc<dyn Journal>,
@@ -40,7 +41,7 @@ pub struct StoreNode {
 }
 
 /// Opens a node and starts it; returns where it listens, with the node catching up meanwhile.
-/// Without a `configuration` it is the only one of its cluster.
+/// Without a configuration it is the only one of its cluster.
 ///
 /// # Errors
 /// If the configuration does not have it, its data directory cannot be used, or its address not be
@@ -48,12 +49,12 @@ pub struct StoreNode {
 pub async fn run(
     config: StoreNodeConfig,
     identity: ClusterIdentity,
-    configuration: Option<Configuration>,
+    configurations: Configurations,
     journal: Arc<dyn Journal>,
     tasks: &Tasks,
     ready: ReadyFlag,
 ) -> Result<SocketAddr, Error> {
-    let node = blocking(move || StoreNode::open(config, identity, configuration, journal)).await?;
+    let node = blocking(move || StoreNode::open(config, identity, configurations, journal)).await?;
     node.start(tasks, ready).await
 }
 
@@ -67,15 +68,18 @@ impl StoreNode {
     pub fn open(
         config: StoreNodeConfig,
         identity: ClusterIdentity,
-        configuration: Option<Configuration>,
+        configurations: Configurations,
         journal: Arc<dyn Journal>,
     ) -> Result<Self, Error> {
         metrics::describe();
-        let membership = Membership::new(config.node.clone(), configuration, config.listen)?;
+        let declared = configurations.borrow().clone();
+        let membership = Membership::new(config.node.clone(), declared, config.listen)?;
         let log = Arc::new(Log::new(identity.actor, identity.slices, membership.owned()));
         let opened = Storage::open(&StoreOptions::new(&config), &log)?;
+        let known = Known::new(identity.clone(), configurations.borrow().clone());
+        known.write(&config.data_dir)?;
         tracing::info!(node = %membership.node(), slices = log.read().len(), "the store is open");
-        Ok(StoreNode { config, identity, membership, log, journal, opened })
+        Ok(StoreNode { config, identity, configurations, membership, log, journal, opened })
     }
 
     /// Starts it; returns where it listens. It is ready when it has applied what was in the log.
@@ -83,86 +87,131 @@ impl StoreNode {
     /// # Errors
     /// If its address cannot be listened on, or its certificate cannot be used.
     pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<SocketAddr, Error> {
-        let StoreNode { config, identity, membership, log, journal, opened } = self;
+        let StoreNode { config, identity, configurations, membership, log, journal, opened } = self;
         let Opened { storage, progress, timeline } = opened;
         let (server, listener, address) = listen(&config).await?;
-        let storage = Arc::new(storage);
         let status = Arc::new(Status::new(progress.next, progress.last, progress.time, ready));
         tracing::info!(
             cluster = %identity.name.as_str(), %address, next = %progress.next,
             "the store node starts"
         );
-        Apply {
-            cluster: identity.name.clone(),
-            log: Arc::clone(&log),
-            storage: Arc::clone(&storage),
-            status: Arc::clone(&status),
-            progress,
-            timeline,
-            retention: Retention {
-                history_ms: config.history_ms,
-                feed_ms: config.feed_retention_ms,
-            },
-            max_buffered_bytes: config.max_buffered_bytes,
-        }
-        .start(&journal, tasks);
-        let observer = Observer {
-            journal,
-            txns: TopicPartition::new(identity.name.txns(), 0),
-            rounds: log
-                .read()
-                .iter()
-                .map(|slice| (*slice, TopicPartition::new(identity.name.rounds(), slice.0)))
-                .collect(),
-            storage: Arc::clone(&storage),
-            status: Arc::clone(&status),
-        };
-        tasks.spawn("store-node-observe", observer.run(tasks.shutdown().clone()));
-        let interval = Duration::from_millis(config.flush_interval_ms.max(1));
-        tasks.spawn(
-            "store-node-flush",
-            flush(Arc::clone(&storage), Arc::clone(&status), interval, tasks.shutdown().clone()),
-        );
-        let local = Local {
-            log: Arc::clone(&log),
-            reads: Reads::new(
-                Arc::clone(&storage),
-                Arc::clone(&status),
-                config.max_streams,
-                Duration::from_millis(config.max_read_ms),
-                tasks.shutdown().clone(),
-            ),
-            feeds: Feeds {
-                storage: Arc::clone(&storage),
-                status: Arc::clone(&status),
-                slices: identity.slices,
-                shutdown: tasks.shutdown().clone(),
-            },
-            status: Arc::clone(&status),
-            storage: Arc::clone(&storage),
-        };
-        let gossip = Gossip::start(
-            GossipOptions {
-                node: membership.node().clone(),
-                incarnation: Incarnation(now_millis()),
-                actor: identity.actor,
-                configuration: membership.configuration().clone(),
-                tls: config.tls.clone(),
-                settings: gossip::Settings::default(),
-            },
-            tasks,
-        );
-        let view = Arc::new(View::new(membership, gossip.clone(), log, status, storage));
-        tasks.spawn("store-node-view", Arc::clone(&view).run(tasks.shutdown().clone()));
+        let node = Started { config, identity, log, storage: Arc::new(storage), status, tasks };
+        let gossip = node.gossip(&membership);
+        // Before anything is applied: it says what has to be kept for the reads of other nodes.
+        let view = node.view(membership, gossip.clone(), configurations);
+        node.apply(&journal, progress, timeline);
+        node.observe(journal);
+        node.flush();
+        let (local, tls) = (node.local(), node.config.tls.clone());
         let shutdown = tasks.shutdown().clone();
-        let coordinator =
-            Coordinator::new(local.clone(), view, config.tls.clone(), shutdown.clone());
+        let coordinator = Coordinator::new(local.clone(), view, tls, shutdown.clone());
         let services = Services { local, coordinator, gossip };
         tasks.spawn("store-node-rpc", async move {
             let served = rpc::serve(server, listener, services, shutdown);
             served.await.map_err(TaskError::from)
         });
         Ok(address)
+    }
+}
+
+/// A node whose parts are being started.
+struct Started<'a> {
+    config: StoreNodeConfig,
+    identity: ClusterIdentity,
+    log: Arc<Log>,
+    storage: Arc<Storage>,
+    status: Arc<Status>,
+    tasks: &'a Tasks,
+}
+
+impl Started<'_> {
+    fn gossip(&self, membership: &Membership) -> Gossip {
+        let options = GossipOptions {
+            node: membership.node().clone(),
+            incarnation: Incarnation(now_millis()),
+            actor: self.identity.actor,
+            configuration: membership.configuration().clone(),
+            tls: self.config.tls.clone(),
+            settings: gossip::Settings::default(),
+        };
+        Gossip::start(options, self.tasks)
+    }
+
+    fn view(
+        &self,
+        membership: Membership,
+        gossip: Gossip,
+        configurations: Configurations,
+    ) -> Arc<View> {
+        let (data_dir, identity) = (self.config.data_dir.clone(), self.identity.clone());
+        let remember: Remember = Box::new(move |configuration| {
+            Known::new(identity.clone(), Some(configuration.clone())).write(&data_dir)
+        });
+        let (log, status) = (Arc::clone(&self.log), Arc::clone(&self.status));
+        let storage = Arc::clone(&self.storage);
+        let view = Arc::new(View::new(membership, gossip, log, status, storage, remember));
+        let watching = Arc::clone(&view).run(configurations, self.tasks.shutdown().clone());
+        self.tasks.spawn("store-node-view", watching);
+        view
+    }
+
+    fn apply(&self, journal: &Arc<dyn Journal>, progress: Progress, timeline: Timeline) {
+        let StoreNodeConfig { history_ms, feed_retention_ms: feed_ms, .. } = self.config;
+        let apply = Apply {
+            cluster: self.identity.name.clone(),
+            log: Arc::clone(&self.log),
+            storage: Arc::clone(&self.storage),
+            status: Arc::clone(&self.status),
+            progress,
+            timeline,
+            retention: Retention { history_ms, feed_ms },
+            max_buffered_bytes: self.config.max_buffered_bytes,
+        };
+        apply.start(journal, self.tasks);
+    }
+
+    fn observe(&self, journal: Arc<dyn Journal>) {
+        let name = &self.identity.name;
+        let rounds = self.log.read().iter();
+        let observer = Observer {
+            journal,
+            txns: TopicPartition::new(name.txns(), 0),
+            rounds: rounds
+                .map(|slice| (*slice, TopicPartition::new(name.rounds(), slice.0)))
+                .collect(),
+            storage: Arc::clone(&self.storage),
+            status: Arc::clone(&self.status),
+        };
+        self.tasks.spawn("store-node-observe", observer.run(self.tasks.shutdown().clone()));
+    }
+
+    fn flush(&self) {
+        let interval = Duration::from_millis(self.config.flush_interval_ms.max(1));
+        let (storage, status) = (Arc::clone(&self.storage), Arc::clone(&self.status));
+        let flushing = flush(storage, status, interval, self.tasks.shutdown().clone());
+        self.tasks.spawn("store-node-flush", flushing);
+    }
+
+    /// Answers from what this node holds.
+    fn local(&self) -> Local {
+        Local {
+            log: Arc::clone(&self.log),
+            reads: Reads::new(
+                Arc::clone(&self.storage),
+                Arc::clone(&self.status),
+                self.config.max_streams,
+                Duration::from_millis(self.config.max_read_ms),
+                self.tasks.shutdown().clone(),
+            ),
+            feeds: Feeds {
+                storage: Arc::clone(&self.storage),
+                status: Arc::clone(&self.status),
+                slices: self.identity.slices,
+                shutdown: self.tasks.shutdown().clone(),
+            },
+            status: Arc::clone(&self.status),
+            storage: Arc::clone(&self.storage),
+        }
     }
 }
 

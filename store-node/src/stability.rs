@@ -50,6 +50,14 @@ impl Stability {
         Stability { stable, quorums, partitions }
     }
 
+    /// In a newer configuration, in which everybody owns what he owned: it goes on from where it is
+    /// (ST-3).
+    pub(crate) fn follow(&mut self, configuration: &Configuration) {
+        let Stable { next, .. } = self.stable;
+        *self = Stability::new(configuration);
+        self.stable.next = next;
+    }
+
     /// The timestamp as it was computed last.
     pub(crate) fn stable(&self) -> Stable {
         self.stable
@@ -91,6 +99,20 @@ mod tests {
     use crate::gossip::doubles::{announce, configuration};
 
     const CLUSTER: &[&[&str]] = &[&["a1", "a2", "a3"], &["b1", "b2", "b3"], &["c1"]];
+
+    #[test]
+    fn st_3_a_newer_configuration_does_not_set_it_back() {
+        let mut stability = Stability::new(&configuration(1, CLUSTER, None));
+        let mut said = Said::default();
+        let nodes = ["a1", "a2", "b1", "b2", "c1"];
+        nodes.iter().for_each(|node| said.say(node, 1, 7));
+        assert_eq!(stability.advance(said.0.values()).next, TxnId(7));
+        stability.follow(&configuration(2, CLUSTER, None));
+        let followed = stability.advance(said.0.values());
+        assert_eq!(followed, Stable { epoch: Epoch(2), next: TxnId(7) }, "and nobody is in it yet");
+        nodes.iter().for_each(|node| said.say(node, 2, 9));
+        assert_eq!(stability.advance(said.0.values()).next, TxnId(9));
+    }
 
     /// What each node says now.
     #[derive(Default)]

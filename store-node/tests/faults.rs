@@ -21,7 +21,9 @@ use uuid::Uuid;
 
 use self::support::flaky;
 use self::support::log::{Log, Round, car, identity};
-use self::support::{Node, at, client, code, config, increment, journal, json, put, until, within};
+use self::support::{
+    Node, at, client, code, config, declared, increment, journal, json, put, until, within,
+};
 
 fn round(id: u128, numbers: impl IntoIterator<Item = i64>) -> Round {
     let mutations = numbers.into_iter().map(|number| (car(number), put(r#"{"n":1}"#))).collect();
@@ -178,7 +180,7 @@ async fn the_data_of_another_log_is_refused() {
         change(&mut identity);
         let tasks = Tasks::new(Shutdown::new());
         let ready = Readiness::new().register("store node");
-        run(config(dir), identity, None, log.journal(), &tasks, ready).await.unwrap_err()
+        run(config(dir), identity, declared(None), log.journal(), &tasks, ready).await.unwrap_err()
     };
     let in_use = start(|_| {}, &dir.path().join("node")).await;
     assert!(matches!(&in_use, Error::DataDir(why) if why.contains("in use")), "{in_use}");
@@ -197,7 +199,8 @@ async fn an_address_in_use_is_refused() {
     config.listen = taken.local_addr().unwrap();
     let tasks = Tasks::new(Shutdown::new());
     let ready = Readiness::new().register("store node");
-    let error = run(config, identity(), None, log.journal(), &tasks, ready).await.unwrap_err();
+    let error =
+        run(config, identity(), declared(None), log.journal(), &tasks, ready).await.unwrap_err();
     assert!(matches!(error, Error::Listen { .. }), "{error}");
 }
 
@@ -254,7 +257,8 @@ async fn over_tls_only_who_shows_a_certificate_is_answered() {
     broken.tls = Some(TlsFiles { key: dir.path().join("none.pem"), ..friend });
     let tasks = Tasks::new(Shutdown::new());
     let ready = Readiness::new().register("store node");
-    let error = run(broken, identity(), None, log.journal(), &tasks, ready).await.unwrap_err();
+    let error =
+        run(broken, identity(), declared(None), log.journal(), &tasks, ready).await.unwrap_err();
     assert!(
         matches!(&error, Error::Listen { reason, .. } if reason.contains("none.pem")),
         "{error}"

@@ -1,11 +1,11 @@
 //! Kills one process after the other under load and checks that nothing was lost, doubled or
 //! reordered (IN-1, ST-1, CDC-1, CDC-2, BR-1, BR-3).
 //!
-//! Two clusters on a Kafka of the test's own, each wanting a part of what the other has. Writers
-//! repeat each write under its key until it is acknowledged, and keep what they wrote as a model.
-//! A process dies only once it is ready and its cluster has acknowledged writes since the last
-//! death, at a random moment, while writers write. In the end, when nothing is under way any more,
-//! everything is compared with the model, once.
+//! Two clusters on a Kafka of the test's own, one of them with partitions and replicas, each
+//! wanting a part of what the other has. Writers repeat each write under its key until it is
+//! acknowledged, and keep what they wrote as a model. A process dies only once it is ready and its
+//! cluster has acknowledged writes since the last death, at a random moment, while writers write. In
+//! the end, when nothing is under way any more, everything is compared with the model, once.
 //!
 //! Who dies when comes from a seed, which is printed: `ANABRANCH_TEST_SEED=n` repeats a choice,
 //! `ANABRANCH_TEST_CRASH_CYCLES=n` changes how many there are. A process that ends by itself is
@@ -38,6 +38,8 @@ const SLICES: u16 = 16;
 const WRITES_AT_LEAST: u64 = 20;
 const WRITES_MORE: u64 = 60;
 const MOMENTS: u64 = 500;
+/// East has so many partitions with so many store nodes each; west has one store node.
+const EAST_STORE: (usize, usize) = (2, 2);
 /// What west wants of `items`; east wants all of `shared` and `notes`, west all of `shared`.
 const FILTER: &str = "Origin = 'Japan'";
 const FILTER_VALUE: &str = "Japan";
@@ -67,7 +69,7 @@ fn number(variable: &str) -> Option<u64> {
 /// Every kind dies equally often, in a random order.
 fn victims(cycles: u64, random: &mut Random) -> Vec<Victim> {
     let kinds: Vec<_> =
-        Service::ALL.map(Victim::Service).into_iter().chain([Victim::Broker]).collect();
+        Service::KINDS.map(Victim::Service).into_iter().chain([Victim::Broker]).collect();
     let turns = (0..cycles).zip(kinds.into_iter().cycle());
     let mut victims: Vec<_> = turns.map(|(_, victim)| victim).collect();
     for last in (1..victims.len()).rev() {
@@ -93,11 +95,11 @@ impl Trial {
         let broker = BrokerProcess::start(&dir.join("kafka"), free_port())?;
         let (binary, both) = (Path::new(BINARY), ["east", "west"]);
         let certificates = Certificates::make(binary, &dir.join("ca"), &both)?;
-        let cluster = |name: &str| {
+        let cluster = |name: &str, partitions| {
             let flags = certificates.flags(name, &both);
-            Cluster::new(binary, dir, name, &broker.address(), &flags)
+            Cluster::new(binary, dir, name, &broker.address(), &flags, partitions)
         };
-        let (mut east, mut west) = (cluster("east")?, cluster("west")?);
+        let (mut east, mut west) = (cluster("east", Some(EAST_STORE))?, cluster("west", None)?);
         east.start_all()?;
         west.start_all()?;
         east.api().replicate(&[], &[("shared", "true"), ("notes", "true")])?;
@@ -119,6 +121,7 @@ impl Trial {
         let cycles = number("ANABRANCH_TEST_CRASH_CYCLES").unwrap_or(CYCLES);
         for (cycle, victim) in victims(cycles, &mut self.random).into_iter().enumerate() {
             let side = self.random.index(self.clusters.len());
+            let victim = self.one_of(victim, side);
             self.cycle(cycle, victim, side).with_context(|| format!("cycle {cycle}"))?;
         }
         for side in [EAST, WEST] {
@@ -133,6 +136,17 @@ impl Trial {
         ensure!(ended.is_empty(), "ended by themselves:\n{}", ended.join("\n"));
         drop(broker);
         Ok(())
+    }
+
+    /// The victim, and of several alike in the cluster of `side` any one.
+    fn one_of(&mut self, victim: Victim, side: usize) -> Victim {
+        match victim {
+            Victim::Service(Service::StoreNode(_)) => {
+                let number = self.random.index(self.clusters[side].store_nodes());
+                Victim::Service(Service::StoreNode(number))
+            }
+            other => other,
+        }
     }
 
     /// Kills `victim`, or the one of that kind in the cluster of `side`.
@@ -163,7 +177,7 @@ impl Trial {
     fn is_ready(&self, victim: Victim, side: usize) -> bool {
         let cluster = &self.clusters[side];
         match victim {
-            Victim::Broker => Service::ALL.into_iter().all(|service| cluster.is_ready(service)),
+            Victim::Broker => cluster.services().all(|service| cluster.is_ready(service)),
             Victim::Service(Service::Bridge) => cluster.is_linked(),
             Victim::Service(service) => cluster.is_ready(service),
         }

@@ -34,6 +34,13 @@ impl Look {
         for part in parts["parts"].as_array().context("parts")? {
             note(&mut behind, &format!("{} of {name}", part["part"]), &part["lagTransactions"]);
         }
+        for number in 0..cluster.store_nodes() {
+            let parts = cluster.status_of(Service::StoreNode(number))?;
+            let parts = parts["parts"].as_array().context("parts")?;
+            let node = parts.iter().find(|part| part["part"] == "store-node");
+            let lag = &node.context("a store node tells of itself")?["lagTransactions"];
+            note(&mut behind, &format!("store node {number} of {name}"), lag);
+        }
         let links = cluster.status_of(Service::Bridge)?;
         for link in links["links"].as_array().context("links")? {
             note(&mut behind, &format!("the link of {name}"), &link["lagTransactions"]);

@@ -17,7 +17,7 @@ pub(crate) fn clusters(dir: &Path) -> Result<(Cluster, Cluster)> {
     let certificates = Certificates::make(binary, &dir.join("ca"), &[east, west])?;
     let cluster = |name: &str| {
         let flags = certificates.flags(name, &[east, west]);
-        Cluster::new(binary, dir, name, broker.address(), &flags)
+        Cluster::new(binary, dir, name, broker.address(), &flags, None)
     };
     let (mut east, mut west) = (cluster(east)?, cluster(west)?);
     east.start_all()?;

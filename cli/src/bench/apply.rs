@@ -19,6 +19,7 @@ use super::raw::{Mark, WrittenRound, partitions};
 use super::report::{Measurement, Steal, histogram, spread, table};
 use super::requests::bulk_loads;
 use crate::host::Host;
+use crate::local::alone;
 use crate::output::{print, say};
 use crate::settings::Settings;
 
@@ -116,7 +117,8 @@ async fn catch_up(
     let ready = Readiness::new().register("store-node");
     let (steal, begun) = (Steal::start()?, Instant::now());
     let address =
-        store_node::run(config, cluster.clone(), None, journal.clone(), &host.store, ready).await?;
+        store_node::run(config, cluster.clone(), alone(), journal.clone(), &host.store, ready)
+            .await?;
     let mut store = StoreNodeClient::connect(format!("http://{address}")).await?;
     applied(&mut store, end).await?;
     let (elapsed, stolen) = (begun.elapsed(), steal.share()?);

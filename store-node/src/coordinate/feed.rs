@@ -39,7 +39,8 @@ pub(super) async fn open(
     coordinator: &Coordinator,
     request: proto::FeedRequest,
 ) -> Result<Replies<proto::FeedReply>, Status> {
-    let partitions = coordinator.view.configuration().partitions();
+    let membership = coordinator.view.membership();
+    let partitions = membership.configuration().partitions();
     let opens: Vec<_> =
         partitions.map(|partition| opening(coordinator, partition, &request)).collect();
     let from = TxnId(request.from);

@@ -34,7 +34,7 @@ use crate::error::Error;
 use crate::read::parse_select;
 use crate::rpc::{Local, Replies, app, document_id, refuse, refused, replies};
 
-pub(crate) use self::view::View;
+pub(crate) use self::view::{Remember, View};
 
 /// Answers for the whole cluster.
 #[derive(Clone)]
@@ -94,7 +94,7 @@ impl Coordinator {
         let Some(at) = self.timestamp(request.at).await? else {
             return Ok(proto::GetReply::default());
         };
-        let partition = self.view.configuration().partition_of(id.position());
+        let partition = self.view.membership().configuration().partition_of(id.position());
         self.ask(partition, at.txn, |replica| {
             let document_id = request.document_id.clone();
             replica.get(proto::GetRequest { document_id, at: Some(at.read_at()) })
@@ -174,7 +174,8 @@ impl Coordinator {
                 .boxed()
             })
         };
-        let partitions = self.view.configuration().partitions();
+        let membership = self.view.membership();
+        let partitions = membership.configuration().partitions();
         let items = merge(partitions.map(part).collect(), u64::MAX);
         let txn = Some(at.txn.0);
         Ok(items.map_ok(move |items| proto::ScanReply { txn, items }).boxed())
@@ -189,7 +190,8 @@ impl Coordinator {
             return refused(self.local.outcome(request).await);
         }
         let at = request.txn.map_or(TxnId(0), TxnId);
-        let partitions = self.view.configuration().partitions();
+        let membership = self.view.membership();
+        let partitions = membership.configuration().partitions();
         let asked = partitions.map(|partition| {
             let request = request.clone();
             self.ask(partition, at, move |replica| replica.outcome(request.clone()))
@@ -243,7 +245,8 @@ impl Coordinator {
         select: &Select,
     ) -> Result<BTreeSet<PartitionId>, Status> {
         let app = refused(app(&request.app))?;
-        let configuration = self.view.configuration();
+        let membership = self.view.membership();
+        let configuration = membership.configuration();
         let Some(keys) = select.filter.as_ref().and_then(|filter| filter.key()) else {
             return Ok(configuration.partitions().collect());
         };
@@ -257,11 +260,12 @@ impl Coordinator {
     /// The replicas of a partition, in the order in which to ask them.
     fn replicas(&self, partition: PartitionId, at: TxnId) -> Vec<(NodeId, Replica)> {
         let order = plan::order(self.view.candidates(partition), at);
+        let membership = self.view.membership();
         let replica = |node: NodeId| {
-            if node == *self.view.membership().node() {
+            if node == *membership.node() {
                 return Some((node, Replica::Here(self.local.clone())));
             }
-            let member = self.view.configuration().member(&node)?;
+            let member = membership.configuration().member(&node)?;
             match self.peers.replica(&node, &member.address) {
                 Ok(replica) => Some((node, replica)),
                 Err(error) => {

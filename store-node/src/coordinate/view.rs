@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::cluster::{Configuration, NodeId};
+use anabranch_core::cluster::{Configuration, Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_core::interval_map::IntervalMap;
 use anabranch_core::slicing::PartitionId;
 use anabranch_runtime::tasks::{Shutdown, TaskError};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -17,21 +17,26 @@ use super::plan::Candidate;
 use crate::error::Error;
 use crate::gossip::{Applied, Gossip, Standing};
 use crate::log::Log;
-use crate::membership::Membership;
+use crate::membership::{Configurations, Membership};
 use crate::stability::{Stability, Stable};
 use crate::status::Status;
 use crate::storage::Storage;
 
 /// What this node knows of its cluster.
 pub(crate) struct View {
-    membership: Membership,
+    membership: RwLock<Arc<Membership>>,
     gossip: Gossip,
     log: Arc<Log>,
     status: Arc<Status>,
     storage: Arc<Storage>,
     stability: Mutex<Stability>,
     stable: watch::Sender<Stable>,
+    /// Keeps a configuration that is in force for the next start.
+    remember: Remember,
 }
+
+/// Keeps a configuration on disk.
+pub(crate) type Remember = Box<dyn Fn(&Configuration) -> Result<(), Error> + Send + Sync>;
 
 impl View {
     pub(crate) fn new(
@@ -40,21 +45,20 @@ impl View {
         log: Arc<Log>,
         status: Arc<Status>,
         storage: Arc<Storage>,
+        remember: Remember,
     ) -> Self {
         let stability = Stability::new(membership.configuration());
         let stable = watch::Sender::new(stability.stable());
         let stability = Mutex::new(stability);
-        let view = View { membership, gossip, log, status, storage, stability, stable };
+        let membership = RwLock::new(Arc::new(membership));
+        let view = View { membership, gossip, log, status, storage, stability, stable, remember };
         view.advance();
         view
     }
 
-    pub(crate) fn configuration(&self) -> &Configuration {
-        self.membership.configuration()
-    }
-
-    pub(crate) fn membership(&self) -> &Membership {
-        &self.membership
+    /// The configuration in force, and which node this is in it.
+    pub(crate) fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.membership.read())
     }
 
     pub(crate) fn gossip(&self) -> &Gossip {
@@ -63,7 +67,7 @@ impl View {
 
     /// Whether this node is the only one.
     pub(crate) fn is_alone(&self) -> bool {
-        self.configuration().members().len() == 1
+        self.membership().configuration().members().len() == 1
     }
 
     /// The universal stable timestamp as it is known here, once that is at least what any node may
@@ -83,8 +87,9 @@ impl View {
     /// The nodes that hold a partition.
     pub(crate) fn candidates(&self, partition: PartitionId) -> Vec<Candidate> {
         let announces = self.gossip.announces();
-        let epoch = self.configuration().epoch();
-        let replicas = self.configuration().replicas(partition);
+        let membership = self.membership();
+        let epoch = membership.configuration().epoch();
+        let replicas = membership.configuration().replicas(partition);
         let candidate = |node: &NodeId| {
             let announce = announces.iter().find(|announce| announce.node == *node);
             let standing = announce.map(|announce| &announce.standing);
@@ -93,26 +98,72 @@ impl View {
                 node: node.clone(),
                 base: standing.map_or(TxnId(0), |standing| standing.applied.base()),
                 suspicion: self.gossip.suspicion(node),
-                is_here: node == self.membership.node(),
+                is_here: node == membership.node(),
             }
         };
         replicas.map(candidate).collect()
     }
 
-    /// Tells the others of this node and takes in what they tell, until the shutdown begins.
-    pub(crate) async fn run(self: Arc<Self>, shutdown: Shutdown) -> Result<(), TaskError> {
+    /// Tells the others of this node and takes in what they tell, and newer configurations, until
+    /// the shutdown begins.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        mut configurations: Configurations,
+        shutdown: Shutdown,
+    ) -> Result<(), TaskError> {
         let mut applied = self.status.watch();
         let mut heard = self.gossip.changes();
+        let mut may_change = true;
+        let mut missed = Epoch::default();
         loop {
             applied.borrow_and_update();
             heard.borrow_and_update();
             self.gossip.announce(self.standing());
             self.advance();
+            self.note_newer_epoch(&mut missed);
             tokio::select! {
                 () = shutdown.begun() => return Ok(()),
                 changed = applied.changed() => if changed.is_err() { return Ok(()) },
                 changed = heard.changed() => if changed.is_err() { return Ok(()) },
+                changed = configurations.changed(), if may_change => {
+                    // Nobody may be left who could tell of another.
+                    may_change = changed.is_ok();
+                    let configuration = configurations.borrow_and_update().clone();
+                    self.take_in(configuration);
+                }
             }
+        }
+    }
+
+    /// Says once of each epoch that others are in it and this node is not.
+    fn note_newer_epoch(&self, missed: &mut Epoch) {
+        let (heard, epoch) = (self.gossip.heard_epoch(), self.membership().configuration().epoch());
+        if heard > epoch && heard > *missed {
+            *missed = heard;
+            tracing::warn!(
+                %heard, %epoch,
+                "other nodes go by a newer configuration, which this one has not read yet"
+            );
+        }
+    }
+
+    fn take_in(&self, configuration: Option<Configuration>) {
+        let current = self.membership();
+        let epoch = current.configuration().epoch();
+        let newer = configuration.filter(|configuration| configuration.epoch() > epoch);
+        let Some(configuration) = newer else { return };
+        match current.in_newer(configuration) {
+            Ok(membership) => {
+                let configuration = membership.configuration();
+                tracing::info!(epoch = %configuration.epoch(), "a newer configuration is in force");
+                if let Err(error) = (self.remember)(configuration) {
+                    tracing::warn!(%error, "the next start may begin with an older configuration");
+                }
+                self.gossip.configure(configuration);
+                self.stability.lock().follow(configuration);
+                *self.membership.write() = Arc::new(membership);
+            }
+            Err(error) => tracing::error!(%error, "this node goes on by configuration {epoch}"),
         }
     }
 
@@ -126,7 +177,7 @@ impl View {
             }
         }
         Standing {
-            epoch: self.configuration().epoch(),
+            epoch: self.membership().configuration().epoch(),
             applied: Applied::of(&map, self.log.owned()),
             durable: self.storage.durable().next,
             gc_timestamp: self.storage.history().oldest(),

@@ -202,6 +202,7 @@ fn what_is_sent_is_bounded_and_news_are_fresh_in_clusters_of_all_sizes() {
         world.run(1_000, |_| true);
         let measured = world.measure(2, |_| true);
         println!("{count} nodes: {measured:?}");
+        assert!(measured.messages > 0 && measured.typical_age <= measured.oldest);
         assert!(measured.bytes <= MOST_BYTES_PER_SECOND, "{count} nodes: {measured:?}");
         assert!(measured.oldest <= most_ticks * TICK, "{count} nodes: {measured:?}");
     }

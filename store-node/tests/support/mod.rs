@@ -24,7 +24,7 @@ use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
-use anabranch_store_node::{StoreNodeConfig, run};
+use anabranch_store_node::{Configurations, StoreNodeConfig, run};
 use tonic::transport::Channel;
 
 /// How long something that has to happen may take.
@@ -97,8 +97,9 @@ impl Node {
         let readiness = Readiness::new();
         let tasks = Tasks::new(Shutdown::new());
         let ready = readiness.register("store node");
-        let address =
-            run(config, log::identity(), configuration, journal, &tasks, ready).await.unwrap();
+        let address = run(config, log::identity(), declared(configuration), journal, &tasks, ready)
+            .await
+            .unwrap();
         // The certificates of tests are for this name.
         let host = if tls.is_some() { "localhost" } else { "127.0.0.1" };
         let address = format!("{host}:{}", address.port());
@@ -171,6 +172,11 @@ impl Node {
         }
         replies
     }
+}
+
+/// A configuration that does not change.
+pub fn declared(configuration: Option<Configuration>) -> Configurations {
+    tokio::sync::watch::channel(configuration).1
 }
 
 /// A client of a node.

@@ -146,9 +146,16 @@ impl Api {
         if reply.status == 404 { Ok(None) } else { reply.success().map(Some) }
     }
 
-    /// All documents of a collection, by the JSON of their ids. Fails if an id is there twice.
+    /// All documents of a collection as they are at the end of the log, by the JSON of their ids.
+    /// Fails if an id is there twice.
     pub fn documents(&self, collection: &str) -> Result<BTreeMap<String, Value>> {
-        let body = self.execute(&format!("SELECT * FROM {collection}"), &json!({}))?;
+        let request = self.request(&format!("SELECT * FROM {collection}"), &json!({}));
+        let end = self.status()?["logEnd"].as_u64().context("the end of the log")?;
+        let request = match end.checked_sub(1) {
+            Some(last) => request.header("X-Anabranch-Txn-Id", last),
+            None => request,
+        };
+        let body = send(request)?.success()?;
         let mut documents = BTreeMap::new();
         for item in body["items"].as_array().context("items")? {
             let other = documents.insert(item["_id"].to_string(), item.clone());
@@ -161,8 +168,10 @@ impl Api {
     pub fn apply(&self, resource: &Value) -> Result<()> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let kind = text(&resource["kind"]).to_lowercase();
-        let (app, name) = (text(&resource["metadata"]["app"]), text(&resource["metadata"]["name"]));
-        let url = format!("{}/api/v1/resources/{kind}/{app}/{name}", self.admin);
+        let (app, name) = (&resource["metadata"]["app"], &resource["metadata"]["name"]);
+        let path: Vec<_> =
+            [app, name].into_iter().filter(|part| part.is_string()).map(text).collect();
+        let url = format!("{}/api/v1/resources/{kind}/{}", self.admin, path.join("/"));
         send(self.client.put(url).json(resource))?.success().map(|_| ())
     }
 

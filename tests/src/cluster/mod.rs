@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Process, free_port, wait_until};
 
@@ -25,8 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub enum Service {
     /// Takes writes and reads over HTTP.
     Ingest,
-    /// Keeps the documents.
-    StoreNode,
+    /// Keeps the documents, or a part of them: one of several, by number.
+    StoreNode(usize),
     /// Writes the change events.
     Cdc,
     /// Talks to other clusters.
@@ -34,16 +34,24 @@ pub enum Service {
 }
 
 impl Service {
-    /// All of them, in the order in which they are started.
-    pub const ALL: [Service; 4] =
-        [Service::StoreNode, Service::Ingest, Service::Cdc, Service::Bridge];
+    /// One of each kind.
+    pub const KINDS: [Service; 4] =
+        [Service::StoreNode(0), Service::Ingest, Service::Cdc, Service::Bridge];
 
     fn subcommand(self) -> &'static str {
         match self {
             Service::Ingest => "ingest",
-            Service::StoreNode => "store-node",
+            Service::StoreNode(_) => "store-node",
             Service::Cdc => "cdc",
             Service::Bridge => "bridge",
+        }
+    }
+
+    /// Its name among the processes of its cluster.
+    fn name(self) -> String {
+        match self {
+            Service::StoreNode(number) => format!("{}-{number}", self.subcommand()),
+            other => other.subcommand().to_owned(),
         }
     }
 }
@@ -96,11 +104,13 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A cluster of four processes on Kafka.
+/// A cluster of processes on Kafka.
 #[derive(Debug)]
 pub struct Cluster {
     name: String,
     dir: PathBuf,
+    /// The resource that declares its store nodes, unless there is but one.
+    declared: Option<Value>,
     commands: BTreeMap<Service, Vec<String>>,
     binary: PathBuf,
     processes: BTreeMap<Service, Process>,
@@ -110,20 +120,28 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster that is not started yet; `bridge_flags` are its certificates.
+    /// A cluster that is not started yet; `bridge_flags` are its certificates. It has so many
+    /// partitions of so many store nodes each, or one store node for everything.
     pub fn new(
         binary: &Path,
         dir: &Path,
         name: &str,
         kafka: &str,
         bridge_flags: &[String],
+        partitions: Option<(usize, usize)>,
     ) -> Result<Self> {
         let dir = dir.join(format!("cluster-{name}"));
         fs::create_dir_all(&dir)?;
-        let (http, bridge, store) = (free_port(), free_port(), free_port());
+        let (http, bridge) = (free_port(), free_port());
         let at = |port: u16| format!("127.0.0.1:{port}");
+        let nodes = partitions.map_or(1, |(partitions, replicas)| partitions * replicas);
+        let stores: Vec<_> = (0..nodes).map(|_| free_port()).collect();
+        let declared = partitions.map(|(_, replicas)| {
+            let addresses: Vec<_> = stores.iter().map(|port| at(*port)).collect();
+            declaration(name, &addresses, replicas)
+        });
         let (mut commands, mut apis) = (BTreeMap::new(), BTreeMap::new());
-        for service in Service::ALL {
+        for service in services(nodes) {
             let admin = free_port();
             apis.insert(service, Api::new(http, admin));
             let mut flags = vec![service.subcommand().to_owned()];
@@ -133,16 +151,19 @@ impl Cluster {
             flag("--listen-admin", at(admin));
             match service {
                 Service::Ingest => flag("--listen", at(http)),
-                Service::StoreNode => {
-                    flag("--listen", at(store));
-                    let data = dir.join("store");
+                Service::StoreNode(number) => {
+                    flag("--listen", at(stores[number]));
+                    if declared.is_some() {
+                        flag("--node", node(number));
+                    }
+                    let data = dir.join(service.name());
                     flag("--data-dir", data.to_str().expect("a UTF-8 path").to_owned());
                 }
                 Service::Cdc => {}
                 Service::Bridge => flag("--listen", at(bridge)),
             }
-            if service != Service::StoreNode {
-                flag("--store-node", at(store));
+            if declared.is_none() && !matches!(service, Service::StoreNode(_)) {
+                flag("--store-node", at(stores[0]));
             }
             if service == Service::Bridge {
                 flags.extend_from_slice(bridge_flags);
@@ -152,6 +173,7 @@ impl Cluster {
         Ok(Cluster {
             name: name.to_owned(),
             dir,
+            declared,
             commands,
             binary: binary.to_owned(),
             processes: BTreeMap::new(),
@@ -163,6 +185,16 @@ impl Cluster {
     /// The cluster's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its services.
+    pub fn services(&self) -> impl Iterator<Item = Service> {
+        self.commands.keys().copied()
+    }
+
+    /// How many store nodes it has.
+    pub fn store_nodes(&self) -> usize {
+        self.services().filter(|service| matches!(service, Service::StoreNode(_))).count()
     }
 
     /// Where its bridge listens.
@@ -198,16 +230,26 @@ impl Cluster {
         let mut command = Command::new("sh");
         command.args(["-c", r#"ulimit -c unlimited 2> /dev/null; exec "$0" "$@""#]);
         command.arg(&self.binary).args(&self.commands[&service]).current_dir(&self.dir);
-        let log = self.dir.join(format!("{}.log", service.subcommand()));
-        let name = format!("{} of {}", service.subcommand(), self.name);
+        let log = self.dir.join(format!("{}.log", service.name()));
+        let name = format!("{} of {}", service.name(), self.name);
         self.processes.insert(service, Process::spawn(&name, &command, &log)?);
         Ok(())
     }
 
     /// Starts all services and waits until the HTTP API is ready.
     pub fn start_all(&mut self) -> Result<()> {
-        Service::ALL.into_iter().try_for_each(|service| self.start(service))?;
         let api = self.api();
+        let mut services: Vec<_> = self.services().collect();
+        if let Some(declared) = self.declared.clone() {
+            // Store nodes have to know which ones they are, and ingest is whom to tell.
+            self.start(Service::Ingest)?;
+            services.retain(|service| *service != Service::Ingest);
+            wait_until("the store nodes are declared", PATIENCE, || {
+                Ok(api.apply(&declared).is_ok())
+            })
+            .with_context(|| self.logs())?;
+        }
+        services.into_iter().try_for_each(|service| self.start(service))?;
         wait_until("the cluster is ready", PATIENCE, || Ok(api.is_ready()))
             .with_context(|| self.logs())
     }
@@ -224,10 +266,10 @@ impl Cluster {
     /// What each ended with, and its last words.
     pub fn revive(&mut self) -> Result<Vec<String>> {
         let mut ended = Vec::new();
-        for service in Service::ALL {
+        for service in self.services().collect::<Vec<_>>() {
             let Some(process) = self.processes.get_mut(&service) else { continue };
             if let Some(status) = process.ended()? {
-                let (name, last) = (service.subcommand(), process.last_lines());
+                let (name, last) = (service.name(), process.last_lines());
                 ended.push(format!("{name} of {}: {status}; {last}", self.name));
                 self.start(service)?;
             }
@@ -241,14 +283,14 @@ impl Cluster {
         let status = self.api().status();
         let status = status.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
         let mut text = format!("--- status of {}: {status}\n", self.name);
-        for service in Service::ALL {
-            let file = self.dir.join(format!("{}.log", service.subcommand()));
+        for service in self.services() {
+            let file = self.dir.join(format!("{}.log", service.name()));
             let log = fs::read_to_string(&file).unwrap_or_default();
             // A broker that is down is told by librdkafka many times.
             let told = log.lines().rev().filter(|line| !line.contains("kafka: librdkafka"));
             let lines: Vec<_> = told.take(30).collect();
             let state = self.processes.get(&service).map_or("not started".to_owned(), state);
-            text.push_str(&format!("--- {} of {}: {state}\n", service.subcommand(), self.name));
+            text.push_str(&format!("--- {} of {}: {state}\n", service.name(), self.name));
             for line in lines.iter().rev() {
                 text.push_str(line);
                 text.push('\n');
@@ -256,6 +298,33 @@ impl Cluster {
         }
         text
     }
+}
+
+/// The services of a cluster with so many store nodes, in the order in which they are started.
+fn services(store_nodes: usize) -> impl Iterator<Item = Service> {
+    let others = [Service::Ingest, Service::Cdc, Service::Bridge];
+    (0..store_nodes).map(Service::StoreNode).chain(others)
+}
+
+/// The name of a store node.
+fn node(number: usize) -> String {
+    format!("node-{number}")
+}
+
+/// A cluster whose partitions have so many of these nodes each.
+fn declaration(cluster: &str, addresses: &[String], replicas: usize) -> Value {
+    let nodes: Vec<_> =
+        addresses.iter().enumerate().map(|(number, address)| (node(number), address)).collect();
+    let partition = |nodes: &[(String, &String)]| {
+        let nodes = nodes.iter().map(|(name, address)| (name.clone(), json!(address)));
+        json!({"nodes": nodes.collect::<serde_json::Map<_, _>>()})
+    };
+    json!({
+        "apiVersion": "anabranch/v1",
+        "kind": "Cluster",
+        "metadata": {"name": cluster},
+        "spec": {"partitions": nodes.chunks(replicas).map(partition).collect::<Vec<_>>()},
+    })
 }
 
 /// What the kernel says of a process: its state, and the wait status of one that has ended.
