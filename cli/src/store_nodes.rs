@@ -25,10 +25,14 @@ pub(crate) fn find(
     cluster: &ClusterName,
     tasks: &Tasks,
 ) -> Result<AnyOf> {
-    let set = settings.store_node_address.as_deref();
-    let nodes = AnyOf::new(set.unwrap_or(ALONE), settings.store_node_tls.as_ref());
-    let nodes = nodes.map_err(|error| Failure::usage(error.to_string()))?;
-    if set.is_none() {
+    let tls = settings.store_node_tls.as_ref();
+    let nodes = match &settings.store_node_address {
+        Some(addresses) => {
+            AnyOf::new(addresses, tls).map_err(|error| Failure::usage(error.to_string()))?
+        }
+        None => AnyOf::later(tls),
+    };
+    if settings.store_node_address.is_none() {
         let (journal, cluster) = (Arc::clone(journal), cluster.clone());
         let (following, shutdown) = (nodes.clone(), tasks.shutdown().clone());
         let runtime = Handle::current();

@@ -76,7 +76,8 @@ impl Rounds {
             return Ok(txn);
         }
         // Any of the tries may have been the first; the last one, too, is after them all.
-        match self.store.outcome(round.id, Some(txn), deadline).await {
+        let slices = self.store.slices_of(&round);
+        match self.store.outcome(round.id, Some(txn), &slices, deadline).await {
             Ok(Some(outcome)) => Ok(outcome.txn),
             Ok(None) | Err(_) => Ok(txn),
         }

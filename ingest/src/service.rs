@@ -68,7 +68,7 @@ pub fn run(
     config.check()?;
     metrics::describe();
     let Context { journal, cluster, store_node, readiness, ready, metrics } = context;
-    let store = Store::new(store_node, config.read_wait());
+    let store = Store::new(store_node, cluster.slices, config.read_wait());
     let writer = Arc::new(round_writer(&config, &journal, &cluster)?);
     let rounds = Rounds::new(writer.clone(), store.clone());
     let log = RoundLog::new(journal.clone(), cluster.name.clone());

@@ -4,11 +4,16 @@
 //! only reads, so a call that could not be made is made again until its deadline: a store node
 //! that restarts is a pause, not an error.
 
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
+use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_core::query::Args;
+use anabranch_journal::rounds::Round;
 use anabranch_runtime::grpc::{self, AnyOf};
 use anabranch_runtime::retry::Backoff;
 use anabranch_schemas::store as proto;
@@ -28,7 +33,11 @@ const ANSWER_TIME: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(crate) struct Store {
     client: StoreNodeClient<AnyOf>,
+    slices: SliceCount,
     read_wait: Duration,
+    /// Every transaction below this was stable when some node answered. Nodes hear of each other a
+    /// little later: no read is older than one before it, whichever node answers.
+    stable: Arc<AtomicU64>,
 }
 
 /// What became of a round.
@@ -62,9 +71,19 @@ pub(crate) struct Rows {
 
 impl Store {
     /// A client of these store nodes. Does not connect yet.
-    pub(crate) fn new(nodes: AnyOf, read_wait: Duration) -> Self {
+    pub(crate) fn new(nodes: AnyOf, slices: SliceCount, read_wait: Duration) -> Self {
         let client = StoreNodeClient::new(nodes).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Store { client, read_wait }
+        Store { client, slices, read_wait, stable: Arc::default() }
+    }
+
+    /// The slices in which these documents are.
+    pub(crate) fn slices(&self, documents: impl Iterator<Item = DocumentId>) -> BTreeSet<Slice> {
+        documents.map(|id| self.slices.slice_of(id.position())).collect()
+    }
+
+    /// The slices in which a round has something.
+    pub(crate) fn slices_of(&self, round: &Round) -> BTreeSet<Slice> {
+        self.slices(round.mutations.iter().map(|mutation| mutation.id(round.app)))
     }
 
     /// One document.
@@ -83,6 +102,7 @@ impl Store {
             })
             .await?
             .into_inner();
+        self.note_stable(reply.stable);
         let written = reply.document_txn.map(TxnId);
         Ok(Found {
             txn: reply.txn.map(TxnId),
@@ -117,6 +137,7 @@ impl Store {
                 }
             })
             .await?;
+        self.note_stable(first.as_ref().and_then(|reply| reply.stable));
         Ok(Rows {
             txn: first.as_ref().and_then(|reply| reply.txn).map(TxnId),
             first: first.map(|reply| reply.items),
@@ -124,11 +145,13 @@ impl Store {
         })
     }
 
-    /// What became of a round; waits until `txn` is applied if one is given.
+    /// What became of a round, which has something in these slices, or in any if there are none;
+    /// waits until `txn` is applied if one is given.
     pub(crate) async fn outcome(
         &self,
         round: RoundId,
         txn: Option<TxnId>,
+        slices: &BTreeSet<Slice>,
         deadline: Instant,
     ) -> Result<Option<Outcome>, Refusal> {
         let reply = self
@@ -138,6 +161,7 @@ impl Store {
                     round_id: Bytes::copy_from_slice(round.0.as_bytes()),
                     txn: txn.map(|txn| txn.0),
                     wait_ms: if txn.is_some() { millis(wait) } else { 0 },
+                    slices: slices.iter().map(|slice| u32::from(slice.0)).collect(),
                 };
                 async move { client.outcome(until(request, deadline)).await }
             })
@@ -149,9 +173,14 @@ impl Store {
         Ok(Some(Outcome { txn: TxnId(txn), digest, conflicts, too_large }))
     }
 
+    fn note_stable(&self, stable: Option<u64>) {
+        self.stable.fetch_max(stable.unwrap_or(0), Ordering::Relaxed);
+    }
+
     fn read_at(&self, at_least: Option<TxnId>, deadline: Instant) -> proto::ReadAt {
+        let stable = self.stable.load(Ordering::Relaxed).checked_sub(1);
         proto::ReadAt {
-            at_least: at_least.map(|txn| txn.0),
+            at_least: at_least.map(|txn| txn.0).max(stable),
             exactly: None,
             wait_ms: millis(wait_within(deadline).min(self.read_wait)),
         }
@@ -232,7 +261,7 @@ fn millis(duration: Duration) -> u32 {
 /// that has too much to do is not asked again from here: that would only be more.
 fn may_pass(status: &Status) -> bool {
     match grpc::code_of(status) {
-        Some(code) => matches!(code, "catching_up" | "shutting_down"),
+        Some(code) => matches!(code, "catching_up" | "shutting_down" | "partition_away"),
         // Of the transport: it could not be reached, or the connection was lost.
         None => matches!(
             status.code(),

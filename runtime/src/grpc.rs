@@ -20,9 +20,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// for one that was cut off or stopped short of dying goes to another within two seconds.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(1);
-/// Windows that let a stream of documents use a link with some delay.
+/// A window that lets a stream of documents use a link with some delay.
 const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+/// What all streams of a connection may have under way: more than those together that nobody reads
+/// from at the moment, or these would stop all others.
+pub const CONNECTION_WINDOW: u32 = 512 << 20;
 
 /// An address or a certificate that cannot be used.
 #[derive(Debug, thiserror::Error)]

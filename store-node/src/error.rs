@@ -90,6 +90,9 @@ pub enum Error {
     /// The statement cannot be run.
     #[error(transparent)]
     Statement(#[from] QueryError),
+    /// No replica of a partition that is needed can be asked.
+    #[error("no replica of a partition answers: {0}")]
+    PartitionAway(String),
     /// The document belongs to another node.
     #[error("this store node does not hold that part of the keyspace")]
     NotHere,
@@ -112,6 +115,7 @@ impl Error {
             Error::NotReached { .. }
             | Error::CatchingUp { .. }
             | Error::NotHere
+            | Error::PartitionAway(_)
             | Error::Expired(_)
             | Error::Overloaded(_) => ErrorKind::Retry,
             Error::CorruptStore(_) | Error::CorruptRecord { .. } | Error::Halted(_) => {
@@ -147,6 +151,7 @@ impl Error {
             Error::Overloaded(_) => "overloaded",
             Error::Statement(error) => error.code(),
             Error::NotHere => "not_here",
+            Error::PartitionAway(_) => "partition_away",
             Error::InvalidRequest(_) => "invalid_request",
             Error::Shutdown => "shutting_down",
         }

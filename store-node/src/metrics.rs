@@ -23,6 +23,7 @@ const LAG_SECONDS: &str = "anabranch_store_node_lag_seconds";
 const UNDURABLE: &str = "anabranch_store_node_undurable_transactions";
 const NEARLY_TRIMMED: &str = "anabranch_store_node_durable_position_nearly_trimmed";
 const UNREACHABLE: &str = "anabranch_store_node_log_unreachable";
+const STABLE: &str = "anabranch_store_node_stable_txn";
 const FEED_START: &str = "anabranch_store_node_feed_start_txn";
 const READS: &str = "anabranch_store_node_reads_total";
 const READ_SECONDS: &str = "anabranch_store_node_read_seconds";
@@ -53,6 +54,7 @@ pub(crate) fn describe() {
     describe_gauge!(UNDURABLE, "Applied transactions that a crash would have read again");
     describe_gauge!(NEARLY_TRIMMED, "1 while what a crash needs of the log is about to go");
     describe_gauge!(UNREACHABLE, "1 while the ends of the log cannot be seen: lags stand still");
+    describe_gauge!(STABLE, "Every transaction below it is stable, as far as this node knows");
     describe_gauge!(FEED_START, "The first transaction whose changes the feed still has");
     describe_counter!(READS, "Reads, by kind and result");
     describe_histogram!(READ_SECONDS, "Time of a read until its first reply, in seconds");
@@ -150,6 +152,11 @@ pub(crate) fn set_log_unreachable(unreachable: bool) {
 pub(crate) fn record_read(kind: &'static str, result: String, took: Duration) {
     counter!(READS, "kind" => kind, "result" => result).increment(1);
     histogram!(READ_SECONDS, "kind" => kind).record(took.as_secs_f64());
+}
+
+/// Up to where the cluster is stable.
+pub(crate) fn set_stable(next: u64) {
+    gauge!(STABLE).set(next as f64);
 }
 
 /// Counts an open stream until it is dropped.

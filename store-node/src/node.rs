@@ -18,14 +18,14 @@ use crate::config::StoreNodeConfig;
 use crate::coordinate::{Coordinator, Remember, View};
 use crate::error::Error;
 use crate::feed::Feeds;
-use crate::gossip::{self, Gossip, GossipOptions, Incarnation};
+use crate::gossip::{self, ClusterMark, Gossip, GossipOptions, Incarnation};
 use crate::known::Known;
 use crate::log::Log;
 use crate::membership::{Configurations, Membership};
 use crate::metrics;
 use crate::observe::{self, Observer};
 use crate::read::{Reads, blocking};
-use crate::rpc::{self, Local, Services};
+use crate::rpc::{self, Addressee, Local, Services};
 use crate::status::Status;
 use crate::storage::{Opened, Progress, Storage, StoreOptions, Timeline};
 
@@ -97,6 +97,8 @@ impl StoreNode {
         );
         let node = Started { config, identity, log, storage: Arc::new(storage), status, tasks };
         let gossip = node.gossip(&membership);
+        let mark = ClusterMark::of(node.identity.actor);
+        let addressee = Addressee::new(membership.node(), mark);
         // Before anything is applied: it says what has to be kept for the reads of other nodes.
         let view = node.view(membership, gossip.clone(), configurations);
         node.apply(&journal, progress, timeline);
@@ -105,7 +107,7 @@ impl StoreNode {
         let (local, tls) = (node.local(), node.config.tls.clone());
         let shutdown = tasks.shutdown().clone();
         let coordinator = Coordinator::new(local.clone(), view, tls, shutdown.clone());
-        let services = Services { local, coordinator, gossip };
+        let services = Services { local, coordinator, gossip, addressee };
         tasks.spawn("store-node-rpc", async move {
             let served = rpc::serve(server, listener, services, shutdown);
             served.await.map_err(TaskError::from)
@@ -196,6 +198,7 @@ impl Started<'_> {
     fn local(&self) -> Local {
         Local {
             log: Arc::clone(&self.log),
+            mark: ClusterMark::of(self.identity.actor),
             reads: Reads::new(
                 Arc::clone(&self.storage),
                 Arc::clone(&self.status),

@@ -113,9 +113,12 @@ impl Status {
         }
     }
 
-    /// The end of the log when the node started, once it is known.
-    pub(crate) fn target(&self) -> Option<TxnId> {
-        *self.target.lock()
+    /// The end of the log when the node started; waits until it is known.
+    pub(crate) async fn log_end_at_start(&self, patience: Duration) -> Result<TxnId, Error> {
+        let known = || *self.target.lock();
+        let late = |applied: &Applied| Error::CatchingUp { next: applied.next };
+        self.wait(|_| known().is_some(), patience, late).await?;
+        known().ok_or(Error::Shutdown)
     }
 
     /// Changes what is applied, and sees whether that is all that was to be caught up with.

@@ -148,26 +148,34 @@ async fn check(node: &Node, model: &Model, last: TxnId) {
     assert_eq!(scanned, with_state, "deleted ones too");
 }
 
-/// The merged feed against what each transaction changed.
-async fn check_feed(node: &Node, model: &Model, end: TxnId) {
+/// What was changed, in order.
+type Fed = Vec<(TxnId, Vec<DocumentId>)>;
+
+/// The merged feed against what each transaction changed; gives it.
+async fn check_feed(node: &Node, model: &Model, end: TxnId) -> Fed {
     let replies = node.feed(&[], TxnId(0), end).await;
-    let mut fed: BTreeMap<TxnId, BTreeSet<DocumentId>> = BTreeMap::new();
+    let mut fed = Fed::new();
     for transaction in replies.iter().flat_map(|reply| &reply.transactions) {
-        let changed = fed.entry(TxnId(transaction.txn)).or_default();
+        let txn = TxnId(transaction.txn);
+        if fed.last().is_none_or(|(last, _)| *last != txn) {
+            fed.push((txn, Vec::new()));
+        }
         for change in &transaction.changes {
             let event: Change = decode(&change.event).unwrap();
-            assert!(changed.insert(event.id()), "each change once");
             assert!(transaction.slices.contains(&change.slice));
+            fed.last_mut().unwrap().1.push(event.id());
         }
     }
-    let expected: BTreeMap<_, BTreeSet<_>> = model
-        .transactions
-        .iter()
-        .map(|(txn, changed)| (*txn, changed.keys().cloned().collect()))
-        .collect();
-    assert_eq!(fed, expected);
+    let txns: Vec<_> = fed.iter().map(|(txn, _)| *txn).collect();
+    assert_eq!(txns, model.transactions.keys().copied().collect::<Vec<_>>(), "each once, in order");
+    for (txn, changed) in &fed {
+        let expected: BTreeSet<_> = model.transactions[txn].keys().collect();
+        assert_eq!(changed.len(), expected.len(), "each change of {txn} once");
+        assert_eq!(changed.iter().collect::<BTreeSet<_>>(), expected);
+    }
     let nexts: Vec<_> = replies.iter().map(|reply| reply.next).collect();
     assert!(nexts.is_sorted());
+    fed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,10 +185,12 @@ async fn any_node_answers_for_all_of_them() {
     assert_eq!(nothing, proto::GetReply::default());
     let last = cluster.write_some();
     let model = Model::of(&*cluster.log.journal());
+    let mut feeds = Vec::new();
     for node in cluster.nodes.values() {
         check(node, &model, last).await;
-        check_feed(node, &model, last.next()).await;
+        feeds.push(check_feed(node, &model, last.next()).await);
     }
+    assert!(feeds.windows(2).all(|pair| pair[0] == pair[1]), "the same order, whoever gives it");
     cluster.stop().await;
 }
 
@@ -202,6 +212,7 @@ async fn a_round_over_several_partitions_has_one_outcome() {
             round_id: Bytes::copy_from_slice(round.as_bytes()),
             txn: Some(txn.0),
             wait_ms: PATIENCE_MS,
+            slices: vec![],
         };
         let reply = node.client.clone().outcome(request).await.unwrap().into_inner();
         let outcome = reply.outcome.unwrap();

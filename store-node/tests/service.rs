@@ -287,7 +287,7 @@ async fn an_outcome_says_which_transaction_was_applied_and_what_was_in_the_way()
     let mut outcome = async |id: u128, txn: Option<TxnId>| {
         let round_id = uuid::Uuid::from_u128(id).as_bytes().to_vec().into();
         let txn = txn.map(|txn| txn.0);
-        let request = proto::OutcomeRequest { round_id, txn, wait_ms: PATIENCE_MS };
+        let request = proto::OutcomeRequest { round_id, txn, wait_ms: PATIENCE_MS, slices: vec![] };
         client.outcome(request).await.unwrap().into_inner().outcome
     };
     let found = outcome(77, Some(again)).await.expect("it was applied");
@@ -300,6 +300,7 @@ async fn an_outcome_says_which_transaction_was_applied_and_what_was_in_the_way()
         round_id: vec![0; 16].into(),
         txn: Some(again.0 + 100),
         wait_ms: 0,
+        slices: vec![],
     };
     let error = world.node.client.clone().outcome(too_soon).await.unwrap_err();
     assert_eq!(code(&error), "not_reached");

@@ -55,7 +55,7 @@ fn refuse_with_data(admin: &Admin, change: &str) -> Result<(), Refusal> {
     }
     let message = format!(
         "{change}, but the cluster has data, which cannot move between partitions yet; what may \
-         change are addresses, the quorum, and which nodes a partition has, of which one stays"
+         change are addresses, the quorum, and which nodes a partition has, of which a quorum stays"
     );
     Err(Refusal::new(Code::ClusterInUse, message))
 }
@@ -75,9 +75,14 @@ fn moves(before: &ClusterSpec, after: &ClusterSpec) -> Option<String> {
             let (old, new) = (old.weight, new.weight);
             return Some(format!("partition {id} would have the weight {new} instead of {old}"));
         }
-        // Who is new takes the data over from one that has it.
-        let stays = old.nodes.keys().any(|node| new.nodes.contains_key(node));
-        (!stays).then(|| format!("partition {id} would keep none of its nodes"))
+        // Who is new has nothing until it has read the log; if the log is trimmed it never has.
+        let stay = old.nodes.keys().filter(|node| new.nodes.contains_key(*node)).count();
+        let quorum = after.quorum.unwrap_or(new.nodes.len().div_ceil(2));
+        (stay < quorum).then(|| {
+            format!(
+                "partition {id} would keep {stay} of its nodes, fewer than its quorum of {quorum}"
+            )
+        })
     })
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anabranch_core::document::{Commit, Document, Effect, MAX_BYTES, Mutation};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, DocumentId, DocumentKey, RoundId};
+use anabranch_core::keyspace::SliceCount;
 use anabranch_core::query::OnConflict;
 use anabranch_journal::Journal;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
@@ -159,7 +160,7 @@ impl Cluster {
         let shared = Arc::new(Shared { world: Mutex::default(), newest: watch::Sender::new(None) });
         let log = Arc::new(FakeLog::new(&journal, shared.clone()));
         let store = FakeStore::start(shared.clone()).await;
-        let client = Store::new(store.nodes(), config.read_wait());
+        let client = Store::new(store.nodes(), SliceCount::default(), config.read_wait());
         let rounds = Rounds::new(log.clone(), client.clone());
         let shutdown = Shutdown::new();
         let history = RoundLog::new(journal.clone(), "east".parse().expect("a name"));

@@ -211,6 +211,7 @@ impl StoreNode for Node {
             txn,
             document: found.as_ref().map(|(value, _)| value.to_json()),
             document_txn: found.map(|(_, txn)| txn),
+            stable: None,
         }))
     }
 
@@ -225,10 +226,10 @@ impl StoreNode for Node {
         self.was_read();
         let mut replies: Vec<_> = rows
             .chunks(ROWS)
-            .map(|items| Ok(proto::QueryReply { txn, items: items.to_vec() }))
+            .map(|items| Ok(proto::QueryReply { txn, items: items.to_vec(), stable: None }))
             .collect();
         if replies.is_empty() {
-            replies.push(Ok(proto::QueryReply { txn, items: Vec::new() }));
+            replies.push(Ok(proto::QueryReply { txn, items: Vec::new(), stable: None }));
         }
         let most = self.breaks_after.load(Ordering::SeqCst);
         if most < replies.len() {

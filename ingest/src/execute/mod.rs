@@ -16,10 +16,11 @@ mod select;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use anabranch_core::document::MAX_BYTES;
-use anabranch_core::ids::{AppId, DocumentKey, RoundId, TxnId};
+use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, RoundId, TxnId};
+use anabranch_core::keyspace::Slice;
 use anabranch_core::query::{self, Args, OnConflict, Statement};
 use anabranch_journal::rounds::Round;
 use anabranch_schemas::records::DocumentMutation;
@@ -112,6 +113,8 @@ struct Run<'a> {
     on_conflict: Option<OnConflict>,
     /// Of an INSERT under a key: its ids, which a repeat has to know again.
     inserted: Vec<DocumentKey>,
+    /// And their collection.
+    inserted_into: Option<Collection>,
     name: RequestName,
     round: RoundName,
 }
@@ -124,16 +127,27 @@ impl<'a> Run<'a> {
         digest: Vec<u8>,
     ) -> Result<Self, Refusal> {
         let has_key = name.has_key();
-        let (mut on_conflict, mut inserted) = (None, Vec::new());
+        let (mut on_conflict, mut inserted, mut inserted_into) = (None, Vec::new(), None);
         if let Statement::Insert(insert) = statement {
             on_conflict = Some(insert.on_conflict);
             if has_key {
                 inserted = insert::keys(insert, &name)?;
+                inserted_into = Some(insert.collection.clone());
             }
         }
         let round = RoundName { id: name.round(0), digest, has_key };
         let query_type = statement.kind();
-        Ok(Run { request, query_type, on_conflict, inserted, name, round })
+        Ok(Run { request, query_type, on_conflict, inserted, inserted_into, name, round })
+    }
+
+    /// The documents that it inserts, as far as a repeat knows them.
+    fn inserted_ids(&self) -> impl Iterator<Item = DocumentId> {
+        let app = self.request.app;
+        let collection = self.inserted_into.clone();
+        self.inserted
+            .iter()
+            .zip(collection.into_iter().cycle())
+            .map(move |(key, collection)| DocumentId { app, collection, key: key.clone() })
     }
 
     /// What was written as `txn`.
@@ -208,12 +222,13 @@ impl Executor {
             digest: round.digest.clone(),
             mutations: plan.mutations,
         };
+        let slices = self.store.slices_of(&entry);
         let txn = self.rounds.write(entry, request.deadline, Patience::None).await?;
         let mut written = run.written(Some(txn), ids, plan.warnings);
         if !(round.has_key || plan.may_conflict || plan.may_outgrow) {
             return Ok(written);
         }
-        let outcome = self.settled(round.id, txn, request.deadline).await?;
+        let outcome = self.settled(round.id, txn, &slices, request.deadline).await?;
         check_digest(&outcome, round)?;
         if round.has_key && outcome.txn != txn {
             // Another try under the same key was first.
@@ -229,13 +244,14 @@ impl Executor {
         &self,
         round: RoundId,
         txn: TxnId,
+        slices: &BTreeSet<Slice>,
         deadline: Instant,
     ) -> Result<Outcome, Refusal> {
         let unknown = |reason: &str| {
             let message = format!("transaction {txn} was written, but not its effect: {reason}");
             Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
         };
-        match self.store.outcome(round, Some(txn), deadline).await {
+        match self.store.outcome(round, Some(txn), slices, deadline).await {
             Ok(Some(outcome)) => Ok(outcome),
             Ok(None) => Err(unknown("the store node does not know the round")),
             Err(refusal) => Err(unknown(refusal.message())),

@@ -24,7 +24,9 @@ impl Executor {
         if !run.round.has_key {
             return Ok(None);
         }
-        match self.store.outcome(run.round.id, None, run.request.deadline).await? {
+        // What an UPDATE or DELETE touches is not known before: any slice.
+        let slices = self.store.slices(run.inserted_ids());
+        match self.store.outcome(run.round.id, None, &slices, run.request.deadline).await? {
             Some(outcome) => {
                 check_digest(&outcome, &run.round)?;
                 self.repeated(run, outcome).await.map(Some)

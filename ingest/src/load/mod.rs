@@ -16,7 +16,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,7 +153,8 @@ impl Loader {
             let message = "this Idempotency-Key was used for another load";
             Err(Refusal::new(Code::KeyReused, message))
         };
-        if has_key && let Some(outcome) = self.store.outcome(id, None, deadline).await? {
+        let slices = if has_key { self.store.slices_of(&round) } else { BTreeSet::new() };
+        if has_key && let Some(outcome) = self.store.outcome(id, None, &slices, deadline).await? {
             check(&outcome.digest)?;
             return Ok(outcome.txn);
         }
@@ -161,7 +162,8 @@ impl Loader {
         if !has_key {
             return Ok(txn);
         }
-        let outcome = self.store.outcome(id, Some(txn), deadline).await.map_err(|refusal| {
+        let outcome = self.store.outcome(id, Some(txn), &slices, deadline).await;
+        let outcome = outcome.map_err(|refusal| {
             let message = format!("transaction {txn} was written, but not its effect: {refusal}");
             Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
         })?;

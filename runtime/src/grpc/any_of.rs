@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use axum::http;
-use parking_lot::RwLock;
+use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::transport::{Channel, Error};
 use tower::Service;
@@ -19,13 +19,13 @@ use super::{CODE_KEY, GrpcError, channel};
 use crate::tls::TlsFiles;
 
 /// The codes of a node that another one stands in for.
-const AWAY: [&str; 2] = ["catching_up", "shutting_down"];
+const AWAY: [&str; 3] = ["catching_up", "shutting_down", "partition_away"];
 
 /// A channel to several nodes.
 #[derive(Clone, Debug)]
 pub struct AnyOf {
     tls: Option<TlsFiles>,
-    nodes: Arc<RwLock<Arc<[Channel]>>>,
+    nodes: Arc<watch::Sender<Arc<[Channel]>>>,
     /// How often it went on to the next.
     turn: Arc<AtomicUsize>,
 }
@@ -37,10 +37,17 @@ impl AnyOf {
     /// # Errors
     /// If one of the addresses or the certificate cannot be used.
     pub fn new(addresses: &str, tls: Option<&TlsFiles>) -> Result<Self, GrpcError> {
-        let nodes = Arc::new(RwLock::new(channels(addresses, tls)?));
+        let any = AnyOf::later(tls);
+        any.set(addresses)?;
+        Ok(any)
+    }
+
+    /// A channel to nodes that are not known yet: calls wait until they are set.
+    pub fn later(tls: Option<&TlsFiles>) -> Self {
+        let nodes = Arc::new(watch::Sender::new(Arc::default()));
         // Not all processes are to begin with the same node.
         let turn = Arc::new(AtomicUsize::new(rand::random_range(0..1 << 16)));
-        Ok(AnyOf { tls: tls.cloned(), nodes, turn })
+        AnyOf { tls: tls.cloned(), nodes, turn }
     }
 
     /// From now on the nodes are these, for all copies of this channel. Calls that are under way
@@ -49,7 +56,7 @@ impl AnyOf {
     /// # Errors
     /// As [`AnyOf::new`]; then the nodes are the same as before.
     pub fn set(&self, addresses: &str) -> Result<(), GrpcError> {
-        *self.nodes.write() = channels(addresses, self.tls.as_ref())?;
+        self.nodes.send_replace(channels(addresses, self.tls.as_ref())?);
         Ok(())
     }
 }
@@ -72,8 +79,15 @@ impl Service<http::Request<Body>> for AnyOf {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let (nodes, turns) = (Arc::clone(&self.nodes.read()), Arc::clone(&self.turn));
+        let (known, turns) = (Arc::clone(&self.nodes), Arc::clone(&self.turn));
         Box::pin(async move {
+            let mut watching = known.subscribe();
+            let nodes = Arc::clone(
+                &*watching
+                    .wait_for(|nodes| !nodes.is_empty())
+                    .await
+                    .expect("the sender is held here"),
+            );
             let turn = turns.load(Ordering::Relaxed);
             let mut node = nodes[turn % nodes.len()].clone();
             let answer = match poll_fn(|context| node.poll_ready(context)).await {

@@ -17,10 +17,11 @@ use anabranch_runtime::retry::Backoff;
 use anabranch_schemas::store as proto;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 use super::Coordinator;
+use super::replicas::Hedge;
 use crate::rpc::Replies;
 
 /// How long to wait before another replica is asked to go on, at first and at most.
@@ -29,10 +30,17 @@ const MOST_DELAY: Duration = Duration::from_millis(500);
 /// Whoever reads the feed is told of a partition of which no replica gives it for this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A replica that gives nothing for this long although another one has more is left.
+const SILENCE: Duration = Duration::from_secs(1);
+/// About how large a reply becomes.
+const REPLY_BYTES: usize = 4 << 20;
+
 /// Opens the feed of a partition from a transaction on.
 type Open = Arc<
     dyn Fn(TxnId) -> BoxFuture<'static, Result<Replies<proto::FeedReply>, Status>> + Send + Sync,
 >;
+/// Up to where any replica of a partition has applied, as far as was heard.
+type Farthest = Arc<dyn Fn() -> TxnId + Send + Sync>;
 
 /// The merged feed of all partitions.
 pub(super) async fn open(
@@ -40,15 +48,18 @@ pub(super) async fn open(
     request: proto::FeedRequest,
 ) -> Result<Replies<proto::FeedReply>, Status> {
     let membership = coordinator.view.membership();
-    let partitions = membership.configuration().partitions();
-    let opens: Vec<_> =
-        partitions.map(|partition| opening(coordinator, partition, &request)).collect();
     let from = TxnId(request.from);
     let mut sources = Vec::new();
-    for open in opens {
+    for partition in membership.configuration().partitions() {
+        let open = opening(coordinator, partition, &request);
+        let view = Arc::clone(&coordinator.view);
+        let farthest = Arc::new(move || {
+            let candidates = view.candidates(partition).into_iter();
+            candidates.map(|candidate| candidate.base).max().unwrap_or_default()
+        });
         // What none of them has any more is told at once.
         let stream = open(from).await?;
-        sources.push(Source::new(open, stream, from));
+        sources.push(Source::new(open, farthest, Some(stream), from));
     }
     let merged = Merged { sources, told: from };
     let shutdown = coordinator.shutdown.clone();
@@ -69,7 +80,7 @@ fn opening(
         let (coordinator, slices) = (coordinator.clone(), slices.clone());
         async move {
             coordinator
-                .ask(partition, from, |replica| {
+                .ask(partition, from, Hedge::Never, |replica| {
                     replica.feed(proto::FeedRequest { slices: slices.clone(), from: from.0 })
                 })
                 .await
@@ -81,6 +92,7 @@ fn opening(
 /// The feed of one partition.
 struct Source {
     open: Open,
+    farthest: Farthest,
     stream: Option<Replies<proto::FeedReply>>,
     /// Transactions that came and were not yet given; of one that is cut, what came of it so far.
     waiting: VecDeque<proto::FeedTransaction>,
@@ -93,9 +105,14 @@ struct Source {
 }
 
 impl Source {
-    fn new(open: Open, stream: Replies<proto::FeedReply>, from: TxnId) -> Self {
+    fn new(
+        open: Open,
+        farthest: Farthest,
+        stream: Option<Replies<proto::FeedReply>>,
+        from: TxnId,
+    ) -> Self {
         let waiting = VecDeque::new();
-        Source { open, stream: Some(stream), waiting, next: from, came: 0, again: 0 }
+        Source { open, farthest, stream, waiting, next: from, came: 0, again: 0 }
     }
 
     /// Waits for the next reply, whichever replica it comes from.
@@ -104,10 +121,11 @@ impl Source {
         let began = Instant::now();
         loop {
             let reply = match &mut self.stream {
-                Some(stream) => stream
-                    .next()
-                    .await
-                    .unwrap_or_else(|| Err(Status::unavailable("the feed of a replica has ended"))),
+                Some(stream) => match timeout(SILENCE, stream.next()).await {
+                    Ok(reply) => reply.unwrap_or_else(|| Err(broken("it has ended"))),
+                    Err(_) if (self.farthest)() > self.next => Err(broken("it is silent")),
+                    Err(_) => continue,
+                },
                 None => match (self.open)(self.next).await {
                     Ok(stream) => {
                         self.stream = Some(stream);
@@ -159,10 +177,14 @@ impl Source {
         self.next = TxnId(reply.next);
     }
 
-    /// What waits of a transaction.
-    fn give(&mut self, txn: TxnId) -> Option<proto::FeedTransaction> {
-        self.waiting.pop_front_if(|first| first.txn == txn.0)
+    /// Whether something of a transaction waits to be given.
+    fn waits_for(&self, txn: TxnId) -> bool {
+        self.waiting.front().is_some_and(|first| first.txn == txn.0)
     }
+}
+
+fn broken(why: &str) -> Status {
+    Status::unavailable(format!("the feed of a replica: {why}"))
 }
 
 struct Merged {
@@ -176,14 +198,14 @@ impl Merged {
     /// The next reply, as soon as there is anything to say.
     async fn next(&mut self) -> Result<proto::FeedReply, Status> {
         loop {
-            let complete = self.complete();
-            let transactions = self.ready(complete);
-            if complete > self.told || !transactions.is_empty() {
-                self.told = complete;
-                return Ok(proto::FeedReply { transactions, next: complete.0 });
+            let (transactions, next) = self.ready();
+            if next > self.told || !transactions.is_empty() {
+                self.told = next;
+                return Ok(proto::FeedReply { transactions, next: next.0 });
             }
             // Whoever is behind: in the order of partitions, so that of a transaction that is cut
             // no more waits than one reply of each of those that follow.
+            let complete = self.complete();
             let behind = self.sources.iter_mut().find(|source| source.next == complete);
             behind.expect("one of them is the last").advance().await?;
         }
@@ -194,28 +216,62 @@ impl Merged {
         self.sources.iter().map(|source| source.next).min().expect("a cluster has a partition")
     }
 
-    /// The transactions below `complete`, and what can be given of that one itself.
-    fn ready(&mut self, complete: TxnId) -> Vec<proto::FeedTransaction> {
-        let mut transactions: Vec<proto::FeedTransaction> = Vec::new();
-        let first = |sources: &[Source]| {
-            let firsts = sources.iter().filter_map(|source| source.waiting.front());
-            firsts.map(|first| TxnId(first.txn)).min()
-        };
-        while let Some(txn) = first(&self.sources).filter(|txn| *txn < complete) {
-            let parts: Vec<_> =
-                self.sources.iter_mut().filter_map(|source| source.give(txn)).collect();
+    /// What can be given now, up to a bound, and up to where everything is given with it.
+    fn ready(&mut self) -> (Vec<proto::FeedTransaction>, TxnId) {
+        let complete = self.complete();
+        let (mut transactions, mut bytes) = (Vec::new(), 0);
+        while let Some(txn) = self.first().filter(|txn| *txn < complete) {
+            let (parts, is_whole) = self.parts(txn, &mut bytes, self.sources.len());
             transactions.extend(joined(parts));
+            if !is_whole {
+                return (transactions, txn);
+            }
+            if bytes >= REPLY_BYTES {
+                return (transactions, self.first().unwrap_or(complete).min(complete));
+            }
         }
         // A transaction that is cut may be very large: what came of it is given at once, up to the
         // first partition of which more is to come.
         let behind = self.sources.iter().position(|source| source.next == complete);
         let behind = behind.expect("one of them is the last");
         if self.sources[behind].came > 0 {
-            let parts =
-                self.sources[..=behind].iter_mut().filter_map(|source| source.give(complete));
-            transactions.extend(joined(parts.collect()));
+            let (parts, _) = self.parts(complete, &mut bytes, behind + 1);
+            transactions.extend(joined(parts));
         }
-        transactions
+        (transactions, complete)
+    }
+
+    /// The first transaction that waits.
+    fn first(&self) -> Option<TxnId> {
+        let firsts = self.sources.iter().filter_map(|source| source.waiting.front());
+        firsts.map(|first| TxnId(first.txn)).min()
+    }
+
+    /// What the first `count` partitions have of a transaction, as long as the reply has room, and
+    /// whether that is all that they have.
+    fn parts(
+        &mut self,
+        txn: TxnId,
+        bytes: &mut usize,
+        count: usize,
+    ) -> (Vec<proto::FeedTransaction>, bool) {
+        let mut parts = Vec::new();
+        for source in &mut self.sources[..count] {
+            if !source.waits_for(txn) {
+                continue;
+            }
+            if *bytes >= REPLY_BYTES {
+                return (parts, false);
+            }
+            let part = source.waiting.pop_front().expect("it waits");
+            *bytes += part
+                .changes
+                .iter()
+                .map(|change| change.document_id.len() + change.event.len())
+                .sum::<usize>();
+            parts.push(part);
+        }
+        (parts, true)
     }
 }
 
@@ -228,4 +284,139 @@ fn joined(parts: Vec<proto::FeedTransaction>) -> Option<proto::FeedTransaction> 
         all.slices.dedup();
         all
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A change: the slice, and a number that tells it from all others.
+    type Changed = (u32, u64);
+    /// What a partition has of each transaction.
+    type Log = BTreeMap<u64, Vec<Changed>>;
+
+    fn transaction(txn: u64, changes: &[Changed]) -> proto::FeedTransaction {
+        let mut slices: Vec<_> = changes.iter().map(|(slice, _)| *slice).collect();
+        slices.dedup();
+        let change = |(slice, number): &Changed| proto::FeedChange {
+            slice: *slice,
+            document_id: number.to_be_bytes().to_vec().into(),
+            event: vec![0; 8].into(),
+        };
+        proto::FeedTransaction { txn, slices, changes: changes.iter().map(change).collect() }
+    }
+
+    /// The replies of a replica from a transaction on: `cut` changes at most in one of them.
+    fn replies(log: &Log, from: TxnId, end: u64, cut: usize) -> Vec<proto::FeedReply> {
+        let mut replies = Vec::new();
+        for (txn, changes) in log.range(from.0..) {
+            let mut pieces = changes.chunks(cut).peekable();
+            if pieces.peek().is_none() {
+                let transactions = vec![transaction(*txn, &[])];
+                replies.push(proto::FeedReply { transactions, next: txn + 1 });
+            }
+            while let Some(piece) = pieces.next() {
+                let next = if pieces.peek().is_some() { *txn } else { txn + 1 };
+                let transactions = vec![transaction(*txn, piece)];
+                replies.push(proto::FeedReply { transactions, next });
+            }
+        }
+        replies.push(proto::FeedReply { transactions: vec![], next: end });
+        replies
+    }
+
+    /// The feed of a partition whose replicas cut differently, and of which each breaks off after
+    /// as many replies as `breaks` says, in turn; the last one stays.
+    fn source(log: Log, end: u64, cuts: Vec<usize>, breaks: Vec<usize>) -> Source {
+        let opened = Arc::new(AtomicU32::new(0));
+        let open: Open = Arc::new(move |from| {
+            let turn = usize::try_from(opened.fetch_add(1, Ordering::Relaxed)).unwrap();
+            let replies = replies(&log, from, end, cuts[turn % cuts.len()]);
+            let most = breaks.get(turn).copied().unwrap_or(usize::MAX);
+            let some = stream::iter(replies.into_iter().take(most).map(Ok));
+            let stays = breaks.get(turn).is_none();
+            async move {
+                let replies: Replies<_> =
+                    if stays { some.chain(stream::pending()).boxed() } else { some.boxed() };
+                Ok(replies)
+            }
+            .boxed()
+        });
+        Source::new(open, Arc::new(|| TxnId(0)), None, TxnId(0))
+    }
+
+    fn partitions() -> impl Strategy<Value = Vec<Log>> {
+        let one = prop::collection::vec(prop::collection::vec(0_u32..3, 0..6), 1..6);
+        prop::collection::vec(one, 1..4).prop_map(|partitions| {
+            let transactions = partitions.iter().map(Vec::len).max().unwrap();
+            let mut number = 0;
+            let mut log = |(partition, changes): (usize, Vec<Vec<u32>>)| -> Log {
+                let changes = (0..transactions).map(|txn| {
+                    let slices = changes.get(txn).cloned().unwrap_or_default();
+                    let changed = slices.into_iter().map(|slice| {
+                        number += 1;
+                        (10 * u32::try_from(partition).unwrap() + slice, number)
+                    });
+                    (txn as u64 * 2, changed.collect())
+                });
+                changes.collect()
+            };
+            partitions.into_iter().enumerate().map(&mut log).collect()
+        })
+    }
+
+    proptest! {
+        /// CDC-1 rests on it: the same changes in the same order, however they are cut and
+        /// whichever replicas break off; and a position is never ahead of what was given.
+        #[test]
+        fn it_is_the_feeds_of_all_partitions_one_after_the_other(
+            logs in partitions(),
+            cuts in prop::collection::vec(1_usize..4, 1..4),
+            breaks in prop::collection::vec(0_usize..5, 0..4),
+        ) {
+            let end = logs[0].keys().last().unwrap() + 2;
+            let mut expected: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+            for (txn, changes) in logs.iter().flatten() {
+                expected.entry(*txn).or_default().extend(changes.iter().map(|(_, number)| number));
+            }
+            let sources = logs.into_iter().map(|log| source(log, end, cuts.clone(), breaks.clone()));
+            let mut merged = Merged { sources: sources.collect(), told: TxnId(0) };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let mut found: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+            let mut next = 0;
+            while next < end {
+                let reply = runtime.as_ref().unwrap().block_on(merged.next()).unwrap();
+                for transaction in &reply.transactions {
+                    prop_assert!(transaction.txn >= next, "nothing comes after its position");
+                    prop_assert!(found.keys().all(|txn| *txn <= transaction.txn), "in order");
+                    let numbers = transaction.changes.iter().map(|change| {
+                        u64::from_be_bytes(change.document_id.as_ref().try_into().unwrap())
+                    });
+                    found.entry(transaction.txn).or_default().extend(numbers);
+                }
+                prop_assert!(reply.next >= next);
+                next = reply.next;
+                for (txn, changes) in expected.range(..next) {
+                    prop_assert_eq!(&found[txn], changes, "all of {} was given", txn);
+                }
+            }
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_silent_replica_is_left_once_another_has_more() {
+        let log: Log = [(0, vec![(0, 1)])].into();
+        let mut source = source(log, 2, vec![1], vec![]);
+        source.farthest = Arc::new(|| TxnId(2));
+        source.stream = Some(stream::pending().boxed());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(source.advance()).unwrap();
+        assert_eq!(source.next, TxnId(1));
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::Status;
 
 use anabranch_runtime::grpc;
@@ -18,6 +18,8 @@ use anabranch_runtime::grpc;
 /// A replica that says nothing for this long while it is waited for is given up. One that is at
 /// work says so more often, also when it finds nothing.
 const SILENCE: Duration = Duration::from_secs(1);
+/// How long to wait before that, longer each time.
+const DELAY: Duration = Duration::from_millis(10);
 /// How often a part is taken up again by another replica.
 const MOST_FAILURES: u32 = 8;
 /// How many items one reply has at most.
@@ -58,6 +60,7 @@ impl<T: Item> Source<T> {
         while self.items.is_empty() && !self.is_over {
             match self.next().await {
                 Ok(Some(items)) => {
+                    self.failures = 0;
                     self.last = items.last().map(|item| item.key().to_vec()).or(self.last.take());
                     self.items.extend(items);
                 }
@@ -69,6 +72,7 @@ impl<T: Item> Source<T> {
                         return Err(status);
                     }
                     tracing::debug!(%status, "a replica broke off; another goes on");
+                    sleep(DELAY * self.failures).await;
                 }
             }
         }
@@ -90,7 +94,7 @@ impl<T: Item> Source<T> {
 /// Whether another replica may do better.
 fn may_pass(status: &Status) -> bool {
     match grpc::code_of(status) {
-        Some(code) => matches!(code, "shutting_down" | "catching_up" | "not_here" | "overloaded"),
+        Some(code) => matches!(code, "shutting_down" | "catching_up" | "not_here"),
         None => true,
     }
 }

@@ -17,7 +17,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::cluster::NodeId;
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::Select;
 use anabranch_core::slicing::PartitionId;
@@ -29,7 +28,8 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use self::merge::{Item, Items, Open, merge};
-use self::replicas::{Peers, Replica, first_answer};
+use self::plan::Candidate;
+use self::replicas::{Asked, Hedge, Peers, Replica};
 use crate::error::Error;
 use crate::read::parse_select;
 use crate::rpc::{Local, Replies, app, document_id, refuse, refused, replies};
@@ -45,14 +45,24 @@ pub(crate) struct Coordinator {
     shutdown: Shutdown,
 }
 
+/// How long partitions are waited for that have not come to a round yet of which others know.
+const OUTCOME_PATIENCE: Duration = Duration::from_secs(2);
+
 /// When a read is, and how long it may wait for replicas to come that far.
 #[derive(Clone, Copy, Debug)]
 struct Timestamp {
     txn: TxnId,
+    /// What is stable, and was read at or may have been.
+    stable: Option<TxnId>,
     deadline: Instant,
 }
 
 impl Timestamp {
+    /// As replies tell it: every transaction below this is stable.
+    fn stable_next(self) -> Option<u64> {
+        self.stable.map(|stable| stable.next().0)
+    }
+
     fn read_at(self) -> proto::ReadAt {
         let wait = self.deadline.saturating_duration_since(Instant::now());
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
@@ -79,11 +89,21 @@ impl Coordinator {
         tls: Option<TlsFiles>,
         shutdown: Shutdown,
     ) -> Self {
-        Coordinator { local, view, peers: Arc::new(Peers::new(tls)), shutdown }
+        let peers = Arc::new(Peers::new(tls, local.mark));
+        Coordinator { local, view, peers, shutdown }
     }
 
-    pub(crate) fn status(&self) -> proto::StatusReply {
-        self.local.status()
+    /// How far the cluster is: what is stable counts as applied.
+    pub(crate) async fn status(&self) -> Result<proto::StatusReply, Status> {
+        let status = self.local.status();
+        if self.view.is_alone() {
+            return Ok(status);
+        }
+        let stable = refused(self.view.stable(Duration::ZERO).await)?;
+        Ok(proto::StatusReply {
+            applied_next: stable.map_or(0, |stable| stable.next().0),
+            ..status
+        })
     }
 
     pub(crate) async fn get(&self, request: proto::GetRequest) -> Result<proto::GetReply, Status> {
@@ -95,11 +115,11 @@ impl Coordinator {
             return Ok(proto::GetReply::default());
         };
         let partition = self.view.membership().configuration().partition_of(id.position());
-        self.ask(partition, at.txn, |replica| {
+        let asked = self.ask(partition, at.txn, Hedge::When, |replica| {
             let document_id = request.document_id.clone();
             replica.get(proto::GetRequest { document_id, at: Some(at.read_at()) })
-        })
-        .await
+        });
+        Ok(proto::GetReply { stable: at.stable_next(), ..asked.await? })
     }
 
     pub(crate) async fn query(
@@ -138,8 +158,8 @@ impl Coordinator {
         };
         let items =
             merge(partitions.into_iter().map(part).collect(), select.limit.unwrap_or(u64::MAX));
-        let txn = Some(at.txn.0);
-        Ok(items.map_ok(move |items| proto::QueryReply { txn, items }).boxed())
+        let (txn, stable) = (Some(at.txn.0), at.stable_next());
+        Ok(items.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
     }
 
     pub(crate) async fn scan(
@@ -181,7 +201,7 @@ impl Coordinator {
         Ok(items.map_ok(move |items| proto::ScanReply { txn, items }).boxed())
     }
 
-    /// What became of a round in all partitions together.
+    /// What became of a round in all the partitions together in which it may have something.
     pub(crate) async fn outcome(
         &self,
         request: proto::OutcomeRequest,
@@ -189,24 +209,52 @@ impl Coordinator {
         if self.view.is_alone() {
             return refused(self.local.outcome(request).await);
         }
+        let began = Instant::now();
+        let partitions = self.partitions_of(&request.slices);
+        let outcomes = self.outcomes(&partitions, &request).await?;
+        let Some(txn) = outcomes.iter().flatten().map(|outcome| outcome.txn).min() else {
+            return Ok(proto::OutcomeReply { outcome: None });
+        };
+        // A partition that knows nothing of it has not come that far: half an outcome is none.
+        let asked = partitions.iter().zip(&outcomes);
+        let behind = asked.filter(|(_, outcome)| outcome.is_none());
+        let behind: Vec<_> = behind.map(|(partition, _)| *partition).collect();
+        let left = Duration::from_millis(request.wait_ms.into()).max(OUTCOME_PATIENCE);
+        let left = left.saturating_sub(began.elapsed());
+        let wait_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+        let later = proto::OutcomeRequest { txn: Some(txn), wait_ms, ..request };
+        let rest = self.outcomes(&behind, &later).await?;
+        let outcome = outcomes.into_iter().chain(rest).flatten().reduce(|mut all, other| {
+            all.conflicts.extend(other.conflicts);
+            all.too_large.extend(other.too_large);
+            all
+        });
+        Ok(proto::OutcomeReply { outcome })
+    }
+
+    async fn outcomes(
+        &self,
+        partitions: &[PartitionId],
+        request: &proto::OutcomeRequest,
+    ) -> Result<Vec<Option<proto::Outcome>>, Status> {
         let at = request.txn.map_or(TxnId(0), TxnId);
-        let membership = self.view.membership();
-        let partitions = membership.configuration().partitions();
-        let asked = partitions.map(|partition| {
-            let request = request.clone();
-            self.ask(partition, at, move |replica| replica.outcome(request.clone()))
+        let asked = partitions.iter().map(|partition| {
+            self.ask(*partition, at, Hedge::When, |replica| replica.outcome(request.clone()))
         });
         let replies = futures::future::try_join_all(asked).await?;
-        // A partition that has not come that far yet knows nothing of it.
-        let mut outcomes = replies.into_iter().filter_map(|reply| reply.outcome);
-        let mut outcome = outcomes.next();
-        if let Some(outcome) = &mut outcome {
-            for other in outcomes {
-                outcome.conflicts.extend(other.conflicts);
-                outcome.too_large.extend(other.too_large);
-            }
-        }
-        Ok(proto::OutcomeReply { outcome })
+        Ok(replies.into_iter().map(|reply| reply.outcome).collect())
+    }
+
+    /// The partitions that own something of these slices; all if there are none.
+    fn partitions_of(&self, slices: &[u32]) -> Vec<PartitionId> {
+        let membership = self.view.membership();
+        let configuration = membership.configuration();
+        let owns = |partition: &PartitionId| {
+            let owned = configuration.slicing().owned_by(*partition);
+            let owned = owned.slices(self.local.log.slices());
+            slices.is_empty() || owned.iter().any(|slice| slices.contains(&u32::from(slice.0)))
+        };
+        configuration.partitions().filter(owns).collect()
     }
 
     pub(crate) async fn feed(
@@ -228,14 +276,12 @@ impl Coordinator {
             let what = "a read cannot be exactly at a timestamp and at least at a later one";
             return Err(refuse(&Error::InvalidRequest(what.to_owned())));
         }
+        let stable = refused(self.view.stable(patience).await)?;
         let txn = match at.exactly {
             Some(exactly) => Some(TxnId(exactly)),
-            None => {
-                let stable = refused(self.view.stable(patience).await)?;
-                stable.last().max(at.at_least.map(TxnId))
-            }
+            None => stable.max(at.at_least.map(TxnId)),
         };
-        Ok(txn.map(|txn| Timestamp { txn, deadline }))
+        Ok(txn.map(|txn| Timestamp { txn, stable, deadline }))
     }
 
     /// The partitions that a query has to be asked of.
@@ -258,23 +304,29 @@ impl Coordinator {
     }
 
     /// The replicas of a partition, in the order in which to ask them.
-    fn replicas(&self, partition: PartitionId, at: TxnId) -> Vec<(NodeId, Replica)> {
+    fn replicas(&self, partition: PartitionId, at: TxnId) -> Vec<Asked> {
         let order = plan::order(self.view.candidates(partition), at);
         let membership = self.view.membership();
-        let replica = |node: NodeId| {
-            if node == *membership.node() {
-                return Some((node, Replica::Here(self.local.clone())));
+        let asked = |candidate: Candidate| {
+            let Candidate { node, base, is_here, .. } = candidate;
+            let has_reached = base > at;
+            if is_here {
+                return Some(Asked {
+                    node,
+                    has_reached,
+                    replica: Replica::Here(self.local.clone()),
+                });
             }
             let member = membership.configuration().member(&node)?;
             match self.peers.replica(&node, &member.address) {
-                Ok(replica) => Some((node, replica)),
+                Ok(replica) => Some(Asked { node, has_reached, replica }),
                 Err(error) => {
                     tracing::warn!(%node, %error, "a node cannot be asked");
                     None
                 }
             }
         };
-        order.into_iter().filter_map(replica).collect()
+        order.into_iter().filter_map(asked).collect()
     }
 
     /// Asks one of the replicas of a partition.
@@ -282,12 +334,14 @@ impl Coordinator {
         &self,
         partition: PartitionId,
         at: TxnId,
+        hedge: Hedge,
         call: impl Fn(Replica) -> F,
     ) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let (node, answer) = first_answer(self.replicas(partition, at), call).await?;
+        let replicas = self.replicas(partition, at);
+        let (node, answer) = self.peers.first_answer(replicas, hedge, call).await?;
         self.view.gossip().hear(&node);
         Ok(answer)
     }
@@ -303,7 +357,7 @@ impl Coordinator {
         F: Future<Output = Result<Items<T>, Status>>,
     {
         let (first, rest) = self
-            .ask(partition, at, |replica| {
+            .ask(partition, at, Hedge::Never, |replica| {
                 let opening = open(replica);
                 async move {
                     let mut items = opening.await?;

@@ -20,7 +20,7 @@ pub(crate) struct Candidate {
 /// The nodes in the order in which to ask them to read at `at`: first those that have come that
 /// far, of these this node itself and then whoever is suspected least; then the others, whoever has
 /// come farthest first. What was heard is a little old, so all of them are in it.
-pub(crate) fn order(mut candidates: Vec<Candidate>, at: TxnId) -> Vec<NodeId> {
+pub(crate) fn order(mut candidates: Vec<Candidate>, at: TxnId) -> Vec<Candidate> {
     let reached = |candidate: &Candidate| candidate.base > at;
     candidates.sort_by(|a, b| {
         let by_suspicion = || a.suspicion.share().total_cmp(&b.suspicion.share());
@@ -32,5 +32,5 @@ pub(crate) fn order(mut candidates: Vec<Candidate>, at: TxnId) -> Vec<NodeId> {
             .then_with(by_base)
             .then_with(|| a.node.cmp(&b.node))
     });
-    candidates.into_iter().map(|candidate| candidate.node).collect()
+    candidates
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::cluster::NodeId;
@@ -14,19 +15,46 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::time::sleep;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::rpc::{Local, MAX_MESSAGE_BYTES, Replies, refused, replies};
+use crate::error::Error;
+use crate::gossip::ClusterMark;
+use crate::rpc::{Addressed, Local, MAX_MESSAGE_BYTES, Replies, refuse, refused, replies};
 
-/// A node that has not answered within this time is not waited for alone.
+/// A node that has not answered within this time is not waited for alone, if that is allowed.
 const HEDGE: Duration = Duration::from_millis(30);
+/// So many calls pay for one that is made twice, and so many of these are saved up: where all are
+/// slow, asking twice would make all slower.
+const CALLS_PER_HEDGE: i64 = 10;
+const MOST_HEDGES: i64 = 20;
+
+/// A client of another node, which says whom it means.
+pub(crate) type Client = ReplicaClient<InterceptedService<Channel, Addressed>>;
+
+/// A node that may be asked.
+pub(crate) struct Asked {
+    pub(crate) node: NodeId,
+    /// Whether it has come as far as is to be read, as far as was heard.
+    pub(crate) has_reached: bool,
+    pub(crate) replica: Replica,
+}
+
+/// Whether to ask a second node beside one that is slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hedge {
+    /// When that one has what is asked and it was not done too often: for what costs little.
+    When,
+    /// Only once the first one has failed: streams, of which each does all its work.
+    Never,
+}
 
 /// A node that holds a partition.
 #[derive(Clone)]
 pub(crate) enum Replica {
     Here(Local),
-    There(ReplicaClient<Channel>),
+    There(Client),
 }
 
 impl Replica {
@@ -81,12 +109,16 @@ impl Replica {
 /// The clients of other nodes, each made when it is first needed.
 pub(super) struct Peers {
     tls: Option<TlsFiles>,
-    clients: Mutex<BTreeMap<NodeId, (String, ReplicaClient<Channel>)>>,
+    mark: ClusterMark,
+    clients: Mutex<BTreeMap<NodeId, (String, Client)>>,
+    /// What is saved up for calls that are made twice, in calls.
+    savings: AtomicI64,
 }
 
 impl Peers {
-    pub(super) fn new(tls: Option<TlsFiles>) -> Self {
-        Peers { tls, clients: Mutex::default() }
+    pub(super) fn new(tls: Option<TlsFiles>, mark: ClusterMark) -> Self {
+        let savings = AtomicI64::new(MOST_HEDGES * CALLS_PER_HEDGE);
+        Peers { tls, mark, clients: Mutex::default(), savings }
     }
 
     /// The node at this address.
@@ -99,46 +131,60 @@ impl Peers {
         }
         let channel = grpc::channel(address, self.tls.as_ref());
         let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
-        let client = ReplicaClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let addressed = Addressed::to(node, self.mark);
+        let client = ReplicaClient::with_interceptor(channel, addressed)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
         clients.insert(node.clone(), (address.to_owned(), client.clone()));
         Ok(Replica::There(client))
     }
-}
 
-/// Asks one after the other until one answers: the next as soon as one fails or has not answered
-/// for a while. Returns who answered first.
-pub(super) async fn first_answer<T, F>(
-    replicas: Vec<(NodeId, Replica)>,
-    call: impl Fn(Replica) -> F,
-) -> Result<(NodeId, T), Status>
-where
-    F: Future<Output = Result<T, Status>>,
-{
-    let mut waiting = replicas.into_iter();
-    let mut asked = FuturesUnordered::new();
-    let mut failure: Option<Status> = None;
-    let mut patience = HEDGE;
-    loop {
-        if asked.is_empty() {
-            let Some((node, replica)) = waiting.next() else {
-                return Err(failure.unwrap_or_else(|| Status::unavailable("nobody to ask")));
-            };
-            asked.push(named(node, call(replica)));
-        }
-        tokio::select! {
-            answer = asked.select_next_some() => match answer {
-                (node, Ok(answer)) => return Ok((node, answer)),
-                (_, Err(status)) if is_final(&status) => return Err(status),
-                (_, Err(status)) => {
-                    failure = Some(worse(failure.take(), status));
-                    asked.extend(waiting.next().map(|(node, next)| named(node, call(next))));
+    /// Asks one after the other until one answers: the next as soon as one fails, or is slow and
+    /// may be asked twice. Returns who answered first.
+    pub(super) async fn first_answer<T, F>(
+        &self,
+        replicas: Vec<Asked>,
+        hedge: Hedge,
+        call: impl Fn(Replica) -> F,
+    ) -> Result<(NodeId, T), Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        self.save();
+        let mut waiting = replicas.into_iter().peekable();
+        let mut asked = FuturesUnordered::new();
+        let mut failure: Option<Status> = None;
+        let mut is_slow = std::pin::pin!(sleep(HEDGE));
+        loop {
+            if asked.is_empty() {
+                let Some(next) = waiting.next() else { return Err(away(failure)) };
+                asked.push(named(next.node, call(next.replica)));
+            }
+            let may_hedge = hedge == Hedge::When
+                && asked.len() == 1
+                && waiting.peek().is_some_and(|next| next.has_reached);
+            tokio::select! {
+                answer = asked.select_next_some() => match answer {
+                    (node, Ok(answer)) => return Ok((node, answer)),
+                    (_, Err(status)) if is_final(&status) => return Err(status),
+                    (_, Err(status)) => failure = Some(worse(failure.take(), status)),
+                },
+                () = is_slow.as_mut(), if may_hedge && self.spend() => {
+                    asked.extend(waiting.next().map(|next| named(next.node, call(next.replica))));
                 }
-            },
-            () = sleep(patience), if waiting.len() > 0 => {
-                patience *= 2;
-                asked.extend(waiting.next().map(|(node, next)| named(node, call(next))));
             }
         }
+    }
+
+    fn save(&self) {
+        let most = MOST_HEDGES * CALLS_PER_HEDGE;
+        let more = |saved: i64| (saved < most).then_some(saved + 1);
+        // Nothing is added to what is full.
+        let _ = self.savings.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    fn spend(&self) -> bool {
+        let less = |saved: i64| (saved >= CALLS_PER_HEDGE).then_some(saved - CALLS_PER_HEDGE);
+        self.savings.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 }
 
@@ -159,5 +205,14 @@ fn worse(before: Option<Status>, now: Status) -> Status {
     match before {
         Some(before) if grpc::code_of(&before).is_some() && grpc::code_of(&now).is_none() => before,
         _ => now,
+    }
+}
+
+/// What is told if no replica of a partition gave an answer.
+fn away(failure: Option<Status>) -> Status {
+    match failure {
+        Some(status) if grpc::code_of(&status).is_some() => status,
+        Some(status) => refuse(&Error::PartitionAway(status.message().to_owned())),
+        None => refuse(&Error::PartitionAway("it has none".to_owned())),
     }
 }

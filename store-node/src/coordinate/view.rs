@@ -10,14 +10,13 @@ use anabranch_core::interval_map::IntervalMap;
 use anabranch_core::slicing::PartitionId;
 use anabranch_runtime::tasks::{Shutdown, TaskError};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
-use tokio::time::timeout;
 
 use super::plan::Candidate;
 use crate::error::Error;
 use crate::gossip::{Applied, Gossip, Standing};
 use crate::log::Log;
 use crate::membership::{Configurations, Membership};
+use crate::metrics;
 use crate::stability::{Stability, Stable};
 use crate::status::Status;
 use crate::storage::Storage;
@@ -30,7 +29,7 @@ pub(crate) struct View {
     status: Arc<Status>,
     storage: Arc<Storage>,
     stability: Mutex<Stability>,
-    stable: watch::Sender<Stable>,
+    stable: Mutex<Stable>,
     /// Keeps a configuration that is in force for the next start.
     remember: Remember,
 }
@@ -48,7 +47,7 @@ impl View {
         remember: Remember,
     ) -> Self {
         let stability = Stability::new(membership.configuration());
-        let stable = watch::Sender::new(stability.stable());
+        let stable = Mutex::new(stability.stable());
         let stability = Mutex::new(stability);
         let membership = RwLock::new(Arc::new(membership));
         let view = View { membership, gossip, log, status, storage, stability, stable, remember };
@@ -70,18 +69,13 @@ impl View {
         self.membership().configuration().members().len() == 1
     }
 
-    /// The universal stable timestamp as it is known here, once that is at least what any node may
-    /// have read at before this one started: the end of the log at that time (ST-3).
-    pub(crate) async fn stable(&self, patience: Duration) -> Result<Stable, Error> {
-        let mut watch = self.stable.subscribe();
-        let is_known =
-            |stable: &Stable| self.status.target().is_some_and(|target| target <= stable.next);
-        let known = timeout(patience, watch.wait_for(is_known)).await;
-        match known {
-            Ok(Ok(stable)) => Ok(*stable),
-            Ok(Err(_)) => Err(Error::Shutdown),
-            Err(_) => Err(Error::CatchingUp { next: self.stable.borrow().next }),
-        }
+    /// The last transaction that is stable as far as is known here, and at least the last one in
+    /// the log when this node started: before that any node may have read at it (ST-3). `None` if
+    /// there is none. Waits until that end of the log is known.
+    pub(crate) async fn stable(&self, patience: Duration) -> Result<Option<TxnId>, Error> {
+        let target = self.status.log_end_at_start(patience).await?;
+        let stable = self.stable.lock().next;
+        Ok(stable.max(target).0.checked_sub(1).map(TxnId))
     }
 
     /// The nodes that hold a partition.
@@ -196,10 +190,7 @@ impl View {
             // What others read at is kept here, too.
             self.storage.history().keep_from(stable.last().unwrap_or_default());
         }
-        self.stable.send_if_modified(|known| {
-            let has_moved = *known != stable;
-            *known = stable;
-            has_moved
-        });
+        metrics::set_stable(stable.next.0);
+        *self.stable.lock() = stable;
     }
 }

@@ -30,3 +30,4 @@ pub(crate) use announce::{Announce, Applied, Incarnation, Standing};
 pub(crate) use service::{Gossip, GossipOptions};
 pub(crate) use state::Settings;
 pub(crate) use suspicion::Suspicion;
+pub(crate) use wire::ClusterMark;

@@ -298,7 +298,12 @@ impl Peer {
         };
         let request = self.gossip.encode(message);
         let answer = timeout(PATIENCE, client.exchange(request)).await??;
-        self.gossip.receive(answer.into_inner())?;
+        let answer = answer.into_inner();
+        if answer.from != self.node.as_str() {
+            let found = answer.from;
+            return Err(format!("node '{found}' answers at its address").into());
+        }
+        self.gossip.receive(answer)?;
         Ok(())
     }
 

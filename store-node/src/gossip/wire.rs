@@ -1,6 +1,7 @@
 //! Messages as protobuf, and back: what another process sent is checked here, and nonsense is
 //! refused with its reason.
 
+use std::fmt;
 use std::sync::Arc;
 
 use anabranch_core::cluster::{Epoch, MAX_PARTITIONS, MAX_REPLICAS, NodeId, NodeIdError};
@@ -27,6 +28,12 @@ impl ClusterMark {
     pub(crate) fn of(actor: ActorId) -> Self {
         let [first, second, third, fourth, ..] = *actor.0.as_bytes();
         ClusterMark(u32::from_be_bytes([first, second, third, fourth]))
+    }
+}
+
+impl fmt::Display for ClusterMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
     }
 }
 

@@ -18,6 +18,8 @@ const PAGE_BYTES: usize = 256 << 10;
 /// How many documents are looked at for one page: a filter that seldom matches is to see between
 /// pages whether anybody still waits.
 const PAGE_DOCUMENTS: usize = 5_000;
+/// And how many bytes of them: whoever waits is to hear from the node within a second.
+const PAGE_LOOKED_BYTES: usize = 8 << 20;
 
 /// A part of a result.
 #[derive(Debug)]
@@ -39,11 +41,15 @@ struct Used {
     items: usize,
     bytes: usize,
     documents: usize,
+    looked_bytes: usize,
 }
 
 impl Used {
     fn is_full(&self) -> bool {
-        self.items >= PAGE_ITEMS || self.bytes >= PAGE_BYTES || self.documents >= PAGE_DOCUMENTS
+        self.items >= PAGE_ITEMS
+            || self.bytes >= PAGE_BYTES
+            || self.documents >= PAGE_DOCUMENTS
+            || self.looked_bytes >= PAGE_LOOKED_BYTES
     }
 }
 
@@ -88,26 +94,28 @@ impl QueryCursor {
             return Ok(page);
         }
         let mut used = Used::default();
-        let mut take = |found: Option<Found>, id: &DocumentId, page: &mut Page<_>| {
-            used.documents += 1;
-            let filter = select.filter.as_ref();
-            let matching =
-                found.filter(|found| filter.is_none_or(|filter| filter.matches(&found.value)));
-            if let Some(found) = matching {
-                let item = select.project(&found.value).to_json();
-                used.items += 1;
-                used.bytes += item.len();
-                *left -= 1;
-                page.items.push(proto::QueryItem { key: id.key.as_str().to_owned(), item });
-            }
-            page.is_last = *left == 0;
-            page.is_last || used.is_full()
-        };
+        let mut take =
+            |found: Option<Found>, id: &DocumentId, looked: usize, page: &mut Page<_>| {
+                used.documents += 1;
+                used.looked_bytes += looked;
+                let filter = select.filter.as_ref();
+                let matching =
+                    found.filter(|found| filter.is_none_or(|filter| filter.matches(&found.value)));
+                if let Some(found) = matching {
+                    let item = select.project(&found.value).to_json();
+                    used.items += 1;
+                    used.bytes += item.len();
+                    *left -= 1;
+                    page.items.push(proto::QueryItem { key: id.key.as_str().to_owned(), item });
+                }
+                page.is_last = *left == 0;
+                page.is_last || used.is_full()
+            };
         match from {
             QueryFrom::Keys(keys) => {
                 for key in keys.by_ref() {
                     let id = DocumentId { app: *app, collection: select.collection.clone(), key };
-                    if take(find(storage, &id, *at)?, &id, &mut page) {
+                    if take(find(storage, &id, *at)?, &id, 0, &mut page) {
                         return Ok(page);
                     }
                 }
@@ -121,7 +129,7 @@ impl QueryCursor {
                     let id = decode_id(bytes)?;
                     let value = decode_state(state)?.value();
                     let found = value.map(|value| Found { value: with_id(value, &id), txn });
-                    full = take(found, &id, &mut page);
+                    full = take(found, &id, state.len(), &mut page);
                     if full {
                         *after = Some(bytes.to_vec());
                         return Ok(ControlFlow::Break(()));

@@ -88,7 +88,7 @@ impl Reads {
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {
         let cursor = |at| QueryCursor::new(app, select, after, at);
-        let reply = |txn, items| proto::QueryReply { txn, items };
+        let reply = |txn, items| proto::QueryReply { txn, items, stable: None };
         self.open("query", snapshot, cursor, QueryCursor::next, reply)
     }
 

@@ -59,6 +59,6 @@ impl StoreNode for Coordinator {
         &self,
         _: Request<proto::StatusRequest>,
     ) -> Result<Response<proto::StatusReply>, Status> {
-        Ok(Response::new(self.status()))
+        self.status().await.map(Response::new)
     }
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{Replies, answer, refused, replies};
 use crate::error::Error;
 use crate::feed::{FeedStream, Feeds};
+use crate::gossip::ClusterMark;
 use crate::log::Log;
 use crate::read::{Found, QueryStream, Reads, ScanStream, parse_select};
 use crate::status;
@@ -22,6 +23,8 @@ use crate::storage::Storage;
 #[derive(Clone)]
 pub(crate) struct Local {
     pub(crate) log: Arc<Log>,
+    /// Of the cluster.
+    pub(crate) mark: ClusterMark,
     pub(crate) reads: Reads,
     pub(crate) feeds: Feeds,
     pub(crate) status: Arc<status::Status>,
@@ -52,7 +55,8 @@ impl Local {
             Some(Found { value, txn }) => (Some(value.to_json()), Some(txn.0)),
             None => (None, None),
         };
-        Ok(proto::GetReply { txn: snapshot.txn.map(|txn| txn.0), document, document_txn })
+        let txn = snapshot.txn.map(|txn| txn.0);
+        Ok(proto::GetReply { txn, document, document_txn, stable: None })
     }
 
     pub(crate) async fn query(&self, request: proto::QueryRequest) -> Result<QueryStream, Error> {

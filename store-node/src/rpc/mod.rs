@@ -1,5 +1,6 @@
 //! The gRPC services: requests in, errors out with a stable code.
 
+mod addressed;
 mod cluster;
 mod local;
 
@@ -16,6 +17,7 @@ use anabranch_schemas::store::store_node_server::StoreNodeServer;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::net::TcpListener;
 use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Code, Response, Status};
@@ -25,6 +27,7 @@ use crate::error::Error;
 use crate::gossip::Gossip;
 use crate::metrics;
 
+pub(crate) use addressed::{Addressed, Addressee};
 pub(crate) use local::{Local, app, document_id};
 
 /// The largest document is 5 MiB of JSON; its state with its stamps can be several times that.
@@ -51,7 +54,7 @@ pub(crate) fn server(tls: Option<ServerTlsConfig>) -> Result<Server, tonic::tran
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(8 << 20);
+        .initial_connection_window_size(grpc::CONNECTION_WINDOW);
     match tls {
         Some(tls) => server.tls_config(tls),
         None => Ok(server),
@@ -67,6 +70,8 @@ pub(crate) struct Services {
     pub(crate) local: Local,
     pub(crate) coordinator: Coordinator,
     pub(crate) gossip: Gossip,
+    /// Which node this is.
+    pub(crate) addressee: Addressee,
 }
 
 /// Serves until the shutdown begins and what is in flight is answered.
@@ -76,13 +81,14 @@ pub(crate) async fn serve(
     services: Services,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    let Services { local, coordinator, gossip } = services;
+    let Services { local, coordinator, gossip, addressee } = services;
     let cluster = StoreNodeServer::new(coordinator)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let replica = ReplicaServer::new(local)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let replica = InterceptedService::new(replica, addressee);
     // The server's own setting is ignored for a listener that is given to it. Without this, small
     // messages of a stream wait 40 ms for the other side's delayed acknowledgement.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

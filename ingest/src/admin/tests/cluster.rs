@@ -152,7 +152,7 @@ async fn data_stays_where_it_is() {
             }),
             "node 'a2' would move from partition 0 to partition 1",
         ),
-        (changed(&|p| p[1]["nodes"] = json!({"b2": "b2:1"})), "1 would keep none of its nodes"),
+        (changed(&|p| p[1]["nodes"] = json!({"b2": "b2:1"})), "1 would keep 0 of its nodes"),
     ] {
         let reply = put(&router, &declared(&spec)).await;
         assert_eq!((reply.status.as_u16(), reply.code().as_str()), (409, "cluster_in_use"));
