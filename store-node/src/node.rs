@@ -104,7 +104,7 @@ impl StoreNode {
         node.apply(&journal, progress, timeline);
         node.observe(journal);
         node.flush();
-        let (local, tls) = (node.local(), node.config.tls.clone());
+        let (local, tls) = (node.local(), node.config.tls);
         let shutdown = tasks.shutdown().clone();
         let coordinator = Coordinator::new(local.clone(), view, tls, shutdown.clone());
         let services = Services { local, coordinator, gossip, addressee };
