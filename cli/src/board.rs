@@ -18,8 +18,8 @@ use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{ChangesCursor, Commit};
-use anabranch_schemas::store::StatusRequest;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
+use anabranch_schemas::store::{self as proto, StatusRequest};
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -65,6 +65,9 @@ pub(crate) struct ClusterStatus {
     /// The transaction id that the next write will have at least.
     pub(crate) log_end: Option<u64>,
     pub(crate) parts: Vec<PartStatus>,
+    /// The store nodes that the cluster declares, as one of them knows them.
+    #[serde(default)]
+    pub(crate) nodes: Vec<NodeStatus>,
     pub(crate) links: Vec<LinkStatus>,
     /// Parts of the process that are not ready, and why.
     pub(crate) not_ready: BTreeMap<String, String>,
@@ -82,6 +85,25 @@ pub(crate) struct PartStatus {
     pub(crate) lag_seconds: Option<f64>,
     /// Why nothing is known.
     pub(crate) error: Option<String>,
+}
+
+/// A store node of a cluster that declares several.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NodeStatus {
+    pub(crate) node: String,
+    pub(crate) partition: u32,
+    pub(crate) address: String,
+    /// Every transaction below it may be read there; none if nothing was heard from the node.
+    pub(crate) next: Option<u64>,
+    /// Every transaction below it survives a crash of the node.
+    pub(crate) durable: Option<u64>,
+    pub(crate) lag_transactions: Option<u64>,
+    pub(crate) lag_seconds: Option<f64>,
+    /// How likely it is that it is gone, from 0 to 1.
+    pub(crate) suspicion: f64,
+    /// How many ranges of transactions it has past a gap.
+    pub(crate) detached_ranges: u32,
 }
 
 /// A link to another cluster.
@@ -136,9 +158,14 @@ impl Board {
         if self.ingest {
             parts.push(self.ingest(end.clone()));
         }
+        let mut nodes = Vec::new();
         if let Some(store) = &self.store {
-            let position = ask(store.clone()).await;
+            let reply = ask(store.clone()).await;
+            let position = reply.as_ref().map(|reply| reply.applied_next).map_err(String::clone);
             parts.push(self.part(until, "store-node", position).await);
+            for node in reply.into_iter().flat_map(|reply| reply.nodes) {
+                nodes.push(self.node(until, node).await);
+            }
         }
         let position = self.captured(until).await;
         parts.push(self.part(until, "cdc", position).await);
@@ -149,6 +176,7 @@ impl Board {
             slices: self.cluster.slices.get(),
             log_end: end.ok(),
             parts,
+            nodes,
             links,
             not_ready: self
                 .readiness
@@ -212,6 +240,25 @@ impl Board {
                 ..part
             },
             Err(error) => PartStatus { next: Some(next), error: Some(error), ..part },
+        }
+    }
+
+    async fn node(self: &Arc<Self>, until: Instant, node: proto::NodeStatus) -> NodeStatus {
+        let behind = match node.base {
+            Some(base) => self.blocking(until, move |board| board.behind(base)).await.ok(),
+            None => None,
+        };
+        let (lag_transactions, lag_seconds) = behind.unzip();
+        NodeStatus {
+            node: node.name,
+            partition: node.partition,
+            address: node.address,
+            next: node.base,
+            durable: node.durable,
+            lag_transactions,
+            lag_seconds,
+            suspicion: node.suspicion,
+            detached_ranges: node.detached,
         }
     }
 
@@ -318,9 +365,9 @@ fn written_at(record: &Record) -> Option<u64> {
     Some(commit.hlc.millis())
 }
 
-async fn ask(mut store: StoreNodeClient<AnyOf>) -> Result<u64, String> {
+async fn ask(mut store: StoreNodeClient<AnyOf>) -> Result<proto::StatusReply, String> {
     match timeout(ASK_STORE, store.status(StatusRequest {})).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner().applied_next),
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => Err(status.message().to_owned()),
         Err(_) => Err("it does not answer".to_owned()),
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use reqwest::Method;
 
-use crate::board::{self, ClusterStatus, LinkStatus, PartStatus};
+use crate::board::{self, ClusterStatus, LinkStatus, NodeStatus, PartStatus};
 use crate::client::Client;
 use crate::output::{Table, print};
 
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 fn show(status: &ClusterStatus) -> Result<()> {
-    let ClusterStatus { cluster, actor, slices, log_end, parts, links, not_ready } = status;
+    let ClusterStatus { cluster, actor, slices, log_end, parts, nodes, links, not_ready } = status;
     let end = log_end.map_or("unknown".to_owned(), |end| end.to_string());
     print(format_args!("cluster {cluster} ({actor}), {slices} slices, log end {end}"))?;
     let mut table = Table::new(&["PART", "NEXT", "BEHIND (TXNS)", "BEHIND (S)", "NOTE"]);
@@ -59,6 +59,10 @@ fn show(status: &ClusterStatus) -> Result<()> {
         ]);
     }
     print(table)?;
+    if !nodes.is_empty() {
+        print("")?;
+        print(node_table(nodes))?;
+    }
     if !links.is_empty() {
         print("")?;
         print(link_table(links))?;
@@ -67,6 +71,34 @@ fn show(status: &ClusterStatus) -> Result<()> {
         print(format_args!("not ready: {part}: {why}"))?;
     }
     Ok(())
+}
+
+fn node_table(nodes: &[NodeStatus]) -> Table {
+    let mut table = Table::new(&[
+        "STORE NODE",
+        "PARTITION",
+        "ADDRESS",
+        "NEXT",
+        "DURABLE",
+        "BEHIND (TXNS)",
+        "BEHIND (S)",
+        "SUSPICION",
+        "DETACHED",
+    ]);
+    for node in nodes {
+        table.row([
+            node.node.clone(),
+            node.partition.to_string(),
+            node.address.clone(),
+            or_dash(node.next.as_ref()),
+            or_dash(node.durable.as_ref()),
+            or_dash(node.lag_transactions.as_ref()),
+            seconds(node.lag_seconds),
+            format!("{:.2}", node.suspicion),
+            node.detached_ranges.to_string(),
+        ]);
+    }
+    table
 }
 
 fn link_table(links: &[LinkStatus]) -> Table {

@@ -34,6 +34,9 @@ impl Look {
         for part in parts["parts"].as_array().context("parts")? {
             note(&mut behind, &format!("{} of {name}", part["part"]), &part["lagTransactions"]);
         }
+        for node in parts["nodes"].as_array().context("nodes")? {
+            note(&mut behind, &format!("{} of {name}", node["node"]), &node["lagTransactions"]);
+        }
         for number in 0..cluster.store_nodes() {
             let parts = cluster.status_of(Service::StoreNode(number))?;
             let parts = parts["parts"].as_array().context("parts")?;

@@ -102,6 +102,8 @@ impl Coordinator {
         let stable = refused(self.view.stable(Duration::ZERO).await)?;
         Ok(proto::StatusReply {
             applied_next: stable.map_or(0, |stable| stable.next().0),
+            epoch: self.view.membership().configuration().epoch().0,
+            nodes: self.view.nodes(),
             ..status
         })
     }

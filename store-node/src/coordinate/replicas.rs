@@ -216,3 +216,95 @@ fn away(failure: Option<Status>) -> Status {
         None => refuse(&Error::PartitionAway("it has none".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// What the replica that is asked as this one does.
+    #[derive(Clone, Copy, Debug)]
+    enum Does {
+        Answers,
+        AnswersLate,
+        Hangs,
+        BreaksOff,
+        Refuses,
+    }
+
+    /// What comes of asking replicas that do these things, and how many were asked.
+    async fn ask(
+        peers: &Peers,
+        does: &[(Does, bool)],
+        hedge: Hedge,
+    ) -> (Result<usize, Status>, usize) {
+        let replica = |(number, (_, has_reached)): (usize, &(Does, bool))| {
+            let node: NodeId = format!("n{number}").parse().unwrap();
+            let replica = peers.replica(&node, "127.0.0.1:1").unwrap();
+            Asked { node, has_reached: *has_reached, replica }
+        };
+        let asked = AtomicUsize::new(0);
+        let answer =
+            peers.first_answer(does.iter().enumerate().map(replica).collect(), hedge, |_| {
+                let number = asked.fetch_add(1, Ordering::SeqCst);
+                async move {
+                    match does[number].0 {
+                        Does::Answers => Ok(number),
+                        Does::AnswersLate => {
+                            sleep(HEDGE * 2).await;
+                            Ok(number)
+                        }
+                        Does::Hangs => std::future::pending().await,
+                        Does::BreaksOff => Err(Status::unavailable("broken")),
+                        Does::Refuses => Err(refuse(&Error::InvalidRequest("nonsense".to_owned()))),
+                    }
+                }
+            });
+        let answer = answer.await.map(|(_, number)| number);
+        (answer, asked.into_inner())
+    }
+
+    fn peers() -> Peers {
+        Peers::new(None, ClusterMark::of(anabranch_core::ids::ActorId(uuid::Uuid::nil())))
+    }
+
+    #[tokio::test]
+    async fn another_replica_answers_for_one_that_fails_or_hangs() {
+        let peers = peers();
+        for first in [Does::BreaksOff, Does::Hangs] {
+            let (answer, asked) =
+                ask(&peers, &[(first, true), (Does::Answers, true)], Hedge::When).await;
+            assert_eq!((answer.unwrap(), asked), (1, 2), "{first:?}");
+        }
+        let (answer, _) =
+            ask(&peers, &[(Does::BreaksOff, true), (Does::Answers, false)], Hedge::Never).await;
+        assert_eq!(answer.unwrap(), 1, "also one that has not come that far, as far as was heard");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_slow_is_waited_for_if_no_other_is_better_or_it_costs_too_much() {
+        let peers = peers();
+        let slow = Does::AnswersLate;
+        let alone = [(slow, true), (Does::Answers, false)];
+        let both = [(slow, true), (Does::Answers, true)];
+        assert_eq!(ask(&peers, &alone, Hedge::When).await.1, 1);
+        assert_eq!(ask(&peers, &both, Hedge::Never).await.1, 1);
+        assert_eq!(ask(&peers, &both, Hedge::When).await.1, 2);
+        peers.savings.store(0, Ordering::Relaxed);
+        assert_eq!(ask(&peers, &both, Hedge::When).await.1, 1, "nothing is saved up");
+    }
+
+    #[tokio::test]
+    async fn what_all_would_refuse_is_asked_once_and_who_is_away_is_told() {
+        let peers = peers();
+        let (answer, asked) =
+            ask(&peers, &[(Does::Refuses, true), (Does::Answers, true)], Hedge::When).await;
+        assert_eq!((answer.unwrap_err().code(), asked), (Code::InvalidArgument, 1));
+        let (answer, _) = ask(&peers, &[(Does::BreaksOff, true); 2], Hedge::When).await;
+        let status = answer.unwrap_err();
+        assert_eq!(grpc::code_of(&status), Some("partition_away"));
+        let (answer, _) = ask(&peers, &[], Hedge::When).await;
+        assert_eq!(grpc::code_of(&answer.unwrap_err()), Some("partition_away"));
+    }
+}

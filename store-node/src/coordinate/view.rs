@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::cluster::{Configuration, Epoch, NodeId};
+use anabranch_core::cluster::{Configuration, Epoch, Member, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_core::interval_map::IntervalMap;
 use anabranch_core::slicing::PartitionId;
 use anabranch_runtime::tasks::{Shutdown, TaskError};
+use anabranch_schemas::store as proto;
 use parking_lot::{Mutex, RwLock};
 
 use super::plan::Candidate;
@@ -96,6 +97,30 @@ impl View {
             }
         };
         replicas.map(candidate).collect()
+    }
+
+    /// Every node as it is known here, by partition and name.
+    pub(crate) fn nodes(&self) -> Vec<proto::NodeStatus> {
+        let membership = self.membership();
+        let announces = self.gossip.announces();
+        let status = |(name, member): (&NodeId, &Member)| {
+            let announce = announces.iter().find(|announce| announce.node == *name);
+            let standing = announce.map(|announce| &announce.standing);
+            let ahead = standing.map_or(&[][..], |standing| standing.applied.ahead());
+            let detached: usize = ahead.iter().map(|ahead| ahead.detached.len()).sum();
+            proto::NodeStatus {
+                name: name.to_string(),
+                partition: member.partition.0,
+                address: member.address.clone(),
+                base: standing.map(|standing| standing.applied.base().0),
+                durable: standing.map(|standing| standing.durable.0),
+                suspicion: self.gossip.suspicion(name).share(),
+                detached: u32::try_from(detached).unwrap_or(u32::MAX),
+            }
+        };
+        let mut nodes: Vec<_> = membership.configuration().members().iter().map(status).collect();
+        nodes.sort_by_key(|node| node.partition);
+        nodes
     }
 
     /// Tells the others of this node and takes in what they tell, and newer configurations, until

@@ -119,6 +119,8 @@ impl Local {
             oldest_readable: self.storage.history().oldest().0,
             lost_parts: self.status.lost_parts(),
             feed_start: self.storage.feed_start().0,
+            epoch: 0,
+            nodes: Vec::new(),
         }
     }
 }
