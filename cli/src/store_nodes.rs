@@ -26,29 +26,26 @@ pub(crate) fn find(
     tasks: &Tasks,
 ) -> Result<AnyOf> {
     let tls = settings.store_node_tls.as_ref();
-    let nodes = match &settings.store_node_address {
-        Some(addresses) => {
-            AnyOf::new(addresses, tls).map_err(|error| Failure::usage(error.to_string()))?
-        }
-        None => AnyOf::later(tls),
-    };
-    if settings.store_node_address.is_none() {
-        let (journal, cluster) = (Arc::clone(journal), cluster.clone());
-        let (following, shutdown) = (nodes.clone(), tasks.shutdown().clone());
-        let runtime = Handle::current();
-        tasks.spawn_thread("store-nodes", move || {
-            // Channels are made in it.
-            let _runtime = runtime.enter();
-            follow_configuration(&journal, &cluster, &shutdown, |configuration| {
-                let addresses = configuration.as_ref().map_or(ALONE.to_owned(), addresses);
-                match following.set(&addresses) {
-                    Ok(()) => tracing::info!(addresses, "the store nodes of the cluster"),
-                    Err(error) => tracing::error!(%error, "a store node cannot be asked"),
-                }
-            });
-            Ok(())
-        });
+    if let Some(addresses) = &settings.store_node_address {
+        let nodes = AnyOf::new(addresses, tls);
+        return Ok(nodes.map_err(|error| Failure::usage(error.to_string()))?);
     }
+    let nodes = AnyOf::later(tls);
+    let (journal, cluster) = (Arc::clone(journal), cluster.clone());
+    let (following, shutdown) = (nodes.clone(), tasks.shutdown().clone());
+    let runtime = Handle::current();
+    tasks.spawn_thread("store-nodes", move || {
+        // Channels are made in it.
+        let _runtime = runtime.enter();
+        follow_configuration(&journal, &cluster, &shutdown, |configuration| {
+            let addresses = configuration.as_ref().map_or(ALONE.to_owned(), addresses);
+            match following.set(&addresses) {
+                Ok(()) => tracing::info!(addresses, "the store nodes of the cluster"),
+                Err(error) => tracing::error!(%error, "a store node cannot be asked"),
+            }
+        });
+        Ok(())
+    });
     Ok(nodes)
 }
 

@@ -94,6 +94,13 @@ pub struct ClusterSpec {
     pub quorum: Option<usize>,
 }
 
+impl ClusterSpec {
+    /// How many nodes of one of its partitions must have a transaction.
+    pub fn quorum_of(&self, partition: &PartitionSpec) -> usize {
+        self.quorum.unwrap_or(partition.nodes.len().div_ceil(2))
+    }
+}
+
 /// A partition, as declared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -237,8 +244,7 @@ impl Configuration {
 
     /// How many nodes of a partition must have a transaction before everybody may read it.
     pub fn quorum(&self, partition: PartitionId) -> usize {
-        let replicas = self.partition(partition).map_or(0, |partition| partition.nodes.len());
-        self.spec.quorum.unwrap_or(replicas.div_ceil(2))
+        self.partition(partition).map_or(0, |partition| self.spec.quorum_of(partition))
     }
 
     /// The partition that owns a position.

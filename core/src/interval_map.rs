@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use crate::ids::TxnId;
-use crate::keyspace::Position;
+use crate::keyspace::{Intervals, Position};
 
 /// Disjoint, sorted, non-empty ranges of transaction ids that do not touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +97,13 @@ impl IntervalMap {
             ranges.insert(txns.clone());
         }
         self.coalesce();
+    }
+
+    /// Adds that `txns` were observed in each of these intervals.
+    pub fn splice_in(&mut self, intervals: &Intervals, txns: &Range<TxnId>) {
+        for interval in intervals.iter() {
+            self.splice(interval.first(), interval.last(), txns.clone());
+        }
     }
 
     /// Adds that `txns` were observed everywhere.

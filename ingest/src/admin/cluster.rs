@@ -77,7 +77,7 @@ fn moves(before: &ClusterSpec, after: &ClusterSpec) -> Option<String> {
         }
         // Who is new has nothing until it has read the log; if the log is trimmed it never has.
         let stay = old.nodes.keys().filter(|node| new.nodes.contains_key(*node)).count();
-        let quorum = after.quorum.unwrap_or(new.nodes.len().div_ceil(2));
+        let quorum = after.quorum_of(new);
         (stay < quorum).then(|| {
             format!(
                 "partition {id} would keep {stay} of its nodes, fewer than its quorum of {quorum}"

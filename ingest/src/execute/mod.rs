@@ -222,10 +222,11 @@ impl Executor {
             digest: round.digest.clone(),
             mutations: plan.mutations,
         };
-        let slices = self.store.slices_of(&entry);
+        let has_outcome = round.has_key || plan.may_conflict || plan.may_outgrow;
+        let slices = if has_outcome { self.store.slices_of(&entry) } else { BTreeSet::new() };
         let txn = self.rounds.write(entry, request.deadline, Patience::None).await?;
         let mut written = run.written(Some(txn), ids, plan.warnings);
-        if !(round.has_key || plan.may_conflict || plan.may_outgrow) {
+        if !has_outcome {
             return Ok(written);
         }
         let outcome = self.settled(round.id, txn, &slices, request.deadline).await?;

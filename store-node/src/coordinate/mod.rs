@@ -70,15 +70,56 @@ impl Timestamp {
     }
 }
 
+/// A request whose answer is rows, in order, of which each partition has a part.
+trait RowsRequest: Clone + Send + Sync + 'static {
+    type Item: Item;
+
+    /// Asks for the rows behind the one with this key.
+    fn start_after(&mut self, key: Vec<u8>);
+
+    /// Asks a replica.
+    fn ask(
+        self,
+        replica: Replica,
+        at: proto::ReadAt,
+    ) -> impl Future<Output = Result<Items<Self::Item>, Status>> + Send;
+}
+
 impl Item for proto::QueryItem {
     fn key(&self) -> &[u8] {
         self.key.as_bytes()
     }
 }
 
+impl RowsRequest for proto::QueryRequest {
+    type Item = proto::QueryItem;
+
+    fn start_after(&mut self, key: Vec<u8>) {
+        self.after = String::from_utf8(key).expect("a key is text");
+    }
+
+    async fn ask(self, replica: Replica, at: proto::ReadAt) -> Result<Items<Self::Item>, Status> {
+        let replies = replica.query(proto::QueryRequest { at: Some(at), ..self }).await?;
+        Ok(replies.map_ok(|reply| reply.items).boxed())
+    }
+}
+
 impl Item for proto::ScanItem {
     fn key(&self) -> &[u8] {
         &self.document_id
+    }
+}
+
+impl RowsRequest for proto::ScanRequest {
+    type Item = proto::ScanItem;
+
+    fn start_after(&mut self, key: Vec<u8>) {
+        self.after = key.into();
+    }
+
+    async fn ask(self, replica: Replica, at: proto::ReadAt) -> Result<Items<Self::Item>, Status> {
+        let replies = replica.scan(proto::ScanRequest { at: Some(at), ..self }).await?;
+        Ok(replies.map_ok(|reply| reply.items).boxed())
     }
 }
 
@@ -136,30 +177,8 @@ impl Coordinator {
         let Some(at) = self.timestamp(request.at).await? else {
             return Ok(one(proto::QueryReply::default()));
         };
-        let part = |partition| -> Open<proto::QueryItem> {
-            let (coordinator, request) = (self.clone(), request.clone());
-            Box::new(move |after| {
-                let (coordinator, mut request) = (coordinator.clone(), request.clone());
-                if let Some(after) = after {
-                    request.after = String::from_utf8(after).expect("a key is text");
-                }
-                async move {
-                    coordinator
-                        .stream(partition, at.txn, |replica| {
-                            let request =
-                                proto::QueryRequest { at: Some(at.read_at()), ..request.clone() };
-                            async move {
-                                let items = replica.query(request).await?;
-                                Ok(items.map_ok(|reply| reply.items).boxed())
-                            }
-                        })
-                        .await
-                }
-                .boxed()
-            })
-        };
-        let items =
-            merge(partitions.into_iter().map(part).collect(), select.limit.unwrap_or(u64::MAX));
+        let parts = partitions.into_iter().map(|partition| self.part(partition, at, &request));
+        let items = merge(parts.collect(), select.limit.unwrap_or(u64::MAX));
         let (txn, stable) = (Some(at.txn.0), at.stable_next());
         Ok(items.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
     }
@@ -174,31 +193,10 @@ impl Coordinator {
         let Some(at) = self.timestamp(request.at).await? else {
             return Ok(one(proto::ScanReply::default()));
         };
-        let part = |partition| -> Open<proto::ScanItem> {
-            let (coordinator, request) = (self.clone(), request.clone());
-            Box::new(move |after| {
-                let (coordinator, mut request) = (coordinator.clone(), request.clone());
-                if let Some(after) = after {
-                    request.after = after.into();
-                }
-                async move {
-                    coordinator
-                        .stream(partition, at.txn, |replica| {
-                            let request =
-                                proto::ScanRequest { at: Some(at.read_at()), ..request.clone() };
-                            async move {
-                                let items = replica.scan(request).await?;
-                                Ok(items.map_ok(|reply| reply.items).boxed())
-                            }
-                        })
-                        .await
-                }
-                .boxed()
-            })
-        };
         let membership = self.view.membership();
         let partitions = membership.configuration().partitions();
-        let items = merge(partitions.map(part).collect(), u64::MAX);
+        let parts = partitions.map(|partition| self.part(partition, at, &request));
+        let items = merge(parts.collect(), u64::MAX);
         let txn = Some(at.txn.0);
         Ok(items.map_ok(move |items| proto::ScanReply { txn, items }).boxed())
     }
@@ -346,6 +344,27 @@ impl Coordinator {
         let (node, answer) = self.peers.first_answer(replicas, hedge, call).await?;
         self.view.gossip().hear(&node);
         Ok(answer)
+    }
+
+    /// The part of one partition of what a request for rows asks.
+    fn part<R: RowsRequest>(
+        &self,
+        partition: PartitionId,
+        at: Timestamp,
+        request: &R,
+    ) -> Open<R::Item> {
+        let (coordinator, request) = (self.clone(), request.clone());
+        Box::new(move |after| {
+            let (coordinator, mut request) = (coordinator.clone(), request.clone());
+            if let Some(after) = after {
+                request.start_after(after);
+            }
+            async move {
+                let open = |replica| request.clone().ask(replica, at.read_at());
+                coordinator.stream(partition, at.txn, open).await
+            }
+            .boxed()
+        })
     }
 
     /// Opens a stream of one of the replicas of a partition: of one whose first reply is there.

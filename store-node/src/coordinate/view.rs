@@ -18,7 +18,7 @@ use crate::gossip::{Applied, Gossip, Standing};
 use crate::log::Log;
 use crate::membership::{Configurations, Membership};
 use crate::metrics;
-use crate::stability::{Stability, Stable};
+use crate::stability::Stability;
 use crate::status::Status;
 use crate::storage::Storage;
 
@@ -30,7 +30,6 @@ pub(crate) struct View {
     status: Arc<Status>,
     storage: Arc<Storage>,
     stability: Mutex<Stability>,
-    stable: Mutex<Stable>,
     /// Keeps a configuration that is in force for the next start.
     remember: Remember,
 }
@@ -47,11 +46,9 @@ impl View {
         storage: Arc<Storage>,
         remember: Remember,
     ) -> Self {
-        let stability = Stability::new(membership.configuration());
-        let stable = Mutex::new(stability.stable());
-        let stability = Mutex::new(stability);
+        let stability = Mutex::new(Stability::new(membership.configuration()));
         let membership = RwLock::new(Arc::new(membership));
-        let view = View { membership, gossip, log, status, storage, stability, stable, remember };
+        let view = View { membership, gossip, log, status, storage, stability, remember };
         view.advance();
         view
     }
@@ -75,24 +72,23 @@ impl View {
     /// there is none. Waits until that end of the log is known.
     pub(crate) async fn stable(&self, patience: Duration) -> Result<Option<TxnId>, Error> {
         let target = self.status.log_end_at_start(patience).await?;
-        let stable = self.stable.lock().next;
+        let stable = self.stability.lock().stable().next;
         Ok(stable.max(target).0.checked_sub(1).map(TxnId))
     }
 
     /// The nodes that hold a partition.
     pub(crate) fn candidates(&self, partition: PartitionId) -> Vec<Candidate> {
-        let announces = self.gossip.announces();
         let membership = self.membership();
         let epoch = membership.configuration().epoch();
         let replicas = membership.configuration().replicas(partition);
         let candidate = |node: &NodeId| {
-            let announce = announces.iter().find(|announce| announce.node == *node);
-            let standing = announce.map(|announce| &announce.standing);
+            let (announce, suspicion) = self.gossip.look_at(node);
+            let standing = announce.as_ref().map(|announce| &announce.standing);
             let standing = standing.filter(|standing| standing.epoch == epoch);
             Candidate {
                 node: node.clone(),
                 base: standing.map_or(TxnId(0), |standing| standing.applied.base()),
-                suspicion: self.gossip.suspicion(node),
+                suspicion,
                 is_here: node == membership.node(),
             }
         };
@@ -102,10 +98,9 @@ impl View {
     /// Every node as it is known here, by partition and name.
     pub(crate) fn nodes(&self) -> Vec<proto::NodeStatus> {
         let membership = self.membership();
-        let announces = self.gossip.announces();
         let status = |(name, member): (&NodeId, &Member)| {
-            let announce = announces.iter().find(|announce| announce.node == *name);
-            let standing = announce.map(|announce| &announce.standing);
+            let (announce, suspicion) = self.gossip.look_at(name);
+            let standing = announce.as_ref().map(|announce| &announce.standing);
             let ahead = standing.map_or(&[][..], |standing| standing.applied.ahead());
             let detached: usize = ahead.iter().map(|ahead| ahead.detached.len()).sum();
             proto::NodeStatus {
@@ -114,7 +109,7 @@ impl View {
                 address: member.address.clone(),
                 base: standing.map(|standing| standing.applied.base().0),
                 durable: standing.map(|standing| standing.durable.0),
-                suspicion: self.gossip.suspicion(name).share(),
+                suspicion: suspicion.share(),
                 detached: u32::try_from(detached).unwrap_or(u32::MAX),
             }
         };
@@ -191,9 +186,7 @@ impl View {
         let mut map = IntervalMap::default();
         // Who has not caught up has nothing to offer yet (ST-3).
         if applied.caught_up {
-            for interval in self.log.owned().iter() {
-                map.splice(interval.first(), interval.last(), TxnId(0)..applied.next);
-            }
+            map.splice_in(self.log.owned(), &(TxnId(0)..applied.next));
         }
         Standing {
             epoch: self.membership().configuration().epoch(),
@@ -216,6 +209,5 @@ impl View {
             self.storage.history().keep_from(stable.last().unwrap_or_default());
         }
         metrics::set_stable(stable.next.0);
-        *self.stable.lock() = stable;
     }
 }

@@ -117,9 +117,10 @@ impl Gossip {
         self.0.state.lock().announces().cloned().collect()
     }
 
-    /// How likely it is that a node is gone.
-    pub(crate) fn suspicion(&self, node: &NodeId) -> Suspicion {
-        self.0.state.lock().suspicion(node, self.now())
+    /// The newest announce of a node, and how likely it is that the node is gone.
+    pub(crate) fn look_at(&self, node: &NodeId) -> (Option<Arc<Announce>>, Suspicion) {
+        let state = self.0.state.lock();
+        (state.newest(node).cloned(), state.suspicion(node, self.now()))
     }
 
     /// A peer gave a sign of life elsewhere: it answered a read, for instance.

@@ -201,6 +201,11 @@ impl State {
         self.knowledge.announces()
     }
 
+    /// The newest announce of a node.
+    pub(crate) fn newest(&self, node: &NodeId) -> Option<&Arc<Announce>> {
+        self.knowledge.newest(node)
+    }
+
     /// How likely it is that a node is gone.
     pub(crate) fn suspicion(&self, node: &NodeId, now: Moment) -> Suspicion {
         match self.peers.get(node) {

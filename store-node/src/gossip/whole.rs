@@ -78,7 +78,7 @@ impl Node {
 
     async fn suspects(&self, name: &str, suspected: impl Fn(Suspicion) -> bool) {
         let holds = async {
-            while !suspected(self.gossip.suspicion(&node(name))) {
+            while !suspected(self.gossip.look_at(&node(name)).1) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

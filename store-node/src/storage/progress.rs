@@ -83,18 +83,14 @@ impl Progress {
 
     /// Everything below `next` was applied where it is owned.
     pub(crate) fn observe(&mut self, owned: &Intervals, next: TxnId) {
-        for interval in owned.iter() {
-            self.observed.splice(interval.first(), interval.last(), self.next..next);
-        }
+        self.observed.splice_in(owned, &(self.next..next));
         self.next = next;
     }
 
     /// Whether exactly what is owned was observed, up to where the node has come.
     pub(crate) fn is_of(&self, owned: &Intervals) -> bool {
         let mut expected = IntervalMap::default();
-        for interval in owned.iter() {
-            expected.splice(interval.first(), interval.last(), TxnId(0)..self.next);
-        }
+        expected.splice_in(owned, &(TxnId(0)..self.next));
         self.observed == expected
     }
 
