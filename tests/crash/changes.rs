@@ -14,13 +14,19 @@ use anabranch_tests::cluster::{Api, PATIENCE};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use crate::SLICES;
-use crate::load::COLLECTIONS;
-
 const POLL: Duration = Duration::from_millis(200);
 
-/// Checks all partitions of topic `changes` of a cluster that is quiet; how many changes there are.
-pub(crate) fn check(journal: &dyn Journal, cluster: &ClusterName, api: &Api) -> Result<usize> {
+/// Slices of a cluster that says nothing else.
+pub(crate) const SLICES: u16 = 16;
+
+/// Checks all partitions of topic `changes` of a cluster that is quiet, which has these
+/// collections; how many changes there are.
+pub(crate) fn check(
+    journal: &dyn Journal,
+    cluster: &ClusterName,
+    api: &Api,
+    collections: &[&str],
+) -> Result<usize> {
     let (mut events, mut images) = (0, BTreeMap::new());
     for slice in 0..SLICES {
         let checker = read(journal, &TopicPartition::new(cluster.changes(), slice))?;
@@ -28,7 +34,7 @@ pub(crate) fn check(journal: &dyn Journal, cluster: &ClusterName, api: &Api) -> 
         images.extend(checker.images);
     }
     // A document without event, or without its last one, shows as a difference to what is there.
-    for collection in COLLECTIONS {
+    for collection in collections {
         let told = documents(&images, collection)?;
         let there = api.documents(collection)?;
         for id in told.keys().chain(there.keys()) {

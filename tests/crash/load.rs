@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use anabranch_tests::cluster::{Api, PATIENCE};
-use anabranch_tests::support::wait_until;
+use anabranch_tests::support::{Random, wait_until};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
@@ -21,30 +21,6 @@ pub(crate) const COLLECTIONS: [&str; 3] = ["items", "notes", "shared"];
 const DOCUMENTS: u64 = 12;
 /// The counters that both clusters add to.
 const COUNTERS: [&str; 2] = ["a", "b"];
-
-/// Numbers from a seed (SplitMix64).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Random(seed)
-    }
-
-    /// A number below `bound`.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    /// A place in a list of `length`.
-    pub(crate) fn index(&mut self, length: usize) -> usize {
-        let place = self.below(u64::try_from(length).expect("a list in memory"));
-        usize::try_from(place).expect("it is below the length")
-    }
-}
 
 type Documents = BTreeMap<String, Value>;
 

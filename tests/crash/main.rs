@@ -23,17 +23,15 @@ use std::time::Duration;
 
 use anabranch_journal::Journal;
 use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
-use anabranch_tests::cluster::{Certificates, Cluster, PATIENCE, Service};
-use anabranch_tests::support::{BrokerProcess, free_port, wait_until};
+use anabranch_tests::cluster::{Certificates, Cluster, Layout, PATIENCE, Service};
+use anabranch_tests::support::{BrokerProcess, Random, free_port, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use load::{EAST, Load, Model, Random, WEST};
+use load::{COLLECTIONS, EAST, Load, Model, WEST};
 use quiet::Look;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_anabranch");
 const CYCLES: u64 = 20;
-/// Slices of a cluster that says nothing else.
-const SLICES: u16 = 16;
 /// Before a process dies, its cluster acknowledges this many writes at least, and at most as many
 /// more as the second number says; then it takes up to as many milliseconds as the third.
 const WRITES_AT_LEAST: u64 = 20;
@@ -129,7 +127,8 @@ impl Trial {
         let certificates = Certificates::make(binary, &dir.join("ca"), &both)?;
         let cluster = |name: &str, partitions| {
             let flags = certificates.flags(name, &both);
-            Cluster::new(binary, dir, name, &broker.address(), &flags, partitions)
+            let layout = Layout { partitions, ..Layout::bridged(&flags) };
+            Cluster::new(binary, dir, name, &broker.address(), &layout)
         };
         let (mut east, mut west) = (cluster("east", Some(EAST_STORE))?, cluster("west", None)?);
         east.start_all()?;
@@ -259,7 +258,8 @@ fn quiet(
 fn compare(model: &Model, [east, west]: &[Cluster; 2], journal: &dyn Journal) -> Result<()> {
     model.compare(&east.api(), &west.api(), FILTER_VALUE)?;
     for cluster in [east, west] {
-        let events = changes::check(journal, &cluster.name().parse()?, &cluster.api())?;
+        let events =
+            changes::check(journal, &cluster.name().parse()?, &cluster.api(), &COLLECTIONS)?;
         println!("{events} changes in {}", cluster.name());
         ensure!(events > 0, "no changes in {}", cluster.name());
     }

@@ -8,7 +8,7 @@ use anabranch_tests::cluster::{Cluster, Service};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::SLICES;
+use crate::changes::SLICES;
 
 /// Where a cluster's log and all that read it are.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Look {
             ends.insert(at, end);
         }
         let mut behind = Vec::new();
-        let parts = cluster.status_of(Service::Ingest)?;
+        let parts = cluster.status_of(Service::Ingest(0))?;
         for part in parts["parts"].as_array().context("parts")? {
             note(&mut behind, &format!("{} of {name}", part["part"]), &part["lagTransactions"]);
         }

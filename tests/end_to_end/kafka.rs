@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anabranch_tests::cluster::{Certificates, Cluster};
+use anabranch_tests::cluster::{Certificates, Cluster, Layout};
 use anabranch_tests::support::Broker;
 use anyhow::{Context, Result};
 
@@ -17,7 +17,7 @@ pub(crate) fn clusters(dir: &Path) -> Result<(Cluster, Cluster)> {
     let certificates = Certificates::make(binary, &dir.join("ca"), &[east, west])?;
     let cluster = |name: &str| {
         let flags = certificates.flags(name, &[east, west]);
-        Cluster::new(binary, dir, name, broker.address(), &flags, None)
+        Cluster::new(binary, dir, name, broker.address(), &Layout::bridged(&flags))
     };
     let (mut east, mut west) = (cluster(east)?, cluster(west)?);
     east.start_all()?;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{APP, PATIENCE};
 
+const TXN_HEADER: &str = "X-Anabranch-Txn-Id";
 /// How long one request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
@@ -27,6 +28,44 @@ pub struct Reply {
     pub status: u16,
     /// The body; text that is not JSON is a string.
     pub body: Value,
+    /// The transaction that was written, or else the last one that was read.
+    pub txn: Option<u64>,
+    /// Of one document: the transaction that wrote it last.
+    pub version: Option<u64>,
+}
+
+/// What a request says beside what it asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms<'a> {
+    /// The last transaction that the client has seen.
+    pub token: Option<u64>,
+    /// Under which it may be repeated.
+    pub key: Option<&'a str>,
+    /// When the client gives up, if before it usually would.
+    pub limit: Option<Duration>,
+}
+
+impl Terms<'_> {
+    /// At this transaction or later, if there is one.
+    pub fn at(token: Option<u64>) -> Self {
+        Terms { token, ..Terms::default() }
+    }
+
+    fn add_to(&self, request: RequestBuilder) -> RequestBuilder {
+        let Terms { token, key, limit } = *self;
+        let mut request = request;
+        if let Some(token) = token {
+            request = request.header(TXN_HEADER, token);
+        }
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        if let Some(limit) = limit {
+            let millis = limit.as_millis().to_string();
+            request = request.timeout(limit).header("X-Anabranch-Timeout-Ms", millis);
+        }
+        request
+    }
 }
 
 impl Reply {
@@ -36,7 +75,7 @@ impl Reply {
     }
 
     /// Whether the same request may be sent again under the same key.
-    fn may_be_repeated(&self) -> bool {
+    pub fn may_be_repeated(&self) -> bool {
         matches!(self.status, 429 | 500..)
     }
 
@@ -84,7 +123,17 @@ impl Api {
 
     /// Runs a statement once.
     pub fn try_execute(&self, statement: &str, args: &Value) -> Result<Reply> {
-        send(self.request(statement, args))
+        self.try_execute_on(statement, args, &Terms::default())
+    }
+
+    /// Runs a statement once, on these terms.
+    pub fn try_execute_on(
+        &self,
+        statement: &str,
+        args: &Value,
+        terms: &Terms<'_>,
+    ) -> Result<Reply> {
+        send(terms.add_to(self.request(statement, args)))
     }
 
     fn request(&self, statement: &str, args: &Value) -> RequestBuilder {
@@ -107,12 +156,9 @@ impl Api {
         seen: Option<u64>,
     ) -> Result<Value> {
         let start = std::time::Instant::now();
+        let terms = Terms { key: Some(key), ..Terms::at(seen) };
         loop {
-            let request = self.request(statement, args).header("Idempotency-Key", key);
-            let last = match send(match seen {
-                Some(txn) => request.header("X-Anabranch-Txn-Id", txn),
-                None => request,
-            }) {
+            let last = match self.try_execute_on(statement, args, &terms) {
                 Ok(reply) if reply.may_be_repeated() => format!("HTTP {reply:?}"),
                 Ok(reply) => return reply.success(),
                 Err(error) => format!("{error:#}"),
@@ -133,29 +179,27 @@ impl Api {
 
     /// One document, or `None`.
     pub fn get(&self, collection: &str, id: &str) -> Result<Option<Value>> {
-        let path = format!("apps/{APP}/api/v1/collections/{collection}/documents/{id}");
-        let reply = send(self.client.get(format!("{}/{path}", self.base)))?;
-        if reply.status == 404 { Ok(None) } else { reply.success().map(Some) }
+        found(self.try_get_on(collection, id, &Terms::default())?)
     }
 
     /// One document as it is at transaction `txn` or later.
     pub fn get_at(&self, collection: &str, id: &str, txn: u64) -> Result<Option<Value>> {
+        found(self.try_get_on(collection, id, &Terms::at(Some(txn)))?)
+    }
+
+    /// Asks for one document once, on these terms.
+    pub fn try_get_on(&self, collection: &str, id: &str, terms: &Terms<'_>) -> Result<Reply> {
         let path = format!("apps/{APP}/api/v1/collections/{collection}/documents/{id}");
-        let request = self.client.get(format!("{}/{path}", self.base));
-        let reply = send(request.header("X-Anabranch-Txn-Id", txn))?;
-        if reply.status == 404 { Ok(None) } else { reply.success().map(Some) }
+        send(terms.add_to(self.client.get(format!("{}/{path}", self.base))))
     }
 
     /// All documents of a collection as they are at the end of the log, by the JSON of their ids.
     /// Fails if an id is there twice.
     pub fn documents(&self, collection: &str) -> Result<BTreeMap<String, Value>> {
-        let request = self.request(&format!("SELECT * FROM {collection}"), &json!({}));
+        let statement = format!("SELECT * FROM {collection}");
         let end = self.status()?["logEnd"].as_u64().context("the end of the log")?;
-        let request = match end.checked_sub(1) {
-            Some(last) => request.header("X-Anabranch-Txn-Id", last),
-            None => request,
-        };
-        let body = send(request)?.success()?;
+        let terms = Terms::at(end.checked_sub(1));
+        let body = self.try_execute_on(&statement, &json!({}), &terms)?.success()?;
         let mut documents = BTreeMap::new();
         for item in body["items"].as_array().context("items")? {
             let other = documents.insert(item["_id"].to_string(), item.clone());
@@ -205,10 +249,20 @@ impl Api {
     }
 }
 
+/// The document of a reply, or `None`.
+fn found(reply: Reply) -> Result<Option<Value>> {
+    if reply.status == 404 { Ok(None) } else { reply.success().map(Some) }
+}
+
 fn send(request: RequestBuilder) -> Result<Reply> {
     let reply = request.send()?;
     let status = reply.status().as_u16();
+    let number = |name: &str| -> Option<u64> {
+        let value = reply.headers().get(name)?.to_str().ok()?;
+        value.trim_matches('"').parse().ok()
+    };
+    let (txn, version) = (number(TXN_HEADER), number("ETag"));
     let text = reply.text()?;
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    Ok(Reply { status, body })
+    Ok(Reply { status, body, txn, version })
 }

@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::support::{Process, free_port, wait_until};
+use crate::support::{End, Network, Process, free_port, wait_until};
 
-pub use api::{Api, Reply};
+pub use api::{Api, Reply, Terms};
 
 /// The app of the tests.
 pub const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
@@ -23,8 +24,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A process of a cluster on Kafka.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
-    /// Takes writes and reads over HTTP.
-    Ingest,
+    /// Takes writes and reads over HTTP: one of several, by number.
+    Ingest(usize),
     /// Keeps the documents, or a part of them: one of several, by number.
     StoreNode(usize),
     /// Writes the change events.
@@ -36,11 +37,11 @@ pub enum Service {
 impl Service {
     /// One of each kind.
     pub const KINDS: [Service; 4] =
-        [Service::StoreNode(0), Service::Ingest, Service::Cdc, Service::Bridge];
+        [Service::StoreNode(0), Service::Ingest(0), Service::Cdc, Service::Bridge];
 
     fn subcommand(self) -> &'static str {
         match self {
-            Service::Ingest => "ingest",
+            Service::Ingest(_) => "ingest",
             Service::StoreNode(_) => "store-node",
             Service::Cdc => "cdc",
             Service::Bridge => "bridge",
@@ -50,7 +51,9 @@ impl Service {
     /// Its name among the processes of its cluster.
     fn name(self) -> String {
         match self {
-            Service::StoreNode(number) => format!("{}-{number}", self.subcommand()),
+            Service::StoreNode(number) | Service::Ingest(number) => {
+                format!("{}-{number}", self.subcommand())
+            }
             other => other.subcommand().to_owned(),
         }
     }
@@ -96,12 +99,51 @@ impl Certificates {
 
 fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    anyhow::ensure!(
+    ensure!(
         output.status.success(),
         "{command:?} failed: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
+}
+
+/// What a cluster consists of.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// So many partitions of so many store nodes each; without it one store node has everything.
+    pub partitions: Option<(usize, usize)>,
+    /// How many servers take writes and reads.
+    pub ingests: usize,
+    /// The certificates of its bridge, as flags; without it the cluster has none.
+    pub bridge: Option<Vec<String>>,
+    /// Through which its store nodes are reached.
+    pub network: Option<Arc<Network>>,
+    /// Where each store node finds the log, if that is not where all others do.
+    pub logs: Vec<String>,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Layout { partitions: None, ingests: 1, bridge: None, network: None, logs: Vec::new() }
+    }
+}
+
+impl Layout {
+    /// One server of each kind, with a bridge that has these certificates.
+    pub fn bridged(bridge_flags: &[String]) -> Self {
+        Layout { bridge: Some(bridge_flags.to_vec()), ..Layout::default() }
+    }
+
+    fn store_nodes(&self) -> usize {
+        self.partitions.map_or(1, |(partitions, replicas)| partitions * replicas)
+    }
+
+    /// Its services, in the order in which they are started.
+    fn services(&self) -> impl Iterator<Item = Service> {
+        let nodes = (0..self.store_nodes()).map(Service::StoreNode);
+        let others = (0..self.ingests).map(Service::Ingest).chain([Service::Cdc]);
+        nodes.chain(others).chain(self.bridge.as_ref().map(|_| Service::Bridge))
+    }
 }
 
 /// A cluster of processes on Kafka.
@@ -111,73 +153,87 @@ pub struct Cluster {
     dir: PathBuf,
     /// The resource that declares its store nodes, unless there is but one.
     declared: Option<Value>,
+    network: Option<Arc<Network>>,
     commands: BTreeMap<Service, Vec<String>>,
     binary: PathBuf,
     processes: BTreeMap<Service, Process>,
-    /// Clients of each service's admin address; all use the HTTP API of ingest.
+    /// Clients of each service's admin address; all but those of ingest use the HTTP API of the
+    /// first one of ingest.
     apis: BTreeMap<Service, Api>,
+    stores: Vec<u16>,
     bridge: u16,
 }
 
+fn at(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
 impl Cluster {
-    /// A cluster that is not started yet; `bridge_flags` are its certificates. It has so many
-    /// partitions of so many store nodes each, or one store node for everything.
+    /// A cluster that is not started yet, on the Kafka at this address.
     pub fn new(
         binary: &Path,
         dir: &Path,
         name: &str,
         kafka: &str,
-        bridge_flags: &[String],
-        partitions: Option<(usize, usize)>,
+        layout: &Layout,
     ) -> Result<Self> {
         let dir = dir.join(format!("cluster-{name}"));
         fs::create_dir_all(&dir)?;
-        let (http, bridge) = (free_port(), free_port());
-        let at = |port: u16| format!("127.0.0.1:{port}");
-        let nodes = partitions.map_or(1, |(partitions, replicas)| partitions * replicas);
-        let stores: Vec<_> = (0..nodes).map(|_| free_port()).collect();
-        let declared = partitions.map(|(_, replicas)| {
-            let addresses: Vec<_> = stores.iter().map(|port| at(*port)).collect();
-            declaration(name, &addresses, replicas)
-        });
+        let https: Vec<_> = (0..layout.ingests).map(|_| free_port()).collect();
+        let stores: Vec<_> = (0..layout.store_nodes()).map(|_| free_port()).collect();
+        let bridge = free_port();
+        let declared = match layout.partitions {
+            Some((_, replicas)) => {
+                let addresses = addresses(&stores, layout.network.as_deref())?;
+                Some(declaration(name, &addresses, replicas))
+            }
+            None => None,
+        };
         let (mut commands, mut apis) = (BTreeMap::new(), BTreeMap::new());
-        for service in services(nodes) {
-            let admin = free_port();
-            apis.insert(service, Api::new(http, admin));
+        for service in layout.services() {
+            let (admin, mut http) = (free_port(), https[0]);
             let mut flags = vec![service.subcommand().to_owned()];
             let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
-            flag("--kafka", kafka.to_owned());
-            flag("--cluster", name.to_owned());
-            flag("--listen-admin", at(admin));
+            let mut log = kafka.to_owned();
             match service {
-                Service::Ingest => flag("--listen", at(http)),
+                Service::Ingest(number) => {
+                    http = https[number];
+                    flag("--listen", at(http));
+                    flag("--server-name", service.name());
+                }
                 Service::StoreNode(number) => {
+                    log = layout.logs.get(number).cloned().unwrap_or(log);
                     flag("--listen", at(stores[number]));
                     if declared.is_some() {
                         flag("--node", node(number));
                     }
-                    let data = dir.join(service.name());
-                    flag("--data-dir", data.to_str().expect("a UTF-8 path").to_owned());
+                    flag("--data-dir", service.name());
                 }
                 Service::Cdc => {}
                 Service::Bridge => flag("--listen", at(bridge)),
             }
+            flag("--kafka", log);
+            flag("--cluster", name.to_owned());
+            flag("--listen-admin", at(admin));
             if declared.is_none() && !matches!(service, Service::StoreNode(_)) {
                 flag("--store-node", at(stores[0]));
             }
             if service == Service::Bridge {
-                flags.extend_from_slice(bridge_flags);
+                flags.extend(layout.bridge.iter().flatten().cloned());
             }
+            apis.insert(service, Api::new(http, admin));
             commands.insert(service, flags);
         }
         Ok(Cluster {
             name: name.to_owned(),
             dir,
             declared,
+            network: layout.network.clone(),
             commands,
             binary: binary.to_owned(),
             processes: BTreeMap::new(),
             apis,
+            stores,
             bridge,
         })
     }
@@ -197,6 +253,11 @@ impl Cluster {
         self.services().filter(|service| matches!(service, Service::StoreNode(_))).count()
     }
 
+    /// Where one of its store nodes listens; others may reach it by a way through a network.
+    pub fn store_node_address(&self, number: usize) -> String {
+        at(self.stores[number])
+    }
+
     /// Where its bridge listens.
     pub fn bridge_address(&self) -> String {
         format!("127.0.0.1:{}", self.bridge)
@@ -204,7 +265,12 @@ impl Cluster {
 
     /// Its HTTP API.
     pub fn api(&self) -> Api {
-        self.apis[&Service::Ingest].clone()
+        self.api_of(Service::Ingest(0))
+    }
+
+    /// The admin API of one of its services, with the HTTP API of it or of its cluster.
+    pub fn api_of(&self, service: Service) -> Api {
+        self.apis[&service].clone()
     }
 
     /// Whether a service says that it can do its work.
@@ -232,7 +298,11 @@ impl Cluster {
         command.arg(&self.binary).args(&self.commands[&service]).current_dir(&self.dir);
         let log = self.dir.join(format!("{}.log", service.name()));
         let name = format!("{} of {}", service.name(), self.name);
-        self.processes.insert(service, Process::spawn(&name, &command, &log)?);
+        let process = Process::spawn(&name, &command, &log)?;
+        if let (Service::StoreNode(number), Some(network)) = (service, &self.network) {
+            network.set_process(End::Node(number), process.pid());
+        }
+        self.processes.insert(service, process);
         Ok(())
     }
 
@@ -242,8 +312,8 @@ impl Cluster {
         let mut services: Vec<_> = self.services().collect();
         if let Some(declared) = self.declared.clone() {
             // Store nodes have to know which ones they are, and ingest is whom to tell.
-            self.start(Service::Ingest)?;
-            services.retain(|service| *service != Service::Ingest);
+            self.start(Service::Ingest(0))?;
+            services.retain(|service| *service != Service::Ingest(0));
             wait_until("the store nodes are declared", PATIENCE, || {
                 Ok(api.apply(&declared).is_ok())
             })
@@ -256,10 +326,29 @@ impl Cluster {
 
     /// Kills one service (`kill -9`) and starts it again.
     pub fn kill_and_restart(&mut self, service: Service) -> Result<()> {
-        if let Some(mut process) = self.processes.remove(&service) {
-            process.kill_hard()?;
-        }
+        self.kill(service)?;
         self.start(service)
+    }
+
+    /// Kills one service (`kill -9`).
+    pub fn kill(&mut self, service: Service) -> Result<()> {
+        match self.processes.remove(&service) {
+            Some(mut process) => process.kill_hard(),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a signal to a service that runs, named as `kill` names it.
+    pub fn signal(&mut self, service: Service, name: &str) -> Result<()> {
+        let process = self.processes.get_mut(&service);
+        process.with_context(|| format!("{} does not run", service.name()))?.signal(name)
+    }
+
+    /// Deletes all that a service keeps on disk, which must not run.
+    pub fn wipe(&mut self, service: Service) -> Result<()> {
+        ensure!(!self.processes.contains_key(&service), "{} runs", service.name());
+        let data = self.dir.join(service.name());
+        fs::remove_dir_all(&data).with_context(|| format!("cannot delete {}", data.display()))
     }
 
     /// Starts every service again that has ended by itself, as whoever supervises processes does.
@@ -300,14 +389,17 @@ impl Cluster {
     }
 }
 
-/// The services of a cluster with so many store nodes, in the order in which they are started.
-fn services(store_nodes: usize) -> impl Iterator<Item = Service> {
-    let others = [Service::Ingest, Service::Cdc, Service::Bridge];
-    (0..store_nodes).map(Service::StoreNode).chain(others)
+/// Where the store nodes at these ports are reached.
+fn addresses(stores: &[u16], network: Option<&Network>) -> Result<Vec<String>> {
+    let reached = stores.iter().enumerate().map(|(number, port)| match network {
+        Some(network) => network.way(End::Node(number), *port).map(at),
+        None => Ok(at(*port)),
+    });
+    reached.collect()
 }
 
 /// The name of a store node.
-fn node(number: usize) -> String {
+pub fn node(number: usize) -> String {
     format!("node-{number}")
 }
 

@@ -20,6 +20,8 @@ pub struct TlsFiles {
 #[derive(Debug, Clone, Default)]
 pub struct BrokerSettings {
     listeners: Vec<(&'static str, u16)>,
+    /// Where it listens, and where clients find that.
+    ways: Vec<(u16, u16)>,
     tls: Option<(TlsFiles, bool)>,
     user: Option<(String, String)>,
     others: Vec<(String, String)>,
@@ -50,6 +52,13 @@ impl BrokerSettings {
         self
     }
 
+    /// Listens on `port`, too, and tells who comes there to go on coming by `reached`.
+    #[must_use]
+    pub fn way(mut self, port: u16, reached: u16) -> Self {
+        self.ways.push((port, reached));
+        self
+    }
+
     /// The user that must be known to SCRAM once the broker runs.
     pub(super) fn user(&self) -> Option<(&str, &str)> {
         self.user.as_ref().map(|(user, password)| (user.as_str(), password.as_str()))
@@ -58,13 +67,8 @@ impl BrokerSettings {
     /// The settings as `key=value`; writes the broker's key store into `dir`.
     pub(super) fn lines(&self, dir: &Path, port: u16) -> Result<Vec<String>> {
         let mut lines = Vec::new();
-        if !self.listeners.is_empty() {
-            let mut addresses = vec![format!("PLAINTEXT://127.0.0.1:{port}")];
-            addresses
-                .extend(self.listeners.iter().map(|(kind, at)| format!("{kind}://127.0.0.1:{at}")));
-            let advertised = addresses.join(",");
-            lines.push(format!("advertised.listeners={advertised}"));
-            lines.push(format!("listeners={advertised},CONTROLLER://127.0.0.1:{}", port + 1));
+        if !self.listeners.is_empty() || !self.ways.is_empty() {
+            lines.extend(self.listener_lines(port));
         }
         if let Some((files, client_certificates)) = &self.tls {
             lines.extend(tls_lines(files, *client_certificates, dir)?);
@@ -74,6 +78,31 @@ impl BrokerSettings {
         }
         lines.extend(self.others.iter().map(|(key, value)| format!("{key}={value}")));
         Ok(lines)
+    }
+}
+
+/// Which protocol each listener speaks.
+const PROTOCOLS: &str = "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,\
+                         SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL";
+
+impl BrokerSettings {
+    fn listener_lines(&self, port: u16) -> [String; 3] {
+        let plain = [("PLAINTEXT".to_owned(), port, port)];
+        let others = self.listeners.iter().map(|(kind, at)| ((*kind).to_owned(), *at, *at));
+        let ways = self.ways.iter().enumerate();
+        let ways = ways.map(|(number, (port, reached))| (format!("WAY{number}"), *port, *reached));
+        let all: Vec<_> = plain.into_iter().chain(others).chain(ways).collect();
+        let list = |which: fn(&(String, u16, u16)) -> u16| {
+            let each = all.iter().map(|one| format!("{}://127.0.0.1:{}", one.0, which(one)));
+            each.collect::<Vec<_>>().join(",")
+        };
+        let protocols: String =
+            (0..self.ways.len()).map(|number| format!(",WAY{number}:PLAINTEXT")).collect();
+        [
+            format!("advertised.listeners={}", list(|one| one.2)),
+            format!("listeners={},CONTROLLER://127.0.0.1:{}", list(|one| one.1), port + 1),
+            format!("listener.security.protocol.map={PROTOCOLS}{protocols}"),
+        ]
     }
 }
 
