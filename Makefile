@@ -1,12 +1,15 @@
 # What to do with this repository. `make run` and `make test` do all the set-up themselves.
 SHELL := /bin/bash
 CARGO := scripts/cargo
+CHAOS_SECONDS ?= 1800
+CHAOS_REPORT ?= docs/chaos.md
 .DEFAULT_GOAL := help
-.PHONY: help run test build demo-kafka bench audit format clean
+.PHONY: help run test chaos build demo-kafka bench audit format clean
 
 help:
 	@echo 'make run         start two clusters on this machine and watch them replicate (stop with Ctrl-C)'
 	@echo 'make test        format, lints, all tests; a real Kafka is found or started'
+	@echo 'make chaos       half an hour in which something fails every few seconds; writes $(CHAOS_REPORT)'
 	@echo 'make demo-kafka  the same two clusters as separate processes on a real Kafka'
 	@echo 'make build       an optimised binary: target/release/anabranch'
 	@echo 'make bench       measurements on a real Kafka'
@@ -25,6 +28,14 @@ test:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace --no-fail-fast
+
+# ANABRANCH_TEST_SEED repeats a run; CHAOS_SECONDS and CHAOS_REPORT say how long and where.
+chaos:
+	@scripts/dependencies test
+	@mkdir -p $(dir $(CHAOS_REPORT))
+	ANABRANCH_TEST_CHAOS_SECONDS=$(CHAOS_SECONDS) ANABRANCH_TEST_CHAOS_BOUND_MS=2000 \
+	  ANABRANCH_TEST_CHAOS_REPORT=$(abspath $(CHAOS_REPORT)) \
+	  $(CARGO) test --workspace --test chaos -- --nocapture
 
 build:
 	@scripts/dependencies build
