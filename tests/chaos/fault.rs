@@ -51,7 +51,7 @@ pub(crate) enum Fault {
 }
 
 /// What happens to store nodes.
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 11] = [
     Fault::Kill,
     Fault::Wipe,
     Fault::Pause,
@@ -59,6 +59,7 @@ const FAULTS: [Fault; 10] = [
     Fault::Cut(Cut::Silent),
     Fault::Cut(Cut::Deaf),
     Fault::Cut(Cut::Mute),
+    Fault::Cut(Cut::Apart),
     Fault::CutLog(Cut::Broken),
     Fault::CutLog(Cut::Silent),
     Fault::CutAll,
@@ -71,9 +72,10 @@ impl fmt::Display for Fault {
             Fault::Wipe => "killed and wiped",
             Fault::Pause => "paused",
             Fault::Cut(Cut::Broken) => "connections broken",
-            Fault::Cut(Cut::Silent) => "cut off from the others",
+            Fault::Cut(Cut::Silent) => "cut off from nodes and clients",
             Fault::Cut(Cut::Deaf) => "hears nothing",
             Fault::Cut(Cut::Mute) => "is not heard",
+            Fault::Cut(Cut::Apart) => "cut off from other nodes, not from clients",
             Fault::CutLog(Cut::Broken) => "connections to the log broken",
             Fault::CutLog(_) => "cut off from the log",
             Fault::CutAll => "cut off from everything",
@@ -260,7 +262,7 @@ impl Chaos<'_> {
     /// Waits beside until a victim does its work again, and the others of its partition know it.
     fn getting_well(&self, victim: Service) -> JoinHandle<Result<Duration>> {
         let (nodes, stage) = (Arc::clone(self.nodes), Arc::clone(self.stage));
-        let (api, stable) = (self.cluster.api_of(victim), self.watch.stable().unwrap_or(0));
+        let (api, stable) = (self.cluster.api_of(victim), self.watch.stable());
         thread::spawn(move || {
             let is_known = || match victim {
                 Service::StoreNode(number) => {

@@ -10,8 +10,8 @@
 //! `make chaos` runs it for half an hour and writes a report. What can be set:
 //! * `ANABRANCH_TEST_SEED`: what goes wrong when, and what clients do; it is printed.
 //! * `ANABRANCH_TEST_CHAOS_SECONDS`: for how long things go wrong.
-//! * `ANABRANCH_TEST_CHAOS_BOUND_MS`: how long a partition may not be read, and nothing new become
-//!   stable. It is generous unless set: the machine of a test may stand still for seconds.
+//! * `ANABRANCH_TEST_CHAOS_BOUND_MS`: how long a partition may not be read, and a reader see
+//!   nothing new. It is generous unless set: the machine of a test may stand still for seconds.
 //! * `ANABRANCH_TEST_CHAOS_REPORT`: the file of the report.
 
 #[path = "../crash/changes.rs"]
@@ -202,6 +202,6 @@ fn conclude(report: &Report<'_>, dir: &Path) -> Result<()> {
     ensure!(report.ended.is_empty(), "ended by themselves:\n{}", report.ended.join("\n"));
     let (unread, unstable) = (report.longest_unread(), report.longest_unstable());
     ensure!(unread <= bound, "a partition could not be read for {unread:?}");
-    ensure!(unstable <= bound, "nothing new became stable for {unstable:?}");
+    ensure!(unstable <= bound, "a reader saw nothing new for {unstable:?}");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
-use anabranch_tests::history::{History, Violation};
+use anabranch_tests::history::{Action, History, Violation};
 
 use crate::fault::{Happened, count};
 use crate::watch::{Stretch, Watched};
@@ -32,10 +32,11 @@ impl Report<'_> {
         self.longest(self.watched.unread.iter().flatten())
     }
 
-    /// The longest time in which nothing new became stable, but for those in which a process that
-    /// is no store node was away: what it had begun to write hides what comes after it.
+    /// The longest time in which a reader saw nothing new, but for those in which a process that is
+    /// no store node was away: what it had begun to write hides what comes after it.
     pub(crate) fn longest_unstable(&self) -> Duration {
-        self.longest(self.watched.unstable.iter().filter(|stretch| !self.is_of_writers(**stretch)))
+        let all = self.watched.unstable.iter().flatten();
+        self.longest(all.filter(|stretch| !self.is_of_writers(**stretch)))
     }
 
     fn longest<'b>(&self, all: impl Iterator<Item = &'b Stretch>) -> Duration {
@@ -53,6 +54,15 @@ impl Report<'_> {
     fn awake(&self, stretch: Stretch) -> Duration {
         let asleep = self.watched.asleep.iter().map(|asleep| asleep.shared(stretch)).sum();
         stretch.length().saturating_sub(asleep)
+    }
+
+    /// How long the slowest operation of a kind took.
+    fn slowest(&self, kind: impl Fn(&Action) -> bool) -> Duration {
+        let all = self.history.operations().map(|(_, operation)| operation);
+        let took = all
+            .filter(|operation| kind(&operation.action))
+            .map(|operation| operation.ended.0 - operation.began.0);
+        Duration::from_nanos(took.max().unwrap_or(0))
     }
 
     /// What was there during a stretch.
@@ -89,12 +99,17 @@ impl Report<'_> {
         row("lasted", format!("{} min {} s", lasted / 60, lasted % 60))?;
         row("seed", self.seed.to_string())?;
         row("rounds acknowledged", self.history.writes().count().to_string())?;
+        row("longest time until one was", seconds(self.slowest(is_write)))?;
         row("reads of sessions", self.history.reads().count().to_string())?;
+        row("longest of these", seconds(self.slowest(|action| !is_write(action))))?;
         row("reads of probes, without a token", self.watched.answers.to_string())?;
         row("requests refused, and made again or given up", self.refused.to_string())?;
         row("change events, each once and in order", self.events.to_string())?;
         row("longest time without reads of a partition", seconds(self.longest_unread()))?;
-        row("longest time without anything new stable", seconds(self.longest_unstable()))?;
+        row(
+            "longest time in which a reader saw nothing new, while all servers lived",
+            seconds(self.longest_unstable()),
+        )?;
         row("violations", self.violations.len().to_string())?;
         row("processes that ended by themselves", self.ended.len().to_string())?;
 
@@ -105,7 +120,10 @@ impl Report<'_> {
         for (partition, unread) in self.watched.unread.iter().enumerate() {
             self.stretches(page, &format!("Partition {partition} was not read"), unread)?;
         }
-        self.stretches(page, "Nothing new was stable", &self.watched.unstable)?;
+        for (partition, unstable) in self.watched.unstable.iter().enumerate() {
+            let title = format!("Who reads partition {partition} saw nothing new");
+            self.stretches(page, &title, unstable)?;
+        }
         for violation in self.violations.iter().take(50) {
             writeln!(page, "\n{violation}")?;
         }
@@ -123,6 +141,10 @@ impl Report<'_> {
         }
         Ok(())
     }
+}
+
+fn is_write(action: &Action) -> bool {
+    matches!(action, Action::Write(_))
 }
 
 fn seconds(duration: Duration) -> String {

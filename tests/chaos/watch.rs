@@ -2,12 +2,12 @@
 //! stable, and whether what is stable goes back (ST-3).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anabranch_tests::cluster::Terms;
 use anyhow::{Result, bail, ensure};
-use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::nodes::Nodes;
@@ -59,7 +59,6 @@ impl Meter {
 
     /// It happened, now.
     pub(crate) fn happened(&mut self, now: Duration) {
-        // Of two that see it at the same time the second one may tell first.
         let stretch = Stretch { from: self.last, to: now.max(self.last) };
         self.last = stretch.to;
         if stretch.length() > SHORT {
@@ -79,25 +78,25 @@ impl Meter {
 pub(crate) struct Watched {
     /// By partition when it could not be read.
     pub(crate) unread: Vec<Vec<Stretch>>,
-    /// When nothing new became stable.
-    pub(crate) unstable: Vec<Stretch>,
+    /// By reader when it saw nothing new.
+    pub(crate) unstable: Vec<Vec<Stretch>>,
     /// When this process itself did not run.
     pub(crate) asleep: Vec<Stretch>,
     /// How often each reader was answered.
     pub(crate) answers: u64,
 }
 
-/// The newest stable transaction that a reader was told of.
-struct Newest {
-    txn: Option<u64>,
-    meter: Meter,
+/// What a reader saw.
+struct Told {
+    unread: Vec<Stretch>,
+    unstable: Vec<Stretch>,
+    answers: u64,
 }
 
 /// Threads that watch.
 pub(crate) struct Watch {
-    stage: Arc<Stage>,
-    newest: Arc<Mutex<Newest>>,
-    readers: Vec<JoinHandle<(Vec<Stretch>, u64)>>,
+    newest: Arc<AtomicU64>,
+    readers: Vec<JoinHandle<Told>>,
     asleep: JoinHandle<Vec<Stretch>>,
     others: Vec<JoinHandle<()>>,
 }
@@ -105,8 +104,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Reads the document of this number of each partition, and asks the store nodes.
     pub(crate) fn start(stage: &Arc<Stage>, read: &[usize], nodes: &Arc<Nodes>) -> Self {
-        let meter = Meter::new(stage.now());
-        let newest = Arc::new(Mutex::new(Newest { txn: None, meter }));
+        let newest = Arc::new(AtomicU64::new(0));
         let reader = |(partition, number): (usize, &usize)| {
             let reader = Reader {
                 stage: Arc::clone(stage),
@@ -125,12 +123,12 @@ impl Watch {
         ];
         let napping = Arc::clone(stage);
         let asleep = thread::spawn(move || nap(&napping));
-        Watch { stage: Arc::clone(stage), newest, readers, asleep, others }
+        Watch { newest, readers, asleep, others }
     }
 
     /// The newest stable transaction that a reader was told of.
-    pub(crate) fn stable(&self) -> Option<u64> {
-        self.newest.lock().txn
+    pub(crate) fn stable(&self) -> u64 {
+        self.newest.load(Ordering::Relaxed)
     }
 
     /// What was seen, once the run is over.
@@ -138,8 +136,9 @@ impl Watch {
         let mut watched = Watched::default();
         let panicked = "a thread that watches panicked";
         for reader in self.readers {
-            let Ok((unread, answers)) = reader.join() else { bail!(panicked) };
+            let Ok(Told { unread, unstable, answers }) = reader.join() else { bail!(panicked) };
             watched.unread.push(unread);
+            watched.unstable.push(unstable);
             watched.answers += answers;
         }
         for other in self.others {
@@ -147,8 +146,6 @@ impl Watch {
         }
         let Ok(asleep) = self.asleep.join() else { bail!(panicked) };
         watched.asleep = asleep;
-        let mut newest = self.newest.lock();
-        watched.unstable = std::mem::take(&mut newest.meter).finish(self.stage.lasted());
         Ok(watched)
     }
 }
@@ -156,14 +153,15 @@ impl Watch {
 /// Reads one document again and again, without a token.
 struct Reader {
     stage: Arc<Stage>,
-    newest: Arc<Mutex<Newest>>,
+    newest: Arc<AtomicU64>,
     document: String,
     server: usize,
 }
 
 impl Reader {
-    fn run(mut self) -> (Vec<Stretch>, u64) {
-        let (mut meter, mut answers) = (Meter::new(self.stage.now()), 0);
+    fn run(mut self) -> Told {
+        let mut read = Meter::new(self.stage.now());
+        let (mut stable, mut newest, mut answers) = (Meter::new(self.stage.now()), 0, 0);
         let terms = Terms { limit: Some(PATIENCE), ..Terms::default() };
         while !self.stage.is_over() {
             let api = self.stage.api(self.server);
@@ -177,19 +175,20 @@ impl Reader {
             }
             match answer {
                 Ok(reply) if is_answer(&reply) => {
-                    meter.happened(now);
+                    read.happened(now);
                     answers += 1;
-                    let mut newest = self.newest.lock();
-                    if newest.txn < reply.txn {
-                        newest.txn = reply.txn;
-                        newest.meter.happened(now);
+                    if reply.txn > Some(newest) {
+                        newest = reply.txn.unwrap_or(newest);
+                        stable.happened(now);
+                        self.newest.fetch_max(newest, Ordering::Relaxed);
                     }
                 }
                 Ok(_) | Err(_) => self.server = (self.server + 1) % self.stage.servers(),
             }
             thread::sleep(OFTEN);
         }
-        (meter.finish(self.stage.lasted()), answers)
+        let end = self.stage.lasted();
+        Told { unread: read.finish(end), unstable: stable.finish(end), answers }
     }
 }
 

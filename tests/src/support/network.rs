@@ -41,6 +41,9 @@ pub enum Cut {
     Deaf,
     /// Nothing comes from there, but what is sent there passes.
     Mute,
+    /// Nothing passes between it and other ends that are known, such as other nodes: but clients
+    /// reach it.
+    Apart,
 }
 
 /// How the ends are cut off that are.
@@ -194,7 +197,10 @@ impl Link {
     /// Waits until what one end sends gets to the other one.
     async fn open(&self, sender: Option<End>, receiver: Option<End>) {
         let passes = |cuts: &Cuts| {
-            let is_held = is(cuts, sender, Cut::Silent)
+            let both = sender.is_some() && receiver.is_some();
+            let is_held = (both && is(cuts, sender, Cut::Apart))
+                || (both && is(cuts, receiver, Cut::Apart))
+                || is(cuts, sender, Cut::Silent)
                 || is(cuts, sender, Cut::Mute)
                 || is(cuts, receiver, Cut::Silent)
                 || is(cuts, receiver, Cut::Deaf);

@@ -55,6 +55,7 @@ fn what_a_cut_holds_back_arrives_once_it_heals() -> Result<()> {
         (End::Node(2), Cut::Silent, [false, false]),
         (End::Node(2), Cut::Deaf, [true, false]),
         (End::Node(2), Cut::Mute, [false, true]),
+        (End::Node(1), Cut::Apart, [false, false]),
         (End::Node(3), Cut::Silent, [true, true]),
     ];
     for (byte, (end, cut, [there, back])) in (1..).zip(cuts) {
@@ -115,7 +116,7 @@ fn new_connections_pass_once_a_cut_heals() -> Result<()> {
         arrives(byte, &mut client, limit)
     };
     let ends = [End::Node(1), End::Node(2)];
-    for cut in [Cut::Broken, Cut::Silent, Cut::Deaf, Cut::Mute] {
+    for cut in [Cut::Broken, Cut::Silent, Cut::Deaf, Cut::Mute, Cut::Apart] {
         for end in ends {
             network.cut(end, cut);
             for _ in 0..10 {
@@ -125,5 +126,18 @@ fn new_connections_pass_once_a_cut_heals() -> Result<()> {
             assert!(echoes(1, SOON)?, "{end:?} {cut:?}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn clients_reach_a_node_that_is_apart_from_the_others() -> Result<()> {
+    let (network, listener) = (Network::new()?, TcpListener::bind("127.0.0.1:0")?);
+    let port = network.way(End::Node(1), listener.local_addr()?.port())?;
+    let mut client = TcpStream::connect(("127.0.0.1", port))?;
+    let mut server = listener.accept()?.0;
+    network.cut(End::Node(1), Cut::Apart);
+    client.write_all(&[1])?;
+    server.write_all(&[1])?;
+    assert!(arrives(1, &mut server, SOON)? && arrives(1, &mut client, SOON)?);
     Ok(())
 }
