@@ -3,6 +3,8 @@
 //! clusters are known only to the process that has them. While the log is away the answer comes all
 //! the same, in time, and says what is not known.
 
+pub(crate) mod verify;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +66,9 @@ pub(crate) struct ClusterStatus {
     pub(crate) slices: u16,
     /// The transaction id that the next write will have at least.
     pub(crate) log_end: Option<u64>,
+    /// What the cluster's reads need is kept from this transaction on; none if no store node says.
+    #[serde(default)]
+    pub(crate) gc_timestamp: Option<u64>,
     pub(crate) parts: Vec<PartStatus>,
     /// The store nodes that the cluster declares, as one of them knows them.
     #[serde(default)]
@@ -98,6 +103,9 @@ pub(crate) struct NodeStatus {
     pub(crate) next: Option<u64>,
     /// Every transaction below it survives a crash of the node.
     pub(crate) durable: Option<u64>,
+    /// The oldest transaction at which it reads, or about the newest that is stable.
+    #[serde(default)]
+    pub(crate) gc_timestamp: Option<u64>,
     pub(crate) lag_transactions: Option<u64>,
     pub(crate) lag_seconds: Option<f64>,
     /// How likely it is that it is gone, from 0 to 1.
@@ -120,7 +128,8 @@ pub(crate) struct LinkStatus {
 
 /// The routes of a board.
 pub(crate) fn routes(board: Board) -> Router {
-    Router::new().route(PATH, get(status)).with_state(Arc::new(board))
+    let routes = Router::new().route(PATH, get(status)).route(verify::PATH, get(verify::answer));
+    routes.with_state(Arc::new(board))
 }
 
 async fn status(State(board): State<Arc<Board>>) -> Json<ClusterStatus> {
@@ -158,9 +167,10 @@ impl Board {
         if self.ingest {
             parts.push(self.ingest(end.clone()));
         }
-        let mut nodes = Vec::new();
+        let (mut nodes, mut gc_timestamp) = (Vec::new(), None);
         if let Some(store) = &self.store {
             let reply = ask(store.clone()).await;
+            gc_timestamp = reply.as_ref().ok().map(|reply| reply.gc_timestamp);
             let position = reply.as_ref().map(|reply| reply.applied_next).map_err(String::clone);
             parts.push(self.part(until, "store-node", position).await);
             for node in reply.into_iter().flat_map(|reply| reply.nodes) {
@@ -175,6 +185,7 @@ impl Board {
             actor: self.cluster.actor.to_string(),
             slices: self.cluster.slices.get(),
             log_end: end.ok(),
+            gc_timestamp,
             parts,
             nodes,
             links,
@@ -255,6 +266,7 @@ impl Board {
             address: node.address,
             next: node.base,
             durable: node.durable,
+            gc_timestamp: node.gc_timestamp,
             lag_transactions,
             lag_seconds,
             suspicion: node.suspicion,

@@ -1,10 +1,14 @@
-//! `anabranch status`: how far each part of a cluster is behind its log.
+//! `anabranch status`: how far each part of a cluster is behind its log; with `--verify` whether its
+//! replicas hold the same.
 
+use anabranch_core::cluster::NodeId;
 use anyhow::{Context, Result};
 use reqwest::Method;
 
+use crate::board::verify::{self, Checksum, Difference, Verification, VerifiedNode};
 use crate::board::{self, ClusterStatus, LinkStatus, NodeStatus, PartStatus};
 use crate::client::Client;
+use crate::failure::{Exit, Failure};
 use crate::output::{Table, print};
 
 /// Show how far each part of a cluster is behind its log.
@@ -18,10 +22,27 @@ pub(crate) struct Args {
     /// Print what the servers say as JSON, one a line.
     #[arg(long)]
     json: bool,
+    /// Compare what the replicas of each partition hold, at one timestamp; fails if it is not the
+    /// same. Reads all documents of all store nodes.
+    #[arg(long)]
+    verify: bool,
+    /// With --verify: ask only these store nodes. Of one alone its checksum is shown.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "verify")]
+    node: Vec<NodeId>,
+    /// With --verify: into how many intervals the keyspace is cut, a power of two up to 4096
+    /// [default: 256].
+    #[arg(long, value_name = "COUNT", requires = "verify")]
+    intervals: Option<u32>,
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let Args { server, json } = args;
+    let Args { server, json, verify, node, intervals } = args;
+    if verify {
+        let names: Vec<_> = node.iter().map(NodeId::as_str).collect();
+        let intervals = intervals.unwrap_or(0);
+        let path = format!("{}?intervals={intervals}&nodes={}", verify::PATH, names.join(","));
+        return verify_all(&server, &path, json).await;
+    }
     let mut statuses = Vec::new();
     for server in &server {
         let client = Client::new(server)?;
@@ -45,9 +66,23 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 fn show(status: &ClusterStatus) -> Result<()> {
-    let ClusterStatus { cluster, actor, slices, log_end, parts, nodes, links, not_ready } = status;
-    let end = log_end.map_or("unknown".to_owned(), |end| end.to_string());
-    print(format_args!("cluster {cluster} ({actor}), {slices} slices, log end {end}"))?;
+    let ClusterStatus {
+        cluster,
+        actor,
+        slices,
+        log_end,
+        gc_timestamp,
+        parts,
+        nodes,
+        links,
+        not_ready,
+    } = status;
+    let known = |txn: &Option<u64>| txn.map_or("unknown".to_owned(), |txn| txn.to_string());
+    print(format_args!(
+        "cluster {cluster} ({actor}), {slices} slices, log end {}, kept for reads from {}",
+        known(log_end),
+        known(gc_timestamp),
+    ))?;
     let mut table = Table::new(&["PART", "NEXT", "BEHIND (TXNS)", "BEHIND (S)", "NOTE"]);
     for PartStatus { part, next, lag_transactions, lag_seconds, error } in parts {
         table.row([
@@ -73,6 +108,64 @@ fn show(status: &ClusterStatus) -> Result<()> {
     Ok(())
 }
 
+/// Asks each server to compare the replicas of its cluster.
+async fn verify_all(servers: &[String], path: &str, json: bool) -> Result<()> {
+    let (mut differ, mut away) = (0, 0);
+    for (index, server) in servers.iter().enumerate() {
+        let client = Client::new(server)?;
+        let request = client.unlimited(Method::GET, path);
+        let found: Verification =
+            client.json(request).await.with_context(|| format!("ask {server} to verify"))?;
+        differ += found.differences.len();
+        away += found.nodes.iter().filter(|node| node.holds.is_none()).count();
+        if json {
+            print(serde_json::to_string(&found)?)?;
+            continue;
+        }
+        if index > 0 {
+            print("")?;
+        }
+        show_verification(&found)?;
+    }
+    if differ > 0 {
+        let message = format!("replicas do not hold the same in {differ} intervals");
+        return Err(Failure::new(Exit::Failed, message)
+            .with_hint("one of them is wrong: stop it, empty its data directory, and start it")
+            .into());
+    }
+    if away > 0 {
+        let message = format!("{away} store nodes did not say what they hold");
+        return Err(Failure::new(Exit::Unavailable, message).into());
+    }
+    Ok(())
+}
+
+fn show_verification(found: &Verification) -> Result<()> {
+    let Verification { cluster, transaction, nodes, differences } = found;
+    let Some(transaction) = transaction else {
+        return print(format_args!("cluster {cluster}: nothing was written yet"));
+    };
+    print(format_args!("cluster {cluster}, at transaction {transaction}"))?;
+    let mut table = Table::new(&["STORE NODE", "PARTITION", "DOCUMENTS", "CHECKSUM", "NOTE"]);
+    for VerifiedNode { node, partition, holds, error } in nodes {
+        let (documents, checksum) = match holds {
+            Some(Checksum { documents, checksum }) => (documents.to_string(), checksum.clone()),
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        let note = error.clone().unwrap_or_default();
+        table.row([node.clone(), partition.to_string(), documents, checksum, note]);
+    }
+    print(table)?;
+    for Difference { partition, first, last, nodes } in differences {
+        print(format_args!("partition {partition}, positions {first} to {last} differ:"))?;
+        for held in nodes {
+            let Checksum { documents, checksum } = &held.holds;
+            print(format_args!("  {}: {documents} documents, {checksum}", held.node))?;
+        }
+    }
+    Ok(())
+}
+
 fn node_table(nodes: &[NodeStatus]) -> Table {
     let mut table = Table::new(&[
         "STORE NODE",
@@ -80,6 +173,7 @@ fn node_table(nodes: &[NodeStatus]) -> Table {
         "ADDRESS",
         "NEXT",
         "DURABLE",
+        "READS FROM",
         "BEHIND (TXNS)",
         "BEHIND (S)",
         "SUSPICION",
@@ -92,6 +186,7 @@ fn node_table(nodes: &[NodeStatus]) -> Table {
             node.address.clone(),
             or_dash(node.next.as_ref()),
             or_dash(node.durable.as_ref()),
+            or_dash(node.gc_timestamp.as_ref()),
             or_dash(node.lag_transactions.as_ref()),
             seconds(node.lag_seconds),
             format!("{:.2}", node.suspicion),

@@ -11,6 +11,7 @@ const REPEATED: &str = "anabranch_store_node_repeated_rounds_total";
 const CONFLICTS: &str = "anabranch_store_node_conflicting_inserts_total";
 const TOO_LARGE: &str = "anabranch_store_node_too_large_documents_total";
 const MISPLACED: &str = "anabranch_store_node_misplaced_mutations_total";
+const LOG_READ: &str = "anabranch_store_node_log_read_bytes_total";
 const LOST: &str = "anabranch_store_node_lost_parts_total";
 const ORPHANS: &str = "anabranch_store_node_orphan_parts_total";
 const HALTED: &str = "anabranch_store_node_halted";
@@ -24,6 +25,7 @@ const UNDURABLE: &str = "anabranch_store_node_undurable_transactions";
 const NEARLY_TRIMMED: &str = "anabranch_store_node_durable_position_nearly_trimmed";
 const UNREACHABLE: &str = "anabranch_store_node_log_unreachable";
 const STABLE: &str = "anabranch_store_node_stable_txn";
+const GC_TIMESTAMP: &str = "anabranch_store_node_gc_timestamp_txn";
 const FEED_START: &str = "anabranch_store_node_feed_start_txn";
 const READS: &str = "anabranch_store_node_reads_total";
 const READ_SECONDS: &str = "anabranch_store_node_read_seconds";
@@ -42,6 +44,7 @@ pub(crate) fn describe() {
     describe_counter!(CONFLICTS, "Inserts that found their document there");
     describe_counter!(TOO_LARGE, "Documents that a round left as they were: too large after it");
     describe_counter!(MISPLACED, "Mutations in a slice that is not their document's: ignored");
+    describe_counter!(LOG_READ, "Bytes of records read from the log, by topic");
     describe_counter!(LOST, "Parts of rounds whose data was not in the log: lost");
     describe_counter!(ORPHANS, "Parts that no commit record asked for in time: dropped");
     describe_gauge!(HALTED, "1 once a record could not be applied and a person must look");
@@ -55,6 +58,7 @@ pub(crate) fn describe() {
     describe_gauge!(NEARLY_TRIMMED, "1 while what a crash needs of the log is about to go");
     describe_gauge!(UNREACHABLE, "1 while the ends of the log cannot be seen: lags stand still");
     describe_gauge!(STABLE, "Every transaction below it is stable, as far as this node knows");
+    describe_gauge!(GC_TIMESTAMP, "What the cluster's reads need is kept from this one on");
     describe_gauge!(FEED_START, "The first transaction whose changes the feed still has");
     describe_counter!(READS, "Reads, by kind and result");
     describe_histogram!(READ_SECONDS, "Time of a read until its first reply, in seconds");
@@ -114,6 +118,11 @@ pub(crate) fn set_waiting(bytes: usize, commits: usize) {
     gauge!(PENDING).set(as_f64(commits as u64));
 }
 
+/// Records of a topic of the log were read.
+pub(crate) fn record_log_read(topic: &'static str, bytes: usize) {
+    counter!(LOG_READ, "topic" => topic).increment(bytes as u64);
+}
+
 pub(crate) fn set_halted() {
     gauge!(HALTED).set(1.0);
 }
@@ -157,6 +166,11 @@ pub(crate) fn record_read(kind: &'static str, result: String, took: Duration) {
 /// Up to where the cluster is stable.
 pub(crate) fn set_stable(next: u64) {
     gauge!(STABLE).set(next as f64);
+}
+
+/// From where on the cluster's reads need what there is.
+pub(crate) fn set_gc_timestamp(txn: u64) {
+    gauge!(GC_TIMESTAMP).set(as_f64(txn));
 }
 
 /// Counts an open stream until it is dropped.

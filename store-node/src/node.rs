@@ -151,7 +151,9 @@ impl Started<'_> {
         });
         let (log, status) = (Arc::clone(&self.log), Arc::clone(&self.status));
         let storage = Arc::clone(&self.storage);
-        let view = Arc::new(View::new(membership, gossip, log, status, storage, remember));
+        let max_read = Duration::from_millis(self.config.max_read_ms);
+        let view = View::new(membership, gossip, log, status, storage, max_read, remember);
+        let view = Arc::new(view);
         let watching = Arc::clone(&view).run(configurations, self.tasks.shutdown().clone());
         self.tasks.spawn("store-node-view", watching);
         view

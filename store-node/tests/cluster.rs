@@ -5,105 +5,18 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
 
-use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId, PartitionSpec};
-use anabranch_core::document::Mutation;
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::OnConflict;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::Change;
 use anabranch_schemas::store as proto;
 use bytes::Bytes;
-use tempfile::TempDir;
 
-use self::support::log::{APP, Log, Round, car};
+use self::support::cluster::{CARS, Cluster, PARTITIONS, REPLICAS, name, scan_cars};
+use self::support::log::car;
 use self::support::model::Model;
-use self::support::{
-    Node, PATIENCE_MS, at, config, exactly, increment, insert, journal, put, within,
-};
-
-const PARTITIONS: usize = 3;
-const REPLICAS: usize = 2;
-const CARS: i64 = 60;
-
-/// Nodes over a log.
-struct Cluster {
-    dir: TempDir,
-    log: Log,
-    configuration: Configuration,
-    nodes: BTreeMap<NodeId, Node>,
-    rounds: u128,
-}
-
-/// A port that was free a moment ago.
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
-fn name(partition: usize, replica: usize) -> NodeId {
-    format!("p{partition}-r{replica}").parse().unwrap()
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let partition = |partition| PartitionSpec {
-            weight: 1,
-            nodes: (0..REPLICAS)
-                .map(|replica| (name(partition, replica), free_address()))
-                .collect(),
-        };
-        let partitions = (0..PARTITIONS).map(partition).collect();
-        let configuration =
-            Configuration::new(Epoch(1), ClusterSpec { partitions, quorum: None }).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(journal(&dir.path().join("log")));
-        let mut cluster = Cluster { dir, log, configuration, nodes: BTreeMap::new(), rounds: 0 };
-        for node in cluster.configuration.clone().members().keys() {
-            cluster.start_node(node).await;
-        }
-        cluster
-    }
-
-    async fn start_node(&mut self, node: &NodeId) {
-        let mut config = config(&self.dir.path().join(node.as_str()));
-        config.node = Some(node.clone());
-        config.listen = self.configuration.member(node).unwrap().address.parse().unwrap();
-        let configuration = Some(self.configuration.clone());
-        let started = Node::start_in(configuration, config, self.log.journal(), None).await;
-        self.nodes.insert(node.clone(), started);
-    }
-
-    async fn stop_node(&mut self, node: &NodeId) {
-        self.nodes.remove(node).unwrap().stop().await;
-    }
-
-    async fn stop(self) {
-        for node in self.nodes.into_values() {
-            node.stop().await;
-        }
-    }
-
-    fn write(&mut self, mutations: Vec<(i64, Mutation)>) -> TxnId {
-        self.rounds += 1;
-        let millis = 1_000_000 + u64::try_from(self.rounds).unwrap() * 1_000;
-        let mutations =
-            mutations.into_iter().map(|(number, mutation)| (car(number), mutation)).collect();
-        self.log.write(&Round { id: self.rounds, millis, mutations })
-    }
-
-    /// Rounds over all partitions; the last transaction.
-    fn write_some(&mut self) -> TxnId {
-        let mut last = TxnId(0);
-        for number in 0..CARS {
-            let everywhere = (0..CARS).step_by(7).map(|other| (other, increment("visits", 1)));
-            let this = (number, put(&format!("{{\"n\":{number}}}")));
-            last = self.write(everywhere.chain([this]).collect());
-        }
-        self.write(vec![(3, Mutation::Delete)]).max(last)
-    }
-}
+use self::support::{Node, PATIENCE_MS, at, exactly, insert, put, within};
 
 fn keys(replies: &[proto::QueryReply]) -> Vec<String> {
     replies.iter().flat_map(|reply| &reply.items).map(|item| item.key.clone()).collect()
@@ -133,13 +46,7 @@ async fn check(node: &Node, model: &Model, last: TxnId) {
     assert_eq!(keys(&some), expected[..7]);
     let pinned = "SELECT * FROM cars WHERE _id = 5 OR _id = 11";
     assert_eq!(keys(&node.query(pinned, "", at(last)).await.unwrap()), ["11", "5"]);
-    let request = proto::ScanRequest {
-        app: Bytes::copy_from_slice(APP.0.as_bytes()),
-        collection: "cars".to_owned(),
-        at: Some(at(last)),
-        after: Bytes::new(),
-    };
-    let mut scan = node.client.clone().scan(request).await.unwrap().into_inner();
+    let mut scan = node.client.clone().scan(scan_cars(at(last))).await.unwrap().into_inner();
     let mut scanned = Vec::new();
     while let Some(reply) = scan.message().await.unwrap() {
         scanned.extend(reply.items.into_iter().map(|item| item.document_id.to_vec()));
@@ -261,11 +168,9 @@ async fn one_replica_of_each_partition_is_enough() {
 async fn a_partition_without_replicas_is_missed_and_the_others_are_read() {
     let mut cluster = Cluster::start().await;
     let last = cluster.write_some();
-    let of = |number: i64, cluster: &Cluster| {
-        usize::try_from(cluster.configuration.partition_of(car(number).position()).0).unwrap()
-    };
-    let gone = of(1, &cluster);
-    let kept = (0..CARS).find(|number| *number != 3 && of(*number, &cluster) != gone).unwrap();
+    let gone = cluster.partition_of(1);
+    let is_kept = |number: &i64| *number != 3 && cluster.partition_of(*number) != gone;
+    let kept = (0..CARS).find(is_kept).unwrap();
     for replica in 0..REPLICAS {
         cluster.stop_node(&name(gone, replica)).await;
     }

@@ -21,7 +21,8 @@ use anabranch_schemas::records::{ChangesCursor, Commit, Resolved, RoundPart};
 use anabranch_schemas::store::store_node_server::StoreNode;
 use anabranch_schemas::store::{
     FeedReply, FeedRequest, GetReply, GetRequest, OutcomeReply, OutcomeRequest, QueryReply,
-    QueryRequest, ScanItem, ScanReply, ScanRequest, StatusReply, StatusRequest,
+    QueryRequest, ScanItem, ScanReply, ScanRequest, StatusReply, StatusRequest, VerifyReply,
+    VerifyRequest,
 };
 use anabranch_schemas::topics::ClusterName;
 use anabranch_schemas::{decode, encode, state};
@@ -180,6 +181,10 @@ impl StoreNode for Node {
     }
 
     async fn feed(&self, _: Request<FeedRequest>) -> Result<Response<Self::FeedStream>, Status> {
+        absent()
+    }
+
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyReply>, Status> {
         absent()
     }
 

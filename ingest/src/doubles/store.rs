@@ -270,6 +270,13 @@ impl StoreNode for Node {
         Err(Status::unimplemented("feed"))
     }
 
+    async fn verify(
+        &self,
+        _request: Request<proto::VerifyRequest>,
+    ) -> Result<Response<proto::VerifyReply>, Status> {
+        Err(Status::unimplemented("verify"))
+    }
+
     async fn status(
         &self,
         _request: Request<proto::StatusRequest>,

@@ -20,6 +20,7 @@ use anabranch_schemas::{RecordError, decode};
 use super::assembler::{Committed, Part};
 use super::demand::{Demand, Wanted};
 use crate::error::Error;
+use crate::metrics;
 use crate::status::{Status, Trouble};
 
 /// How long one poll waits, and so how long a shutdown takes to be seen.
@@ -108,6 +109,7 @@ pub(super) fn read_commits(source: &Source, at: &TopicPartition, mut next: TxnId
             Ok((records, reader)) => {
                 backoff.reset();
                 source.status.set_trouble(Trouble::Commits, None);
+                metrics::record_log_read("txns", records.iter().map(bytes).sum());
                 let position = reader.position(at).map_or(next, |position| TxnId(position.0));
                 let commits = match records.iter().map(decode_commit).collect::<Result<Vec<_>, _>>()
                 {
@@ -182,6 +184,7 @@ pub(super) fn read_parts(source: &Source, mut slices: Slices) {
             Ok((records, reader)) => {
                 backoff.reset();
                 source.status.set_trouble(Trouble::Parts, None);
+                metrics::record_log_read("rounds", records.iter().map(bytes).sum());
                 let parts: Vec<Part> =
                     records.into_iter().map(|record| decode_part(record, &by_partition)).collect();
                 let moved = slices.move_to(&reading, reader.as_ref());
@@ -237,6 +240,11 @@ fn decode_part(record: Record, slices: &BTreeMap<TopicPartition, Slice>) -> Part
         checksum: part_checksum(&value),
         content: decode(&value),
     }
+}
+
+/// How much of the log a record is, without what the log adds.
+fn bytes(record: &Record) -> usize {
+    record.key.len() + record.value.as_ref().map_or(0, |value| value.len())
 }
 
 /// Polls the reader, which is made if there is none.

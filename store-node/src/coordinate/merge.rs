@@ -91,8 +91,8 @@ impl<T: Item> Source<T> {
     }
 }
 
-/// Whether another replica may do better.
-fn may_pass(status: &Status) -> bool {
+/// Whether another replica may do better, or the same one a little later.
+pub(super) fn may_pass(status: &Status) -> bool {
     match grpc::code_of(status) {
         Some(code) => matches!(code, "shutting_down" | "catching_up" | "not_here"),
         None => true,

@@ -3,13 +3,17 @@
 //! A read has one timestamp: the universal stable one, or a later one that the client has seen. For
 //! each partition that it needs one replica is asked, the one that is least suspected of those that
 //! have come that far; another one as soon as that one fails or is slow. Every replica reads the
-//! same snapshot, so it does not matter which one answers (ST-2, ST-4). A node that is the only one
-//! of its cluster answers by itself, from what it has applied.
+//! same snapshot, so it does not matter which one answers (ST-2, ST-4). While a read runs all nodes
+//! keep what it reads. A node that is the only one of its cluster answers by itself, from what it
+//! has applied.
 
 mod feed;
+mod horizon;
 mod merge;
 mod plan;
+mod reading;
 mod replicas;
+mod verify;
 mod view;
 
 use std::collections::BTreeSet;
@@ -17,6 +21,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::cluster::NodeId;
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::Select;
 use anabranch_core::slicing::PartitionId;
@@ -24,15 +29,16 @@ use anabranch_runtime::tasks::Shutdown;
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store as proto;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use self::merge::{Item, Items, Open, merge};
 use self::plan::Candidate;
+use self::reading::{Began, Reading};
 use self::replicas::{Asked, Hedge, Peers, Replica};
 use crate::error::Error;
 use crate::read::parse_select;
-use crate::rpc::{Local, Replies, app, document_id, refuse, refused, replies};
+use crate::rpc::{Local, Replies, app, document_id, oldest_of, refuse, refused, replies};
 
 pub(crate) use self::view::{Remember, View};
 
@@ -48,22 +54,26 @@ pub(crate) struct Coordinator {
 /// How long partitions are waited for that have not come to a round yet of which others know.
 const OUTCOME_PATIENCE: Duration = Duration::from_secs(2);
 
-/// When a read is, and how long it may wait for replicas to come that far.
-#[derive(Clone, Copy, Debug)]
+/// When a read is, and how long it may wait for replicas to come that far. Until the last copy of
+/// it is dropped, or its time is over, all nodes keep what it reads.
+#[derive(Clone, Debug)]
 struct Timestamp {
     txn: TxnId,
     /// What is stable, and was read at or may have been.
     stable: Option<TxnId>,
     deadline: Instant,
+    /// When it is over at the latest.
+    over: Instant,
+    _reading: Arc<Reading>,
 }
 
 impl Timestamp {
     /// As replies tell it: every transaction below this is stable.
-    fn stable_next(self) -> Option<u64> {
+    fn stable_next(&self) -> Option<u64> {
         self.stable.map(|stable| stable.next().0)
     }
 
-    fn read_at(self) -> proto::ReadAt {
+    fn read_at(&self) -> proto::ReadAt {
         let wait = self.deadline.saturating_duration_since(Instant::now());
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         proto::ReadAt { at_least: None, exactly: Some(self.txn.0), wait_ms }
@@ -136,7 +146,8 @@ impl Coordinator {
 
     /// How far the cluster is: what is stable counts as applied.
     pub(crate) async fn status(&self) -> Result<proto::StatusReply, Status> {
-        let status = self.local.status();
+        let gc_timestamp = self.view.gc_timestamp().0;
+        let status = proto::StatusReply { gc_timestamp, ..self.local.status() };
         if self.view.is_alone() {
             return Ok(status);
         }
@@ -154,15 +165,16 @@ impl Coordinator {
             return refused(self.local.get(request).await);
         }
         let id = refused(document_id(&request.document_id))?;
-        let Some(at) = self.timestamp(request.at).await? else {
-            return Ok(proto::GetReply::default());
-        };
         let partition = self.view.membership().configuration().partition_of(id.position());
-        let asked = self.ask(partition, at.txn, Hedge::When, |replica| {
-            let document_id = request.document_id.clone();
-            replica.get(proto::GetRequest { document_id, at: Some(at.read_at()) })
-        });
-        Ok(proto::GetReply { stable: at.stable_next(), ..asked.await? })
+        let document_id = &request.document_id;
+        let read = |at: Timestamp| async move {
+            let asked = self.ask(partition, at.txn, Hedge::When, |replica| {
+                let document_id = document_id.clone();
+                replica.get(proto::GetRequest { document_id, at: Some(at.read_at()) })
+            });
+            Ok(proto::GetReply { stable: at.stable_next(), ..asked.await? })
+        };
+        Ok(self.read(request.at, read).await?.unwrap_or_default())
     }
 
     pub(crate) async fn query(
@@ -174,13 +186,15 @@ impl Coordinator {
         }
         let select = refused(parse_select(&request.statement, &request.args))?;
         let partitions = self.needed(&request, &select)?;
-        let Some(at) = self.timestamp(request.at).await? else {
-            return Ok(one(proto::QueryReply::default()));
+        let limit = select.limit.unwrap_or(u64::MAX);
+        let (partitions, rows) = (&partitions, &request);
+        let read = |at: Timestamp| async move {
+            let (txn, stable) = (Some(at.txn.0), at.stable_next());
+            let items = self.rows(partitions, at, rows, limit).await?;
+            Ok(items.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
         };
-        let parts = partitions.into_iter().map(|partition| self.part(partition, at, &request));
-        let items = merge(parts.collect(), select.limit.unwrap_or(u64::MAX));
-        let (txn, stable) = (Some(at.txn.0), at.stable_next());
-        Ok(items.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
+        let read = self.read(request.at, read).await?;
+        Ok(read.unwrap_or_else(|| one(proto::QueryReply::default())))
     }
 
     pub(crate) async fn scan(
@@ -190,15 +204,23 @@ impl Coordinator {
         if self.view.is_alone() {
             return refused(self.local.scan(request).await.map(replies));
         }
-        let Some(at) = self.timestamp(request.at).await? else {
-            return Ok(one(proto::ScanReply::default()));
+        let partitions = self.view.membership().configuration().partitions().collect();
+        let (partitions, rows) = (&partitions, &request);
+        let read = |at: Timestamp| async move {
+            let txn = Some(at.txn.0);
+            let items = self.rows(partitions, at, rows, u64::MAX).await?;
+            Ok(items.map_ok(move |items| proto::ScanReply { txn, items }).boxed())
         };
-        let membership = self.view.membership();
-        let partitions = membership.configuration().partitions();
-        let parts = partitions.map(|partition| self.part(partition, at, &request));
-        let items = merge(parts.collect(), u64::MAX);
-        let txn = Some(at.txn.0);
-        Ok(items.map_ok(move |items| proto::ScanReply { txn, items }).boxed())
+        let read = self.read(request.at, read).await?;
+        Ok(read.unwrap_or_else(|| one(proto::ScanReply::default())))
+    }
+
+    /// Whether replicas hold the same.
+    pub(crate) async fn verify(
+        &self,
+        request: proto::VerifyRequest,
+    ) -> Result<proto::VerifyReply, Status> {
+        verify::verify(self, &request).await
     }
 
     /// What became of a round in all the partitions together in which it may have something.
@@ -267,21 +289,56 @@ impl Coordinator {
         feed::open(self, request).await
     }
 
-    /// The timestamp that a request asks for; `None` if nothing is there yet.
-    async fn timestamp(&self, at: Option<proto::ReadAt>) -> Result<Option<Timestamp>, Status> {
+    /// Reads at the timestamp that a request asks for; `None` if nothing is there yet. What is
+    /// stable as far as is known here may be older than what others still have, when this node has
+    /// heard nothing of them for long: who did not ask for that timestamp is given a newer one.
+    async fn read<T, F>(
+        &self,
+        at: Option<proto::ReadAt>,
+        read: impl Fn(Timestamp) -> F,
+    ) -> Result<Option<T>, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
         let at = at.unwrap_or_default();
+        let Some(first) = self.timestamp(at).await? else { return Ok(None) };
+        let failed = match read(first).await {
+            Ok(read) => return Ok(Some(read)),
+            Err(status) => status,
+        };
+        let Some(newer) = newer(at, &failed) else { return Err(failed) };
+        tracing::debug!(status = %failed, "a read begins anew at a newer timestamp");
+        match self.timestamp(newer).await? {
+            Some(at) => read(at).await.map(Some),
+            None => Err(failed),
+        }
+    }
+
+    /// The timestamp that a request asks for; `None` if nothing is there yet.
+    async fn timestamp(&self, at: proto::ReadAt) -> Result<Option<Timestamp>, Status> {
         let patience = Duration::from_millis(at.wait_ms.into());
         let deadline = Instant::now() + patience;
         if at.exactly.zip(at.at_least).is_some_and(|(exactly, least)| least > exactly) {
             let what = "a read cannot be exactly at a timestamp and at least at a later one";
             return Err(refuse(&Error::InvalidRequest(what.to_owned())));
         }
-        let stable = refused(self.view.stable(patience).await)?;
-        let txn = match at.exactly {
-            Some(exactly) => Some(TxnId(exactly)),
-            None => stable.max(at.at_least.map(TxnId)),
-        };
-        Ok(txn.map(|txn| Timestamp { txn, stable, deadline }))
+        loop {
+            let stable = refused(self.view.stable(patience).await)?;
+            let txn = match at.exactly {
+                Some(exactly) => Some(TxnId(exactly)),
+                None => stable.max(at.at_least.map(TxnId)),
+            };
+            let Some(txn) = txn else { return Ok(None) };
+            let (reads, now) = (self.view.reads(), Instant::now());
+            let Began { reading, is_held } = reads.begin(txn, now.into_std());
+            // More has become stable meanwhile, and the others were told.
+            if !is_held && at.exactly.is_none() {
+                continue;
+            }
+            let over = now + reads.max_read();
+            let reading = Arc::new(reading);
+            return Ok(Some(Timestamp { txn, stable, deadline, over, _reading: reading }));
+        }
     }
 
     /// The partitions that a query has to be asked of.
@@ -306,19 +363,9 @@ impl Coordinator {
     /// The replicas of a partition, in the order in which to ask them.
     fn replicas(&self, partition: PartitionId, at: TxnId) -> Vec<Asked> {
         let order = plan::order(self.view.candidates(partition), at);
-        let membership = self.view.membership();
-        let asked = |candidate: Candidate| {
-            let Candidate { node, base, is_here, .. } = candidate;
+        let asked = |Candidate { node, base, .. }: Candidate| {
             let has_reached = base > at;
-            if is_here {
-                return Some(Asked {
-                    node,
-                    has_reached,
-                    replica: Replica::Here(self.local.clone()),
-                });
-            }
-            let member = membership.configuration().member(&node)?;
-            match self.peers.replica(&node, &member.address) {
+            match self.replica(&node) {
                 Ok(replica) => Some(Asked { node, has_reached, replica }),
                 Err(error) => {
                     tracing::warn!(%node, %error, "a node cannot be asked");
@@ -327,6 +374,17 @@ impl Coordinator {
             }
         };
         order.into_iter().filter_map(asked).collect()
+    }
+
+    /// How a node of the cluster is asked.
+    fn replica(&self, node: &NodeId) -> Result<Replica, Status> {
+        let membership = self.view.membership();
+        if node == membership.node() {
+            return Ok(Replica::Here(self.local.clone()));
+        }
+        let member = membership.configuration().member(node);
+        let gone = || Status::unavailable(format!("node '{node}' is no longer declared"));
+        self.peers.client(node, &member.ok_or_else(gone)?.address).map(Replica::There)
     }
 
     /// Asks one of the replicas of a partition.
@@ -346,6 +404,30 @@ impl Coordinator {
         Ok(answer)
     }
 
+    /// What a request for rows asks, of these partitions. Once this returns the first rows are
+    /// there, or it is known that there are none.
+    async fn rows<R: RowsRequest>(
+        &self,
+        partitions: &BTreeSet<PartitionId>,
+        at: Timestamp,
+        request: &R,
+        limit: u64,
+    ) -> Result<Items<R::Item>, Status> {
+        let parts = partitions.iter().map(|partition| self.part(*partition, at.clone(), request));
+        let mut items = merge(parts.collect(), limit);
+        let first = items.next().await.transpose()?;
+        let items = stream::iter(first.map(Ok)).chain(items).boxed();
+        let max_read_ms = u64::try_from(self.view.reads().max_read().as_millis());
+        let max_read_ms = max_read_ms.unwrap_or(u64::MAX);
+        Ok(stream::try_unfold(items, move |mut items| async move {
+            match timeout_at(at.over, items.next()).await {
+                Ok(next) => Ok(next.transpose()?.map(|reply| (reply, items))),
+                Err(_) => Err(refuse(&Error::Expired(max_read_ms))),
+            }
+        })
+        .boxed())
+    }
+
     /// The part of one partition of what a request for rows asks.
     fn part<R: RowsRequest>(
         &self,
@@ -359,6 +441,7 @@ impl Coordinator {
             if let Some(after) = after {
                 request.start_after(after);
             }
+            let at = at.clone();
             async move {
                 let open = |replica| request.clone().ask(replica, at.read_at());
                 coordinator.stream(partition, at.txn, open).await
@@ -391,6 +474,29 @@ impl Coordinator {
     }
 }
 
+/// At which newer timestamp to read what failed at `at`, if that is a way out.
+fn newer(at: proto::ReadAt, failed: &Status) -> Option<proto::ReadAt> {
+    let oldest = oldest_of(failed).filter(|_| at.exactly.is_none())?;
+    Some(proto::ReadAt { at_least: at.at_least.max(Some(oldest.0)), ..at })
+}
+
 fn one<T: Send + 'static>(reply: T) -> Replies<T> {
     stream::once(async { Ok(reply) }).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_too_old_and_was_not_asked_for_is_read_at_a_newer_timestamp() {
+        let too_old = refuse(&Error::TooOld { wanted: TxnId(3), oldest: TxnId(7) });
+        let at = |at_least, exactly| proto::ReadAt { at_least, exactly, wait_ms: 5 };
+        assert_eq!(newer(at(None, None), &too_old), Some(at(Some(7), None)));
+        assert_eq!(newer(at(Some(3), None), &too_old), Some(at(Some(7), None)));
+        assert_eq!(newer(at(None, Some(3)), &too_old), None);
+        let other = refuse(&Error::NotReached { wanted: TxnId(3), next: TxnId(7) });
+        assert_eq!(newer(at(None, None), &other), None);
+        assert_eq!(newer(at(None, None), &Status::out_of_range("of the transport")), None);
+    }
 }

@@ -104,6 +104,16 @@ impl Replica {
             Replica::There(mut client) => Ok(client.feed(request).await?.into_inner().boxed()),
         }
     }
+
+    pub(crate) async fn checksum(
+        self,
+        request: proto::ChecksumRequest,
+    ) -> Result<Replies<proto::ChecksumReply>, Status> {
+        match self {
+            Replica::Here(local) => refused(local.checksum(request).await.map(replies)),
+            Replica::There(mut client) => Ok(client.checksum(request).await?.into_inner().boxed()),
+        }
+    }
 }
 
 /// The clients of other nodes, each made when it is first needed.
@@ -121,13 +131,13 @@ impl Peers {
         Peers { tls, mark, clients: Mutex::default(), savings }
     }
 
-    /// The node at this address.
-    pub(super) fn replica(&self, node: &NodeId, address: &str) -> Result<Replica, Status> {
+    /// A client of the node at this address.
+    pub(super) fn client(&self, node: &NodeId, address: &str) -> Result<Client, Status> {
         let mut clients = self.clients.lock();
         if let Some((known, client)) = clients.get(node)
             && known == address
         {
-            return Ok(Replica::There(client.clone()));
+            return Ok(client.clone());
         }
         let channel = grpc::channel(address, self.tls.as_ref());
         let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -135,7 +145,7 @@ impl Peers {
         let client = ReplicaClient::with_interceptor(channel, addressed)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         clients.insert(node.clone(), (address.to_owned(), client.clone()));
-        Ok(Replica::There(client))
+        Ok(client)
     }
 
     /// Asks one after the other until one answers: the next as soon as one fails, or is slow and
@@ -241,8 +251,8 @@ mod tests {
     ) -> (Result<usize, Status>, usize) {
         let replica = |(number, (_, has_reached)): (usize, &(Does, bool))| {
             let node: NodeId = format!("n{number}").parse().unwrap();
-            let replica = peers.replica(&node, "127.0.0.1:1").unwrap();
-            Asked { node, has_reached: *has_reached, replica }
+            let client = peers.client(&node, "127.0.0.1:1").unwrap();
+            Asked { node, has_reached: *has_reached, replica: Replica::There(client) }
         };
         let asked = AtomicUsize::new(0);
         let answer =

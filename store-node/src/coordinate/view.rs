@@ -1,8 +1,10 @@
-//! What a node knows of its cluster: the configuration, how far each node has come, and up to where
-//! all of it can be read. It also tells the others how far this one has come.
+//! What a node knows of its cluster: the configuration, how far each node has come, up to where all
+//! of it can be read, and from where on it has to be kept. It also tells the others how far this one
+//! has come and what it reads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anabranch_core::cluster::{Configuration, Epoch, Member, NodeId};
 use anabranch_core::ids::TxnId;
@@ -12,7 +14,9 @@ use anabranch_runtime::tasks::{Shutdown, TaskError};
 use anabranch_schemas::store as proto;
 use parking_lot::{Mutex, RwLock};
 
+use super::horizon::Horizon;
 use super::plan::Candidate;
+use super::reading::ActiveReads;
 use crate::error::Error;
 use crate::gossip::{Applied, Gossip, Standing};
 use crate::log::Log;
@@ -22,6 +26,9 @@ use crate::stability::Stability;
 use crate::status::Status;
 use crate::storage::Storage;
 
+/// How often the node looks what it reads and what it has to keep.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// What this node knows of its cluster.
 pub(crate) struct View {
     membership: RwLock<Arc<Membership>>,
@@ -30,6 +37,11 @@ pub(crate) struct View {
     status: Arc<Status>,
     storage: Arc<Storage>,
     stability: Mutex<Stability>,
+    /// What this node reads on all nodes, and what it has last said of it.
+    reads: Arc<ActiveReads>,
+    needs_from: AtomicU64,
+    /// What all of them need.
+    horizon: Mutex<Horizon>,
     /// Keeps a configuration that is in force for the next start.
     remember: Remember,
 }
@@ -44,12 +56,23 @@ impl View {
         log: Arc<Log>,
         status: Arc<Status>,
         storage: Arc<Storage>,
+        max_read: Duration,
         remember: Remember,
     ) -> Self {
-        let stability = Mutex::new(Stability::new(membership.configuration()));
-        let membership = RwLock::new(Arc::new(membership));
-        let view = View { membership, gossip, log, status, storage, stability, remember };
+        let view = View {
+            stability: Mutex::new(Stability::new(membership.configuration())),
+            membership: RwLock::new(Arc::new(membership)),
+            gossip,
+            log,
+            status,
+            storage,
+            reads: Arc::new(ActiveReads::new(max_read)),
+            needs_from: AtomicU64::new(0),
+            horizon: Mutex::new(Horizon::new(max_read)),
+            remember,
+        };
         view.advance();
+        view.keep();
         view
     }
 
@@ -74,6 +97,17 @@ impl View {
         let target = self.status.log_end_at_start(patience).await?;
         let stable = self.stability.lock().stable().next;
         Ok(stable.max(target).0.checked_sub(1).map(TxnId))
+    }
+
+    /// What this node reads for its clients.
+    pub(crate) fn reads(&self) -> &Arc<ActiveReads> {
+        &self.reads
+    }
+
+    /// The cluster's GC timestamp as far as is known here: all nodes keep the snapshots from here
+    /// on while somebody reads them. It never goes back.
+    pub(crate) fn gc_timestamp(&self) -> TxnId {
+        self.horizon.lock().bound()
     }
 
     /// The nodes that hold a partition.
@@ -111,6 +145,7 @@ impl View {
                 durable: standing.map(|standing| standing.durable.0),
                 suspicion: suspicion.share(),
                 detached: u32::try_from(detached).unwrap_or(u32::MAX),
+                gc_timestamp: standing.map(|standing| standing.gc_timestamp.0),
             }
         };
         let mut nodes: Vec<_> = membership.configuration().members().iter().map(status).collect();
@@ -129,14 +164,20 @@ impl View {
         let mut heard = self.gossip.changes();
         let mut may_change = true;
         let mut missed = Epoch::default();
+        let mut looked: Option<Instant> = None;
         loop {
             applied.borrow_and_update();
             heard.borrow_and_update();
+            if looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+                looked = Some(Instant::now());
+                self.look();
+            }
             self.gossip.announce(self.standing());
             self.advance();
             self.note_newer_epoch(&mut missed);
             tokio::select! {
                 () = shutdown.begun() => return Ok(()),
+                () = tokio::time::sleep(LOOK) => {}
                 changed = applied.changed() => if changed.is_err() { return Ok(()) },
                 changed = heard.changed() => if changed.is_err() { return Ok(()) },
                 changed = configurations.changed(), if may_change => {
@@ -192,7 +233,7 @@ impl View {
             epoch: self.membership().configuration().epoch(),
             applied: Applied::of(&map, self.log.owned()),
             durable: self.storage.durable().next,
-            gc_timestamp: self.storage.history().oldest(),
+            gc_timestamp: TxnId(self.needs_from.load(Ordering::Acquire)),
             history_from: self.storage.feed_start(),
             has_backfilled: true,
         }
@@ -204,10 +245,36 @@ impl View {
             let mut stability = self.stability.lock();
             stability.advance(announces.iter().map(Arc::as_ref))
         };
-        if !self.is_alone() {
-            // What others read at is kept here, too.
-            self.storage.history().keep_from(stable.last().unwrap_or_default());
-        }
         metrics::set_stable(stable.next.0);
+    }
+
+    /// Sees to what does not have to be at once.
+    fn look(&self) {
+        let stable = self.last_stable();
+        let served = self.storage.history().oldest_held();
+        let needs_from = self.reads.say(served, stable, Instant::now());
+        self.needs_from.store(needs_from.0, Ordering::Release);
+        self.keep();
+    }
+
+    /// Has kept here what is read anywhere.
+    fn keep(&self) {
+        let membership = self.membership();
+        let needs = membership.configuration().members().keys().map(|node| {
+            let (announce, _) = self.gossip.look_at(node);
+            (node.clone(), announce.map(|announce| announce.standing.gc_timestamp))
+        });
+        let (kept_from, bound) = {
+            let mut horizon = self.horizon.lock();
+            (horizon.advance(needs, self.last_stable(), Instant::now()), horizon.bound())
+        };
+        if !self.is_alone() {
+            self.storage.history().keep_from(kept_from);
+        }
+        metrics::set_gc_timestamp(bound.0);
+    }
+
+    fn last_stable(&self) -> TxnId {
+        self.stability.lock().stable().last().unwrap_or_default()
     }
 }

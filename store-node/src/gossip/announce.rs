@@ -58,7 +58,8 @@ pub(crate) struct Standing {
     pub(crate) applied: Applied,
     /// Every transaction below this survives a crash of the node.
     pub(crate) durable: TxnId,
-    /// What only reads below this timestamp need may be gone.
+    /// The oldest snapshot that the node reads, or about the newest that is stable if it reads
+    /// none: the others keep what reads from here on see.
     pub(crate) gc_timestamp: TxnId,
     /// The node's feed of changes is complete from this transaction on.
     pub(crate) history_from: TxnId,

@@ -6,6 +6,7 @@
 //! that is slow keeps no thread and no file busy. One that takes nothing any more is given up when
 //! its time is over: else it would hold its snapshot for as long as it stays connected.
 
+mod checksum;
 mod page;
 mod stream;
 
@@ -25,6 +26,7 @@ use crate::error::Error;
 use crate::status::Status;
 use crate::storage::{Hold, Storage};
 
+pub(crate) use self::checksum::{ChecksumStream, Cut, Sum};
 pub(crate) use self::stream::{QueryStream, ScanStream};
 
 /// What reads need.

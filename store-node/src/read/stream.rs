@@ -48,7 +48,7 @@ struct Pages<C, T> {
 }
 
 impl Reads {
-    fn open<C: Send + 'static, T: Send + 'static, R: Send + 'static>(
+    pub(super) fn open<C: Send + 'static, T: Send + 'static, R: Send + 'static>(
         &self,
         kind: &'static str,
         snapshot: Snapshot,

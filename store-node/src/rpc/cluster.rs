@@ -61,4 +61,12 @@ impl StoreNode for Coordinator {
     ) -> Result<Response<proto::StatusReply>, Status> {
         self.status().await.map(Response::new)
     }
+
+    async fn verify(
+        &self,
+        request: Request<proto::VerifyRequest>,
+    ) -> Result<Response<proto::VerifyReply>, Status> {
+        let began = Instant::now();
+        answer("verify", began, self.verify(request.into_inner()).await)
+    }
 }

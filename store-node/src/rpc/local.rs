@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::feed::{FeedStream, Feeds};
 use crate::gossip::ClusterMark;
 use crate::log::Log;
-use crate::read::{Found, QueryStream, Reads, ScanStream, parse_select};
+use crate::read::{ChecksumStream, Cut, Found, QueryStream, Reads, ScanStream, parse_select};
 use crate::status;
 use crate::storage::Storage;
 
@@ -106,6 +106,16 @@ impl Local {
         })
     }
 
+    pub(crate) async fn checksum(
+        &self,
+        request: proto::ChecksumRequest,
+    ) -> Result<ChecksumStream, Error> {
+        let cut = Cut::new(request.intervals)?;
+        let after = (!request.after.is_empty()).then(|| request.after.to_vec());
+        let snapshot = self.reads.snapshot(request.at).await?;
+        self.reads.checksum(Arc::clone(&self.log), cut, after, snapshot)
+    }
+
     pub(crate) fn feed(&self, request: &proto::FeedRequest) -> Result<FeedStream, Error> {
         self.feeds.open(&request.slices, TxnId(request.from))
     }
@@ -121,12 +131,15 @@ impl Local {
             feed_start: self.storage.feed_start().0,
             epoch: 0,
             nodes: Vec::new(),
+            // The cluster's.
+            gc_timestamp: 0,
         }
     }
 }
 
 #[tonic::async_trait]
 impl Replica for Local {
+    type ChecksumStream = Replies<proto::ChecksumReply>;
     type QueryStream = Replies<proto::QueryReply>;
     type ScanStream = Replies<proto::ScanReply>;
     type FeedStream = Replies<proto::FeedReply>;
@@ -169,5 +182,14 @@ impl Replica for Local {
     ) -> Result<Response<Self::FeedStream>, Status> {
         let began = Instant::now();
         answer("replica_feed", began, refused(self.feed(&request.into_inner()).map(replies)))
+    }
+
+    async fn checksum(
+        &self,
+        request: Request<proto::ChecksumRequest>,
+    ) -> Result<Response<Self::ChecksumStream>, Status> {
+        let began = Instant::now();
+        let summed = self.checksum(request.into_inner()).await.map(replies);
+        answer("replica_checksum", began, refused(summed))
     }
 }

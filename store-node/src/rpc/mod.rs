@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anabranch_core::ErrorKind;
+use anabranch_core::ids::TxnId;
 use anabranch_runtime::grpc::{self, CODE_KEY};
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_runtime::tls::TlsFiles;
@@ -32,6 +33,9 @@ pub(crate) use local::{Local, app, document_id};
 
 /// The largest document is 5 MiB of JSON; its state with its stamps can be several times that.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Where an error says which timestamp would not have been too old.
+const OLDEST_KEY: &str = "anabranch-oldest";
 
 /// Reads what TLS needs.
 pub(crate) fn tls_config(files: &TlsFiles) -> Result<ServerTlsConfig, String> {
@@ -124,7 +128,16 @@ pub(crate) fn refuse(error: &Error) -> Status {
     };
     let mut status = Status::new(code, format!("{error}{}", hint.unwrap_or_default()));
     status.metadata_mut().insert(CODE_KEY, MetadataValue::from_static(error.code()));
+    if let Error::TooOld { oldest, .. } = error {
+        status.metadata_mut().insert(OLDEST_KEY, MetadataValue::from(oldest.0));
+    }
     status
+}
+
+/// Of a read that was refused for being too old: the oldest timestamp that can be read.
+pub(crate) fn oldest_of(status: &Status) -> Option<TxnId> {
+    let oldest = status.metadata().get(OLDEST_KEY)?.to_str().ok()?;
+    oldest.parse().ok().map(TxnId)
 }
 
 /// A result as clients see it.

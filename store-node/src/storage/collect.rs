@@ -62,6 +62,11 @@ impl History {
         Ok(Hold { history: Arc::clone(self), txn })
     }
 
+    /// The oldest snapshot that is being read.
+    pub(crate) fn oldest_held(&self) -> Option<TxnId> {
+        self.state.lock().held.first_key_value().map(|(txn, _)| *txn)
+    }
+
     /// Keeps the snapshots from `txn` on: reads of other nodes begin there.
     pub(crate) fn keep_from(&self, txn: TxnId) {
         self.state.lock().kept_from = Some(txn);

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod cluster;
 pub mod flaky;
 pub mod log;
 pub mod model;
