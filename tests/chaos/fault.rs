@@ -110,11 +110,6 @@ impl Happened {
         };
         format!("{victim} {}", self.fault)
     }
-
-    /// Whether it is about a store node.
-    pub(crate) fn is_of_store(&self) -> bool {
-        partition(self.victim).is_some()
-    }
 }
 
 /// The partition of a store node.

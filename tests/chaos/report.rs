@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
+use anabranch_tests::cluster::Service;
 use anabranch_tests::history::{Action, History, Violation};
 
 use crate::fault::{Happened, count};
@@ -32,21 +33,21 @@ impl Report<'_> {
         self.longest(self.watched.unread.iter().flatten())
     }
 
-    /// The longest time in which a reader saw nothing new, but for those in which a process that is
-    /// no store node was away: what it had begun to write hides what comes after it.
+    /// The longest time in which a reader saw nothing new, but for those in which a server of the
+    /// HTTP API was away: what it had begun to write hides what comes after it.
     pub(crate) fn longest_unstable(&self) -> Duration {
         let all = self.watched.unstable.iter().flatten();
-        self.longest(all.filter(|stretch| !self.is_of_writers(**stretch)))
+        self.longest(all.filter(|stretch| !self.lacks_a_writer(**stretch)))
     }
 
     fn longest<'b>(&self, all: impl Iterator<Item = &'b Stretch>) -> Duration {
         all.map(|stretch| self.awake(*stretch)).max().unwrap_or_default()
     }
 
-    fn is_of_writers(&self, stretch: Stretch) -> bool {
+    fn lacks_a_writer(&self, stretch: Stretch) -> bool {
         self.happened
             .iter()
-            .filter(|happened| !happened.is_of_store())
+            .filter(|happened| matches!(happened.victim, Service::Ingest(_)))
             .any(|happened| !happened.stretch().shared(stretch).is_zero())
     }
 

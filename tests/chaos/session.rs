@@ -88,13 +88,21 @@ impl Session {
         }
         let collection = *self.random.one_of(&COLLECTIONS);
         match self.random.below(100) {
-            0..=34 => self.update(collection),
-            35..=49 => {
+            number @ 0..=49 => {
                 let documents = self.some(collection);
-                self.insert(&documents, false)
+                if number < 35 {
+                    self.update(&documents)?;
+                } else {
+                    self.insert(&documents, false)?;
+                }
+                // At once, while other replicas may not have come that far.
+                if self.random.below(2) == 0 { self.query(&documents) } else { Ok(()) }
             }
             50..=69 => self.get(collection),
-            70..=84 => self.query(collection),
+            70..=84 => {
+                let documents = self.some(collection);
+                self.query(&documents)
+            }
             85..=94 => self.query_all(collection),
             _ => {
                 let other = self.random.index(crate::SESSIONS);
@@ -114,15 +122,15 @@ impl Session {
     }
 
     /// Sets a register and counts up in several documents.
-    fn update(&mut self, collection: &str) -> Result<()> {
-        let documents = self.some(collection);
+    fn update(&mut self, documents: &[Document]) -> Result<()> {
+        let collection = &documents[0].collection;
         let amount = 1 + self.random.below(MOST);
         let (name, key) = self.name();
         let statement = format!(
             "UPDATE {collection} SET tag = :tag APPLY hits INCREMENT BY {amount} \
              WHERE _id IN (:ids)"
         );
-        let args = json!({"tag": name, "ids": ids(&documents)});
+        let args = json!({"tag": name, "ids": ids(documents)});
         let change = |document: &Document, field: &str, effect| Change {
             document: document.clone(),
             field: field.to_owned(),
@@ -134,7 +142,7 @@ impl Session {
             [tag, change(document, "hits", Effect::Add(amount))]
         });
         let changes = changes.collect();
-        self.write(&statement, &args, &documents, Write { name: key, changes, outcome: None })
+        self.write(&statement, &args, documents, Write { name: key, changes, outcome: None })
     }
 
     /// Sets another register in documents that may be there, each to a value of its own.
@@ -235,16 +243,11 @@ impl Session {
         })
     }
 
-    fn query(&mut self, collection: &str) -> Result<()> {
-        let documents = self.some(collection);
+    fn query(&mut self, documents: &[Document]) -> Result<()> {
+        let collection = &documents[0].collection;
         let statement = format!("SELECT * FROM {collection} WHERE _id IN (:ids)");
-        let args = json!({"ids": ids(&documents)});
-        self.select(
-            collection,
-            Scope::Documents(documents.into_iter().collect()),
-            &statement,
-            &args,
-        )
+        let scope = Scope::Documents(documents.iter().cloned().collect());
+        self.select(collection, scope, &statement, &json!({"ids": ids(documents)}))
     }
 
     fn query_all(&mut self, collection: &str) -> Result<()> {
