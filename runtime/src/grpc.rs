@@ -15,6 +15,10 @@ pub use any_of::AnyOf;
 /// The metadata key of an error's stable code.
 pub const CODE_KEY: &str = "anabranch-code";
 
+/// The code of an answer, not an error, of a node that hears nothing of the others of its kind:
+/// one of these answers better.
+pub const CUT_OFF: &str = "cut_off";
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a peer is pinged, and how long it may take to answer before it is given up: what waits
 /// for one that was cut off or stopped short of dying goes to another within two seconds.

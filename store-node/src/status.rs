@@ -48,6 +48,8 @@ pub(crate) enum Trouble {
     Durability,
     /// What was in the log at the start is not yet applied.
     CatchingUp,
+    /// Too few other nodes are heard to answer for the cluster.
+    CutOff,
 }
 
 /// Shared by all parts of a node.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::OnConflict;
+use anabranch_runtime::grpc;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::Change;
 use anabranch_schemas::store as proto;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use self::support::cluster::{CARS, Cluster, PARTITIONS, REPLICAS, name, scan_cars};
 use self::support::log::car;
 use self::support::model::Model;
-use self::support::{Node, PATIENCE_MS, at, exactly, insert, put, within};
+use self::support::{Node, PATIENCE_MS, at, exactly, insert, put, until, within};
 
 fn keys(replies: &[proto::QueryReply]) -> Vec<String> {
     replies.iter().flat_map(|reply| &reply.items).map(|item| item.key.clone()).collect()
@@ -179,5 +180,31 @@ async fn a_partition_without_replicas_is_missed_and_the_others_are_read() {
         let missed = node.get(&car(1), proto::ReadAt { wait_ms: 100, ..at(last) }).await;
         assert_eq!(missed.unwrap_err().code(), tonic::Code::Unavailable);
     }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hears_nobody_of_another_partition_is_not_ready_until_he_does() {
+    let mut cluster = Cluster::start().await;
+    let last = cluster.write_some();
+    let kept = (0..CARS).find(|n| *n != 3 && cluster.partition_of(*n) == 0).unwrap();
+    for node in cluster.nodes.values() {
+        node.ready().await;
+    }
+    let others = (1..PARTITIONS).flat_map(|p| (0..REPLICAS).map(move |r| name(p, r)));
+    let others: Vec<_> = others.collect();
+    for node in &others {
+        cluster.stop_node(node).await;
+    }
+    let alone = &cluster.nodes[&name(0, 0)];
+    until("it is cut off", || alone.trouble().contains("another partition")).await;
+    // It answers as well as it can, and says that another one may do better.
+    let request =
+        proto::GetRequest { document_id: car(kept).to_bytes().into(), at: Some(at(last)) };
+    let answer = alone.client.clone().get(request).await.unwrap();
+    assert_eq!(answer.metadata().get(grpc::CODE_KEY).unwrap(), grpc::CUT_OFF);
+    assert!(answer.into_inner().document.is_some());
+    cluster.start_node(&others[0]).await;
+    cluster.nodes[&name(0, 0)].ready().await;
     cluster.stop().await;
 }

@@ -1,7 +1,8 @@
 //! A channel to several nodes, any of which can answer.
 //!
-//! Calls go to one of them. Once that one cannot be reached, or says that it starts or stops, calls
-//! go to the next; whoever made the call makes it again, as he has to when a single node is away.
+//! Calls go to one of them. Once that one cannot be reached, or says that it starts or stops, or that
+//! it is cut off, calls go to the next; whoever made a call that failed makes it again, as he has to
+//! when a single node is away.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,11 +16,11 @@ use tonic::body::Body;
 use tonic::transport::{Channel, Error};
 use tower::Service;
 
-use super::{CODE_KEY, GrpcError, channel};
+use super::{CODE_KEY, CUT_OFF, GrpcError, channel};
 use crate::tls::TlsFiles;
 
 /// The codes of a node that another one stands in for.
-const AWAY: [&str; 3] = ["catching_up", "shutting_down", "partition_away"];
+const AWAY: [&str; 4] = ["catching_up", "shutting_down", "partition_away", CUT_OFF];
 
 /// A channel to several nodes.
 #[derive(Clone, Debug)]
@@ -133,6 +134,7 @@ mod tests {
     fn another_node_stands_in_for_one_that_starts_or_stops_and_not_for_one_that_refuses() {
         assert!(is_away(&answer(Some("catching_up"))));
         assert!(is_away(&answer(Some("shutting_down"))));
+        assert!(is_away(&answer(Some("cut_off"))));
         assert!(!is_away(&answer(Some("not_reached"))));
         assert!(!is_away(&answer(None)));
     }

@@ -9,6 +9,7 @@
 
 mod feed;
 mod horizon;
+mod isolation;
 mod merge;
 mod plan;
 mod reading;
@@ -142,6 +143,11 @@ impl Coordinator {
     ) -> Self {
         let peers = Arc::new(Peers::new(tls, local.mark));
         Coordinator { local, view, peers, shutdown }
+    }
+
+    /// Whether another node answers better.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.view.is_cut_off()
     }
 
     /// How far the cluster is: what is stable counts as applied.

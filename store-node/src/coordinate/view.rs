@@ -3,7 +3,7 @@
 //! has come and what it reads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_core::cluster::{Configuration, Epoch, Member, NodeId};
@@ -15,6 +15,7 @@ use anabranch_schemas::store as proto;
 use parking_lot::{Mutex, RwLock};
 
 use super::horizon::Horizon;
+use super::isolation::{SILENCE, isolation};
 use super::plan::Candidate;
 use super::reading::ActiveReads;
 use crate::error::Error;
@@ -23,10 +24,10 @@ use crate::log::Log;
 use crate::membership::{Configurations, Membership};
 use crate::metrics;
 use crate::stability::Stability;
-use crate::status::Status;
+use crate::status::{Status, Trouble};
 use crate::storage::Storage;
 
-/// How often the node looks what it reads and what it has to keep.
+/// How often the node looks what it reads, what it has to keep and whom it hears.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// What this node knows of its cluster.
@@ -42,6 +43,10 @@ pub(crate) struct View {
     needs_from: AtomicU64,
     /// What all of them need.
     horizon: Mutex<Horizon>,
+    /// Too little is heard of the others to answer for them.
+    is_cut_off: AtomicBool,
+    /// It was ever different.
+    has_heard: AtomicBool,
     /// Keeps a configuration that is in force for the next start.
     remember: Remember,
 }
@@ -69,6 +74,8 @@ impl View {
             reads: Arc::new(ActiveReads::new(max_read)),
             needs_from: AtomicU64::new(0),
             horizon: Mutex::new(Horizon::new(max_read)),
+            is_cut_off: AtomicBool::new(false),
+            has_heard: AtomicBool::new(false),
             remember,
         };
         view.advance();
@@ -97,6 +104,11 @@ impl View {
         let target = self.status.log_end_at_start(patience).await?;
         let stable = self.stability.lock().stable().next;
         Ok(stable.max(target).0.checked_sub(1).map(TxnId))
+    }
+
+    /// Whether so little is heard of the others that another node answers better.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.is_cut_off.load(Ordering::Acquire)
     }
 
     /// What this node reads for its clients.
@@ -255,6 +267,25 @@ impl View {
         let needs_from = self.reads.say(served, stable, Instant::now());
         self.needs_from.store(needs_from.0, Ordering::Release);
         self.keep();
+        self.note_isolation();
+    }
+
+    /// Who is cut off is not ready, until it hears the others again. Whoever has heard nobody yet may
+    /// be the first to be started: the next one may be started only once this one is ready.
+    fn note_isolation(&self) {
+        let is_heard = |node: &NodeId| self.gossip.silence(node) < SILENCE;
+        let why = isolation(&self.membership(), is_heard);
+        self.is_cut_off.store(why.is_some(), Ordering::Release);
+        if why.is_none() {
+            self.has_heard.store(true, Ordering::Release);
+        }
+        let why = why.filter(|_| self.has_heard.load(Ordering::Acquire));
+        if self.status.set_trouble(Trouble::CutOff, why.clone()) {
+            match why {
+                Some(why) => tracing::warn!(why, "other nodes answer for the cluster"),
+                None => tracing::info!("the other store nodes are heard again"),
+            }
+        }
     }
 
     /// Has kept here what is read anywhere.

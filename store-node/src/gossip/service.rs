@@ -123,6 +123,11 @@ impl Gossip {
         (state.newest(node).cloned(), state.suspicion(node, self.now()))
     }
 
+    /// How long a node was not heard.
+    pub(crate) fn silence(&self, node: &NodeId) -> Duration {
+        self.0.state.lock().silence(node, self.now())
+    }
+
     /// A peer gave a sign of life elsewhere: it answered a read, for instance.
     pub(crate) fn hear(&self, node: &NodeId) {
         self.0.state.lock().hear(node, self.now());

@@ -215,6 +215,15 @@ impl State {
         }
     }
 
+    /// How long a node was not heard; for ever if it never was, and not at all the node itself.
+    pub(crate) fn silence(&self, node: &NodeId, now: Moment) -> Duration {
+        match self.peers.get(node).filter(|peer| peer.heartbeats.was_heard()) {
+            Some(peer) => peer.heartbeats.silence(now),
+            None if *node == self.me => Duration::ZERO,
+            None => Duration::MAX,
+        }
+    }
+
     /// How likely it is of each peer, by name.
     pub(crate) fn suspicions(&self, now: Moment) -> impl Iterator<Item = (&NodeId, Suspicion)> {
         self.peers.iter().map(move |(node, peer)| (node, peer.heartbeats.suspicion(now)))

@@ -70,19 +70,21 @@ impl Eq for Suspicion {}
 #[derive(Clone, Debug)]
 pub(super) struct Heartbeats {
     last: Moment,
+    was_heard: bool,
     gaps: VecDeque<Duration>,
 }
 
 impl Heartbeats {
     /// Of a peer that is expected to be heard from now on.
     pub(super) fn new(now: Moment) -> Self {
-        Heartbeats { last: now, gaps: [EXPECTED].into() }
+        Heartbeats { last: now, was_heard: false, gaps: [EXPECTED].into() }
     }
 
     /// A sign of life.
     pub(super) fn hear(&mut self, now: Moment) {
         let gap = self.silence(now);
         self.last = self.last.max(now);
+        self.was_heard = true;
         if gap < BURST {
             return;
         }
@@ -90,6 +92,11 @@ impl Heartbeats {
             self.gaps.pop_front();
         }
         self.gaps.push_back(gap);
+    }
+
+    /// Whether there ever was one.
+    pub(super) fn was_heard(&self) -> bool {
+        self.was_heard
     }
 
     /// How long there was none.

@@ -107,6 +107,19 @@ fn strangers_are_ignored_and_so_is_what_is_said_of_them() {
 }
 
 #[test]
+fn silence_begins_when_a_node_was_heard() {
+    let mut state = state();
+    let silence = |state: &State, name| state.silence(&node(name), at(5_000));
+    assert_eq!(
+        ["a", "b", "x"].map(|name| silence(&state, name)),
+        [Duration::ZERO, Duration::MAX, Duration::MAX,]
+    );
+    state.receive(from("b", vec![]), at(2_000));
+    assert_eq!(silence(&state, "b"), Duration::from_secs(3));
+    assert_eq!(silence(&state, "c"), Duration::MAX);
+}
+
+#[test]
 fn a_higher_epoch_is_told_and_taken_in() {
     let mut state = state();
     let mut newer = announce("b", 1, 10);

@@ -1,0 +1,76 @@
+//! Whether a node hears enough of its cluster to answer for it. Pure.
+
+use std::time::Duration;
+
+use anabranch_core::cluster::NodeId;
+
+use crate::membership::Membership;
+
+/// A node that is not heard for this long is not heard.
+pub(super) const SILENCE: Duration = Duration::from_secs(3);
+
+/// Why a node that hears these nodes does not answer for its cluster; `None` if it does.
+///
+/// Who hears nobody of any other partition was cut off rather than all of them have died. A partition
+/// that is gone as a whole says nothing of who misses it: all others do.
+pub(super) fn isolation(
+    membership: &Membership,
+    is_heard: impl Fn(&NodeId) -> bool,
+) -> Option<String> {
+    let (configuration, seconds) = (membership.configuration(), SILENCE.as_secs());
+    let own = configuration.member(membership.node())?.partition;
+    let members = configuration.members();
+    let mut others = members.iter().filter(|(_, member)| member.partition != own).peekable();
+    if others.peek().is_some() {
+        return (!others.any(|(node, _)| is_heard(node))).then(|| {
+            format!("no store node of another partition was heard for {seconds} s: cut off?")
+        });
+    }
+    let nodes = || configuration.replicas(own);
+    let heard = nodes().filter(|node| *node == membership.node() || is_heard(node)).count();
+    let quorum = configuration.quorum(own);
+    (heard < quorum).then(|| {
+        format!(
+            "of {} store nodes only {heard} were heard for {seconds} s, this one included, and \
+             {quorum} have to have what is read: cut off?",
+            nodes().count()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gossip::doubles::{configuration, node};
+
+    fn is_isolated(cluster: &[&[&str]], quorum: Option<usize>, heard: &[&str]) -> bool {
+        let configuration = configuration(1, cluster, quorum);
+        let listen = ([127, 0, 0, 1], 7070).into();
+        let membership = Membership::new(Some(node("a")), Some(configuration), listen).unwrap();
+        isolation(&membership, |node| heard.contains(&node.as_str())).is_some()
+    }
+
+    #[test]
+    fn who_hears_nobody_of_another_partition_is_cut_off() {
+        let cluster: &[&[&str]] = &[&["a", "b"], &["c", "d"], &["e"]];
+        for (heard, expected) in [
+            (&[][..], true),
+            (&["b"], true),
+            (&["c"], false),
+            (&["b", "e"], false),
+            (&["b", "c", "d", "e"], false),
+        ] {
+            assert_eq!(is_isolated(cluster, None, heard), expected, "{heard:?}");
+        }
+    }
+
+    #[test]
+    fn in_a_single_partition_a_quorum_has_to_be_heard() {
+        let cluster: &[&[&str]] = &[&["a", "b", "c"]];
+        assert!(is_isolated(cluster, None, &[]));
+        assert!(!is_isolated(cluster, None, &["c"]));
+        assert!(is_isolated(cluster, Some(3), &["c"]));
+        assert!(!is_isolated(cluster, Some(1), &[]));
+        assert!(!is_isolated(&[&["a"]], None, &[]), "it is alone");
+    }
+}
