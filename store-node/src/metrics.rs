@@ -34,6 +34,7 @@ const GOSSIP_SENT: &str = "anabranch_store_node_gossip_sent_messages_total";
 const GOSSIP_SENT_BYTES: &str = "anabranch_store_node_gossip_sent_bytes_total";
 const GOSSIP_RECEIVED: &str = "anabranch_store_node_gossip_received_messages_total";
 const GOSSIP_RECEIVED_BYTES: &str = "anabranch_store_node_gossip_received_bytes_total";
+const GOSSIP_DOUBTED: &str = "anabranch_store_node_gossip_doubted_announces_total";
 const SUSPICION: &str = "anabranch_store_node_suspicion_ratio";
 
 /// Says what each is.
@@ -67,6 +68,7 @@ pub(crate) fn describe() {
     describe_counter!(GOSSIP_SENT_BYTES, "Bytes of these, without what gRPC adds");
     describe_counter!(GOSSIP_RECEIVED, "Messages of gossip received, answers included");
     describe_counter!(GOSSIP_RECEIVED_BYTES, "Bytes of these, without what gRPC adds");
+    describe_counter!(GOSSIP_DOUBTED, "Announces that were not believed, by reason");
     describe_gauge!(SUSPICION, "By peer how much of its past it was not silent as long as now");
     gauge!(HALTED).set(0.0);
     counter!(LOST).absolute(0);
@@ -197,6 +199,11 @@ pub(crate) fn record_gossip_sent(bytes: usize) {
 pub(crate) fn record_gossip_received(bytes: usize) {
     counter!(GOSSIP_RECEIVED).increment(1);
     counter!(GOSSIP_RECEIVED_BYTES).increment(bytes as u64);
+}
+
+/// What was told of a node was not believed.
+pub(crate) fn record_gossip_doubted(reason: &'static str) {
+    counter!(GOSSIP_DOUBTED, "reason" => reason).increment(1);
 }
 
 /// How likely it is that a peer is gone, from 0 to 1.

@@ -135,6 +135,7 @@ impl Started<'_> {
             configuration: membership.configuration().clone(),
             tls: self.config.tls.clone(),
             settings: gossip::Settings::default(),
+            status: Arc::clone(&self.status),
         };
         Gossip::start(options, self.tasks)
     }

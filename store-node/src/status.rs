@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
@@ -50,7 +50,12 @@ pub(crate) enum Trouble {
     CatchingUp,
     /// Too few other nodes are heard to answer for the cluster.
     CutOff,
+    /// Another node has this one's name.
+    Namesake,
 }
+
+/// The end of the log as it was seen so long ago still bounds what others can have applied.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// Shared by all parts of a node.
 #[derive(Debug)]
@@ -59,6 +64,8 @@ pub(crate) struct Status {
     /// The end of the log when the node started, once it is known.
     target: Mutex<Option<TxnId>>,
     log_end: AtomicU64,
+    /// When that was last seen.
+    log_seen: Mutex<Option<Instant>>,
     lost_parts: AtomicU64,
     ready: ReadyFlag,
     troubles: Mutex<BTreeMap<Trouble, String>>,
@@ -72,6 +79,7 @@ impl Status {
             applied: watch::Sender::new(applied),
             target: Mutex::new(None),
             log_end: AtomicU64::new(next.0),
+            log_seen: Mutex::default(),
             lost_parts: AtomicU64::new(0),
             ready,
             troubles: Mutex::default(),
@@ -103,6 +111,7 @@ impl Status {
     pub(crate) fn set_log_bounds(&self, bounds: Bounds) {
         let end = TxnId(bounds.end.0);
         self.log_end.fetch_max(end.0, Ordering::AcqRel);
+        *self.log_seen.lock() = Some(Instant::now());
         let first = {
             let mut target = self.target.lock();
             let first = target.is_none();
@@ -140,6 +149,12 @@ impl Status {
     /// The end of the log when it was last seen.
     pub(crate) fn log_end(&self) -> TxnId {
         TxnId(self.log_end.load(Ordering::Acquire)).max(self.applied.borrow().next)
+    }
+
+    /// The same, if it was seen a moment ago: the log has not grown by much since.
+    pub(crate) fn recent_log_end(&self) -> Option<TxnId> {
+        let is_recent = self.log_seen.lock().is_some_and(|seen| seen.elapsed() <= RECENT);
+        is_recent.then(|| self.log_end())
     }
 
     /// Nothing more will be applied.

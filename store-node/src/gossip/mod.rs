@@ -4,14 +4,18 @@
 //! * `state`: the pure state machine: what a node knows, what it sends to whom and when.
 //! * `knowledge`: what is known of each node, and what is still to be passed on.
 //! * `suspicion`: how likely it is that a peer is gone.
+//! * `doubt`: what of it is not believed.
+//! * `certified`: for whom a certificate speaks.
 //! * `message`, `wire`: what is sent, and as which bytes.
 //! * `dice`: chance from a seed.
 //! * `service`, `outbox`: the tasks around the state machine, and the server.
 
 mod announce;
+mod certified;
 mod dice;
 #[cfg(test)]
 pub(crate) mod doubles;
+mod doubt;
 mod knowledge;
 mod message;
 mod outbox;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anabranch_core::cluster::{Configuration, Epoch, NodeId};
 use anabranch_core::ids::ActorId;
+use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::grpc;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
@@ -26,13 +27,16 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::announce::{Announce, Incarnation, Standing};
+use super::certified;
 use super::dice::Dice;
+use super::doubt::{self, Doubt, Known, Outbids, Seldom};
 use super::message::Message;
 use super::outbox::Outbox;
 use super::state::{Settings, State};
 use super::suspicion::{Moment, Suspicion};
 use super::wire::{self, ClusterMark};
 use crate::metrics;
+use crate::status::{Status as NodeStatus, Trouble};
 
 /// How long a peer may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -56,6 +60,8 @@ pub(crate) struct GossipOptions {
     /// With these it dials its peers over TLS.
     pub(crate) tls: Option<TlsFiles>,
     pub(crate) settings: Settings,
+    /// Knows the end of the log, and is told what is wrong.
+    pub(crate) status: Arc<NodeStatus>,
 }
 
 /// The gossip of a node; a handle that can be cloned.
@@ -73,13 +79,25 @@ struct Shared {
     /// A step may be due earlier than it was.
     hurry: Notify,
     changes: watch::Sender<()>,
+    status: Arc<NodeStatus>,
+    odd: Mutex<Odd>,
     tasks: Tasks,
+}
+
+/// What was odd, and when it was last said.
+#[derive(Default)]
+struct Odd {
+    outbids: Outbids,
+    said_outbid: Seldom,
+    said_doubt: BTreeMap<Doubt, Seldom>,
+    said_certificate: Seldom,
 }
 
 impl Gossip {
     /// Begins to gossip. The server of [`Gossip::server`] has to be served by the caller.
     pub(crate) fn start(options: GossipOptions, tasks: &Tasks) -> Self {
-        let GossipOptions { node, incarnation, actor, configuration, tls, settings } = options;
+        let GossipOptions { node, incarnation, actor, configuration, tls, settings, status } =
+            options;
         let (seed, _) = Uuid::new_v4().as_u64_pair();
         let (dice, now) = (Dice::new(seed), Moment::default());
         let state = State::new(node.clone(), incarnation, &configuration, settings, dice, now);
@@ -92,6 +110,8 @@ impl Gossip {
             outboxes: Mutex::default(),
             hurry: Notify::new(),
             changes: watch::Sender::new(()),
+            status,
+            odd: Mutex::default(),
             tasks: tasks.clone(),
         }));
         gossip.dial(&configuration);
@@ -214,6 +234,7 @@ impl Gossip {
                 for (node, suspicion) in self.0.state.lock().suspicions(self.now()) {
                     metrics::set_suspicion(node.as_str(), suspicion.share());
                 }
+                self.tell_of_namesake();
             }
         }
     }
@@ -221,21 +242,82 @@ impl Gossip {
     /// Takes in a request or an answer; what to answer a request with.
     fn receive(&self, message: proto::Message) -> Result<Message, wire::WireError> {
         metrics::record_gossip_received(proto::encoded_bytes(&message));
-        let message = wire::decode(message, self.0.mark)?;
+        let mut message = wire::decode(message, self.0.mark)?;
         let from = message.from.clone();
+        self.drop_doubtful(&mut message);
         let received = self.0.state.lock().receive(message, self.now());
         if received.is_outbid {
-            tracing::warn!(
-                node = %self.0.node, told_by = %from,
-                "an announce of this node is known that it did not make: its clock went back, or \
-                 another node has its name"
-            );
+            self.note_outbid(&from);
             self.0.hurry.notify_one();
         }
         if received.has_news || received.is_outbid {
             self.0.changes.send_replace(());
         }
         Ok(received.answer.unwrap_or_else(|| Message::ping(self.0.node.clone())))
+    }
+
+    /// Takes out what is not believed.
+    fn drop_doubtful(&self, message: &mut Message) {
+        let known = Known { log_end: self.0.status.recent_log_end(), now_ms: now_millis() };
+        let from = message.from.clone();
+        message.announces.retain(|announce| {
+            let Some(doubt) = doubt::doubt(announce, known) else { return true };
+            metrics::record_gossip_doubted(doubt.as_str());
+            if self.0.odd.lock().said_doubt.entry(doubt).or_default().may(self.now()) {
+                tracing::warn!(
+                    node = %announce.node, told_by = %from, why = doubt.text(),
+                    "what is told of a node is not believed"
+                );
+            }
+            false
+        });
+    }
+
+    fn note_outbid(&self, told_by: &NodeId) {
+        let now = self.now();
+        let mut odd = self.0.odd.lock();
+        odd.outbids.note(now);
+        if odd.said_outbid.may(now) {
+            tracing::warn!(
+                node = %self.0.node, %told_by,
+                "an announce of this node is known that it did not make: its clock went back, or \
+                 another node has its name"
+            );
+        }
+    }
+
+    /// Two nodes of one name take turns in being believed: neither is of any use until one is gone.
+    fn tell_of_namesake(&self) {
+        let are_many = self.0.odd.lock().outbids.are_many(self.now());
+        let text = are_many.then(|| {
+            let node = &self.0.node;
+            format!("another process gossips as node '{node}', too: stop one of them")
+        });
+        if self.0.status.set_trouble(Trouble::Namesake, text.clone()) {
+            match text {
+                Some(text) => tracing::error!(text),
+                None => tracing::info!("this node is the only one of its name again"),
+            }
+        }
+    }
+
+    /// Whether a request is from whom it says, as far as its certificate tells.
+    fn check_certificate(&self, request: &Request<proto::Message>) -> Result<(), Status> {
+        let mut certified = certified::names(request);
+        {
+            let state = self.0.state.lock();
+            certified.retain(|name| state.is_member(name));
+        }
+        let from = &request.get_ref().from;
+        if certified.is_empty() || certified.iter().any(|name| name.as_str() == from) {
+            return Ok(());
+        }
+        let names: Vec<_> = certified.iter().map(NodeId::as_str).collect();
+        let refusal = format!("a certificate of node {} came from '{from}'", names.join(", "));
+        if self.0.odd.lock().said_certificate.may(self.now()) {
+            tracing::warn!(refusal, "a node shows the certificate of another one");
+        }
+        Err(Status::permission_denied(refusal))
     }
 
     /// A message as it is sent, counted.
@@ -252,6 +334,7 @@ impl gossip_server::Gossip for Gossip {
         &self,
         request: Request<proto::Message>,
     ) -> Result<Response<proto::Message>, Status> {
+        self.check_certificate(&request)?;
         match self.receive(request.into_inner()) {
             Ok(answer) => Ok(Response::new(self.encode(&answer))),
             Err(error) => Err(Status::invalid_argument(error.to_string())),

@@ -224,6 +224,11 @@ impl State {
         }
     }
 
+    /// Whether a node is declared.
+    pub(super) fn is_member(&self, node: &NodeId) -> bool {
+        *node == self.me || self.peers.contains_key(node)
+    }
+
     /// How likely it is of each peer, by name.
     pub(crate) fn suspicions(&self, now: Moment) -> impl Iterator<Item = (&NodeId, Suspicion)> {
         self.peers.iter().map(move |(node, peer)| (node, peer.heartbeats.suspicion(now)))

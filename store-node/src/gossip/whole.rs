@@ -5,46 +5,72 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, PartitionSpec};
-use anabranch_core::ids::ActorId;
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, TxnId};
+use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::grpc;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
+use anabranch_runtime::tls::TlsFiles;
+use anabranch_schemas::gossip::gossip_client::GossipClient;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tonic::transport::Server;
+use tonic::Code;
 use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
 
 use super::announce::{Announce, Incarnation};
-use super::doubles::{node, standing};
+use super::doubles::{announce, node, standing};
+use super::message::Message;
 use super::service::{Gossip, GossipOptions};
 use super::state::Settings;
 use super::suspicion::Suspicion;
+use super::wire::{self, ClusterMark};
+use crate::rpc::tls_config;
+use crate::status::Status;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Node {
     gossip: Gossip,
     tasks: Tasks,
+    readiness: Readiness,
 }
 
 impl Node {
     fn start(name: &str, life: u64, configuration: &Configuration, listener: TcpListener) -> Self {
+        Node::start_with(name, life, configuration, listener, None)
+    }
+
+    fn start_with(
+        name: &str,
+        life: u64,
+        configuration: &Configuration,
+        listener: TcpListener,
+        tls: Option<TlsFiles>,
+    ) -> Self {
         let tasks = Tasks::new(Shutdown::new());
+        let readiness = Readiness::new();
+        let ready = readiness.register("store node");
+        let tls_config = tls.as_ref().map(|files| tls_config(files).unwrap());
         let options = GossipOptions {
             node: node(name),
             incarnation: Incarnation(life),
-            actor: ActorId(Uuid::from_u128(7)),
+            actor: actor(),
             configuration: configuration.clone(),
-            tls: None,
+            tls,
             settings: Settings::default(),
+            status: Arc::new(Status::new(TxnId(0), None, Hlc(0), ready)),
         };
         let gossip = Gossip::start(options, &tasks);
         let (server, shutdown) = (gossip.server(), tasks.shutdown().clone());
         tasks.spawn("server", async move {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let ended = async move { shutdown.begun().await };
-            let server = Server::builder().add_service(server);
+            let server = crate::rpc::server(tls_config)?.add_service(server);
             Ok(server.serve_with_incoming_shutdown(incoming, ended).await?)
         });
-        Node { gossip, tasks }
+        Node { gossip, tasks, readiness }
     }
 
     async fn stop(self) {
@@ -86,6 +112,10 @@ impl Node {
     }
 }
 
+fn actor() -> ActorId {
+    ActorId(Uuid::from_u128(7))
+}
+
 async fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -93,7 +123,9 @@ async fn listener() -> (TcpListener, SocketAddr) {
 }
 
 fn cluster(epoch: u64, nodes: &[(&str, SocketAddr)]) -> Configuration {
-    let nodes = nodes.iter().map(|(name, address)| (node(name), address.to_string())).collect();
+    // The certificates of tests are for this name.
+    let address = |address: &SocketAddr| format!("localhost:{}", address.port());
+    let nodes = nodes.iter().map(|(name, at)| (node(name), address(at))).collect();
     let partitions = vec![PartitionSpec { weight: 1, nodes }];
     Configuration::new(Epoch(epoch), ClusterSpec { partitions, quorum: None }).unwrap()
 }
@@ -155,6 +187,126 @@ async fn a_newer_configuration_is_noticed_and_its_nodes_are_heard() {
     first.gossip.announce(standing(2, 30));
     third.knows("a", 1, 30).await;
     for node in [first, second, third] {
+        node.stop().await;
+    }
+}
+
+/// An authority and the certificates that it has issued.
+struct Authority {
+    dir: TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Authority { dir: tempfile::tempdir().unwrap(), issuer }
+    }
+
+    /// One for this common name and these DNS names.
+    fn issue(&self, common: &str, names: &[&str]) -> TlsFiles {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let file = format!("{common}-{}", names.join("-"));
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let write = |kind: &str, text: String| {
+            let path = self.dir.path().join(format!("{file}.{kind}.pem"));
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        TlsFiles {
+            certificate: write("certificate", certificate.pem()),
+            key: write("key", key.serialize_pem()),
+            trusted: vec![write("trusted", self.issuer.pem())],
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_nodes_hear_each_other_and_nobody_speaks_for_another() {
+    let authority = Authority::new();
+    let [(one, a), (two, b)] = [listener().await, listener().await];
+    let configuration = cluster(1, &[("a", a), ("b", b)]);
+    let shared = authority.issue("store-nodes", &["localhost"]);
+    let of_b = authority.issue("b", &["localhost"]);
+    let first = Node::start_with("a", 1, &configuration, one, Some(shared.clone()));
+    let second = Node::start_with("b", 1, &configuration, two, Some(of_b.clone()));
+    first.gossip.announce(standing(1, 10));
+    second.gossip.announce(standing(1, 20));
+    first.knows("b", 1, 20).await;
+    second.knows("a", 1, 10).await;
+
+    // Another one that is trusted says that it is b, and that b has come far.
+    let message = |from: &str| {
+        let said = Arc::new(announce("b", 9, 1_000));
+        let message = Message { announces: vec![said], ..Message::ping(node(from)) };
+        wire::encode(&message, ClusterMark::of(actor()))
+    };
+    let say = async |files: &TlsFiles, from: &str| {
+        let channel = grpc::channel(&format!("localhost:{}", a.port()), Some(files)).unwrap();
+        let said = GossipClient::new(channel).exchange(message(from)).await;
+        said.map(|_| ()).map_err(|status| status.code())
+    };
+    let of_a = authority.issue("somebody", &["a"]);
+    assert_eq!(say(&of_a, "b").await, Err(Code::PermissionDenied), "by its DNS name it is a");
+    assert_eq!(say(&of_b, "a").await, Err(Code::PermissionDenied));
+    assert_eq!(first.of("b").unwrap().standing.applied.base(), TxnId(20));
+    assert_eq!(say(&of_b, "b").await, Ok(()));
+    assert_eq!(say(&shared, "b").await, Ok(()), "it is for none of them, and so for all");
+    let others = Authority::new();
+    let stranger = others.issue("b", &["localhost"]);
+    let stranger = TlsFiles { trusted: of_b.trusted.clone(), ..stranger };
+    assert_ne!(say(&stranger, "b").await, Ok(()), "of an authority that nobody trusts");
+    for node in [first, second] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_of_one_name_notice_it_and_are_not_ready() {
+    let [(one, a), (two, b), (three, c)] = [listener().await, listener().await, listener().await];
+    let configuration = cluster(1, &[("a", a), ("b", b)]);
+    let first = Node::start("a", 1, &configuration, one);
+    let second = Node::start("b", 1, &configuration, two);
+    // It took the name of a, and b hears it as well.
+    let namesake = Node::start("a", 2, &configuration, three);
+    let (_, _) = (c, second.gossip.announce(standing(1, 10)));
+    let mut base = 0;
+    let noticed = async {
+        let is_named = |node: &Node| {
+            let troubles = node.readiness.not_ready();
+            troubles.iter().any(|(_, why)| why.contains("gossips as node 'a', too"))
+        };
+        while !is_named(&first) && !is_named(&namesake) {
+            base += 1;
+            first.gossip.announce(standing(1, base));
+            namesake.gossip.announce(standing(1, base + 1_000));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, noticed).await.unwrap();
+    assert!(!second.readiness.not_ready().iter().any(|(_, why)| why.contains("gossips as")));
+    for node in [first, second, namesake] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_makes_no_sense_is_not_passed_on_and_not_believed() {
+    let [(one, a), (two, b)] = [listener().await, listener().await];
+    let configuration = cluster(1, &[("a", a), ("b", b)]);
+    let first = Node::start("a", 1, &configuration, one);
+    let second = Node::start("b", u64::MAX, &configuration, two);
+    second.gossip.announce(standing(1, 20));
+    first.gossip.announce(standing(1, 10));
+    second.knows("a", 1, 10).await;
+    first.suspects("b", |suspicion| suspicion < Suspicion::FULL).await;
+    assert_eq!(first.of("b"), None, "it was started in a far future");
+    for node in [first, second] {
         node.stop().await;
     }
 }
