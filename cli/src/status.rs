@@ -127,15 +127,19 @@ async fn verify_all(servers: &[String], path: &str, json: bool) -> Result<()> {
         }
         show_verification(&found)?;
     }
+    Ok(judge(differ, away)?)
+}
+
+/// Whether all is well if replicas differ in so many intervals, and so many have not answered.
+fn judge(differ: usize, away: usize) -> Result<(), Failure> {
     if differ > 0 {
         let message = format!("replicas do not hold the same in {differ} intervals");
         return Err(Failure::new(Exit::Failed, message)
-            .with_hint("one of them is wrong: stop it, empty its data directory, and start it")
-            .into());
+            .with_hint("one of them is wrong: stop it, empty its data directory, and start it"));
     }
     if away > 0 {
         let message = format!("{away} store nodes did not say what they hold");
-        return Err(Failure::new(Exit::Unavailable, message).into());
+        return Err(Failure::new(Exit::Unavailable, message));
     }
     Ok(())
 }
@@ -234,4 +238,18 @@ fn seconds(value: Option<f64>) -> String {
 
 fn or_dash(value: Option<&u64>) -> String {
     value.map_or("-".to_owned(), u64::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_replicas_that_all_answered_and_hold_the_same_are_well() {
+        let exit = |differ, away| judge(differ, away).map_err(|failure| failure.exit);
+        assert_eq!(exit(0, 0), Ok(()));
+        assert_eq!(exit(0, 1), Err(Exit::Unavailable));
+        assert_eq!(exit(2, 0), Err(Exit::Failed));
+        assert_eq!(exit(2, 1), Err(Exit::Failed), "what is known to be wrong comes first");
+    }
 }
