@@ -13,18 +13,13 @@ pub enum Error {
     /// The store node does not give its feed now.
     #[error("read the feed of the store node: {0}")]
     Feed(String),
-    /// The store node no longer has the changes that come next.
-    #[error(
-        "the store node no longer has the changes from transaction {next} on: {reason}. Nothing is \
-         captured, since readers of topic 'changes' would take what follows for all there is. Start \
-         the store node on a copy of its data that still has them, and keep changes longer than \
-         change data capture may be away (the store node's feed_retention_ms)"
-    )]
+    /// No store node has the changes any more that come next.
+    #[error("no store node has the changes any more from transaction {next} to below {start}")]
     FeedTrimmed {
         /// Where the feed should have gone on.
         next: TxnId,
-        /// What the store node says.
-        reason: String,
+        /// Where it can go on.
+        start: TxnId,
     },
     /// The feed makes no sense.
     #[error("the feed of the store node is broken: {0}")]
@@ -39,8 +34,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Journal(error) => error.kind(),
-            Error::Feed(_) => ErrorKind::Retry,
-            Error::FeedTrimmed { .. } | Error::Broken(_) => ErrorKind::Corrupt,
+            Error::Feed(_) | Error::FeedTrimmed { .. } => ErrorKind::Retry,
+            Error::Broken(_) => ErrorKind::Corrupt,
             Error::Shutdown => ErrorKind::Shutdown,
         }
     }

@@ -11,6 +11,7 @@ const TRANSACTIONS: &str = "anabranch_cdc_transactions_total";
 const POSITION: &str = "anabranch_cdc_position_txn";
 const LAG: &str = "anabranch_cdc_lag_transactions";
 const LAG_SECONDS: &str = "anabranch_cdc_lag_seconds";
+const LOST: &str = "anabranch_cdc_lost_transactions_total";
 const RESTARTS: &str = "anabranch_cdc_restarts_total";
 
 /// Says what each metric means.
@@ -20,6 +21,8 @@ pub(crate) fn describe() {
     describe_gauge!(POSITION, Unit::Count, "every transaction id below it is in topic changes");
     describe_gauge!(LAG, Unit::Count, "transactions applied and not yet in topic changes, at most");
     describe_gauge!(LAG_SECONDS, Unit::Seconds, "time since all that was applied was in the topic");
+    describe_counter!(LOST, Unit::Count, "transactions whose changes no store node has any more");
+    counter!(LOST).absolute(0);
     describe_counter!(RESTARTS, Unit::Count, "times it began anew from its stored position");
 }
 
@@ -37,6 +40,11 @@ pub(crate) fn set_lag(transactions: u64, time: Duration) {
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a double")]
 fn as_f64(count: u64) -> f64 {
     count as f64
+}
+
+/// Changes of so many transactions, at most, are lost.
+pub(crate) fn lost(transactions: u64) {
+    counter!(LOST).increment(transactions);
 }
 
 pub(crate) fn restarted() {

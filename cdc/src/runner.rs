@@ -77,6 +77,13 @@ impl Capture {
             if error.kind() == ErrorKind::Shutdown {
                 return;
             }
+            let error = match error {
+                Error::FeedTrimmed { next, start } => match self.pass_over(next, start).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+                error => error,
+            };
             if error.kind() == ErrorKind::Corrupt {
                 tracing::error!(%error, "changes cannot be captured");
             } else {
@@ -92,6 +99,27 @@ impl Capture {
                 () = self.shutdown.begun() => {}
             }
         }
+    }
+
+    /// Goes on behind changes that nobody has any more, and says in the topic that they are lost:
+    /// readers would else take what follows for all there is.
+    async fn pass_over(&self, next: TxnId, start: TxnId) -> Result<(), Error> {
+        let (journal, cluster) = (self.journal.clone(), self.cluster.clone());
+        blocking(move || {
+            let (mut writer, position) = ChangesWriter::open(&journal, cluster)?;
+            if position.next != next {
+                return Ok(());
+            }
+            writer.write_lost(next, start)?;
+            tracing::error!(
+                %next, %start,
+                "no store node has these changes any more: they are lost to topic 'changes'. Keep \
+                 changes longer than change data capture may be away (feed_retention_ms)"
+            );
+            metrics::lost(start.0 - next.0);
+            Ok(())
+        })
+        .await
     }
 
     /// From fencing to the first error, or to the shutdown.
@@ -114,11 +142,12 @@ impl Capture {
         next: TxnId,
     ) -> Result<mpsc::Receiver<Result<FeedReply, Error>>, Error> {
         let request = FeedRequest { slices: Vec::new(), from: next.0 };
-        let failed = move |status: &tonic::Status| match grpc::code_of(status) {
-            Some("feed_trimmed") => {
-                Error::FeedTrimmed { next, reason: status.message().to_owned() }
+        let failed = move |status: &tonic::Status| {
+            let start = grpc::number_of(status, grpc::FEED_START_KEY).map(TxnId);
+            match start.filter(|start| *start > next) {
+                Some(start) => Error::FeedTrimmed { next, start },
+                None => Error::Feed(status.message().to_owned()),
             }
-            _ => Error::Feed(status.message().to_owned()),
         };
         let mut client = self.client.clone();
         let reply = client.feed(request).await.map_err(|status| failed(&status))?;

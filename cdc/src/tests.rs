@@ -11,7 +11,7 @@ use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Error as JournalError, Journal, ReadFrom, TopicPartition, cluster_topics};
 use anabranch_schemas::decode;
-use anabranch_schemas::records::Resolved;
+use anabranch_schemas::records::{Lost, Resolved};
 use anabranch_schemas::store::{FeedChange, FeedReply, FeedTransaction};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -224,4 +224,33 @@ fn what_was_written_of_a_transaction_is_passed_over_and_its_slices_are_marked_wh
     let expected: Vec<_> = history.iter().flat_map(|(txn, slices)| changes(*txn, slices)).collect();
     let events = written.iter().map(|event| &event.value);
     assert!(events.eq(expected.iter().map(|change| &change.event)));
+}
+
+#[test]
+fn what_no_store_node_has_any_more_is_told_in_every_slice_and_what_follows_is_captured() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
+    let log: Arc<dyn Journal> = EmbeddedJournal::open(config).unwrap();
+    let identity = identity();
+    log.ensure_topics(&cluster_topics(&identity.name, identity.slices, None)).unwrap();
+    let (mut writer, start) = ChangesWriter::open(&log, identity.clone()).unwrap();
+    assert_eq!(start.next, TxnId(0));
+    writer.write_lost(TxnId(0), TxnId(9)).unwrap();
+    let (_, start) = ChangesWriter::open(&log, identity.clone()).unwrap();
+    assert_eq!(start, Position { next: TxnId(9), written: 0 });
+    capture(&log, &vec![(9, BTreeMap::from([(0, 1)]))], &[1]);
+    for slice in identity.slices.all() {
+        let at = TopicPartition::new(identity.name.changes(), slice.0);
+        let end = log.bounds(&at).unwrap().end;
+        let mut reader = log.reader(&[(at.clone(), ReadFrom::Start)]).unwrap();
+        let mut values = Vec::new();
+        while reader.position(&at).unwrap() < end {
+            let records = reader.poll(Duration::from_millis(10)).unwrap();
+            values.extend(records.into_iter().map(|record| record.value.unwrap()));
+        }
+        let last = TxnId(8);
+        assert_eq!(decode::<Lost>(&values[0]).unwrap(), Lost { slice, from: TxnId(0), to: last });
+        assert_eq!(decode::<Resolved>(&values[1]).unwrap(), Resolved { slice, txn: last });
+        assert_eq!(values.get(2).is_some_and(|value| value == "9/0/0"), slice == Slice(0));
+    }
 }

@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
+use anabranch_core::ids::TxnId;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{
     Error as JournalError, Journal, NewRecord, RotatingWriter, TopicPartition, TransactionalId,
     cursors,
 };
 use anabranch_schemas::encode;
-use anabranch_schemas::records::{ChangesCursor, PartialChanges, Resolved};
+use anabranch_schemas::records::{ChangesCursor, Lost, PartialChanges, Resolved};
 use bytes::Bytes;
 
 use crate::batch::{Batch, Position};
@@ -63,6 +64,28 @@ impl ChangesWriter {
             if let Some(partial) = batch.partial() {
                 cursors::append(writer, cluster, PartialChanges::KEY, &partial)?;
             }
+            Ok::<(), JournalError>(())
+        });
+        written.map_err(Error::from)
+    }
+
+    /// Writes, for all slices, that the changes of the transactions from `next` on and below
+    /// `start` are lost.
+    pub(crate) fn write_lost(&mut self, next: TxnId, start: TxnId) -> Result<(), Error> {
+        let cluster = &self.cluster.name;
+        let topic = cluster.changes();
+        let last = TxnId(start.0.saturating_sub(1));
+        let records = self.cluster.slices.all().flat_map(|slice| {
+            let lost = encode(&Lost { slice, from: next, to: last });
+            [lost, encode(&Resolved { slice, txn: last })].map(|value| NewRecord {
+                at: TopicPartition::new(topic.as_str(), slice.0),
+                key: Bytes::new(),
+                value: Some(value),
+            })
+        });
+        let written = self.writer.transaction(|writer| {
+            records.into_iter().try_for_each(|record| writer.append(record))?;
+            cursors::append(writer, cluster, CURSOR_KEY, &ChangesCursor { next: start })?;
             Ok::<(), JournalError>(())
         });
         written.map_err(Error::from)

@@ -7,6 +7,7 @@
 
 mod apply;
 mod bridge;
+mod cluster;
 mod documents;
 mod place;
 mod raw;
@@ -19,7 +20,7 @@ use clap::Subcommand;
 
 use crate::host::Signals;
 
-/// Measure this machine: writes, catching up, replication.
+/// Measure this machine: writes, catching up, replication, several store nodes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -31,6 +32,7 @@ enum Command {
     Write(write::Args),
     Apply(apply::Args),
     Bridge(bridge::Args),
+    Cluster(cluster::Args),
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
@@ -40,6 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             Command::Write(args) => write::run(args).await,
             Command::Apply(args) => apply::run(args).await,
             Command::Bridge(args) => bridge::run(args).await,
+            Command::Cluster(args) => cluster::run(args).await,
         }
     };
     // What was measured until then is of no use, but the directory goes.

@@ -33,6 +33,11 @@ impl Interval {
         Interval(range)
     }
 
+    /// From one position to another, both included; `None` if that is nothing.
+    pub fn between(first: Position, last: Position) -> Option<Self> {
+        (first <= last).then(|| Interval(first.0.into()..u128::from(last.0) + 1))
+    }
+
     pub(crate) fn into_range(self) -> Range<u128> {
         self.0
     }
@@ -83,6 +88,14 @@ impl Intervals {
     pub fn contains(&self, position: Position) -> bool {
         let next = self.0.partition_point(|interval| interval.last() < position);
         self.0.get(next).is_some_and(|interval| interval.contains(position))
+    }
+
+    /// Whether all of another part is in it.
+    pub fn covers(&self, part: &Intervals) -> bool {
+        part.iter().all(|interval| {
+            let next = self.0.partition_point(|own| own.last() < interval.first());
+            self.0.get(next).is_some_and(|own| own.common(interval).as_ref() == Some(interval))
+        })
     }
 
     /// The slices that have a position in common with them, in order.

@@ -16,6 +16,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, Options, WriteBatch, WriteOptions};
 use uuid::Uuid;
 
@@ -254,6 +255,35 @@ pub fn rocksdb_write(path: &Path, sync: bool, batches: &[Vec<Pair>]) -> Result<M
     Ok(Measured { elapsed: begun.elapsed(), latencies })
 }
 
+/// Makes a checkpoint of the RocksDB in `from`, which nobody has open, and copies its files to
+/// `to`, where they are durable then. Returns how many bytes they have.
+///
+/// # Errors
+/// [`Error::Unavailable`] with what RocksDB or the file system says.
+pub fn rocksdb_copy(from: &Path, to: &Path) -> Result<u64, Error> {
+    let failed = |error: rocksdb::Error| Error::Unavailable(error.to_string());
+    let mut options = Options::default();
+    options.set_disable_auto_compactions(true);
+    let tables = DB::list_cf(&options, from).map_err(failed)?;
+    let db = DB::open_cf(&options, from, tables).map_err(failed)?;
+    let linked = to.with_extension("checkpoint");
+    Checkpoint::new(&db).and_then(|made| made.create_checkpoint(&linked)).map_err(failed)?;
+    let copied = copy_files(&linked, to);
+    copied.map_err(|error| Error::Unavailable(format!("copy '{}': {error}", linked.display())))
+}
+
+fn copy_files(from: &Path, to: &Path) -> std::io::Result<u64> {
+    std::fs::create_dir_all(to)?;
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let copy = to.join(entry.file_name());
+        bytes += std::fs::copy(entry.path(), &copy)?;
+        std::fs::File::open(copy)?.sync_all()?;
+    }
+    Ok(bytes)
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
 fn unavailable(error: KafkaError) -> Error {
     Error::Unavailable(error.to_string())
@@ -267,6 +297,17 @@ mod tests {
     use super::*;
     use crate::kafka::KafkaJournal;
     use crate::log::{Cleanup, Journal, TopicSpec};
+
+    #[test]
+    fn a_copied_checkpoint_has_what_was_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let pair = |number: u8| (vec![number], vec![number; 100]);
+        rocksdb_write(&from, false, &[(0..50).map(pair).collect()]).expect("written");
+        assert!(rocksdb_copy(&from, &to).expect("copied") > 50 * 100);
+        let db = DB::open_default(&to).expect("it opens");
+        assert_eq!(db.get([7]).expect("read"), Some(vec![7; 100]));
+    }
 
     /// What ours is compared with does what ours does: everything is written once and committed.
     #[test]

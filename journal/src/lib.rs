@@ -12,6 +12,8 @@ pub mod embedded;
 mod error;
 pub mod kafka;
 mod log;
+#[cfg(any(test, feature = "doubles"))]
+pub mod memory;
 pub mod metadata;
 mod metrics;
 mod rotating;

@@ -17,6 +17,7 @@
 //! [`MetadataStore::wait`] does so on a handle of its own.
 
 mod configuration;
+mod lost;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,7 @@ use crate::log::{
 use crate::rotating::run_transaction;
 
 pub use configuration::follow_configuration;
+pub use lost::LostRange;
 
 /// How long to wait for the log to be read to its end.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);

@@ -59,6 +59,15 @@ pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Channel, GrpcErr
     Ok(endpoint.connect_lazy())
 }
 
+/// The metadata key of where a feed begins, of an error that says that it does not go back as far
+/// as was asked.
+pub const FEED_START_KEY: &str = "anabranch-feed-start";
+
+/// A number that an error has in its metadata.
+pub fn number_of(status: &Status, key: &str) -> Option<u64> {
+    status.metadata().get(key)?.to_str().ok()?.parse().ok()
+}
+
 /// The stable code of an error, if it came from a service and not from the connection to it.
 pub fn code_of(status: &Status) -> Option<&str> {
     status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok())

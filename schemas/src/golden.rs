@@ -20,7 +20,7 @@ use anabranch_core::query::{FieldPath, OnConflict};
 
 use crate::records::{
     Change, ChangeRef, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation,
-    Metadata, Operation, PartLocation, PartialChanges, RemoteCursor, Resolved, RoundPart,
+    Lost, Metadata, Operation, PartLocation, PartialChanges, RemoteCursor, Resolved, RoundPart,
 };
 use crate::{Record, decode, encode, state};
 
@@ -230,6 +230,9 @@ fn what_stands_in_changes() {
     let either = |bytes: &[u8]| ChangesRecord::decode(bytes).unwrap();
     assert_eq!(either(&encode(&change)), ChangesRecord::Change(change));
     assert_eq!(either(&encode(&resolved)), ChangesRecord::Resolved(resolved));
+    let lost = Lost { slice: Slice(3), from: TxnId(12), to: TxnId(40) };
+    check("lost", &lost);
+    assert_eq!(either(&encode(&lost)), ChangesRecord::Lost(lost));
 }
 
 #[test]

@@ -201,6 +201,21 @@ pub struct Resolved {
 }
 record!(Resolved, "resolved mark", "resolved.v1.avsc");
 
+/// What some transactions changed in a slice is not known: it is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The slice.
+    #[serde(with = "slice")]
+    pub slice: Slice,
+    /// The first transaction.
+    #[serde(with = "avro::long")]
+    pub from: TxnId,
+    /// The last transaction, included.
+    #[serde(with = "avro::long")]
+    pub to: TxnId,
+}
+record!(Lost, "lost range", "lost.v1.avsc");
+
 /// What stands in topic `changes`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChangesRecord {
@@ -208,13 +223,17 @@ pub enum ChangesRecord {
     Change(Change),
     /// A resolved mark.
     Resolved(Resolved),
+    /// Changes that are lost.
+    Lost(Lost),
 }
 
 impl ChangesRecord {
-    /// Reads either.
+    /// Reads any of them.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         if avro::is::<Resolved>(bytes) {
             avro::decode(bytes).map(ChangesRecord::Resolved)
+        } else if avro::is::<Lost>(bytes) {
+            avro::decode(bytes).map(ChangesRecord::Lost)
         } else {
             avro::decode(bytes).map(ChangesRecord::Change)
         }

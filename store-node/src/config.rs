@@ -26,6 +26,9 @@ pub struct StoreNodeConfig {
     pub feed_retention_ms: u64,
     /// How long the id of a round is remembered, in milliseconds of the log's time.
     pub round_retention_ms: u64,
+    /// How long all replicas of a partition have to lack what the log no longer has before it is
+    /// declared lost, in milliseconds: the time to bring back one that has it, or a disk.
+    pub lost_after_ms: u64,
     /// How long a read may take from first to last document, in milliseconds.
     pub max_read_ms: u64,
     /// How many queries and scans may run at once.
@@ -51,6 +54,7 @@ impl Default for StoreNodeConfig {
             history_ms: 5 * 60 * 1000,
             feed_retention_ms: 7 * 24 * 60 * 60 * 1000,
             round_retention_ms: 24 * 60 * 60 * 1000,
+            lost_after_ms: 60_000,
             max_read_ms: 10 * 60 * 1000,
             max_streams: 64,
             max_buffered_bytes: 64 << 20,

@@ -1,6 +1,7 @@
 //! The store node: applies the log in its order, keeps a version of each document per
 //! transaction, answers reads at a timestamp and streams what it applied.
 //!
+//! * `backfill`: from other replicas, what the log no longer has.
 //! * `apply`: from the log into the store, the pure core and the threads around it.
 //! * `storage`: RocksDB; everything of some transactions is one batch.
 //! * `read`: one document, queries, scans, each of one snapshot.
@@ -8,6 +9,7 @@
 //! * `rpc`: all of that over gRPC.
 
 mod apply;
+mod backfill;
 mod config;
 mod coordinate;
 mod error;
@@ -19,6 +21,7 @@ mod membership;
 mod metrics;
 mod node;
 mod observe;
+mod persistence;
 mod read;
 mod rpc;
 mod stability;

@@ -13,6 +13,11 @@ const TOO_LARGE: &str = "anabranch_store_node_too_large_documents_total";
 const MISPLACED: &str = "anabranch_store_node_misplaced_mutations_total";
 const LOG_READ: &str = "anabranch_store_node_log_read_bytes_total";
 const LOST: &str = "anabranch_store_node_lost_parts_total";
+const BACKFILLED: &str = "anabranch_store_node_backfilled_entries_total";
+const BACKFILLED_BYTES: &str = "anabranch_store_node_backfilled_bytes_total";
+const BACKFILL_SECONDS: &str = "anabranch_store_node_backfill_write_seconds";
+const BACKFILLING: &str = "anabranch_store_node_backfilling";
+const LOST_RANGES: &str = "anabranch_store_node_lost_ranges";
 const ORPHANS: &str = "anabranch_store_node_orphan_parts_total";
 const HALTED: &str = "anabranch_store_node_halted";
 const BUFFERED: &str = "anabranch_store_node_buffered_bytes";
@@ -47,7 +52,12 @@ pub(crate) fn describe() {
     describe_counter!(MISPLACED, "Mutations in a slice that is not their document's: ignored");
     describe_counter!(LOG_READ, "Bytes of records read from the log, by topic");
     describe_counter!(LOST, "Parts of rounds whose data was not in the log: lost");
+    describe_gauge!(LOST_RANGES, "Ranges of transactions that are lost here: alarm if not 0");
     describe_counter!(ORPHANS, "Parts that no commit record asked for in time: dropped");
+    describe_counter!(BACKFILLED, "Rounds and documents that were copied from other replicas");
+    describe_counter!(BACKFILLED_BYTES, "Bytes of these");
+    describe_histogram!(BACKFILL_SECONDS, "Time to write what one reply gave, in seconds");
+    describe_gauge!(BACKFILLING, "1 while the node copies from other replicas and serves no reads");
     describe_gauge!(HALTED, "1 once a record could not be applied and a person must look");
     describe_gauge!(BUFFERED, "Bytes of rounds that wait for their turn");
     describe_gauge!(PENDING, "Commit records that wait for their turn");
@@ -115,6 +125,17 @@ pub(crate) fn record_batch(counts: BatchCounts, took: Duration) {
     histogram!(BATCH).record(took.as_secs_f64());
 }
 
+/// What was copied from another replica at once.
+pub(crate) fn record_backfilled(entries: u64, bytes: u64, took: Duration) {
+    counter!(BACKFILLED).increment(entries);
+    counter!(BACKFILLED_BYTES).increment(bytes);
+    histogram!(BACKFILL_SECONDS).record(took.as_secs_f64());
+}
+
+pub(crate) fn set_backfilling(backfilling: bool) {
+    gauge!(BACKFILLING).set(if backfilling { 1.0 } else { 0.0 });
+}
+
 pub(crate) fn set_waiting(bytes: usize, commits: usize) {
     gauge!(BUFFERED).set(as_f64(bytes as u64));
     gauge!(PENDING).set(as_f64(commits as u64));
@@ -123,6 +144,11 @@ pub(crate) fn set_waiting(bytes: usize, commits: usize) {
 /// Records of a topic of the log were read.
 pub(crate) fn record_log_read(topic: &'static str, bytes: usize) {
     counter!(LOG_READ, "topic" => topic).increment(bytes as u64);
+}
+
+/// How many ranges of transactions are lost.
+pub(crate) fn set_lost_ranges(count: u64) {
+    gauge!(LOST_RANGES).set(as_f64(count));
 }
 
 pub(crate) fn set_halted() {

@@ -6,14 +6,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::ids::TxnId;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 
-use crate::apply::{Apply, Retention};
+use crate::apply::{Apply, Ended, Retention};
+use crate::backfill::{ASK_AGAIN, Backfill, Declared, Reason, Remote, Source};
 use crate::config::StoreNodeConfig;
 use crate::coordinate::{Coordinator, Remember, View};
 use crate::error::Error;
@@ -23,11 +26,12 @@ use crate::known::Known;
 use crate::log::Log;
 use crate::membership::{Configurations, Membership};
 use crate::metrics;
+use crate::persistence::Persistence;
 use crate::observe::{self, Observer};
 use crate::read::{Reads, blocking};
 use crate::rpc::{self, Addressee, Local, Services};
 use crate::status::Status;
-use crate::storage::{Opened, Progress, Storage, StoreOptions, Timeline};
+use crate::storage::{Head, Opened, Storage, StoreOptions, Unfinished};
 
 /// A node that is open and not yet started.
 pub struct StoreNode {
@@ -88,9 +92,11 @@ impl StoreNode {
     /// If its address cannot be listened on, or its certificate cannot be used.
     pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<SocketAddr, Error> {
         let StoreNode { config, identity, configurations, membership, log, journal, opened } = self;
-        let Opened { storage, progress, timeline } = opened;
+        let Opened { storage, head, unfinished, lost_ranges } = opened;
+        let progress = &head.progress;
         let (server, listener, address) = listen(&config).await?;
         let status = Arc::new(Status::new(progress.next, progress.last, progress.time, ready));
+        status.set_lost_ranges(lost_ranges);
         tracing::info!(
             cluster = %identity.name.as_str(), %address, next = %progress.next,
             "the store node starts"
@@ -101,12 +107,12 @@ impl StoreNode {
         let addressee = Addressee::new(membership.node(), mark);
         // Before anything is applied: it says what has to be kept for the reads of other nodes.
         let view = node.view(membership, gossip.clone(), configurations);
-        node.apply(&journal, progress, timeline);
-        node.observe(journal);
-        node.flush();
-        let (local, tls) = (node.local(), node.config.tls);
+        let (local, tls) = (node.local(), node.config.tls.clone());
         let shutdown = tasks.shutdown().clone();
         let coordinator = Coordinator::new(local.clone(), view, tls, shutdown.clone());
+        node.keep_up(Arc::clone(&journal), coordinator.clone(), head, unfinished);
+        node.observe(journal);
+        node.flush();
         let services = Services { local, coordinator, gossip, addressee };
         tasks.spawn("store-node-rpc", async move {
             let served = rpc::serve(server, listener, services, shutdown);
@@ -160,19 +166,55 @@ impl Started<'_> {
         view
     }
 
-    fn apply(&self, journal: &Arc<dyn Journal>, progress: Progress, timeline: Timeline) {
+    /// Applies the log, and takes from other replicas what the log does not have.
+    fn keep_up(
+        &self,
+        journal: Arc<dyn Journal>,
+        coordinator: Coordinator,
+        head: Head,
+        unfinished: Option<Unfinished>,
+    ) {
         let StoreNodeConfig { history_ms, feed_retention_ms: feed_ms, .. } = self.config;
+        let shutdown = self.tasks.shutdown().clone();
+        let persistence = Persistence::new(Arc::clone(&self.status), shutdown);
         let apply = Apply {
             cluster: self.identity.name.clone(),
+            journal,
             log: Arc::clone(&self.log),
             storage: Arc::clone(&self.storage),
             status: Arc::clone(&self.status),
-            progress,
-            timeline,
+            persistence: persistence.clone(),
             retention: Retention { history_ms, feed_ms },
             max_buffered_bytes: self.config.max_buffered_bytes,
+            tasks: self.tasks.clone(),
         };
-        apply.start(journal, self.tasks);
+        let part = self.log.owned().clone();
+        let backfill = Backfill {
+            log: Arc::clone(&self.log),
+            storage: Arc::clone(&self.storage),
+            status: Arc::clone(&self.status),
+            persistence,
+            ask_again: ASK_AGAIN,
+            lost_after: Duration::from_millis(self.config.lost_after_ms),
+            agreement: Box::new(Declared {
+                journal: Arc::clone(&apply.journal),
+                cluster: self.identity.name.clone(),
+                log: Arc::clone(&self.log),
+                coordinator: coordinator.clone(),
+            }),
+            replicas: Box::new(Remote {
+                coordinator,
+                runtime: Handle::current(),
+                part,
+                slices: self.identity.slices,
+            }),
+        };
+        let runtime = Handle::current();
+        self.tasks.spawn_thread("store-node-apply", move || {
+            // It starts other threads.
+            let _entered = runtime.enter();
+            keep_up(&apply, &backfill, head, unfinished).map_err(TaskError::from)
+        });
     }
 
     fn observe(&self, journal: Arc<dyn Journal>) {
@@ -199,16 +241,23 @@ impl Started<'_> {
 
     /// Answers from what this node holds.
     fn local(&self) -> Local {
+        let reads = Reads::new(
+            Arc::clone(&self.storage),
+            Arc::clone(&self.status),
+            self.config.max_streams,
+            Duration::from_millis(self.config.max_read_ms),
+            self.tasks.shutdown().clone(),
+        );
         Local {
             log: Arc::clone(&self.log),
             mark: ClusterMark::of(self.identity.actor),
-            reads: Reads::new(
-                Arc::clone(&self.storage),
-                Arc::clone(&self.status),
-                self.config.max_streams,
-                Duration::from_millis(self.config.max_read_ms),
-                self.tasks.shutdown().clone(),
-            ),
+            source: Source {
+                log: Arc::clone(&self.log),
+                storage: Arc::clone(&self.storage),
+                status: Arc::clone(&self.status),
+                reads: reads.clone(),
+            },
+            reads,
             feeds: Feeds {
                 storage: Arc::clone(&self.storage),
                 status: Arc::clone(&self.status),
@@ -217,6 +266,38 @@ impl Started<'_> {
             },
             status: Arc::clone(&self.status),
             storage: Arc::clone(&self.storage),
+        }
+    }
+}
+
+/// Applies the log for as long as the process runs, with a backfill whenever the log does not have
+/// what comes next.
+fn keep_up(
+    apply: &Apply,
+    backfill: &Backfill,
+    mut head: Head,
+    unfinished: Option<Unfinished>,
+) -> Result<(), Error> {
+    let is_empty = head.progress.next == TxnId(0);
+    let mut reason = match unfinished {
+        Some(unfinished) => Some(Reason::Interrupted(unfinished)),
+        None => is_empty.then_some(Reason::Empty),
+    };
+    loop {
+        if let Some(reason) = reason.take() {
+            head = match backfill.run(head, reason) {
+                Ok(head) => head,
+                Err(Error::Shutdown) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+        }
+        match apply.run(head)? {
+            Ended::ForGood => return Ok(()),
+            Ended::Trimmed(here, trimmed) => {
+                tracing::warn!(%trimmed, "the log no longer has what comes next");
+                head = here;
+                reason = Some(Reason::Trimmed(trimmed));
+            }
         }
     }
 }

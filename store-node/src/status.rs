@@ -48,10 +48,23 @@ pub(crate) enum Trouble {
     Durability,
     /// What was in the log at the start is not yet applied.
     CatchingUp,
+    /// What the log no longer has is being copied from other replicas.
+    Backfilling,
     /// Too few other nodes are heard to answer for the cluster.
     CutOff,
     /// Another node has this one's name.
     Namesake,
+}
+
+/// A backfill under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Backfilling {
+    /// Everything below this will be here.
+    pub(crate) until: TxnId,
+    /// How many entries are here so far.
+    pub(crate) entries: u64,
+    /// For people.
+    pub(crate) text: String,
 }
 
 /// The end of the log as it was seen so long ago still bounds what others can have applied.
@@ -67,6 +80,8 @@ pub(crate) struct Status {
     /// When that was last seen.
     log_seen: Mutex<Option<Instant>>,
     lost_parts: AtomicU64,
+    lost_ranges: AtomicU64,
+    backfilling: Mutex<Option<Backfilling>>,
     ready: ReadyFlag,
     troubles: Mutex<BTreeMap<Trouble, String>>,
 }
@@ -81,6 +96,8 @@ impl Status {
             log_end: AtomicU64::new(next.0),
             log_seen: Mutex::default(),
             lost_parts: AtomicU64::new(0),
+            lost_ranges: AtomicU64::new(0),
+            backfilling: Mutex::default(),
             ready,
             troubles: Mutex::default(),
         };
@@ -138,12 +155,42 @@ impl Status {
         self.applied.send_modify(|applied| {
             change(applied);
             let target = *self.target.lock();
-            caught_up = !applied.caught_up && target.is_some_and(|target| target <= applied.next);
+            let is_whole = self.backfilling.lock().is_none();
+            caught_up = is_whole && !applied.caught_up && target.is_some_and(|target| target <= applied.next);
             applied.caught_up |= caught_up;
         });
         if caught_up {
             self.set_trouble(Trouble::CatchingUp, None);
         }
+    }
+
+    /// The backfill that is under way, if there is one.
+    pub(crate) fn backfilling(&self) -> Option<Backfilling> {
+        self.backfilling.lock().clone()
+    }
+
+    /// A backfill is under way, or no longer is; whether that is news. While it lasts, and until
+    /// the node has come to where the log ends now, it serves no reads.
+    pub(crate) fn set_backfilling(&self, backfilling: Option<Backfilling>) -> bool {
+        let text = backfilling.as_ref().map(|backfilling| backfilling.text.clone());
+        let has_begun = {
+            let mut now = self.backfilling.lock();
+            let has_begun = now.is_none() && backfilling.is_some();
+            *now = backfilling;
+            has_begun
+        };
+        if has_begun {
+            let end = self.log_end();
+            if let Some(target) = &mut *self.target.lock() {
+                *target = end.max(*target);
+            }
+            self.set_trouble(Trouble::CatchingUp, Some("catching up with the log".to_owned()));
+            self.applied.send_modify(|applied| applied.caught_up = false);
+        } else {
+            self.update(|_| {});
+        }
+        metrics::set_backfilling(text.is_some());
+        self.set_trouble(Trouble::Backfilling, text)
     }
 
     /// The end of the log when it was last seen.
@@ -172,6 +219,23 @@ impl Status {
     /// How many parts were lost since the node started.
     pub(crate) fn lost_parts(&self) -> u64 {
         self.lost_parts.load(Ordering::Acquire)
+    }
+
+    /// All of some transactions is lost.
+    pub(crate) fn add_lost_range(&self) {
+        self.lost_ranges.fetch_add(1, Ordering::AcqRel);
+        metrics::set_lost_ranges(self.lost_ranges());
+    }
+
+    /// How many ranges of transactions are lost, ever.
+    pub(crate) fn lost_ranges(&self) -> u64 {
+        self.lost_ranges.load(Ordering::Acquire)
+    }
+
+    /// So many were lost before the node started.
+    pub(crate) fn set_lost_ranges(&self, count: u64) {
+        self.lost_ranges.store(count, Ordering::Release);
+        metrics::set_lost_ranges(count);
     }
 
     /// Something is wrong, or no longer is. Whether that is news.

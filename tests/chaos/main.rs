@@ -1,11 +1,12 @@
 //! A cluster of many store nodes under load, in which something goes wrong all the time, and clients
-//! that record what they see (IN-1, IN-2, ST-3, ST-4, CDC-1, CDC-2).
+//! that record what they see (IN-1, IN-2, ST-2, ST-3, ST-4, CDC-1, CDC-2).
 //!
 //! Three partitions of two replicas each, two ingest servers and change data capture, on a Kafka of
 //! the test's own. Sessions write rounds of several documents and read, with the tokens that they
 //! have and that they give each other. Meanwhile store nodes are killed, wiped, paused, cut off from
 //! each other and from the log, but never all replicas of a partition; now and then a server dies.
-//! In the end everything is read from each replica, and the history is checked.
+//! In the end everything is read from each replica, all of which must hold the same, and the history
+//! is checked.
 //!
 //! `make chaos` runs it for half an hour and writes a report. What can be set:
 //! * `ANABRANCH_TEST_SEED`: what goes wrong when, and what clients do; it is printed.
@@ -155,9 +156,11 @@ impl Run {
         stage.check().with_context(|| self.cluster.logs())?;
 
         let mut cluster = self.cluster;
+        let mut checks = vec![cluster.verify().context("ST-2, after all faults")];
         let last = history.writes().filter_map(|write| write.outcome).max();
         let end = finale::read_replicas(&mut cluster, last.context("a round")?);
         history.end = end.with_context(|| cluster.logs())?;
+        checks.push(cluster.verify().context("ST-2, after all restarts"));
         let violations = check(&history);
         let kafka = KafkaConfig::new(self.broker.address(), "chaos-test");
         let events = finale::check_changes(&cluster, &KafkaJournal::connect(kafka)?);
@@ -172,7 +175,12 @@ impl Run {
             violations: &violations,
             ended: &self.ended,
         };
-        conclude(&report, &self.dir).and(events.map(|_| ())).with_context(|| cluster.logs())
+        checks.push(conclude(&report, &self.dir));
+        checks.push(events.map(|_| ()));
+        for failure in checks.iter().filter_map(|check| check.as_ref().err()) {
+            println!("{failure:#}");
+        }
+        checks.into_iter().collect::<Result<()>>().with_context(|| cluster.logs())
     }
 }
 

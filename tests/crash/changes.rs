@@ -97,6 +97,7 @@ impl Checker {
                 self.resolved = self.resolved.max(Some(mark.txn));
                 Ok(())
             }
+            ChangesRecord::Lost(lost) => bail!("nothing is ever lost here, but {lost:?}"),
         }
     }
 

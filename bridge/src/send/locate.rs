@@ -148,5 +148,6 @@ fn transaction(value: &[u8], at: &TopicPartition, offset: Offset) -> Result<TxnI
     Ok(match record {
         ChangesRecord::Change(change) => change.txn,
         ChangesRecord::Resolved(resolved) => resolved.txn,
+        ChangesRecord::Lost(lost) => lost.to,
     })
 }

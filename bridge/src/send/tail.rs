@@ -72,7 +72,7 @@ pub(crate) struct Tail {
 pub(crate) enum Ended {
     /// It was told to, or nobody takes its batches.
     Stopped,
-    /// What was to be read is gone: the receiver needs a snapshot.
+    /// Some of what was to be read is gone: the receiver needs a snapshot.
     Gone,
 }
 
@@ -109,7 +109,9 @@ impl Tail {
             let slices = self.to_read(&rounds, changes.reads_all());
             changes.choose(&*self.journal, slices.as_ref())?;
             for record in changes.poll()? {
-                self.read_change(&mut rounds, record)?;
+                if let Some(ended) = self.read_change(&mut rounds, record)? {
+                    return Ok(ended);
+                }
             }
             if !self.hand_out(&mut rounds, &mut told) {
                 return Ok(Ended::Stopped);
@@ -157,30 +159,37 @@ impl Tail {
         Ok(Some(Readers { commits, changes }))
     }
 
-    fn read_change(&self, rounds: &mut Rounds, record: Record) -> Result<(), Error> {
+    /// Takes in a record; how this ends, if it says that changes are lost.
+    fn read_change(&self, rounds: &mut Rounds, record: Record) -> Result<Option<Ended>, Error> {
         let slice = Slice(record.at.partition.0);
         // Keys of marks are empty; a record without value is none of ours.
-        let Some(value) = record.value else { return Ok(()) };
+        let Some(value) = record.value else { return Ok(None) };
         if !record.key.is_empty() && !self.source.selector.may_want(&record.key) {
-            return Ok(());
+            return Ok(None);
         }
         let what = || format!("{} at {}", record.at, record.offset);
         let decoded = ChangesRecord::decode(&value)
             .map_err(|source| Error::Record { what: what(), source })?;
         match decoded {
-            ChangesRecord::Resolved(mark) if mark.slice == slice => rounds.mark(slice, mark.txn),
+            ChangesRecord::Resolved(mark) if mark.slice == slice => rounds.mark(slice, mark.txn)?,
             ChangesRecord::Resolved(mark) => {
                 let named = mark.slice.0;
-                Err(Error::Corrupt(format!("{}: a mark of slice {named}", what())))
+                return Err(Error::Corrupt(format!("{}: a mark of slice {named}", what())));
             }
             ChangesRecord::Change(change) if rounds.needs(change.txn) => {
-                match self.source.selector.select(self.source.actor, record.key, change)? {
-                    Some(selected) => rounds.change(slice, selected),
-                    None => Ok(()),
+                let selected = self.source.selector.select(self.source.actor, record.key, change)?;
+                if let Some(selected) = selected {
+                    rounds.change(slice, selected)?;
                 }
             }
-            ChangesRecord::Change(_) => Ok(()),
+            // What those changed can only be seen by reading the documents.
+            ChangesRecord::Lost(lost) if rounds.needs(lost.to) => {
+                tracing::warn!(slice = slice.0, from = %lost.from, to = %lost.to, "changes are lost");
+                return Ok(Some(Ended::Gone));
+            }
+            ChangesRecord::Change(_) | ChangesRecord::Lost(_) => {}
         }
+        Ok(None)
     }
 
     /// Hands whole rounds over, waiting while the receiver is busy. Whether to go on.

@@ -5,10 +5,16 @@ use std::fmt::Write;
 /// About how large one is.
 const BYTES: usize = 400;
 
+/// The id of the `number`th document.
+pub(super) fn document_id(series: &str, number: u64) -> String {
+    format!("{series}-{number:09}")
+}
+
 /// The `number`th document, always the same, with its id in `series`.
 pub(super) fn document(series: &str, number: u64) -> String {
+    let id = document_id(series, number);
     let mut text = format!(
-        r#"{{"_id":"{series}-{number:09}","number":{number},"price":{},"open":{},"note":""#,
+        r#"{{"_id":"{id}","number":{number},"price":{},"open":{},"note":""#,
         number % 9973,
         number.is_multiple_of(3),
     );

@@ -15,12 +15,38 @@ use reqwest::Method;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::documents::{document, lines};
+use super::documents::{document, document_id, lines};
 use super::report::{Measurement, Steal, histogram, micros};
 use crate::client::{Client, EXAMPLE_APP};
 
 /// Writes `count` documents, each with a statement of its own, from so many clients at once.
 pub(super) async fn single_writes(
+    address: SocketAddr,
+    series: &str,
+    clients: usize,
+    count: u64,
+) -> Result<Measurement> {
+    single(Kind::Write, address, series, clients, count).await
+}
+
+/// Reads `count` documents that were written like that.
+pub(super) async fn single_reads(
+    address: SocketAddr,
+    series: &str,
+    clients: usize,
+    count: u64,
+) -> Result<Measurement> {
+    single(Kind::Read, address, series, clients, count).await
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Write,
+    Read,
+}
+
+async fn single(
+    kind: Kind,
     address: SocketAddr,
     series: &str,
     clients: usize,
@@ -40,7 +66,10 @@ pub(super) async fn single_writes(
                         return anyhow::Ok(latencies);
                     }
                     let begun = Instant::now();
-                    connection.write_one(&series, number).await?;
+                    match kind {
+                        Kind::Write => connection.write_one(&series, number).await?,
+                        Kind::Read => connection.read_one(&series, number).await?,
+                    }
                     latencies.saturating_record(micros(begun.elapsed()));
                 }
             })
@@ -52,7 +81,10 @@ pub(super) async fn single_writes(
     }
     let who = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
     Ok(Measurement {
-        what: format!("single writes, {who}"),
+        what: match kind {
+            Kind::Write => format!("single writes, {who}"),
+            Kind::Read => format!("single reads, {who}"),
+        },
         documents: count,
         elapsed: begun.elapsed(),
         latencies,
@@ -80,9 +112,26 @@ impl Connection {
     /// Writes one document with a statement.
     pub(super) async fn write_one(&mut self, series: &str, number: u64) -> Result<()> {
         let document = document(series, number);
-        let body = format!(
+        self.execute(format!(
             r#"{{"statement":"INSERT INTO bench DOCUMENTS (:d) ON ID CONFLICT DO UPDATE","args":{{"d":{document}}}}}"#
-        );
+        ))
+        .await?;
+        Ok(())
+    }
+
+    /// Reads that document.
+    pub(super) async fn read_one(&mut self, series: &str, number: u64) -> Result<()> {
+        let id = document_id(series, number);
+        let body = self.execute(format!(
+            r#"{{"statement":"SELECT * FROM bench WHERE _id = :id","args":{{"id":"{id}"}}}}"#
+        ));
+        let body = body.await?;
+        let is_there = body.windows(id.len()).any(|text| text == id.as_bytes());
+        ensure!(is_there, "document {id} is not there");
+        Ok(())
+    }
+
+    async fn execute(&mut self, body: String) -> Result<Bytes> {
         let request = hyper::Request::post(format!("/apps/{EXAMPLE_APP}/api/v1/store/execute"))
             .header(HOST, self.host.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
@@ -92,7 +141,7 @@ impl Connection {
         let status = reply.status();
         let body = reply.into_body().collect().await?.to_bytes();
         ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
-        Ok(())
+        Ok(body)
     }
 }
 

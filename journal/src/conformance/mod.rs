@@ -54,6 +54,15 @@ pub trait Harness: Sized {
 #[macro_export]
 macro_rules! conformance_tests {
     ($harness:ty) => {
+        $crate::conformance_tests!(without_crashes: $harness);
+
+        #[test]
+        fn kill_9_at_random_points_loses_nothing() {
+            let path = concat!(module_path!(), "::kill_9_at_random_points_loses_nothing");
+            $crate::conformance::kill_at_random_points::<$harness>(path);
+        }
+    };
+    (without_crashes: $harness:ty) => {
         $crate::conformance_tests!(@each $harness:
             a_transaction_is_visible_in_all_partitions_or_none,
             an_aborted_transaction_is_invisible,
@@ -85,12 +94,6 @@ macro_rules! conformance_tests {
             a_smaller_record_limit_is_refused,
             commits_do_not_stall,
         );
-
-        #[test]
-        fn kill_9_at_random_points_loses_nothing() {
-            let path = concat!(module_path!(), "::kill_9_at_random_points_loses_nothing");
-            $crate::conformance::kill_at_random_points::<$harness>(path);
-        }
     };
     (@each $harness:ty: $($property:ident,)*) => {
         $(

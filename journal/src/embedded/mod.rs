@@ -35,6 +35,7 @@ use self::state::State;
 use self::store::{Range, Store, WriteFailure};
 use self::writer::EmbeddedWriter;
 use crate::error::Error;
+use crate::topics::check_settings;
 use crate::log::{
     Bounds, Journal, Offset, ReadFrom, Reader, TopicPartition, TopicSpec, TransactionalId, Writer,
 };
@@ -191,6 +192,10 @@ fn load_partition(
     Ok(())
 }
 
+/// What to do about a topic with other settings.
+const HINT: &str = "an embedded log keeps the settings it was made with: configure those, or start \
+                    with a new data directory";
+
 impl Journal for EmbeddedJournal {
     fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), Error> {
         // Held until the topics are written, so that two callers do not give out one number twice.
@@ -201,7 +206,7 @@ impl Journal for EmbeddedJournal {
         let mut new: Vec<(&TopicSpec, TopicEntry)> = Vec::new();
         for spec in topics {
             if let Some(topic) = state.topic(&spec.name) {
-                check_settings(spec, &topic.entry)?;
+                check_settings(spec, &topic.entry.spec(&spec.name), HINT)?;
             } else if !new.iter().any(|(other, _)| other.name == spec.name) {
                 new.push((spec, TopicEntry::new(number, spec)));
                 number += 1;
@@ -253,40 +258,4 @@ impl Journal for EmbeddedJournal {
     fn rest_after_commit(&self) -> Duration {
         Duration::ZERO
     }
-}
-
-/// The settings of a topic are fixed when it is made.
-fn check_settings(spec: &TopicSpec, found: &TopicEntry) -> Result<(), Error> {
-    let wanted = TopicEntry::new(found.number, spec);
-    let cleanup = |entry: &TopicEntry| if entry.compact { "compact" } else { "delete" };
-    let retention = |entry: &TopicEntry| {
-        entry.retention_ms.map_or_else(|| "for ever".to_owned(), |retention| retention.to_string())
-    };
-    let shorter = found
-        .retention_ms
-        .is_some_and(|found| wanted.retention_ms.is_none_or(|wanted| found < wanted));
-    let (setting, found, wanted) = if found.partitions != wanted.partitions {
-        ("partitions", found.partitions.to_string(), wanted.partitions.to_string())
-    } else if found.compact != wanted.compact {
-        ("cleanup.policy", cleanup(found).to_owned(), cleanup(&wanted).to_owned())
-    } else if shorter {
-        ("retention.ms", retention(found), retention(&wanted))
-    } else if found.max_record_bytes < wanted.max_record_bytes {
-        (
-            "max.message.bytes",
-            found.max_record_bytes.to_string(),
-            wanted.max_record_bytes.to_string(),
-        )
-    } else {
-        return Ok(());
-    };
-    Err(Error::WrongSetting {
-        topic: spec.name.to_string(),
-        setting: setting.to_owned(),
-        found,
-        wanted,
-        hint: "an embedded log keeps the settings it was made with: configure those, or start \
-               with a new data directory"
-            .to_owned(),
-    })
 }

@@ -6,17 +6,15 @@
 //! the write loses the batch and the progress alike, one after it neither, up to what the last
 //! flush made durable; the log gives the rest again.
 //!
-//! A store that cannot be written, on a full disk for example, is tried again for ever: nothing is
-//! lost meanwhile, reads go on, and the node says what is wrong.
+//! A store that cannot be written is tried again for ever ([`Persistence`]).
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::TxnId;
-use anabranch_journal::{Offset, TopicPartition};
-use anabranch_runtime::tasks::Shutdown;
+use anabranch_journal::{Error as JournalError, Offset, TopicPartition};
 use anabranch_schemas::records::PartLocation;
 
 use super::assembler::{Assembler, BrokenPart};
@@ -27,16 +25,12 @@ use super::sources::Input;
 use crate::error::Error;
 use crate::log::Log;
 use crate::metrics::{self, BatchCounts};
-use crate::status::{Status, Trouble};
-use crate::storage::{Batch, Progress, SliceRead, Storage, Timeline};
+use crate::persistence::Persistence;
+use crate::status::Status;
+use crate::storage::{Batch, Head, Progress, SliceRead, Storage, Timeline};
 
 /// A batch is written once it is this large: latency is bounded while catching up.
 const BATCH_BYTES: usize = 1 << 20;
-/// How often a store that cannot be written is tried: out of step with the 5 seconds at which
-/// RocksDB looks whether a full disk has space again, which a write at that moment would disturb.
-const WRITE_AGAIN: Duration = Duration::from_millis(700);
-/// How long a shutdown takes to be seen meanwhile.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// How long things are kept, in milliseconds of the log's time.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +54,15 @@ pub(super) struct Applier {
     pub(super) recent: RecentStates,
     /// Bytes and commit records that were received and are not yet told to be released.
     pub(super) held: Held,
-    pub(super) shutdown: Shutdown,
+    pub(super) persistence: Persistence,
+}
+
+/// How applying ended.
+pub(crate) enum Ended {
+    /// For as long as the process runs: it stops, or the node is halted.
+    ForGood,
+    /// The log no longer has what comes after this.
+    Trimmed(Head, JournalError),
 }
 
 /// What the reading threads count as waiting.
@@ -73,27 +75,32 @@ pub(super) struct Held {
 impl Applier {
     /// Applies until the reading threads are gone, then makes it durable. What cannot be applied
     /// halts the node: it goes on answering from what was applied before.
-    pub(super) fn run(mut self, inputs: &Receiver<Input>) -> Result<(), Error> {
-        let halted = loop {
+    pub(super) fn run(mut self, inputs: &Receiver<Input>) -> Result<Ended, Error> {
+        let error = loop {
             match self.apply_inputs(inputs) {
                 Ok(true) => {}
-                Ok(false) => break None,
-                // What was read of the store or of the log makes no sense, now and for ever.
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    break Some(error);
-                }
-                Err(error) if error.kind() == ErrorKind::Shutdown => break None,
-                Err(error) => return Err(error),
+                Ok(false) => break Error::Shutdown,
+                Err(error) => break error,
             }
         };
-        if let Some(error) = halted {
-            tracing::error!(%error, next = %self.progress.next, "applying has stopped");
-            self.status.halt(&error.to_string());
-        }
+        self.demand.close();
         if let Err(error) = self.storage.flush() {
             tracing::warn!(%error, "the log has to give again what was applied last");
         }
-        Ok(())
+        match error {
+            Error::Journal(trimmed @ JournalError::Trimmed { .. }) => {
+                let Applier { progress, timeline, .. } = self;
+                return Ok(Ended::Trimmed(Head { progress, timeline }, trimmed));
+            }
+            // What was read of the store or of the log makes no sense, now and for ever.
+            error if error.kind() == ErrorKind::Corrupt => {
+                tracing::error!(%error, next = %self.progress.next, "applying has stopped");
+                self.status.halt(&error.to_string());
+            }
+            error if error.kind() == ErrorKind::Shutdown => {}
+            error => return Err(error),
+        }
+        Ok(Ended::ForGood)
     }
 
     /// Applies what is there, then waits for more. False if there will be no more.
@@ -206,8 +213,7 @@ impl Applier {
             progress.time = done.time;
             self.retain(&mut progress, &mut batch);
         }
-        batch.write(&progress, |error| self.pause_after(error))?;
-        self.status.set_trouble(Trouble::Storage, None);
+        self.persistence.write(batch, &progress)?;
         self.progress = progress;
         self.recent.batch_written();
         if done.counts.lost > 0 {
@@ -215,25 +221,6 @@ impl Applier {
         }
         let Progress { next, last, time, .. } = self.progress;
         self.status.set_applied(next, last, time);
-        Ok(())
-    }
-
-    /// After a failed write: says what is wrong and waits, if it may go better the next time.
-    fn pause_after(&self, error: Error) -> Result<(), Error> {
-        if error.kind() != ErrorKind::Retry {
-            return Err(error);
-        }
-        let text = format!("{error}; trying again");
-        if self.status.set_trouble(Trouble::Storage, Some(text)) {
-            tracing::error!(%error, "what was applied cannot be written; trying again");
-        }
-        let until = Instant::now() + WRITE_AGAIN;
-        while Instant::now() < until {
-            if self.shutdown.has_begun() {
-                return Err(Error::Shutdown);
-            }
-            std::thread::sleep(PAUSE);
-        }
         Ok(())
     }
 

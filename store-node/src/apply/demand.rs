@@ -35,6 +35,8 @@ struct State {
     missing: Vec<Slice>,
     /// Memory has been full and is not yet half empty.
     full: bool,
+    /// Nothing more is taken.
+    closed: bool,
 }
 
 impl Demand {
@@ -79,6 +81,17 @@ impl Demand {
     /// Whether commit records are to be read now.
     pub(super) fn commits(&self) -> bool {
         self.state.lock().commits < MAX_COMMITS
+    }
+
+    /// Nothing more is taken: whoever reads ends.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether nothing more is taken.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
     }
 
     /// Waits until something was released, at most for `timeout`.

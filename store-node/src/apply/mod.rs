@@ -1,6 +1,6 @@
 //! From the log into the store, in the order of the log.
 //!
-//! Two threads read ([`sources`]), bounded by what the third says it can take ([`demand`]); the
+//! Two threads read ([`sources`]), bounded by what a third says it can take ([`demand`]); the
 //! third puts rounds together ([`assembler`]), computes what they do ([`round`], [`touched`])
 //! and writes it ([`applier`]). The two middle ones are pure.
 
@@ -17,22 +17,24 @@ mod tests;
 mod touched;
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use anabranch_journal::{Journal, TopicPartition};
-use anabranch_runtime::tasks::{TaskError, Tasks};
+use anabranch_runtime::tasks::Tasks;
 use anabranch_schemas::topics::ClusterName;
 
 use self::applier::{Applier, Held};
 use self::assembler::Assembler;
 use self::demand::Demand;
 use self::documents::RecentStates;
-use self::sources::{Slices, Source};
+use self::sources::{Input, Slices, Source};
+use crate::error::Error;
 use crate::log::Log;
+use crate::persistence::Persistence;
 use crate::status::Status;
-use crate::storage::{Progress, Storage, Timeline};
+use crate::storage::{Head, Progress, Storage};
 
-pub(crate) use self::applier::Retention;
+pub(crate) use self::applier::{Ended, Retention};
 
 /// How many messages of the reading threads wait at most; each is what one poll gave.
 const INPUTS: usize = 8;
@@ -40,65 +42,69 @@ const INPUTS: usize = 8;
 /// All that applying needs.
 pub(crate) struct Apply {
     pub(crate) cluster: ClusterName,
+    pub(crate) journal: Arc<dyn Journal>,
     pub(crate) log: Arc<Log>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) status: Arc<Status>,
-    pub(crate) progress: Progress,
-    pub(crate) timeline: Timeline,
+    pub(crate) persistence: Persistence,
     pub(crate) retention: Retention,
     pub(crate) max_buffered_bytes: usize,
+    pub(crate) tasks: Tasks,
 }
 
 impl Apply {
-    /// Starts the three threads.
-    pub(crate) fn start(self, journal: &Arc<dyn Journal>, tasks: &Tasks) {
+    /// Applies the log from `head` on, with two threads that read it. Blocks until it ends.
+    pub(crate) fn run(&self, head: Head) -> Result<Ended, Error> {
+        let Head { progress, timeline } = head;
         let demand = Arc::new(Demand::new(self.max_buffered_bytes));
+        let inputs = self.read(&demand, &progress);
+        let applier = Applier {
+            storage: Arc::clone(&self.storage),
+            status: Arc::clone(&self.status),
+            demand,
+            partitions: self.partitions(),
+            retention: self.retention,
+            timeline,
+            assembler: Assembler::new(&self.log, progress.next, &progress.slices),
+            log: Arc::clone(&self.log),
+            recent: RecentStates::default(),
+            held: Held::default(),
+            progress,
+            persistence: self.persistence.clone(),
+        };
+        applier.run(&inputs)
+    }
+
+    /// Starts the threads that read the log.
+    fn read(&self, demand: &Arc<Demand>, progress: &Progress) -> Receiver<Input> {
         let (inputs, received) = sync_channel(INPUTS);
         let source = || Source {
-            journal: Arc::clone(journal),
-            demand: Arc::clone(&demand),
+            journal: Arc::clone(&self.journal),
+            demand: Arc::clone(demand),
             status: Arc::clone(&self.status),
-            shutdown: tasks.shutdown().clone(),
+            shutdown: self.tasks.shutdown().clone(),
             inputs: inputs.clone(),
         };
         let (commits, parts) = (source(), source());
-        drop(inputs);
         let txns = TopicPartition::new(self.cluster.txns(), 0);
-        let rounds = self.cluster.rounds();
-        let partitions: Vec<_> = self
-            .log
-            .slices()
-            .all()
-            .map(|slice| TopicPartition::new(rounds.clone(), slice.0))
-            .collect();
-        let next = self.progress.next;
-        let positions = self.progress.positions();
-        let read = self.log.read().to_vec();
-        let slices = Slices { read, partitions: partitions.clone(), positions };
-        tasks.spawn_thread("store-node-commits", move || {
+        let next = progress.next;
+        let (read, positions) = (self.log.read().to_vec(), progress.positions());
+        let slices = Slices { read, partitions: self.partitions(), positions };
+        self.tasks.spawn_thread("store-node-commits", move || {
             sources::read_commits(&commits, &txns, next);
             Ok(())
         });
-        tasks.spawn_thread("store-node-parts", move || {
+        self.tasks.spawn_thread("store-node-parts", move || {
             sources::read_parts(&parts, slices);
             Ok(())
         });
-        let applier = Applier {
-            storage: self.storage,
-            status: self.status,
-            demand,
-            partitions,
-            retention: self.retention,
-            timeline: self.timeline,
-            assembler: Assembler::new(&self.log, next, &self.progress.slices),
-            log: self.log,
-            recent: RecentStates::default(),
-            held: Held::default(),
-            progress: self.progress,
-            shutdown: tasks.shutdown().clone(),
-        };
-        tasks.spawn_thread("store-node-apply", move || {
-            applier.run(&received).map_err(TaskError::from)
-        });
+        received
+    }
+
+    /// The partitions of topic `rounds`.
+    fn partitions(&self) -> Vec<TopicPartition> {
+        let rounds = self.cluster.rounds();
+        let slices = self.log.slices().all();
+        slices.map(|slice| TopicPartition::new(rounds.clone(), slice.0)).collect()
     }
 }

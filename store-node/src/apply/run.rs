@@ -98,8 +98,8 @@ impl<'s, 'r> Run<'s, 'r> {
         if let Some(sample) = self.timeline.note(time, txn) {
             self.documents.batch.put_sample(sample);
         }
-        self.declare_lost(&round);
         self.documents.batch.begin_changes(txn, &touched_slices(&round.commit, self.log));
+        self.declare_lost(&round);
         if self.is_repeated(&round.commit, time)? {
             self.done.counts.repeated += 1;
         } else {
@@ -156,6 +156,9 @@ impl<'s, 'r> Run<'s, 'r> {
                 "data of a committed round is not in the log: it is lost"
             );
             self.documents.batch.put_lost(round.txn, round.commit.round, part);
+            if self.log.reads(part.slice) {
+                self.documents.batch.put_lost_changes(part.slice, round.txn);
+            }
         }
         self.done.counts.lost += round.lost.len() as u64;
     }

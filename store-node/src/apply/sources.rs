@@ -49,6 +49,11 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// Whether there is nobody to read for any more.
+    fn is_over(&self) -> bool {
+        self.shutdown.has_begun() || self.demand.is_closed()
+    }
+
     /// Hands over; false if the applying thread is gone.
     fn give(&self, input: Input) -> bool {
         self.inputs.send(input).is_ok()
@@ -59,7 +64,7 @@ impl Source {
         match error.kind() {
             ErrorKind::Shutdown => false,
             ErrorKind::Corrupt => {
-                self.give(Input::Failed(final_error(error)));
+                self.give(Input::Failed(error.into()));
                 false
             }
             _ => {
@@ -74,7 +79,7 @@ impl Source {
 
     fn pause(&self, delay: Duration) {
         let mut left = delay;
-        while !left.is_zero() && !self.shutdown.has_begun() {
+        while !left.is_zero() && !self.is_over() {
             let step = left.min(POLL);
             std::thread::sleep(step);
             left -= step;
@@ -82,23 +87,11 @@ impl Source {
     }
 }
 
-/// Says what to do when the log lacks what was never applied here.
-fn final_error(error: JournalError) -> Error {
-    match error {
-        JournalError::Trimmed { at, wanted, start } => Error::Halted(format!(
-            "the log no longer has what this node needs: {at} begins at offset {start}, and \
-             offset {wanted} was never applied here. Restore a copy of the data directory that \
-             was made later, or keep the topics longer than a node may be away"
-        )),
-        other => other.into(),
-    }
-}
-
 /// Reads topic `txns` from `next` on.
 pub(super) fn read_commits(source: &Source, at: &TopicPartition, mut next: TxnId) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
     let mut reader: Option<Box<dyn Reader>> = None;
-    while !source.shutdown.has_begun() {
+    while !source.is_over() {
         if !source.demand.commits() {
             source.demand.wait(POLL);
             continue;
@@ -166,7 +159,7 @@ pub(super) fn read_parts(source: &Source, mut slices: Slices) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
     let mut reader: Option<Box<dyn Reader>> = None;
     let mut reading = all.clone();
-    while !source.shutdown.has_begun() {
+    while !source.is_over() {
         let wanted = match source.demand.parts() {
             Wanted::All => all.clone(),
             Wanted::Only(missing) => missing,

@@ -11,6 +11,7 @@ mod feed;
 mod horizon;
 mod isolation;
 mod merge;
+mod others;
 mod plan;
 mod reading;
 mod replicas;
@@ -41,6 +42,7 @@ use crate::error::Error;
 use crate::read::parse_select;
 use crate::rpc::{Local, Replies, app, document_id, oldest_of, refuse, refused, replies};
 
+pub(crate) use self::replicas::Client;
 pub(crate) use self::view::{Remember, View};
 
 /// Answers for the whole cluster.

@@ -210,9 +210,14 @@ fn is_final(status: &Status) -> bool {
     grpc::code_of(status).is_some() && status.code() == Code::InvalidArgument
 }
 
-/// Which of two failures to tell of: what a node said rather than that another was not reached.
+/// Which of two failures to tell of: what a node said rather than that another was not reached. But
+/// that nobody has changes any more is told only if all of them say so.
 fn worse(before: Option<Status>, now: Status) -> Status {
+    let is_trimmed = |status: &Status| grpc::code_of(status) == Some("feed_trimmed");
     match before {
+        Some(before) if is_trimmed(&before) != is_trimmed(&now) => {
+            if is_trimmed(&now) { before } else { now }
+        }
         Some(before) if grpc::code_of(&before).is_some() && grpc::code_of(&now).is_none() => before,
         _ => now,
     }
@@ -230,6 +235,8 @@ fn away(failure: Option<Status>) -> Status {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
+
+    use anabranch_core::ids::TxnId;
 
     use super::*;
 
@@ -262,7 +269,8 @@ mod tests {
                     match does[number].0 {
                         Does::Answers => Ok(number),
                         Does::AnswersLate => {
-                            sleep(HEDGE * 2).await;
+                            // Long enough for a busy machine to notice that it is late.
+                            sleep(HEDGE * 20).await;
                             Ok(number)
                         }
                         Does::Hangs => std::future::pending().await,
@@ -303,6 +311,20 @@ mod tests {
         assert_eq!(ask(&peers, &both, Hedge::When).await.1, 2);
         peers.savings.store(0, Ordering::Relaxed);
         assert_eq!(ask(&peers, &both, Hedge::When).await.1, 1, "nothing is saved up");
+    }
+
+    #[test]
+    fn changes_are_gone_only_if_all_say_so() {
+        let trimmed = || refuse(&Error::FeedTrimmed { wanted: TxnId(1), start: TxnId(5) });
+        let away = || Status::unavailable("broken");
+        let told = |before, now| away_code(&worse(Some(before), now));
+        assert_eq!(told(trimmed(), trimmed()), Some("feed_trimmed".to_owned()));
+        assert_eq!([told(trimmed(), away()), told(away(), trimmed())], [None, None]);
+        assert_eq!(grpc::number_of(&trimmed(), grpc::FEED_START_KEY), Some(5));
+    }
+
+    fn away_code(status: &Status) -> Option<String> {
+        grpc::code_of(status).map(str::to_owned)
     }
 
     #[tokio::test]

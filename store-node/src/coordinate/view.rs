@@ -247,7 +247,7 @@ impl View {
             durable: self.storage.durable().next,
             gc_timestamp: TxnId(self.needs_from.load(Ordering::Acquire)),
             history_from: self.storage.feed_start(),
-            has_backfilled: true,
+            has_backfilled: self.status.backfilling().is_none(),
         }
     }
 

@@ -164,7 +164,7 @@ impl Reads {
             let reply = items.pop().unwrap_or_default();
             proto::ChecksumReply { txn, ..reply }
         };
-        self.open("checksum", snapshot, cursor, ChecksumCursor::next, reply)
+        self.open("checksum", self.max_read, snapshot, cursor, ChecksumCursor::next, reply)
     }
 }
 

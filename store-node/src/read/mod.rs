@@ -27,7 +27,8 @@ use crate::status::Status;
 use crate::storage::{Hold, Storage};
 
 pub(crate) use self::checksum::{ChecksumStream, Cut, Sum};
-pub(crate) use self::stream::{QueryStream, ScanStream};
+pub(crate) use self::page::Page;
+pub(crate) use self::stream::{QueryStream, Replies, ScanStream};
 
 /// What reads need.
 #[derive(Clone)]
@@ -81,16 +82,15 @@ impl Reads {
                 return Err(Error::InvalidRequest(what.to_owned()));
             }
             self.status.reach(exactly, patience()).await?;
-            let hold = self.storage.history().hold(exactly)?;
-            return Ok(Snapshot { txn: Some(exactly), _hold: Some(hold) });
+            return self.held(exactly);
         }
         if let Some(least) = at.at_least.map(TxnId) {
             applied = self.status.reach(least, patience()).await?;
         }
         loop {
             let Some(last) = applied.last else { return Ok(Snapshot { txn: None, _hold: None }) };
-            match self.storage.history().hold(last) {
-                Ok(hold) => return Ok(Snapshot { txn: Some(last), _hold: Some(hold) }),
+            match self.held(last) {
+                Ok(snapshot) => return Ok(snapshot),
                 // It was the newest a moment ago, and with a very short history no longer is.
                 Err(Error::TooOld { oldest, .. }) => {
                     applied = self.status.reach(oldest, patience()).await?;
@@ -98,6 +98,12 @@ impl Reads {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The snapshot at a transaction that was applied.
+    pub(crate) fn held(&self, txn: TxnId) -> Result<Snapshot, Error> {
+        let hold = self.storage.history().hold(txn)?;
+        Ok(Snapshot { txn: Some(txn), _hold: Some(hold) })
     }
 
     /// One document.

@@ -23,10 +23,10 @@ const PAGE_LOOKED_BYTES: usize = 8 << 20;
 
 /// A part of a result.
 #[derive(Debug)]
-pub(super) struct Page<T> {
-    pub(super) items: Vec<T>,
+pub(crate) struct Page<T> {
+    pub(crate) items: Vec<T>,
     /// Whether this was the last.
-    pub(super) is_last: bool,
+    pub(crate) is_last: bool,
 }
 
 impl<T> Page<T> {

@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::Select;
@@ -23,7 +24,7 @@ use crate::metrics::OpenStream;
 use crate::storage::Storage;
 
 /// Replies, one after the other.
-type Replies<R> = Pin<Box<dyn Stream<Item = Result<R, Error>> + Send>>;
+pub(crate) type Replies<R> = Pin<Box<dyn Stream<Item = Result<R, Error>> + Send>>;
 /// The result of a query.
 pub(crate) type QueryStream = Replies<proto::QueryReply>;
 /// The result of a scan.
@@ -48,9 +49,11 @@ struct Pages<C, T> {
 }
 
 impl Reads {
-    pub(super) fn open<C: Send + 'static, T: Send + 'static, R: Send + 'static>(
+    /// A stream of what a cursor reads from a snapshot; it may take so long.
+    pub(crate) fn open<C: Send + 'static, T: Send + 'static, R: Send + 'static>(
         &self,
         kind: &'static str,
+        max_read: Duration,
         snapshot: Snapshot,
         cursor: impl FnOnce(TxnId) -> C,
         read: Read<C, T>,
@@ -65,8 +68,8 @@ impl Reads {
             cursor: snapshot.txn.map(cursor),
             read,
             taken,
-            deadline: Instant::now() + self.max_read,
-            max_read_ms: u64::try_from(self.max_read.as_millis()).unwrap_or(u64::MAX),
+            deadline: Instant::now() + max_read,
+            max_read_ms: u64::try_from(max_read.as_millis()).unwrap_or(u64::MAX),
             shutdown: self.shutdown.clone(),
             _snapshot: snapshot,
             _permit: permit.map_err(|_| Error::Overloaded(self.max_streams))?,
@@ -89,7 +92,7 @@ impl Reads {
     ) -> Result<QueryStream, Error> {
         let cursor = |at| QueryCursor::new(app, select, after, at);
         let reply = |txn, items| proto::QueryReply { txn, items, stable: None };
-        self.open("query", snapshot, cursor, QueryCursor::next, reply)
+        self.open("query", self.max_read, snapshot, cursor, QueryCursor::next, reply)
     }
 
     /// The states of all documents of a collection. There is always at least one reply.
@@ -107,7 +110,7 @@ impl Reads {
         }
         let cursor = |at| ScanCursor::new(prefix, after, at);
         let reply = |txn, items| proto::ScanReply { txn, items };
-        self.open("scan", snapshot, cursor, ScanCursor::next, reply)
+        self.open("scan", self.max_read, snapshot, cursor, ScanCursor::next, reply)
     }
 }
 

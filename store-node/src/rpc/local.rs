@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{Replies, answer, refused, replies};
+use crate::backfill::Source;
 use crate::error::Error;
 use crate::feed::{FeedStream, Feeds};
 use crate::gossip::ClusterMark;
@@ -27,6 +28,7 @@ pub(crate) struct Local {
     pub(crate) mark: ClusterMark,
     pub(crate) reads: Reads,
     pub(crate) feeds: Feeds,
+    pub(crate) source: Source,
     pub(crate) status: Arc<status::Status>,
     pub(crate) storage: Arc<Storage>,
 }
@@ -143,6 +145,7 @@ impl Replica for Local {
     type QueryStream = Replies<proto::QueryReply>;
     type ScanStream = Replies<proto::ScanReply>;
     type FeedStream = Replies<proto::FeedReply>;
+    type EntriesStream = Replies<proto::EntriesReply>;
 
     async fn get(
         &self,
@@ -182,6 +185,24 @@ impl Replica for Local {
     ) -> Result<Response<Self::FeedStream>, Status> {
         let began = Instant::now();
         answer("replica_feed", began, refused(self.feed(&request.into_inner()).map(replies)))
+    }
+
+    async fn position(
+        &self,
+        request: Request<proto::PositionRequest>,
+    ) -> Result<Response<proto::PositionReply>, Status> {
+        let began = Instant::now();
+        let position = self.source.position(request.get_ref()).await;
+        answer("replica_position", began, refused(position))
+    }
+
+    async fn entries(
+        &self,
+        request: Request<proto::EntriesRequest>,
+    ) -> Result<Response<Self::EntriesStream>, Status> {
+        let began = Instant::now();
+        let entries = self.source.entries(request.into_inner()).await;
+        answer("replica_entries", began, refused(entries.map(replies)))
     }
 
     async fn checksum(

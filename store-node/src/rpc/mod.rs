@@ -131,13 +131,15 @@ pub(crate) fn refuse(error: &Error) -> Status {
     if let Error::TooOld { oldest, .. } = error {
         status.metadata_mut().insert(OLDEST_KEY, MetadataValue::from(oldest.0));
     }
+    if let Error::FeedTrimmed { start, .. } = error {
+        status.metadata_mut().insert(grpc::FEED_START_KEY, MetadataValue::from(start.0));
+    }
     status
 }
 
 /// Of a read that was refused for being too old: the oldest timestamp that can be read.
 pub(crate) fn oldest_of(status: &Status) -> Option<TxnId> {
-    let oldest = status.metadata().get(OLDEST_KEY)?.to_str().ok()?;
-    oldest.parse().ok().map(TxnId)
+    grpc::number_of(status, OLDEST_KEY).map(TxnId)
 }
 
 /// A result as clients see it.

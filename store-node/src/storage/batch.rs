@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_core::keyspace::Slice;
-use anabranch_schemas::records::{ChangeRef, PartLocation};
+use anabranch_schemas::encode;
+use anabranch_schemas::records::{ChangeRef, Lost, PartLocation};
 use rocksdb::{ColumnFamily, WriteBatch};
 
 use super::progress::{Progress, encode_progress};
@@ -25,11 +26,11 @@ const COUNT: Range<usize> = 8..12;
 
 /// A write batch under construction.
 pub(crate) struct Batch<'a> {
-    storage: &'a Storage,
+    pub(super) storage: &'a Storage,
     versions: &'a ColumnFamily,
     changes: &'a ColumnFamily,
     rounds: &'a ColumnFamily,
-    batch: WriteBatch,
+    pub(super) batch: WriteBatch,
     chunks: Chunks,
     /// A buffer that is used again and again.
     key: Vec<u8>,
@@ -97,9 +98,19 @@ impl<'a> Batch<'a> {
 
     /// A change of the transaction that was begun.
     pub(crate) fn put_change(&mut self, slice: Slice, id: &[u8], event: &ChangeRef<'_>) {
+        self.put_event(slice, id, |chunk| event.encode_into(chunk));
+    }
+
+    /// That what the transaction changed in a slice is lost, with those from `from` on.
+    pub(crate) fn put_lost_changes(&mut self, slice: Slice, from: TxnId) {
+        let lost = Lost { slice, from, to: self.chunks.txn };
+        self.put_event(slice, &[], |chunk| chunk.extend_from_slice(&encode(&lost)));
+    }
+
+    fn put_event(&mut self, slice: Slice, id: &[u8], encode: impl FnOnce(&mut Vec<u8>)) {
         let Chunks { txn, number, writer } = &mut self.chunks;
         let (batch, changes) = (&mut self.batch, self.changes);
-        writer.add(slice, id, event, CHUNK_BYTES, |chunk| {
+        writer.add(slice, id, encode, CHUNK_BYTES, |chunk| {
             batch.put_cf(changes, keys::change_key(*txn, *number), chunk);
             *number = number.checked_add(1).expect("a transaction is smaller than 16 GiB");
         });
@@ -120,6 +131,11 @@ impl<'a> Batch<'a> {
     pub(crate) fn put_lost(&mut self, txn: TxnId, round: RoundId, part: &PartLocation) {
         let key = keys::lost_key(txn, part.slice, part.offset);
         self.batch.put(key, [&[1][..], round.0.as_bytes()].concat());
+    }
+
+    /// That all transactions of a range are lost here.
+    pub(crate) fn put_lost_range(&mut self, txns: &Range<TxnId>) {
+        self.batch.put(keys::lost_range_key(txns.start), encode_txn(txns.end));
     }
 
     /// A sample of the timeline.

@@ -67,6 +67,13 @@ impl History {
         self.state.lock().held.first_key_value().map(|(txn, _)| *txn)
     }
 
+    /// From now on the snapshots from `oldest` on can be read, and no others any more. Reads that
+    /// have begun go on: what they see stays until they are done.
+    pub(crate) fn begin_at(&self, oldest: TxnId) {
+        let mut state = self.state.lock();
+        state.oldest = state.oldest.max(oldest);
+    }
+
     /// Keeps the snapshots from `txn` on: reads of other nodes begin there.
     pub(crate) fn keep_from(&self, txn: TxnId) {
         self.state.lock().kept_from = Some(txn);
@@ -210,6 +217,17 @@ mod tests {
         assert_eq!(history.advance(TxnId(9)), TxnId(9));
         assert_eq!(history.advance(TxnId(4)), TxnId(9));
         assert_eq!(history.oldest(), TxnId(9));
+    }
+
+    #[test]
+    fn who_has_begun_to_read_goes_on_when_history_begins_anew() {
+        let history = Arc::new(History::new(TxnId(3)));
+        let hold = history.hold(TxnId(5)).unwrap();
+        history.begin_at(TxnId(8));
+        assert!(history.hold(TxnId(7)).is_err());
+        assert_eq!((history.oldest(), history.oldest_held()), (TxnId(8), Some(TxnId(5))));
+        drop(hold);
+        assert_eq!(history.oldest_held(), None);
     }
 
     #[test]

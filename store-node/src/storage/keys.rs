@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `default` | kind (1 byte), then by kind | format, identity, progress, timeline, lost parts |
+//! | `default` | kind (1 byte), then by kind | format, identity, progress, timeline, lost parts and ranges, an unfinished backfill |
 //! | `versions` | canonical document id, 0, be64(!txn) | a version of the document |
 //! | `changes` | be64(txn), be16(chunk) | slices of a transaction, and its changes in chunks |
 //! | `rounds` | round id (16 bytes) | what became of the round |
@@ -21,6 +21,8 @@ pub(super) const IDENTITY: &[u8] = &[1];
 pub(super) const PROGRESS: &[u8] = &[2];
 const TIMELINE: u8 = 3;
 const LOST: u8 = 4;
+pub(super) const UNFINISHED: &[u8] = &[5];
+const LOST_RANGE: u8 = 6;
 
 /// Bytes after the document id: a zero and the transaction.
 const VERSION_SUFFIX: usize = 9;
@@ -105,6 +107,18 @@ pub(super) fn lost_key(txn: TxnId, slice: Slice, offset: u64) -> Vec<u8> {
     key.extend_from_slice(&slice.0.to_be_bytes());
     key.extend_from_slice(&offset.to_be_bytes());
     key
+}
+
+/// The key under which a lost range is recorded that begins with `from`.
+pub(super) fn lost_range_key(from: TxnId) -> Vec<u8> {
+    let mut key = vec![LOST_RANGE];
+    key.extend_from_slice(&from.0.to_be_bytes());
+    key
+}
+
+/// What the keys of all lost ranges lie between.
+pub(super) fn lost_ranges() -> (Vec<u8>, Vec<u8>) {
+    (vec![LOST_RANGE], vec![LOST_RANGE + 1])
 }
 
 /// What the keys of all lost parts lie between.

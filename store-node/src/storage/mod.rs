@@ -7,6 +7,7 @@
 
 mod batch;
 mod collect;
+mod handover;
 mod keys;
 mod open;
 mod progress;
@@ -14,6 +15,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod unfinished;
 mod values;
 
 use std::path::PathBuf;
@@ -31,10 +33,12 @@ use crate::error::Error;
 
 pub(crate) use self::batch::Batch;
 pub(crate) use self::collect::{History, Hold};
-pub(crate) use self::open::{Opened, StoreOptions};
+pub(crate) use self::handover::{Entry, Table};
+pub(crate) use self::open::{Head, Opened, StoreOptions};
 pub(crate) use self::progress::{Progress, SliceRead};
 pub(crate) use self::scan::{FeedPosition, NewestVersions};
-pub(crate) use self::timeline::Timeline;
+pub(crate) use self::timeline::{Sample, Timeline};
+pub(crate) use self::unfinished::Unfinished;
 pub(crate) use self::values::{
     FORGOTTEN, IndexedChange, Outcome, STATE_PREFIX, Version, decode_version,
 };
@@ -130,6 +134,8 @@ impl Storage {
         if positions.next >= durable.next {
             *durable = positions;
         }
+        let held = self.history.oldest_held();
+        let oldest_readable = held.map_or(oldest_readable, |held| held.min(oldest_readable));
         let rounds_before = time.millis().saturating_sub(self.round_retention_ms);
         self.collected.set(oldest_readable, Hlc::from_millis(rounds_before));
         Ok(())

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::collect::{Collected, History, RoundFilters, VersionFilters};
 use super::progress::{Progress, decode_progress, encode_progress};
 use super::timeline::{Sample, Timeline};
+use super::unfinished::Unfinished;
 use super::values::decode_txn;
 use super::{CHANGES, ROUNDS, Storage, TABLES, VERSIONS, Written, keys};
 use crate::config::StoreNodeConfig;
@@ -50,11 +51,20 @@ impl StoreOptions {
     }
 }
 
+/// How far a store has come: what goes on from there has it in memory.
+pub(crate) struct Head {
+    pub(crate) progress: Progress,
+    pub(crate) timeline: Timeline,
+}
+
 /// A store, and how far it has come.
 pub(crate) struct Opened {
     pub(crate) storage: Storage,
-    pub(crate) progress: Progress,
-    pub(crate) timeline: Timeline,
+    pub(crate) head: Head,
+    /// A backfill that was interrupted.
+    pub(crate) unfinished: Option<Unfinished>,
+    /// How many ranges of transactions are lost.
+    pub(crate) lost_ranges: u64,
 }
 
 /// Whose data it is.
@@ -101,7 +111,10 @@ impl Storage {
         *storage.written.get_mut() = written;
         *storage.feed_start.get_mut() = progress.feed_start.0;
         let timeline = storage.read_timeline()?;
-        Ok(Opened { storage, progress, timeline })
+        let unfinished = storage.unfinished()?;
+        let lost_ranges = storage.count_lost_ranges()?;
+        let head = Head { progress, timeline };
+        Ok(Opened { storage, head, unfinished, lost_ranges })
     }
 
     fn create(&self, identity: &Identity) -> Result<Progress, Error> {
@@ -167,6 +180,21 @@ impl Storage {
 
     fn read_once(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         self.db.get(key).map_err(|error| self.failed("read", error))
+    }
+
+    /// How many ranges of transactions are lost.
+    fn count_lost_ranges(&self) -> Result<u64, Error> {
+        let (from, to) = keys::lost_ranges();
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(from..to);
+        let mut found = self.db.raw_iterator_opt(options);
+        found.seek_to_first();
+        let mut count = 0;
+        while found.valid() {
+            count += 1;
+            found.next();
+        }
+        found.status().map(|()| count).map_err(|error| self.failed("read", error))
     }
 
     fn read_timeline(&self) -> Result<Timeline, Error> {

@@ -14,7 +14,7 @@ use crate::error::Error;
 const STEPS_BEFORE_SEEK: usize = 8;
 
 /// Whether to go on after a document.
-type Visit = Result<ControlFlow<()>, Error>;
+pub(super) type Visit = Result<ControlFlow<()>, Error>;
 
 /// The newest version of one document after the other, as of when this was made.
 pub(crate) struct NewestVersions<'a> {
@@ -90,6 +90,21 @@ impl Storage {
         at: TxnId,
         mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> Visit,
     ) -> Result<(), Error> {
+        self.versions(prefix, after, at, |id, txn, value| match decode_version(value)? {
+            Version::State(state) => visit(id, txn, state),
+            Version::Evicted => Ok(ControlFlow::Continue(())),
+        })
+    }
+
+    /// Visits the newest version of each document at `at`, in its stored form, also of those that
+    /// were forgotten.
+    pub(super) fn versions(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        at: TxnId,
+        mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> Visit,
+    ) -> Result<(), Error> {
         let start = after.map_or_else(|| prefix.to_vec(), past_document);
         let mut options = ReadOptions::default();
         options.set_total_order_seek(true);
@@ -118,9 +133,7 @@ impl Storage {
             passed = 0;
             decided.clear();
             decided.extend_from_slice(id);
-            if let Version::State(state) = decode_version(value)?
-                && visit(id, txn, state)?.is_break()
-            {
+            if visit(id, txn, value)?.is_break() {
                 return Ok(());
             }
             versions.next();

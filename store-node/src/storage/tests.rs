@@ -7,7 +7,9 @@ use anabranch_core::keyspace::{Intervals, SliceCount};
 use rocksdb::{DB, ReadOptions};
 use uuid::Uuid;
 
-use super::{CHANGES, Opened, ROUNDS, Storage, StoreOptions, VERSIONS, keys};
+use super::{
+    Batch, CHANGES, FORGOTTEN, Opened, Progress, ROUNDS, Storage, StoreOptions, VERSIONS, keys,
+};
 use crate::error::Error;
 use crate::log::Log;
 
@@ -88,8 +90,8 @@ fn a_new_store_is_at_the_start_and_is_found_again() {
     let path = dir.path().join("not/yet/there");
     for _ in 0..2 {
         let opened = open(&path, 1, 16).unwrap();
-        assert_eq!(opened.progress.next, TxnId(0));
-        assert_eq!(opened.progress.slices.len(), 16);
+        assert_eq!(opened.head.progress.next, TxnId(0));
+        assert_eq!(opened.head.progress.slices.len(), 16);
     }
 }
 
@@ -152,4 +154,29 @@ fn broken_progress_is_noticed() {
     opened.storage.db.put(keys::PROGRESS, b"\x01short").unwrap();
     drop(opened);
     assert!(matches!(open(dir.path(), 1, 16), Err(Error::CorruptStore(_))));
+}
+
+/// Else a crash could bring back a time when it could still be read.
+#[test]
+fn a_version_is_dropped_only_once_what_gave_it_up_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let Opened { storage, .. } = open(dir.path(), 1, 16).unwrap();
+    let mut progress = Progress::start(16);
+    let mut write = |txn: u64, oldest: u64| {
+        let mut batch = Batch::new(&storage, 1024);
+        batch.put_version(b"document", TxnId(txn), FORGOTTEN);
+        progress.next = TxnId(txn + 1);
+        progress.oldest_readable = TxnId(oldest);
+        batch.write(&progress, Err).unwrap();
+    };
+    (0..5).for_each(|txn| write(txn, 0));
+    storage.flush().unwrap();
+    write(5, 4);
+    let versions = || {
+        storage.compact_for_test();
+        storage.versions_for_test(b"document").into_iter().map(|txn| txn.0).collect::<Vec<_>>()
+    };
+    assert_eq!(versions(), [5, 4, 3, 2, 1, 0]);
+    storage.flush().unwrap();
+    assert_eq!(versions(), [5, 4]);
 }

@@ -47,6 +47,16 @@ impl Timeline {
         older.checked_sub(1).map(|index| self.samples[index])
     }
 
+    /// Of one sample.
+    pub(crate) fn of(sample: Sample) -> Self {
+        Timeline::new([sample])
+    }
+
+    /// Forgets all samples; returns them.
+    pub(crate) fn forget(&mut self) -> Vec<Sample> {
+        self.samples.drain(..).collect()
+    }
+
     /// Forgets samples older than this one; returns them.
     pub(crate) fn forget_before(&mut self, sample: Sample) -> Vec<Sample> {
         let older = self.samples.partition_point(|other| other.time < sample.time);

@@ -3,7 +3,6 @@
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
-use anabranch_schemas::records::ChangeRef;
 use bytes::{Buf, BufMut, Bytes, TryGetError};
 
 use crate::error::Error;
@@ -37,14 +36,15 @@ pub(crate) struct Outcome {
     pub(crate) too_large: Vec<Bytes>,
 }
 
-/// What a transaction did to one document, in the by-transaction index.
+/// What a transaction did to one document, in the by-transaction index; or that what it did in a
+/// slice is lost, in which case the id is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IndexedChange {
     /// The document's slice.
     pub(crate) slice: Slice,
     /// Its canonical id.
     pub(crate) id: Bytes,
-    /// The change event, as it goes into `c.changes`.
+    /// The event, as it goes into `c.changes`.
     pub(crate) event: Bytes,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn decode_version(value: &[u8]) -> Result<Version<'_>, Error> {
     }
 }
 
-/// Only the time is at a fixed place, for whoever needs no more.
+/// Only time and transaction are at fixed places, for whoever needs no more.
 pub(super) fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
     let Outcome { txn, time, digest, conflicts, too_large } = outcome;
     let mut value = vec![OUTCOME_VERSION];
@@ -111,6 +111,13 @@ pub(super) fn outcome_time(value: &[u8]) -> Option<Hlc> {
     is_outcome(*version).then(|| rest.try_get_u64().ok().map(Hlc))?
 }
 
+/// The transaction of an outcome, `None` if the value does not decode.
+pub(super) fn outcome_txn(value: &[u8]) -> Option<TxnId> {
+    let (version, rest) = value.split_first()?;
+    let mut txn = rest.get(8..).filter(|_| is_outcome(*version))?;
+    txn.try_get_u64().ok().map(TxnId)
+}
+
 /// A chunk of a transaction's changes under construction: about as long as it may be, or as long
 /// as its one change. The first one names the slices of the commit record; there is always a first
 /// one.
@@ -131,13 +138,13 @@ impl ChunkWriter {
         slices.iter().for_each(|slice| self.chunk.put_u16(slice.0));
     }
 
-    /// Adds a change. If it makes the chunk longer than `chunk_bytes`, gives what came before it
-    /// to `full` and begins the next one.
+    /// Adds a change, whose event is appended by `encode`. If it makes the chunk longer than
+    /// `chunk_bytes`, gives what came before it to `full` and begins the next one.
     pub(super) fn add(
         &mut self,
         slice: Slice,
         id: &[u8],
-        event: &ChangeRef<'_>,
+        encode: impl FnOnce(&mut Vec<u8>),
         chunk_bytes: usize,
         full: impl FnOnce(&[u8]),
     ) {
@@ -146,7 +153,7 @@ impl ChunkWriter {
         put_bytes(&mut self.chunk, id);
         let length_at = self.chunk.len();
         self.chunk.put_u32(0);
-        event.encode_into(&mut self.chunk);
+        encode(&mut self.chunk);
         let length = count(self.chunk.len() - length_at - 4);
         self.chunk[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
         if self.has_changes && self.chunk.len() > chunk_bytes {
@@ -225,7 +232,7 @@ fn broken(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use anabranch_core::ids::{ActorId, AppId};
-    use anabranch_schemas::records::Operation;
+    use anabranch_schemas::records::{ChangeRef, Operation};
     use uuid::Uuid;
 
     use super::*;
@@ -256,7 +263,8 @@ mod tests {
         let (mut writer, mut chunks) = (ChunkWriter::default(), Vec::new());
         writer.begin(slices);
         for (slice, id, event) in changes {
-            writer.add(Slice(*slice), id, event, chunk_bytes, |chunk| chunks.push(chunk.to_vec()));
+            let encode = |chunk: &mut Vec<u8>| event.encode_into(chunk);
+            writer.add(Slice(*slice), id, encode, chunk_bytes, |chunk| chunks.push(chunk.to_vec()));
         }
         chunks.push(writer.last().to_vec());
         chunks
@@ -273,6 +281,7 @@ mod tests {
         };
         let value = encode_outcome(&outcome);
         assert_eq!(outcome_time(&value), Some(Hlc(5)));
+        assert_eq!(outcome_txn(&value), Some(TxnId(4)));
         assert_eq!(decode_outcome(&value).unwrap(), outcome);
         for cut in 0..value.len() {
             assert!(decode_outcome(&value[..cut]).is_err(), "cut at {cut}");
@@ -340,7 +349,7 @@ mod tests {
         };
         let old = b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0";
         assert_eq!(decode_outcome(old).unwrap(), outcome);
-        assert_eq!(outcome_time(old), Some(Hlc(1)));
+        assert_eq!((outcome_time(old), outcome_txn(old)), (Some(Hlc(1)), Some(TxnId(2))));
         let new = [b"\x02", &old[1..], &[0; 4]].concat();
         assert_eq!(encode_outcome(&outcome), new);
     }

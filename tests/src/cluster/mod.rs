@@ -101,7 +101,8 @@ fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(
         output.status.success(),
-        "{command:?} failed: {}",
+        "{command:?} failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
@@ -288,6 +289,13 @@ impl Cluster {
     /// What `anabranch status` shows when it asks this service.
     pub fn status_of(&self, service: Service) -> Result<Value> {
         self.apis[&service].status()
+    }
+
+    /// Fails unless all replicas of each partition hold the same, as `anabranch status --verify`
+    /// finds.
+    pub fn verify(&self) -> Result<()> {
+        let server = self.apis[&Service::Ingest(0)].admin_url();
+        run(Command::new(&self.binary).args(["status", "--verify", "--server", server]))
     }
 
     /// Starts one service that does not run. If it crashes it leaves a core dump, if this machine

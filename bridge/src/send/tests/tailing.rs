@@ -16,7 +16,7 @@ use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, RoundId, TxnI
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_core::query::OnConflict;
 use anabranch_journal::{Journal, NewRecord, TopicPartition, TransactionalId};
-use anabranch_schemas::records::{Change, Commit, Operation, PartLocation, Resolved};
+use anabranch_schemas::records::{Change, Commit, Lost, Operation, PartLocation, Resolved};
 use anabranch_schemas::topics::ClusterName;
 use anabranch_schemas::{encode, state};
 
@@ -99,8 +99,27 @@ impl Log {
         Log { journal, delivered, cluster, _dir: dir }
     }
 
+    /// Says that changes of slice 0 are lost.
+    fn lose(&self, txns: std::ops::RangeInclusive<u64>) {
+        let lost = Lost { slice: Slice(0), from: TxnId(*txns.start()), to: TxnId(*txns.end()) };
+        let mut writer = self.journal.writer(&TransactionalId::from("writer")).unwrap();
+        writer.begin().unwrap();
+        let at = TopicPartition::new(self.cluster.changes(), 0);
+        writer.append(NewRecord { at, key: Bytes::new(), value: Some(encode(&lost)) }).unwrap();
+        writer.flush().unwrap();
+        writer.commit().unwrap();
+    }
+
     /// Reads to the end, and gives the transactions that came out.
     fn read(&self, limits: TailLimits) -> Vec<u64> {
+        let (found, ended) = self.read_from(TxnId(0), ROUNDS, limits);
+        assert_eq!(ended, Ended::Stopped);
+        found
+    }
+
+    /// Reads from a transaction on until it ends or has come to another one, and gives those that
+    /// came out.
+    fn read_from(&self, from: TxnId, until: u64, limits: TailLimits) -> (Vec<u64>, Ended) {
         let texts = BTreeMap::from([("c".parse().unwrap(), vec!["w = 1".to_owned()])]);
         let queries = Queries::parse(&texts).unwrap();
         let receiver = ActorId(Uuid::from_u128(20));
@@ -117,7 +136,7 @@ impl Log {
             journal: self.journal.clone(),
             cluster: self.cluster.clone(),
             source,
-            from: TxnId(0),
+            from,
             batches,
             stop: stop.clone(),
         };
@@ -125,15 +144,25 @@ impl Log {
         let mut found = Vec::new();
         while let Some(batch) = ready.blocking_recv() {
             found.extend(batch.rounds.iter().map(|round| round.origin_txn));
-            if batch.next == TxnId(ROUNDS) {
+            if batch.next == TxnId(until) {
                 break;
             }
         }
         stop.store(true, Ordering::Relaxed);
         drop(ready);
-        assert_eq!(thread.join().unwrap().unwrap(), Ended::Stopped);
-        found
+        (found, thread.join().unwrap().unwrap())
     }
+}
+
+#[test]
+fn who_needs_changes_that_are_lost_needs_a_snapshot() {
+    let log = Log::new();
+    log.lose(150..=160);
+    // Behind them: nothing more comes, so it is read until it is told to stop or sees the loss.
+    let (_, ended) = log.read_from(TxnId(160), u64::MAX, TailLimits::default());
+    assert_eq!(ended, Ended::Gone);
+    let (found, ended) = log.read_from(TxnId(161), ROUNDS, TailLimits::default());
+    assert_eq!((found, ended), ((161..ROUNDS).collect(), Ended::Stopped));
 }
 
 #[test]

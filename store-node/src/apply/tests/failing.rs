@@ -12,12 +12,14 @@ use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_journal::Offset;
 use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::tasks::Shutdown;
 use uuid::Uuid;
 
 use super::support::{Model, TestLog, TestRound, id, json, slices};
 use super::whole::{LONG, applier, build, catch_up, check, feed, inputs, open, put, seen};
 use crate::apply::applier::Retention;
 use crate::apply::sources::Input;
+use crate::persistence::Persistence;
 use crate::status::Status;
 
 /// How long something that has to happen may take.
@@ -51,7 +53,7 @@ fn a_full_disk_loses_nothing_and_ends_when_space_is_freed() {
         .collect();
     let (log, model) = build(&rounds);
     let dir = tempfile::tempdir().unwrap();
-    let mut all = inputs(&log, &open(dir.path()).progress, 1);
+    let mut all = inputs(&log, &open(dir.path()).head.progress, 1);
     // Parts first, then what makes rounds of them.
     all.sort_by_key(|input| matches!(input, Input::Commits(..)));
     let second_half = all.split_off(all.len() - 10);
@@ -59,6 +61,7 @@ fn a_full_disk_loses_nothing_and_ends_when_space_is_freed() {
     let readiness = Readiness::new();
     let status = Arc::new(Status::new(TxnId(0), None, Hlc(0), readiness.register("test")));
     running.status = Arc::clone(&status);
+    running.persistence = Persistence::new(Arc::clone(&status), Shutdown::new());
     let storage = Arc::clone(&running.storage);
     let (sender, receiver) = sync_channel(100);
     let thread = std::thread::spawn(move || running.run(&receiver));
@@ -99,14 +102,14 @@ fn what_came_before_a_version_that_does_not_decode_is_kept_and_the_rest_is_read_
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
     opened.storage.spoil_for_test(&id(3).to_bytes(), true);
-    let all = inputs(&log, &opened.progress, 100);
+    let all = inputs(&log, &opened.head.progress, 100);
     let running = applier(opened, LONG);
     let status = Arc::clone(&running.status);
     running.run(&feed(all)).unwrap();
     assert!(status.applied().halted.is_some());
     let opened = open(dir.path());
     let spoilt = log.commits[2].0;
-    assert_eq!(opened.progress.next, spoilt);
+    assert_eq!(opened.head.progress.next, spoilt);
     let before = log.commits[1].0;
     assert_eq!(seen(&opened.storage, before).len(), 2);
     opened.storage.spoil_for_test(&id(3).to_bytes(), false);
@@ -128,12 +131,12 @@ fn the_repeat_of_a_round_that_was_lost_as_a_whole_is_applied() {
     model.apply(txn, &round, log.commits[1].1.hlc);
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
-    let mut all = inputs(&log, &opened.progress, 10);
+    let mut all = inputs(&log, &opened.head.progress, 10);
     all.push(Input::Parts(vec![], vec![(lost.slice, Offset(lost.offset + 1))]));
     applier(opened, LONG).run(&feed(all)).unwrap();
     let opened = open(dir.path());
     assert_eq!(seen(&opened.storage, txn), model.at(txn));
-    let outcome = opened.storage.outcome(RoundId(Uuid::from_u128(1)), opened.progress.time);
+    let outcome = opened.storage.outcome(RoundId(Uuid::from_u128(1)), opened.head.progress.time);
     assert_eq!(outcome.unwrap().unwrap().txn, txn);
 }
 
@@ -144,7 +147,7 @@ fn one_clock_that_is_a_day_ahead_makes_nothing_a_day_older() {
     let (log, _) = build(&rounds);
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
-    let mut all = inputs(&log, &opened.progress, 1_000);
+    let mut all = inputs(&log, &opened.head.progress, 1_000);
     for input in &mut all {
         if let Input::Commits(commits, _) = input {
             let hlc = commits[50].commit.hlc.millis() + 25 * 60 * 60 * 1000;
@@ -154,9 +157,9 @@ fn one_clock_that_is_a_day_ahead_makes_nothing_a_day_older() {
     let retention = Retention { history_ms: 120_000, feed_ms: 120_000 };
     applier(opened, retention).run(&feed(all)).unwrap();
     let opened = open(dir.path());
-    assert_eq!((opened.progress.feed_start, opened.progress.oldest_readable), (TxnId(0), TxnId(0)));
+    assert_eq!((opened.head.progress.feed_start, opened.head.progress.oldest_readable), (TxnId(0), TxnId(0)));
     let appended = log.commits[50].1.hlc.millis();
-    assert_eq!(opened.progress.time.millis(), appended + 60_000, "as far ahead as may be");
+    assert_eq!(opened.head.progress.time.millis(), appended + 60_000, "as far ahead as may be");
     let last = log.commits.last().unwrap().0;
     assert_eq!(seen(&opened.storage, last)[&1], json(r#"{"n":199}"#));
     assert_eq!(slices().get(), 4);

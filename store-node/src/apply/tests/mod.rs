@@ -1,6 +1,7 @@
 //! Tests of applying: the pure parts alone, then the applying thread over a store of its own.
 
 mod assembler;
+mod backfilled;
 mod failing;
 mod partitions;
 mod round;

@@ -14,7 +14,7 @@ use super::whole::{LONG, applier_of, build, feed, inputs, options, put, seen};
 use crate::apply::sources::Input;
 use crate::error::Error;
 use crate::log::Log;
-use crate::storage::{Opened, Storage};
+use crate::storage::{Head, Opened, Storage};
 
 /// What each node of a cluster keeps whose partitions have these weights.
 fn nodes(weights: &[u32]) -> Vec<Log> {
@@ -31,7 +31,7 @@ fn nodes(weights: &[u32]) -> Vec<Log> {
 
 /// What a node is given of a log: the parts in the slices that it reads.
 fn given(log: &TestLog, kept: &Log, opened: &Opened, piece: usize) -> Vec<Input> {
-    let all = inputs(log, &opened.progress, piece);
+    let all = inputs(log, &opened.head.progress, piece);
     let is_given = |input: &Input| match input {
         Input::Parts(parts, _) => parts.iter().all(|part| kept.reads(part.slice)),
         Input::Commits(..) | Input::Failed(_) => true,
@@ -47,7 +47,7 @@ fn catch_up(path: &Path, log: &TestLog, kept: &Log, piece: usize) -> Opened {
 }
 
 fn check(opened: &Opened, kept: &Log, log: &TestLog, model: &Model) {
-    let Opened { storage, progress, .. } = opened;
+    let Opened { storage, head: Head { progress, .. }, .. } = opened;
     let end = log.commits.last().unwrap().0.next();
     assert_eq!(progress.next, end, "nothing was waited for that is not read");
     let mut observed = IntervalMap::default();

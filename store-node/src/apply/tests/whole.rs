@@ -19,7 +19,7 @@ use anabranch_core::query::OnConflict;
 use anabranch_journal::{Offset, TopicPartition};
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::tasks::Shutdown;
-use anabranch_schemas::records::Change;
+use anabranch_schemas::records::{Change, Lost};
 use anabranch_schemas::{decode, state};
 use proptest::prelude::*;
 
@@ -33,8 +33,9 @@ use crate::apply::documents::RecentStates;
 use crate::apply::sources::Input;
 use crate::error::Error;
 use crate::log::Log;
+use crate::persistence::Persistence;
 use crate::status::Status;
-use crate::storage::{FeedPosition, Opened, Progress, Storage, StoreOptions};
+use crate::storage::{FeedPosition, Head, Opened, Progress, Storage, StoreOptions};
 
 pub(super) const LONG: Retention = Retention { history_ms: u64::MAX, feed_ms: u64::MAX };
 
@@ -56,11 +57,13 @@ pub(super) fn applier(opened: Opened, retention: Retention) -> Applier {
 }
 
 pub(super) fn applier_of(opened: Opened, log: &Log, retention: Retention) -> Applier {
-    let Opened { storage, progress, timeline } = opened;
+    let Opened { storage, head: Head { progress, timeline }, .. } = opened;
     let ready = Readiness::new().register("test");
+    let status = Arc::new(Status::new(progress.next, progress.last, progress.time, ready));
     Applier {
         storage: Arc::new(storage),
-        status: Arc::new(Status::new(progress.next, progress.last, progress.time, ready)),
+        persistence: Persistence::new(Arc::clone(&status), Shutdown::new()),
+        status,
         demand: Arc::new(Demand::new(1 << 20)),
         log: Arc::new(log.clone()),
         partitions: slices().all().map(|slice| TopicPartition::new("c.rounds", slice.0)).collect(),
@@ -70,7 +73,6 @@ pub(super) fn applier_of(opened: Opened, log: &Log, retention: Retention) -> App
         timeline,
         recent: RecentStates::default(),
         held: Held::default(),
-        shutdown: Shutdown::new(),
     }
 }
 
@@ -105,7 +107,7 @@ pub(super) fn feed(inputs: Vec<Input>) -> Receiver<Input> {
 /// Applies all of a log to the store in a directory, from where it is.
 pub(super) fn catch_up(path: &Path, log: &TestLog, piece: usize) -> Opened {
     let opened = open(path);
-    let inputs = inputs(log, &opened.progress, piece);
+    let inputs = inputs(log, &opened.head.progress, piece);
     applier(opened, LONG).run(&feed(inputs)).unwrap();
     open(path)
 }
@@ -144,15 +146,16 @@ pub(super) fn seen(storage: &Storage, at: TxnId) -> BTreeMap<i64, Value> {
     seen
 }
 
-type Changes = Vec<(TxnId, Vec<Slice>, BTreeMap<i64, Change>)>;
+pub(super) type Changes = Vec<(TxnId, Vec<Slice>, BTreeMap<i64, Change>)>;
 
-fn changes(storage: &Storage, from: TxnId, until: TxnId) -> Result<Changes, Error> {
+pub(super) fn changes(storage: &Storage, from: TxnId, until: TxnId) -> Result<Changes, Error> {
     let mut all: Changes = Vec::new();
     storage.changes(FeedPosition { txn: from, chunk: 0 }, until, |at, slices, changes| {
         if at.chunk == 0 {
             all.push((at.txn, slices, BTreeMap::new()));
         }
-        for change in changes {
+        // What is lost is nothing that the model could know.
+        for change in changes.into_iter().filter(|change| !change.id.is_empty()) {
             let event: Change = decode(&change.event).unwrap();
             assert_eq!((event.id().to_bytes(), event.txn), (change.id.to_vec(), at.txn));
             assert_eq!(slices_of(&event), change.slice);
@@ -171,7 +174,7 @@ fn slices_of(event: &Change) -> Slice {
 
 /// Everything that a store says against what the model says of the transactions that it has.
 pub(super) fn check(opened: &Opened, log: &TestLog, model: &Model) {
-    let Opened { storage, progress, .. } = opened;
+    let Opened { storage, head: Head { progress, .. }, .. } = opened;
     let applied: Vec<_> = log.commits.iter().filter(|(txn, _, _)| *txn < progress.next).collect();
     assert_eq!(progress.last, applied.last().map(|(txn, _, _)| *txn));
     let mut observed = IntervalMap::default();
@@ -210,7 +213,7 @@ pub(super) fn check(opened: &Opened, log: &TestLog, model: &Model) {
 
 /// The files of a store as a crash would leave them. RocksDB makes and removes some in the
 /// background: a copy during which that happened is no state that ever was, and is made anew.
-fn crash_image(path: &Path) -> tempfile::TempDir {
+pub(super) fn crash_image(path: &Path) -> tempfile::TempDir {
     loop {
         let before = files(path);
         let image = tempfile::tempdir().unwrap();
@@ -241,7 +244,7 @@ proptest! {
         let (log, model) = build(&rounds);
         let dir = tempfile::tempdir().unwrap();
         let opened = catch_up(dir.path(), &log, piece);
-        prop_assert_eq!(opened.progress.next, log.commits.last().unwrap().0.next());
+        prop_assert_eq!(opened.head.progress.next, log.commits.last().unwrap().0.next());
         check(&opened, &log, &model);
     }
 
@@ -256,7 +259,7 @@ proptest! {
         let (log, model) = build(&rounds);
         let dir = tempfile::tempdir().unwrap();
         let opened = open(dir.path());
-        let inputs = inputs(&log, &opened.progress, piece);
+        let inputs = inputs(&log, &opened.head.progress, piece);
         let per_crash = inputs.len().div_ceil(flushes.len());
         let mut running = applier(opened, LONG);
         let mut durable = TxnId(0);
@@ -272,11 +275,11 @@ proptest! {
             }
             let image = crash_image(dir.path());
             let found = open(image.path());
-            prop_assert_eq!(found.progress.next, durable);
+            prop_assert_eq!(found.head.progress.next, durable);
             check(&found, &log, &model);
             drop(found);
             let complete = catch_up(image.path(), &log, piece);
-            prop_assert_eq!(complete.progress.next, log.commits.last().unwrap().0.next());
+            prop_assert_eq!(complete.head.progress.next, log.commits.last().unwrap().0.next());
             check(&complete, &log, &model);
         }
     }
@@ -311,7 +314,7 @@ fn a_round_is_applied_once_within_the_retention_window() {
             let dir = tempfile::tempdir().unwrap();
             let options = StoreOptions { round_retention_ms: remembered_ms, ..options(dir.path()) };
             let opened = Storage::open(&options, &everything()).unwrap();
-            let inputs = inputs(&log, &opened.progress, piece);
+            let inputs = inputs(&log, &opened.head.progress, piece);
             let applier = applier(opened, LONG);
             let storage = Arc::clone(&applier.storage);
             applier.run(&feed(inputs)).unwrap();
@@ -334,10 +337,10 @@ fn retention_drops_changes_and_old_versions_by_the_logs_time() {
     }
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
-    let all = inputs(&log, &opened.progress, 3);
+    let all = inputs(&log, &opened.head.progress, 3);
     let retention = Retention { history_ms: 20_000, feed_ms: 40_000 };
     applier(opened, retention).run(&feed(all)).unwrap();
-    let Opened { storage, progress, timeline } = open(dir.path());
+    let Opened { storage, head: Head { progress, timeline }, .. } = open(dir.path());
     let end = log.commits.last().unwrap().0;
     // 100 ms of the log's time per id; samples are ten seconds apart.
     let age = |txn: TxnId| (end.0 - txn.0) * 100;
@@ -380,7 +383,7 @@ fn a_lost_part_is_declared_and_the_node_goes_on() {
     model.apply(TxnId(0), &kept, log.commits[0].1.hlc);
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
-    let mut all = inputs(&log, &opened.progress, 10);
+    let mut all = inputs(&log, &opened.head.progress, 10);
     all.push(Input::Parts(vec![], vec![(lost.slice, Offset(lost.offset + 1))]));
     let applier = applier(opened, LONG);
     let status = Arc::clone(&applier.status);
@@ -389,6 +392,16 @@ fn a_lost_part_is_declared_and_the_node_goes_on() {
     let opened = open(dir.path());
     check(&opened, &log, &model);
     assert_eq!(opened.storage.lost_parts_for_test(), 1);
+    let mut told = Vec::new();
+    let next = opened.head.progress.next;
+    let read = opened.storage.changes(FeedPosition { txn: TxnId(0), chunk: 0 }, next, |_, _, all| {
+        told.extend(all.into_iter().filter(|change| change.id.is_empty()));
+        Ok(ControlFlow::Continue(()))
+    });
+    read.unwrap();
+    let [change] = &told[..] else { panic!("it is told once: {told:?}") };
+    let expected = Lost { slice: lost.slice, from: TxnId(0), to: TxnId(0) };
+    assert_eq!(decode::<Lost>(&change.event).unwrap(), expected);
 }
 
 #[test]
@@ -403,14 +416,14 @@ fn a_record_that_does_not_decode_halts_the_node_after_what_came_before_it() {
     let dir = tempfile::tempdir().unwrap();
     for _ in 0..2 {
         let opened = open(dir.path());
-        let all = inputs(&log, &opened.progress, 10);
+        let all = inputs(&log, &opened.head.progress, 10);
         let applier = applier(opened, LONG);
         let status = Arc::clone(&applier.status);
         applier.run(&feed(all)).unwrap();
         let halted = status.applied().halted.expect("it has stopped");
         assert!(halted.contains("c.rounds/") && halted.contains("cannot be applied"), "{halted}");
         let opened = open(dir.path());
-        assert_eq!(opened.progress.next, TxnId(2));
+        assert_eq!(opened.head.progress.next, TxnId(2));
         check(&opened, &log, &model);
     }
 }

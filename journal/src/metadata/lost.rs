@@ -1,0 +1,121 @@
+//! Which transactions of a partition are lost, as all of its replicas agree: else one of them could
+//! pass over what another one applies.
+
+use std::collections::BTreeMap;
+
+use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::Slice;
+use anabranch_core::slicing::PartitionId;
+use serde::{Deserialize, Serialize};
+
+use super::{MetadataError, MetadataStore};
+use crate::error::Error;
+
+const VERSION: u32 = 1;
+
+/// What is lost to a partition: neither the log nor any replica has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LostRange {
+    version: u32,
+    /// The partition.
+    pub partition: u32,
+    /// The first transaction that is lost.
+    pub from: TxnId,
+    /// Everything below this is lost; `from` itself if only parts of later ones are.
+    pub to: TxnId,
+    /// By slice: of later transactions the parts that stand below this offset are lost.
+    pub parts_below: BTreeMap<u16, u64>,
+    /// The node that declared it.
+    pub declared_by: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub declared_ms: u64,
+}
+
+impl LostRange {
+    /// What is lost to a partition from a transaction on, up to where the log begins: in topic
+    /// `txns` and in the slices of topic `rounds` that the partition reads.
+    pub fn new(
+        partition: PartitionId,
+        from: TxnId,
+        txns_start: TxnId,
+        slices: impl IntoIterator<Item = (Slice, crate::Offset)>,
+    ) -> Self {
+        let parts_below = slices.into_iter().map(|(slice, start)| (slice.0, start.0)).collect();
+        LostRange {
+            version: VERSION,
+            partition: partition.0,
+            from,
+            to: from.max(txns_start),
+            parts_below,
+            declared_by: String::new(),
+            declared_ms: 0,
+        }
+    }
+
+    fn key(&self) -> String {
+        format!("lost/{}/{:020}", self.partition, self.from.0)
+    }
+}
+
+impl MetadataStore {
+    /// Declares that a range is lost. Returns what is agreed on: what another replica declared
+    /// before, if one did.
+    ///
+    /// # Errors
+    /// As [`MetadataStore::compare_and_set`]; [`Error::Corrupt`] if the entry makes no sense.
+    pub fn declare_lost(&self, range: &LostRange) -> Result<LostRange, MetadataError> {
+        let key = range.key();
+        let json = serde_json::to_string(range).expect("plain fields always encode");
+        match self.compare_and_set(&key, None, Some(json)) {
+            Ok(_) => return Ok(range.clone()),
+            Err(MetadataError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let corrupt = |why: String| Error::Corrupt(format!("the entry '{key}': {why}"));
+        let entry = self.get(&key)?.ok_or_else(|| corrupt("it was removed".to_owned()))?;
+        let agreed: LostRange =
+            serde_json::from_str(&entry.value).map_err(|error| corrupt(error.to_string()))?;
+        if agreed.version != VERSION || agreed.key() != key || agreed.to < agreed.from {
+            return Err(corrupt("it makes no sense".to_owned()).into());
+        }
+        Ok(agreed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Offset;
+    use crate::metadata::tests::Bench;
+
+    fn range(from: u64, start: u64) -> LostRange {
+        LostRange::new(PartitionId(2), TxnId(from), TxnId(start), [(Slice(3), Offset(start))])
+    }
+
+    #[test]
+    fn who_comes_later_is_told_what_was_agreed() {
+        let bench = Bench::new();
+        let (store, other) = (bench.store(), bench.store());
+        assert_eq!(store.declare_lost(&range(5, 9)).unwrap(), range(5, 9));
+        assert_eq!(other.declare_lost(&range(5, 20)).unwrap(), range(5, 9));
+        assert_eq!(other.declare_lost(&range(9, 20)).unwrap(), range(9, 20), "the next one");
+    }
+
+    #[test]
+    fn it_may_be_about_parts_only() {
+        assert_eq!((range(5, 0).from, range(5, 0).to), (TxnId(5), TxnId(5)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_corrupt() {
+        let bench = Bench::new();
+        let store = bench.store();
+        let json = serde_json::to_string(&range(6, 9)).unwrap();
+        for (from, value) in [(5, json), (7, "{}".to_owned())] {
+            store.compare_and_set(&range(from, 9).key(), None, Some(value)).unwrap();
+            let error = store.declare_lost(&range(from, 9)).unwrap_err();
+            assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error}");
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! A node that takes from other replicas what the log no longer has, and then applies the log: it
+//! holds what one holds that applied everything, to the byte (ST-2), whatever happens on the way:
+//! replicas that fail, snapshots that are gone, crashes at any page.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::ids::TxnId;
+use anabranch_core::slicing::PartitionId;
+use anabranch_journal::metadata::LostRange;
+use anabranch_journal::{Error as JournalError, Offset, TopicPartition};
+use anabranch_runtime::tasks::Shutdown;
+use anabranch_schemas::decode;
+use anabranch_schemas::records::Lost;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tonic::Status as Refusal;
+
+use super::support::{TestLog, TestRound, arbitrary_rounds, everything, slices};
+use super::whole::{
+    LONG, applier, build, catch_up, changes, crash_image, feed, inputs, open, put, seen,
+};
+use crate::backfill::{Agreement, Backfill, Cursor, Fetched, Heard, Reason, Replicas, Wanted, read_entries};
+use crate::error::Error;
+use crate::persistence::Persistence;
+use crate::rpc::refuse;
+use crate::status::Status;
+use crate::storage::{FeedPosition, Head, Opened, Storage};
+
+/// What happens instead of a page, or with it.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// The page comes.
+    Page,
+    /// The page comes, and what is here is made durable.
+    PageAndFlush,
+    /// The replica fails.
+    Fails,
+    /// Nobody has the snapshot any more.
+    Gone,
+    /// The node dies.
+    Dies,
+}
+
+/// Replicas that are stores of the test.
+struct Others {
+    stores: Vec<Arc<Storage>>,
+    target: Arc<Storage>,
+    events: Arc<Mutex<VecDeque<Event>>>,
+    page_entries: usize,
+}
+
+impl Replicas for Others {
+    fn positions(&self) -> Vec<Heard> {
+        let named = self.stores.iter().enumerate();
+        named
+            .map(|(number, store)| {
+                (format!("n{number}").parse().unwrap(), Ok(store.progress().unwrap()))
+            })
+            .collect()
+    }
+
+    fn fetch(&self, wanted: Wanted) -> Box<dyn Iterator<Item = Fetched> + '_> {
+        let gone = || {
+            let gone = Error::TooOld { wanted: TxnId(0), oldest: TxnId(1) };
+            Fetched::Failed(refuse(&gone))
+        };
+        let can_give = |store: &&Arc<Storage>| store.progress().unwrap().next >= wanted.until;
+        let Some(store) = self.stores.iter().find(can_give) else {
+            return Box::new(std::iter::once(gone()));
+        };
+        let mut cursor = Some(Cursor {
+            part: None,
+            table: wanted.table,
+            txns: wanted.since..wanted.until,
+            after: Bytes::from(wanted.after.clone()),
+            page_entries: self.page_entries,
+        });
+        let mut is_over = false;
+        Box::new(std::iter::from_fn(move || {
+            if is_over {
+                return None;
+            }
+            let Some(mut reading) = cursor.take() else {
+                is_over = true;
+                return Some(Fetched::All);
+            };
+            match self.events.lock().pop_front().unwrap_or(Event::Page) {
+                Event::Page => {}
+                Event::PageAndFlush => self.target.flush().unwrap(),
+                Event::Fails => return Some(Fetched::Failed(Refusal::unavailable("it is away"))),
+                Event::Gone => return Some(gone()),
+                Event::Dies => return None,
+            }
+            let page = reading.next(store).unwrap();
+            cursor = (!page.is_last).then_some(reading);
+            let reply = page.items.into_iter().next().unwrap();
+            let entries = read_entries(reply.entries, &wanted).unwrap();
+            Some(Fetched::Entries(entries, reply.after.to_vec()))
+        }))
+    }
+}
+
+/// Of which nothing is ever lost.
+struct Nothing;
+
+impl Agreement for Nothing {
+    fn lost_from(&self, next: TxnId) -> Result<Option<LostRange>, Error> {
+        panic!("{next} is lost, and somebody had it")
+    }
+}
+
+fn trimmed() -> JournalError {
+    let at = TopicPartition::new("c.txns", 0);
+    JournalError::Trimmed { at, wanted: Offset(0), start: Offset(1) }
+}
+
+fn backfill(target: &Arc<Storage>, status: &Arc<Status>, others: Others) -> Backfill {
+    Backfill {
+        log: Arc::new(everything()),
+        storage: Arc::clone(target),
+        status: Arc::clone(status),
+        persistence: Persistence::new(Arc::clone(status), Shutdown::new()),
+        replicas: Box::new(others),
+        agreement: Box::new(Nothing),
+        ask_again: Duration::ZERO,
+        lost_after: Duration::MAX,
+    }
+}
+
+/// Backfills a store in a directory until it is done, through crashes.
+fn backfilled(
+    dir: TempDir,
+    stores: &[Arc<Storage>],
+    events: &[Event],
+    page_entries: usize,
+) -> (TempDir, Opened) {
+    let events = Arc::new(Mutex::new(VecDeque::from(events.to_vec())));
+    let mut dir = dir;
+    loop {
+        let Opened { storage, head, unfinished, .. } = open(dir.path());
+        let (target, status) = (Arc::new(storage), status_of(&head));
+        let others = Others {
+            stores: stores.to_vec(),
+            target: Arc::clone(&target),
+            events: Arc::clone(&events),
+            page_entries,
+        };
+        let reason = unfinished.map_or_else(|| Reason::Trimmed(trimmed()), Reason::Interrupted);
+        let done = backfill(&target, &status, others).run(head, reason);
+        let image = crash_image(dir.path());
+        drop((target, status));
+        dir = image;
+        match done {
+            Ok(_) => {
+                let opened = open(dir.path());
+                assert!(opened.unfinished.is_none());
+                return (dir, opened);
+            }
+            Err(Error::Shutdown) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn status_of(head: &Head) -> Arc<Status> {
+    let Head { progress, .. } = head;
+    let ready = anabranch_runtime::admin::Readiness::new().register("test");
+    Arc::new(Status::new(progress.next, progress.last, progress.time, ready))
+}
+
+/// A store that has applied the first rounds.
+fn applied(rounds: &[TestRound]) -> (TempDir, Opened) {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = build(rounds);
+    let opened = catch_up(dir.path(), &log, 5);
+    (dir, opened)
+}
+
+/// Every document at a timestamp with its writer and its stored bytes.
+fn stored(storage: &Storage, at: TxnId) -> Vec<(Vec<u8>, TxnId, Vec<u8>)> {
+    let mut all = Vec::new();
+    storage
+        .documents(&[], None, at, |id, txn, state| {
+            all.push((id.to_vec(), txn, state.to_vec()));
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+    all
+}
+
+/// A store against one that has applied everything, from where its history begins.
+fn check(opened: &Opened, whole: &Opened, log: &TestLog) {
+    let (progress, expected) = (&opened.head.progress, &whole.head.progress);
+    assert_eq!((progress.next, progress.last), (expected.next, expected.last));
+    assert_eq!((progress.time, &progress.slices), (expected.time, &expected.slices));
+    assert_eq!(progress.observed, expected.observed);
+    for (txn, commit, _) in &log.commits {
+        if *txn >= progress.oldest_readable {
+            assert_eq!(stored(&opened.storage, *txn), stored(&whole.storage, *txn), "at {txn}");
+            let outcome = |opened: &Opened| opened.storage.outcome(commit.round, commit.hlc);
+            assert_eq!(outcome(opened).unwrap(), outcome(whole).unwrap(), "of {txn}");
+        }
+    }
+    let fed = |opened: &Opened| changes(&opened.storage, progress.feed_start, progress.next);
+    assert_eq!(fed(opened).unwrap(), fed(whole).unwrap());
+}
+
+fn go_on(path: &Path, log: &TestLog) -> Opened {
+    let opened = open(path);
+    let all = inputs(log, &opened.head.progress, 3);
+    applier(opened, LONG).run(&feed(all)).unwrap();
+    open(path)
+}
+
+fn arbitrary_events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        4 => Just(Event::Page),
+        2 => Just(Event::PageAndFlush),
+        2 => Just(Event::Fails),
+        1 => Just(Event::Gone),
+        2 => Just(Event::Dies),
+    ];
+    prop::collection::vec(event, 0..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_holds_what_one_holds_that_applied_everything(
+        rounds in arbitrary_rounds(25),
+        (behind, ahead) in (0_usize..25, 1_usize..25),
+        events in arbitrary_events(),
+        page_entries in 1_usize..4,
+    ) {
+        let ahead = ahead.min(rounds.len());
+        let behind = behind.min(ahead - 1);
+        let (log, model) = build(&rounds);
+        let (_whole_dir, whole) = applied(&rounds);
+        let (_source_dir, source) = applied(&rounds[..ahead]);
+        let (dir, old) = applied(&rounds[..behind]);
+        drop(old);
+        let stores = [Arc::new(source.storage)];
+        let (dir, opened) = backfilled(dir, &stores, &events, page_entries);
+        prop_assert_eq!(opened.head.progress.next, log.commits[ahead - 1].0.next());
+        drop(opened);
+        let opened = go_on(dir.path(), &log);
+        check(&opened, &whole, &log);
+        let last = log.commits.last().unwrap().0;
+        prop_assert_eq!(seen(&opened.storage, last), model.at(last));
+    }
+}
+
+fn many(count: u128) -> Vec<TestRound> {
+    (0..count).map(|id| TestRound { id, mutations: vec![put(i64::try_from(id % 6).unwrap(), 1)] }).collect()
+}
+
+#[test]
+fn what_was_fetched_and_is_durable_is_not_fetched_again() {
+    let (_source_dir, source) = applied(&many(30));
+    let stores = [Arc::new(source.storage)];
+    let (dir, empty) = applied(&[]);
+    drop(empty);
+    let Opened { storage, head, .. } = open(dir.path());
+    let (target, status) = (Arc::new(storage), status_of(&head));
+    let pages = [vec![Event::Page; 20], vec![Event::PageAndFlush, Event::Dies]].concat();
+    let others = Others {
+        stores: stores.to_vec(),
+        target: Arc::clone(&target),
+        events: Arc::new(Mutex::new(VecDeque::from(pages))),
+        page_entries: 1,
+    };
+    let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
+    assert!(matches!(died, Err(Error::Shutdown)));
+    let image = crash_image(dir.path());
+    let unfinished = open(image.path()).unfinished.unwrap();
+    assert_eq!((unfinished.entries, unfinished.after.is_empty()), (20, false));
+    // Thirty rounds and six documents in all.
+    let (_dir, opened) = backfilled(image, &stores, &[], 1);
+    assert_eq!(seen(&opened.storage, opened.head.progress.last.unwrap()).len(), 6);
+}
+
+#[test]
+fn until_it_is_whole_it_serves_no_reads_and_says_what_it_does() {
+    let (_source_dir, source) = applied(&many(30));
+    let (dir, empty) = applied(&[]);
+    drop(empty);
+    let Opened { storage, head, .. } = open(dir.path());
+    let (target, status) = (Arc::new(storage), status_of(&head));
+    status.set_applied(TxnId(0), None, head.progress.time);
+    let others = Others {
+        stores: vec![Arc::new(source.storage)],
+        target: Arc::clone(&target),
+        events: Arc::new(Mutex::new(VecDeque::from([Event::Page, Event::Dies]))),
+        page_entries: 10,
+    };
+    let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
+    assert!(died.is_err());
+    let backfilling = status.backfilling().unwrap();
+    assert_eq!(backfilling.entries, 10);
+    assert!(backfilling.text.contains("10 rounds and documents"), "{}", backfilling.text);
+    status.set_log_bounds(anabranch_journal::Bounds { start: Offset(0), end: Offset(0) });
+    assert!(!status.applied().caught_up, "also at the end of the log");
+}
+
+#[test]
+fn an_empty_node_reads_the_log_if_the_others_have_little() {
+    let (_source_dir, source) = applied(&many(30));
+    let (dir, empty) = applied(&[]);
+    drop(empty);
+    let Opened { storage, head, .. } = open(dir.path());
+    let (target, status) = (Arc::new(storage), status_of(&head));
+    let others = Others {
+        stores: vec![Arc::new(source.storage)],
+        target: Arc::clone(&target),
+        events: Arc::default(),
+        page_entries: 10,
+    };
+    let head = backfill(&target, &status, others).run(head, Reason::Empty).unwrap();
+    assert_eq!(head.progress.next, TxnId(0));
+    assert_eq!(status.backfilling(), None);
+}
+
+/// Replicas that agree on this.
+#[derive(Clone)]
+struct Agreed(Arc<Mutex<LostRange>>);
+
+impl Agreement for Agreed {
+    fn lost_from(&self, next: TxnId) -> Result<Option<LostRange>, Error> {
+        let agreed = self.0.lock().clone();
+        assert_eq!(agreed.from, next);
+        Ok(Some(agreed))
+    }
+}
+
+/// Nobody but the node itself.
+fn nobody(target: &Arc<Storage>) -> Others {
+    let (events, page_entries) = (Arc::default(), 1);
+    Others { stores: vec![], target: Arc::clone(target), events, page_entries }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+
+    /// The replicas that have it are gone for good, and the log has it: what was fetched of a later
+    /// snapshot must not be under what is applied then.
+    #[test]
+    fn a_backfill_that_nobody_can_finish_leaves_nothing_behind(
+        rounds in arbitrary_rounds(25),
+        (behind, ahead) in (0_usize..25, 1_usize..25),
+        pages in 1_usize..20,
+    ) {
+        let ahead = ahead.min(rounds.len());
+        let behind = behind.min(ahead - 1);
+        let (log, _) = build(&rounds);
+        let (_whole_dir, whole) = applied(&rounds);
+        let (_source_dir, source) = applied(&rounds[..ahead]);
+        let (dir, Opened { storage, head, .. }) = applied(&rounds[..behind]);
+        let (target, status) = (Arc::new(storage), status_of(&head));
+        let events = [vec![Event::Page; pages], vec![Event::PageAndFlush, Event::Dies]].concat();
+        let others = Others {
+            stores: vec![Arc::new(source.storage)],
+            target: Arc::clone(&target),
+            events: Arc::new(Mutex::new(VecDeque::from(events))),
+            page_entries: 1,
+        };
+        let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
+        let image = crash_image(dir.path());
+        drop((target, status));
+        if died.is_ok() {
+            return Ok(());
+        }
+        let Opened { storage, head, unfinished, .. } = open(image.path());
+        let (target, status) = (Arc::new(storage), status_of(&head));
+        let left = backfill(&target, &status, nobody(&target));
+        let before = head.progress.clone();
+        let head = left.run(head, Reason::Interrupted(unfinished.unwrap())).unwrap();
+        prop_assert_eq!(&head.progress, &before);
+        target.flush().unwrap();
+        drop((target, left));
+        prop_assert!(open(image.path()).unfinished.is_none());
+        let opened = go_on(image.path(), &log);
+        check(&opened, &whole, &log);
+    }
+
+    /// ST-2, ST-5: replicas that have come equally far pass over the same, and are equal after it.
+    #[test]
+    fn what_is_lost_is_lost_to_all_replicas_alike(
+        rounds in arbitrary_rounds(25),
+        (behind, ahead) in (0_usize..25, 0_usize..25),
+    ) {
+        let ahead = ahead.min(rounds.len() - 1);
+        let behind = behind.min(ahead);
+        let (log, _) = build(&rounds);
+        let to = log.commits[ahead].0;
+        // The parts of transactions before that are gone, too.
+        let (trimmed_log, _) = build(&rounds[..ahead]);
+        let starts = trimmed_log.parts.iter().map(|(slice, parts)| {
+            (*slice, Offset(parts.last().map_or(0, |(offset, _)| offset.0 + 1)))
+        });
+        let from = if behind == 0 { TxnId(0) } else { log.commits[behind - 1].0.next() };
+        let range = LostRange::new(PartitionId(0), from, to, starts);
+        let agreed = Agreed(Arc::new(Mutex::new(range)));
+        let replicas: Vec<_> = (0..2).map(|_| {
+            let (dir, Opened { storage, head, .. }) = applied(&rounds[..behind]);
+            let (target, status) = (Arc::new(storage), status_of(&head));
+            let mut passing = backfill(&target, &status, nobody(&target));
+            passing.agreement = Box::new(agreed.clone());
+            passing.lost_after = Duration::ZERO;
+            let head = passing.run(head, Reason::Trimmed(trimmed())).unwrap();
+            assert_eq!((head.progress.next, status.applied().next), (from.max(to), from.max(to)));
+            assert_eq!(status.lost_ranges(), 1);
+            drop((target, passing));
+            let opened = go_on(dir.path(), &log);
+            (dir, opened)
+        }).collect();
+        let [(_, one), (_, other)] = &replicas[..] else { panic!("there are two") };
+        prop_assert_eq!(&one.head.progress, &other.head.progress);
+        prop_assert_eq!(one.lost_ranges, 1);
+        let last = log.commits.last().unwrap().0;
+        for txn in log.commits.iter().map(|(txn, _, _)| *txn).filter(|txn| *txn >= to) {
+            prop_assert_eq!(stored(&one.storage, txn), stored(&other.storage, txn));
+        }
+        let fed = |opened: &Opened| events(&opened.storage, last.next());
+        prop_assert_eq!(fed(one), fed(other));
+        let lost: Vec<_> = fed(one).into_iter().filter_map(|(txn, id, event)| {
+            id.is_empty().then(|| (txn, decode::<Lost>(&event).unwrap()))
+        }).collect();
+        let expected: Vec<_> = (from < to).then(|| slices().all()).into_iter().flatten()
+            .map(|slice| (TxnId(to.0 - 1), Lost { slice, from, to: TxnId(to.0 - 1) })).collect();
+        prop_assert_eq!(lost, expected);
+    }
+}
+
+/// Everything in the feed: transaction, id and event.
+fn events(storage: &Storage, until: TxnId) -> Vec<(TxnId, Bytes, Bytes)> {
+    let mut all = Vec::new();
+    storage
+        .changes(FeedPosition { txn: storage.feed_start(), chunk: 0 }, until, |at, _, changes| {
+            all.extend(changes.into_iter().map(|change| (at.txn, change.id, change.event)));
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+    all
+}

@@ -1,0 +1,128 @@
+//! What a node hands over to another replica: where it stands, and what was written between two
+//! transactions, page by page, from a snapshot that it holds meanwhile.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::{Intervals, Position};
+use anabranch_schemas::store as proto;
+use bytes::Bytes;
+
+use super::wire;
+use crate::error::Error;
+use crate::log::Log;
+use crate::read::{Page, Reads, Replies, blocking};
+use crate::status::Status;
+use crate::storage::{Storage, Table};
+
+/// How much one page holds.
+const PAGE_BYTES: usize = 1 << 20;
+const PAGE_ENTRIES: usize = 10_000;
+/// How many entries are looked at for one page: whoever waits is to hear from the node within a
+/// second, also where little was written.
+const PAGE_LOOKED: usize = 100_000;
+/// How long one stream may take. Whoever reads it goes on with another one; a client that has
+/// stopped reading holds the snapshot no longer.
+const MAX_STREAM: Duration = Duration::from_secs(60 * 60);
+
+/// Hands over what this node holds.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) log: Arc<Log>,
+    pub(crate) storage: Arc<Storage>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) reads: Reads,
+}
+
+impl Source {
+    /// How far this node is.
+    pub(crate) async fn position(
+        &self,
+        request: &proto::PositionRequest,
+    ) -> Result<proto::PositionReply, Error> {
+        self.check_part(&request.intervals)?;
+        let storage = Arc::clone(&self.storage);
+        let progress = blocking(move || storage.progress()).await?;
+        Ok(wire::position(&progress))
+    }
+
+    /// What was written between two transactions, as of the later one.
+    pub(crate) async fn entries(
+        &self,
+        request: proto::EntriesRequest,
+    ) -> Result<Replies<proto::EntriesReply>, Error> {
+        let part = self.check_part(&request.intervals)?;
+        let table = wire::read_table(request.table)?;
+        let txns = TxnId(request.since)..TxnId(request.until);
+        let last = txns.end.0.checked_sub(1).map(TxnId).filter(|_| !txns.is_empty());
+        let last = last.ok_or_else(|| {
+            Error::InvalidRequest("a range of transactions is not empty".to_owned())
+        })?;
+        let next = self.status.applied().next;
+        if next < txns.end {
+            return Err(Error::NotReached { wanted: last, next });
+        }
+        let snapshot = self.reads.held(last)?;
+        // Mostly all that is here is wanted: then no position has to be computed.
+        let part = (*self.log.owned() != part).then_some(part);
+        let (after, page_entries) = (request.after, PAGE_ENTRIES);
+        let cursor = |_| Cursor { part, table, txns, after, page_entries };
+        self.reads.open("entries", MAX_STREAM, snapshot, cursor, Cursor::next, |_, mut pages| {
+            pages.pop().unwrap_or_default()
+        })
+    }
+
+    /// Whether this node holds all of a part of the keyspace.
+    fn check_part(&self, part: &[proto::Interval]) -> Result<Intervals, Error> {
+        let part = wire::read_intervals(part)?;
+        if self.log.owned().covers(&part) { Ok(part) } else { Err(Error::NotHere) }
+    }
+}
+
+/// A table that was given up to some key.
+pub(crate) struct Cursor {
+    /// The part of the keyspace that is wanted, if that is not all that is here.
+    pub(crate) part: Option<Intervals>,
+    pub(crate) table: Table,
+    pub(crate) txns: Range<TxnId>,
+    /// Empty before the first.
+    pub(crate) after: Bytes,
+    /// How many entries a page has at most.
+    pub(crate) page_entries: usize,
+}
+
+impl Cursor {
+    /// The next page: one reply.
+    pub(crate) fn next(&mut self, storage: &Storage) -> Result<Page<proto::EntriesReply>, Error> {
+        let mut reply = proto::EntriesReply::default();
+        let (mut bytes, mut looked) = (0, 0);
+        let mut last = None;
+        let from = std::mem::take(&mut self.after);
+        storage.entries(self.table, self.txns.end, &from, |key, txn, value| {
+            looked += 1;
+            if self.wants(key, txn) {
+                bytes += key.len() + value.len();
+                let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+                reply.entries.push(proto::Entry { key, txn: txn.0, value });
+            }
+            let entries = reply.entries.len();
+            if bytes >= PAGE_BYTES || entries >= self.page_entries || looked >= PAGE_LOOKED {
+                last = Some(Bytes::copy_from_slice(key));
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        let is_last = last.is_none();
+        let given = || reply.entries.last().map(|entry| entry.key.clone());
+        reply.after = last.or_else(given).unwrap_or(from);
+        self.after = reply.after.clone();
+        Ok(Page { items: vec![reply], is_last })
+    }
+
+    fn wants(&self, key: &[u8], txn: TxnId) -> bool {
+        let is_there = || self.part.as_ref().is_none_or(|part| part.contains(Position::of(key)));
+        txn >= self.txns.start && (self.table == Table::Rounds || is_there())
+    }
+}

@@ -1,0 +1,335 @@
+//! The node that lacks something: what it fetches, and what it then is. Runs on the applying
+//! thread, so nothing is applied meanwhile.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anabranch_core::ErrorKind;
+use anabranch_core::cluster::NodeId;
+use anabranch_core::ids::TxnId;
+use anabranch_journal::Error as JournalError;
+use anabranch_runtime::grpc;
+use tonic::Status as Refusal;
+
+use super::choice::{Choice, choose};
+use super::lost::{Agreement, passed_over};
+use super::replicas::{Fetched, Replicas, Wanted};
+use crate::error::Error;
+use crate::log::Log;
+use crate::metrics;
+use crate::persistence::Persistence;
+use crate::status::{Backfilling, Status};
+use crate::storage::{
+    Batch, Entry, Head, Progress, Sample, Storage, Table, Timeline, Unfinished,
+};
+
+/// How long until replicas that could not give are asked again.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often they are asked for a snapshot before another one is asked for.
+const TRIES: u32 = 20;
+/// With so few transactions an empty node reads the log: that keeps its feed complete.
+const FEW: u64 = 1_000;
+/// How many entries are removed at once.
+const REMOVED_AT_ONCE: usize = 10_000;
+
+/// Takes from other replicas what the log does not have.
+pub(crate) struct Backfill {
+    pub(crate) log: Arc<Log>,
+    pub(crate) storage: Arc<Storage>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) persistence: Persistence,
+    pub(crate) replicas: Box<dyn Replicas>,
+    pub(crate) agreement: Box<dyn Agreement>,
+    /// How long to wait before replicas that could not give are asked again ([`ASK_AGAIN`]).
+    pub(crate) ask_again: Duration,
+    /// How long all of them have to lack something before it is declared lost.
+    pub(crate) lost_after: Duration,
+}
+
+/// Why something is to be taken from other replicas.
+pub(crate) enum Reason {
+    /// The node has nothing at all: what the others have may be far less than what the log has.
+    Empty,
+    /// It was begun before.
+    Interrupted(Unfinished),
+    /// The log no longer has it.
+    Trimmed(JournalError),
+}
+
+/// How far fetching has come.
+enum Copied {
+    /// All is here.
+    All(Unfinished),
+    /// Nobody has that snapshot any more.
+    Gone(Unfinished),
+}
+
+impl Backfill {
+    /// Takes what is missing at `head`. Returns where to apply the log from. Blocks.
+    pub(crate) fn run(&self, head: Head, reason: Reason) -> Result<Head, Error> {
+        let next = head.progress.next;
+        let (mut begun, trimmed) = match reason {
+            Reason::Empty => match self.find_now(next, TxnId(FEW)) {
+                None => return Ok(head),
+                begun => (begun, None),
+            },
+            Reason::Interrupted(unfinished) => (Some(unfinished), None),
+            Reason::Trimmed(trimmed) => (None, Some(trimmed)),
+        };
+        let mut partial = None;
+        loop {
+            begun = match begun {
+                Some(unfinished) => match self.copy(&head, unfinished)? {
+                    Copied::All(unfinished) => return self.finish(head, unfinished),
+                    Copied::Gone(unfinished) => {
+                        tracing::info!("the snapshot is gone: the backfill begins anew");
+                        partial = Some(unfinished);
+                        None
+                    }
+                },
+                None => {
+                    let found = match &trimmed {
+                        Some(trimmed) => self.find(&head, trimmed)?,
+                        None => self.find_now(next, next),
+                    };
+                    if found.is_none() {
+                        if let Some(partial) = partial {
+                            self.abandon(&head, &partial)?;
+                        }
+                        self.status.set_backfilling(None);
+                        return match trimmed {
+                            Some(_) => self.pass_over(head),
+                            None => Ok(head),
+                        };
+                    }
+                    found
+                }
+            };
+        }
+    }
+
+    /// A backfill from a replica that answers and has come past `at_least`, if there is one.
+    fn find_now(&self, since: TxnId, at_least: TxnId) -> Option<Unfinished> {
+        match choose(at_least, self.replicas.positions()) {
+            Choice::From(node, to) => Some(begin(since, &node, to)),
+            Choice::Nobody | Choice::Unknown(_) => None,
+        }
+    }
+
+    /// The same, once it is known of all of them; `None` if what is missing is lost.
+    fn find(&self, head: &Head, trimmed: &JournalError) -> Result<Option<Unfinished>, Error> {
+        let next = head.progress.next;
+        let mut nobody_since = None;
+        loop {
+            let text = match choose(next, self.replicas.positions()) {
+                Choice::From(node, to) => return Ok(Some(begin(next, &node, to))),
+                Choice::Nobody => {
+                    let waited = nobody_since.get_or_insert_with(Instant::now).elapsed();
+                    let Some(left) = self.lost_after.checked_sub(waited) else { return Ok(None) };
+                    format!("{trimmed}, nor has any replica what this node needs from transaction \
+                             {next} on: it is declared lost in {} s", left.as_secs())
+                }
+                Choice::Unknown(silent) => {
+                    nobody_since = None;
+                    waits_for(&silent, next, trimmed)
+                }
+            };
+            if self.status.set_backfilling(Some(Backfilling { until: next, entries: 0, text })) {
+                tracing::warn!(%next, %trimmed, "no replica that answers has what is missing");
+            }
+            self.persistence.pause(self.ask_again)?;
+        }
+    }
+
+    /// Passes over what is lost, once the replicas agree on what that is.
+    fn pass_over(&self, head: Head) -> Result<Head, Error> {
+        let Head { progress: before, timeline } = head;
+        let range = loop {
+            match self.agreement.lost_from(before.next) {
+                Ok(Some(range)) => break range,
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Retry => {
+                    tracing::warn!(%error, "it cannot be agreed on what is lost; trying again");
+                }
+                Err(error) => return Err(error),
+            }
+            self.persistence.pause(self.ask_again)?;
+        };
+        let progress = passed_over(&before, &range, &self.log);
+        tracing::error!(
+            from = %before.next, to = %progress.next, declared_by = range.declared_by,
+            "neither the log nor any replica has these transactions: they are lost"
+        );
+        let mut batch = Batch::new(&self.storage, 1024);
+        batch.put_lost_range(&(before.next..progress.next));
+        if let Some(last) = progress.last.filter(|_| progress.next > before.next) {
+            batch.begin_changes(last, self.log.read());
+            for slice in self.log.read() {
+                batch.put_lost_changes(*slice, before.next);
+            }
+            batch.end_changes();
+        }
+        self.persistence.write(batch, &progress)?;
+        self.storage.history().begin_at(progress.oldest_readable);
+        self.storage.flush()?;
+        self.status.add_lost_range();
+        self.status.set_applied(progress.next, progress.last, progress.time);
+        Ok(Head { progress, timeline })
+    }
+
+    /// Removes what was fetched of a backfill that nobody can finish: the node is what it was.
+    fn abandon(&self, head: &Head, unfinished: &Unfinished) -> Result<(), Error> {
+        let txns = unfinished.since..unfinished.to.next;
+        tracing::warn!(since = %txns.start, until = %txns.end, "a backfill is abandoned");
+        for table in [Table::Versions, Table::Rounds] {
+            let mut after = Vec::new();
+            loop {
+                self.persistence.check()?;
+                let (mut batch, mut removed) = (Batch::new(&self.storage, 1 << 20), 0);
+                self.storage.entries(table, txns.end, &after.clone(), |key, txn, _| {
+                    if txn >= txns.start {
+                        batch.remove_entry(table, key, txn);
+                        after = key.to_vec();
+                        removed += 1;
+                    }
+                    match removed < REMOVED_AT_ONCE {
+                        true => ControlFlow::Continue(()),
+                        false => ControlFlow::Break(()),
+                    }
+                })?;
+                self.persistence.write(batch, &head.progress)?;
+                if removed < REMOVED_AT_ONCE {
+                    break;
+                }
+            }
+        }
+        let mut batch = Batch::new(&self.storage, 1024);
+        batch.end_unfinished();
+        self.persistence.write(batch, &head.progress)
+    }
+
+    /// Fetches all that is not here yet.
+    fn copy(&self, head: &Head, mut unfinished: Unfinished) -> Result<Copied, Error> {
+        let mut tries = 0;
+        loop {
+            self.tell(&unfinished);
+            let before = unfinished.entries;
+            let Err(refusal) = self.copy_table(head, &mut unfinished)? else {
+                match unfinished.table {
+                    Table::Rounds => {
+                        unfinished.table = Table::Versions;
+                        unfinished.after.clear();
+                        continue;
+                    }
+                    Table::Versions => return Ok(Copied::All(unfinished)),
+                }
+            };
+            tries = if unfinished.entries > before { 0 } else { tries + 1 };
+            if grpc::code_of(&refusal) == Some("too_old") || tries >= TRIES {
+                return Ok(Copied::Gone(unfinished));
+            }
+            self.persistence.pause(self.ask_again)?;
+        }
+    }
+
+    /// Fetches what is not here yet of the table that is being fetched.
+    fn copy_table(
+        &self,
+        head: &Head,
+        unfinished: &mut Unfinished,
+    ) -> Result<Result<(), Refusal>, Error> {
+        let wanted = Wanted {
+            since: unfinished.since,
+            until: unfinished.to.next,
+            table: unfinished.table,
+            after: unfinished.after.clone(),
+        };
+        for fetched in self.replicas.fetch(wanted) {
+            self.persistence.check()?;
+            match fetched {
+                Fetched::Entries(entries, after) => {
+                    unfinished.after = after;
+                    self.write(head, unfinished, &entries)?;
+                }
+                Fetched::All => return Ok(Ok(())),
+                Fetched::Failed(refusal) => return Ok(Err(refusal)),
+            }
+        }
+        Err(Error::Shutdown)
+    }
+
+    /// Writes entries and how far they go, in one batch.
+    fn write(
+        &self,
+        head: &Head,
+        unfinished: &mut Unfinished,
+        entries: &[Entry],
+    ) -> Result<(), Error> {
+        let began = Instant::now();
+        let bytes: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
+        let mut batch = Batch::new(&self.storage, bytes + 64 * entries.len() + 1024);
+        for entry in entries {
+            batch.put_entry(unfinished.table, entry);
+        }
+        unfinished.entries += entries.len() as u64;
+        batch.put_unfinished(unfinished);
+        self.persistence.write(batch, &head.progress)?;
+        metrics::record_backfilled(entries.len() as u64, bytes as u64, began.elapsed());
+        self.tell(unfinished);
+        Ok(())
+    }
+
+    fn tell(&self, unfinished: &Unfinished) {
+        let Unfinished { to, entries, .. } = unfinished;
+        let text = format!(
+            "copying what it lacks from other replicas, up to transaction {}: {entries} rounds and \
+             documents so far",
+            to.next
+        );
+        let backfilling = Backfilling { until: to.next, entries: *entries, text };
+        self.status.set_backfilling(Some(backfilling));
+    }
+
+    /// All is here: the node is where the other replica was.
+    fn finish(&self, head: Head, unfinished: Unfinished) -> Result<Head, Error> {
+        let Head { progress: before, mut timeline } = head;
+        let Unfinished { to, entries, since, .. } = unfinished;
+        let next = to.next;
+        let mut progress = Progress { next: since, observed: before.observed, ..to };
+        progress.observe(self.log.owned(), next);
+        // Of what lies between there is but the newest, and no changes.
+        let last = progress.last.unwrap_or_default();
+        progress.oldest_readable = last;
+        progress.feed_start = progress.next;
+        let sample = Sample { time: progress.time, txn: last };
+        let mut batch = Batch::new(&self.storage, 1024);
+        batch.delete_samples(&timeline.forget());
+        batch.put_sample(sample);
+        batch.drop_changes(before.feed_start..progress.next);
+        batch.end_unfinished();
+        self.persistence.write(batch, &progress)?;
+        self.storage.history().begin_at(last);
+        self.storage.flush()?;
+        self.status.set_applied(progress.next, progress.last, progress.time);
+        self.status.set_backfilling(None);
+        tracing::info!(%since, next = %progress.next, entries, "the backfill is finished");
+        Ok(Head { progress, timeline: Timeline::of(sample) })
+    }
+}
+
+fn begin(since: TxnId, node: &NodeId, to: Progress) -> Unfinished {
+    tracing::info!(%since, until = %to.next, %node, "a backfill begins");
+    Unfinished::new(since, to)
+}
+
+/// What a node says that waits for others.
+fn waits_for(silent: &[(NodeId, Refusal)], next: TxnId, trimmed: &JournalError) -> String {
+    let names: Vec<_> = silent.iter().map(|(node, _)| node.as_str()).collect();
+    format!(
+        "{trimmed}, and no replica that answers has what this node needs from transaction {next} \
+         on: waiting for {}. Start it, or remove it from the resource Cluster if it is gone for \
+         good",
+        names.join(", ")
+    )
+}

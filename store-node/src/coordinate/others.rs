@@ -1,0 +1,35 @@
+//! The other replicas of a node's own partition.
+
+use std::sync::Arc;
+
+use anabranch_core::cluster::NodeId;
+use anabranch_core::ids::TxnId;
+use tonic::Status;
+
+use super::plan::{self, Candidate};
+use super::replicas::{Client, Replica};
+use super::Coordinator;
+use crate::membership::Membership;
+
+impl Coordinator {
+    /// The configuration in force, and which node this is in it.
+    pub(crate) fn membership(&self) -> Arc<Membership> {
+        self.view.membership()
+    }
+
+    /// Clients of the other replicas of this node's partition, in the order in which to ask them
+    /// about `at`.
+    pub(crate) fn others(&self, at: TxnId) -> Vec<(NodeId, Result<Client, Status>)> {
+        let membership = self.view.membership();
+        let configuration = membership.configuration();
+        let Some(this) = configuration.member(membership.node()) else { return Vec::new() };
+        let order = plan::order(self.view.candidates(this.partition), at);
+        let others = order.into_iter().filter(|candidate| !candidate.is_here);
+        let client = |Candidate { node, .. }| match self.replica(&node) {
+            Ok(Replica::There(client)) => Some((node, Ok(client))),
+            Ok(Replica::Here(_)) => None,
+            Err(status) => Some((node, Err(status))),
+        };
+        others.filter_map(client).collect()
+    }
+}

@@ -1,0 +1,87 @@
+//! What one replica hands over to another that lacks what the log no longer has: what was written
+//! between two transactions, as of the later one.
+//!
+//! The later one is a snapshot that is held meanwhile, so it does not matter when each part is read
+//! nor, since replicas are equal (ST-2), from which of them.
+
+use std::ops::ControlFlow;
+
+use anabranch_core::ids::TxnId;
+use bytes::Bytes;
+use rocksdb::ReadOptions;
+
+use super::progress::{Progress, decode_progress};
+use super::values::outcome_txn;
+use super::{ROUNDS, Storage, keys};
+use crate::error::Error;
+
+/// A table that is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Table {
+    /// What became of rounds, by their ids: what makes a repeated round do nothing.
+    Rounds,
+    /// The newest version of each document.
+    Versions,
+}
+
+/// One entry of a table, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The round id, or the document's.
+    pub(crate) key: Bytes,
+    /// Who wrote it.
+    pub(crate) txn: TxnId,
+    pub(crate) value: Bytes,
+}
+
+impl Storage {
+    /// How far the store is now.
+    pub(crate) fn progress(&self) -> Result<Progress, Error> {
+        let stored = self.db.get(keys::PROGRESS).map_err(|error| self.failed("read", error))?;
+        decode_progress(&stored.unwrap_or_default())
+    }
+
+    /// Visits a table as of the transactions below `until`, in order of key, behind `after`: key,
+    /// who wrote it, and value as it is stored. Of a document that is its newest version then; the
+    /// snapshot has to be held.
+    ///
+    /// A round that was repeated after it was forgotten has but its last outcome.
+    pub(crate) fn entries(
+        &self,
+        table: Table,
+        until: TxnId,
+        after: &[u8],
+        mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        match table {
+            Table::Rounds => self.rounds(after, |key, txn, value| {
+                if txn < until { visit(key, txn, value) } else { ControlFlow::Continue(()) }
+            }),
+            Table::Versions => {
+                let Some(at) = until.0.checked_sub(1) else { return Ok(()) };
+                let after = (!after.is_empty()).then_some(after);
+                self.versions(&[], after, TxnId(at), |id, txn, value| Ok(visit(id, txn, value)))
+            }
+        }
+    }
+
+    fn rounds(
+        &self,
+        after: &[u8],
+        mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        let mut rounds = self.db.raw_iterator_cf_opt(self.table(ROUNDS), options);
+        rounds.seek(after);
+        while let Some((key, value)) = rounds.item() {
+            let txn = outcome_txn(value)
+                .ok_or_else(|| Error::CorruptStore("an outcome does not decode".to_owned()))?;
+            if key != after && visit(key, txn, value).is_break() {
+                return Ok(());
+            }
+            rounds.next();
+        }
+        rounds.status().map_err(|error| self.failed("read", error))
+    }
+}
