@@ -7,7 +7,7 @@ use std::time::Duration;
 use anabranch_core::ids::{ActorId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_journal::doubles::{Fate, FaultyJournal, Step};
-use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
+use anabranch_journal::memory::MemoryJournal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Error as JournalError, Journal, ReadFrom, TopicPartition, cluster_topics};
 use anabranch_schemas::decode;
@@ -156,9 +156,7 @@ proptest! {
         fates in prop::collection::vec(fates(), 0..20),
         sizes in prop::collection::vec(1_usize..6, 1..6),
     ) {
-        let dir = tempfile::tempdir().unwrap();
-        let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
-        let log: Arc<dyn Journal> = EmbeddedJournal::open(config).unwrap();
+        let log: Arc<dyn Journal> = Arc::new(MemoryJournal::new());
         let identity = identity();
         log.ensure_topics(&cluster_topics(&identity.name, identity.slices, None)).unwrap();
         capture(&fateful(&log, fates), &history, &sizes);
@@ -228,9 +226,7 @@ fn what_was_written_of_a_transaction_is_passed_over_and_its_slices_are_marked_wh
 
 #[test]
 fn what_no_store_node_has_any_more_is_told_in_every_slice_and_what_follows_is_captured() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = EmbeddedConfig { sync: false, ..EmbeddedConfig::new(dir.path()) };
-    let log: Arc<dyn Journal> = EmbeddedJournal::open(config).unwrap();
+    let log: Arc<dyn Journal> = Arc::new(MemoryJournal::new());
     let identity = identity();
     log.ensure_topics(&cluster_topics(&identity.name, identity.slices, None)).unwrap();
     let (mut writer, start) = ChangesWriter::open(&log, identity.clone()).unwrap();

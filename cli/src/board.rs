@@ -112,6 +112,9 @@ pub(crate) struct NodeStatus {
     pub(crate) suspicion: f64,
     /// How many ranges of transactions it has past a gap.
     pub(crate) detached_ranges: u32,
+    /// While it copies what it lacks from others: how many rounds and documents it has so far.
+    #[serde(default)]
+    pub(crate) copying: Option<u64>,
 }
 
 /// A link to another cluster.
@@ -271,6 +274,7 @@ impl Board {
             lag_seconds,
             suspicion: node.suspicion,
             detached_ranges: node.detached,
+            copying: node.copying,
         }
     }
 

@@ -182,6 +182,7 @@ fn node_table(nodes: &[NodeStatus]) -> Table {
         "BEHIND (S)",
         "SUSPICION",
         "DETACHED",
+        "COPYING",
     ]);
     for node in nodes {
         table.row([
@@ -195,6 +196,7 @@ fn node_table(nodes: &[NodeStatus]) -> Table {
             seconds(node.lag_seconds),
             format!("{:.2}", node.suspicion),
             node.detached_ranges.to_string(),
+            or_dash(node.copying.as_ref()),
         ]);
     }
     table

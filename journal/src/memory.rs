@@ -117,7 +117,11 @@ impl Journal for MemoryJournal {
         let mut state = self.shared.lock();
         for spec in topics {
             match state.topics.get(&spec.name) {
-                Some(topic) => check_settings(spec, &topic.spec, "a log in memory keeps the settings it was made with")?,
+                Some(topic) => check_settings(
+                    spec,
+                    &topic.spec,
+                    "a log in memory keeps the settings it was made with",
+                )?,
                 None => {
                     let partitions = (0..spec.partitions).map(|_| PartitionLog::default());
                     let partitions = partitions.collect();

@@ -47,7 +47,8 @@ pub(crate) fn check_settings(
         Cleanup::Compact => ("compact", None),
         Cleanup::Delete { retention_ms } => ("delete", retention_ms),
     };
-    let ((policy_wanted, kept_wanted), (policy_found, kept_found)) = (policy(wanted), policy(found));
+    let ((policy_wanted, kept_wanted), (policy_found, kept_found)) =
+        (policy(wanted), policy(found));
     let kept = |kept: Option<u64>| kept.map_or_else(|| "for ever".to_owned(), |ms| ms.to_string());
     let is_shorter =
         kept_found.is_some_and(|found| kept_wanted.is_none_or(|wanted| found < wanted));

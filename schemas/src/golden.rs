@@ -19,8 +19,8 @@ use anabranch_core::keyspace::Slice;
 use anabranch_core::query::{FieldPath, OnConflict};
 
 use crate::records::{
-    Change, ChangeRef, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation,
-    Lost, Metadata, Operation, PartLocation, PartialChanges, RemoteCursor, Resolved, RoundPart,
+    Change, ChangeRef, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation, Lost,
+    Metadata, Operation, PartLocation, PartialChanges, RemoteCursor, Resolved, RoundPart,
 };
 use crate::{Record, decode, encode, state};
 

@@ -26,8 +26,8 @@ use crate::known::Known;
 use crate::log::Log;
 use crate::membership::{Configurations, Membership};
 use crate::metrics;
-use crate::persistence::Persistence;
 use crate::observe::{self, Observer};
+use crate::persistence::Persistence;
 use crate::read::{Reads, blocking};
 use crate::rpc::{self, Addressee, Local, Services};
 use crate::status::Status;
@@ -295,7 +295,7 @@ fn keep_up(
             Ended::ForGood => return Ok(()),
             Ended::Trimmed(here, trimmed) => {
                 tracing::warn!(%trimmed, "the log no longer has what comes next");
-                head = here;
+                head = *here;
                 reason = Some(Reason::Trimmed(trimmed));
             }
         }

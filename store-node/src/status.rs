@@ -156,7 +156,9 @@ impl Status {
             change(applied);
             let target = *self.target.lock();
             let is_whole = self.backfilling.lock().is_none();
-            caught_up = is_whole && !applied.caught_up && target.is_some_and(|target| target <= applied.next);
+            caught_up = is_whole
+                && !applied.caught_up
+                && target.is_some_and(|target| target <= applied.next);
             applied.caught_up |= caught_up;
         });
         if caught_up {

@@ -68,7 +68,14 @@ async fn a_node_that_was_away_for_longer_than_the_log_is_kept_takes_it_from_anot
     check(node, &model, last).await;
     let request = proto::FeedRequest { slices: vec![], from: seen.0 };
     let refused = node.client.clone().feed(request).await.unwrap_err();
-    assert_eq!(code(&refused), "feed_trimmed", "of what lies between it has no changes");
+    assert_eq!(code(&refused), "partition_away", "of what lies between the other one has changes");
+    cluster.start_node(&stays).await;
+    for node in cluster.nodes.values() {
+        node.ready().await;
+        let fed = node.feed(&[], seen, last.next()).await;
+        let fed = fed.iter().flat_map(|reply| &reply.transactions).map(|txn| TxnId(txn.txn));
+        assert!(fed.eq(model.transactions.keys().copied().filter(|txn| *txn >= seen)));
+    }
     cluster.stop().await;
 }
 
@@ -86,7 +93,8 @@ async fn a_wiped_node_is_what_it_was_and_goes_on() {
     check(&cluster.nodes[&wiped], &model, last).await;
     // A round that was applied before is repeated, and another one follows it.
     let before = cluster.nodes[&stays].read(&car(0), last).await;
-    let again = Round { id: 1, millis: 2_000_000, mutations: vec![(car(0), increment("visits", 1))] };
+    let again =
+        Round { id: 1, millis: 2_000_000, mutations: vec![(car(0), increment("visits", 1))] };
     let repeated = cluster.log.write(&again);
     let end = cluster.write(vec![(1, put("{\"n\":-1}"))]);
     cluster.stop_node(&stays).await;
@@ -140,7 +148,8 @@ async fn what_nobody_has_is_lost_and_the_cluster_goes_on() {
         cluster.nodes[node].ready().await;
     }
     let found: Vec<_> = [&one, &other].map(|node| &cluster.nodes[node]).into_iter().collect();
-    let cars = async |node: &Node| node.query("SELECT * FROM cars", "", exactly(end)).await.unwrap();
+    let cars =
+        async |node: &Node| node.query("SELECT * FROM cars", "", exactly(end)).await.unwrap();
     assert_eq!(cars(found[0]).await[0].items, cars(found[1]).await[0].items);
     let fed = found[0].feed(&[], before.next(), end.next()).await;
     let transactions: Vec<_> = fed.iter().flat_map(|reply| &reply.transactions).collect();
@@ -150,7 +159,10 @@ async fn what_nobody_has_is_lost_and_the_cluster_goes_on() {
     assert_eq!(lost.slices, slices);
     for (change, slice) in lost.changes.iter().zip(slices) {
         let told: Lost = decode(&change.event).unwrap();
-        assert_eq!((u32::from(told.slice.0), told.from, told.to.0), (slice, before.next(), lost.txn));
+        assert_eq!(
+            (u32::from(told.slice.0), told.from, told.to.0),
+            (slice, before.next(), lost.txn)
+        );
     }
     assert_eq!(lost.changes.len(), lost.slices.len());
     cluster.stop().await;

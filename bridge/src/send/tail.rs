@@ -177,7 +177,8 @@ impl Tail {
                 return Err(Error::Corrupt(format!("{}: a mark of slice {named}", what())));
             }
             ChangesRecord::Change(change) if rounds.needs(change.txn) => {
-                let selected = self.source.selector.select(self.source.actor, record.key, change)?;
+                let selected =
+                    self.source.selector.select(self.source.actor, record.key, change)?;
                 if let Some(selected) = selected {
                     rounds.change(slice, selected)?;
                 }

@@ -66,10 +66,10 @@ pub(super) async fn run(args: Args) -> Result<()> {
             let reads = single_reads(cluster.http, &series, CLIENTS, requests).await?;
             last = vec![writes, reads];
         }
-        measured.extend(last.into_iter().map(|one| Measurement {
-            what: format!("{name}: {}", one.what),
-            ..one
-        }));
+        measured.extend(
+            last.into_iter()
+                .map(|one| Measurement { what: format!("{name}: {}", one.what), ..one }),
+        );
         cluster.close().await?;
     }
     print("")?;
@@ -92,7 +92,7 @@ async fn rejoin(place: &Place, documents: u64, repeat: u32) -> Result<()> {
         let (steal, begun) = (Steal::start()?, Instant::now());
         cluster.begin(&wiped).await?;
         cluster.ready(&wiped).await?;
-        let ours = measurement("a wiped replica, until it serves", documents, begun, steal)?;
+        let ours = measurement("a wiped replica, until it serves", documents, begun, &steal)?;
 
         // What it copied from is at rest meanwhile, so that it can be opened.
         cluster.stop(&stays).await?;
@@ -101,7 +101,7 @@ async fn rejoin(place: &Place, documents: u64, repeat: u32) -> Result<()> {
         let copying = tokio::task::spawn_blocking(move || baseline::rocksdb_copy(&from, &to));
         let bytes = copying.await??;
         let what = format!("  raw: RocksDB checkpoint, its {} MB copied", bytes >> 20);
-        let raw = measurement(&what, documents, begun, steal)?;
+        let raw = measurement(&what, documents, begun, &steal)?;
         cluster.begin(&stays).await?;
         cluster.ready(&stays).await?;
         ratios.push(ours.elapsed.as_secs_f64() / raw.elapsed.as_secs_f64());
@@ -114,7 +114,7 @@ async fn rejoin(place: &Place, documents: u64, repeat: u32) -> Result<()> {
     print(format_args!("wiped replica / copied checkpoint: time = {}", spread(ratios)))
 }
 
-fn measurement(what: &str, documents: u64, begun: Instant, steal: Steal) -> Result<Measurement> {
+fn measurement(what: &str, documents: u64, begun: Instant, steal: &Steal) -> Result<Measurement> {
     let (elapsed, stolen) = (begun.elapsed(), steal.share()?);
     Ok(Measurement { what: what.to_owned(), documents, elapsed, latencies: histogram(), stolen })
 }

@@ -57,8 +57,7 @@ impl TopicEntry {
     /// The topic as it was asked for.
     pub(super) fn spec(&self, name: &TopicName) -> TopicSpec {
         let TopicEntry { number: _, partitions, compact, retention_ms, max_record_bytes } = *self;
-        let cleanup =
-            if compact { Cleanup::Compact } else { Cleanup::Delete { retention_ms } };
+        let cleanup = if compact { Cleanup::Compact } else { Cleanup::Delete { retention_ms } };
         TopicSpec { name: name.clone(), partitions, cleanup, max_record_bytes }
     }
 }

@@ -35,10 +35,10 @@ use self::state::State;
 use self::store::{Range, Store, WriteFailure};
 use self::writer::EmbeddedWriter;
 use crate::error::Error;
-use crate::topics::check_settings;
 use crate::log::{
     Bounds, Journal, Offset, ReadFrom, Reader, TopicPartition, TopicSpec, TransactionalId, Writer,
 };
+use crate::topics::check_settings;
 
 /// How an embedded log is opened.
 #[derive(Clone)]

@@ -62,7 +62,7 @@ pub(crate) enum Ended {
     /// For as long as the process runs: it stops, or the node is halted.
     ForGood,
     /// The log no longer has what comes after this.
-    Trimmed(Head, JournalError),
+    Trimmed(Box<Head>, JournalError),
 }
 
 /// What the reading threads count as waiting.
@@ -90,7 +90,7 @@ impl Applier {
         match error {
             Error::Journal(trimmed @ JournalError::Trimmed { .. }) => {
                 let Applier { progress, timeline, .. } = self;
-                return Ok(Ended::Trimmed(Head { progress, timeline }, trimmed));
+                return Ok(Ended::Trimmed(Box::new(Head { progress, timeline }), trimmed));
             }
             // What was read of the store or of the log makes no sense, now and for ever.
             error if error.kind() == ErrorKind::Corrupt => {

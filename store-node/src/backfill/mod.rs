@@ -33,7 +33,7 @@ pub(crate) use self::lost::Declared;
 pub(crate) use self::replicas::Remote;
 #[cfg(test)]
 pub(crate) use self::replicas::{Fetched, Heard, Replicas, Wanted, read_entries};
-pub(crate) use self::source::Source;
 #[cfg(test)]
 pub(crate) use self::source::Cursor;
+pub(crate) use self::source::Source;
 pub(crate) use self::target::{ASK_AGAIN, Backfill, Reason};

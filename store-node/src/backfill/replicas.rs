@@ -88,7 +88,6 @@ impl Replicas for Remote {
 }
 
 impl Remote {
-
     async fn position(&self, client: Result<Client, Status>) -> Result<Progress, Status> {
         let request = proto::PositionRequest { intervals: wire::intervals(&self.part) };
         let mut client = client?;
@@ -145,7 +144,10 @@ impl Remote {
 }
 
 /// Refuses what was not asked for: what a node does not know to be wrong it would keep for ever.
-pub(crate) fn read_entries(entries: Vec<proto::Entry>, wanted: &Wanted) -> Result<Vec<Entry>, Status> {
+pub(crate) fn read_entries(
+    entries: Vec<proto::Entry>,
+    wanted: &Wanted,
+) -> Result<Vec<Entry>, Status> {
     let txns = wanted.since..wanted.until;
     let entries: Vec<_> = entries.into_iter().map(wire::read_entry).collect();
     match entries.iter().find(|entry| !txns.contains(&entry.txn)) {

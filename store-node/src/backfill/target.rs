@@ -20,9 +20,7 @@ use crate::log::Log;
 use crate::metrics;
 use crate::persistence::Persistence;
 use crate::status::{Backfilling, Status};
-use crate::storage::{
-    Batch, Entry, Head, Progress, Sample, Storage, Table, Timeline, Unfinished,
-};
+use crate::storage::{Batch, Entry, Head, Progress, Sample, Storage, Table, Timeline, Unfinished};
 
 /// How long until replicas that could not give are asked again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -127,8 +125,11 @@ impl Backfill {
                 Choice::Nobody => {
                     let waited = nobody_since.get_or_insert_with(Instant::now).elapsed();
                     let Some(left) = self.lost_after.checked_sub(waited) else { return Ok(None) };
-                    format!("{trimmed}, nor has any replica what this node needs from transaction \
-                             {next} on: it is declared lost in {} s", left.as_secs())
+                    format!(
+                        "{trimmed}, nor has any replica what this node needs from transaction \
+                             {next} on: it is declared lost in {} s",
+                        left.as_secs()
+                    )
                 }
                 Choice::Unknown(silent) => {
                     nobody_since = None;

@@ -11,16 +11,14 @@ use crate::storage::{Entry, Progress, SliceRead, Table};
 
 /// A part of the keyspace.
 pub(super) fn intervals(part: &Intervals) -> Vec<proto::Interval> {
-    let interval =
-        |part: &Interval| proto::Interval { first: part.first().0, last: part.last().0 };
+    let interval = |part: &Interval| proto::Interval { first: part.first().0, last: part.last().0 };
     part.iter().map(interval).collect()
 }
 
 /// Reads a part of the keyspace.
 pub(super) fn read_intervals(part: &[proto::Interval]) -> Result<Intervals, Error> {
-    let interval = |part: &proto::Interval| {
-        Interval::between(Position(part.first), Position(part.last))
-    };
+    let interval =
+        |part: &proto::Interval| Interval::between(Position(part.first), Position(part.last));
     let is_ordered = part.windows(2).all(|pair| pair[0].last < pair[1].first);
     if part.is_empty() || !is_ordered || !part.iter().all(|part| interval(part).is_some()) {
         let what = "a part of the keyspace is at least one interval, in order";

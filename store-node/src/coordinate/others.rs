@@ -6,9 +6,9 @@ use anabranch_core::cluster::NodeId;
 use anabranch_core::ids::TxnId;
 use tonic::Status;
 
+use super::Coordinator;
 use super::plan::{self, Candidate};
 use super::replicas::{Client, Replica};
-use super::Coordinator;
 use crate::membership::Membership;
 
 impl Coordinator {

@@ -216,7 +216,11 @@ fn worse(before: Option<Status>, now: Status) -> Status {
     let is_trimmed = |status: &Status| grpc::code_of(status) == Some("feed_trimmed");
     match before {
         Some(before) if is_trimmed(&before) != is_trimmed(&now) => {
-            if is_trimmed(&now) { before } else { now }
+            if is_trimmed(&now) {
+                before
+            } else {
+                now
+            }
         }
         Some(before) if grpc::code_of(&before).is_some() && grpc::code_of(&now).is_none() => before,
         _ => now,

@@ -158,6 +158,7 @@ impl View {
                 suspicion: suspicion.share(),
                 detached: u32::try_from(detached).unwrap_or(u32::MAX),
                 gc_timestamp: standing.map(|standing| standing.gc_timestamp.0),
+                copying: standing.and_then(|standing| standing.copying),
             }
         };
         let mut nodes: Vec<_> = membership.configuration().members().iter().map(status).collect();
@@ -247,7 +248,7 @@ impl View {
             durable: self.storage.durable().next,
             gc_timestamp: TxnId(self.needs_from.load(Ordering::Acquire)),
             history_from: self.storage.feed_start(),
-            has_backfilled: self.status.backfilling().is_none(),
+            copying: self.status.backfilling().map(|copied| copied.entries),
         }
     }
 
@@ -265,6 +266,9 @@ impl View {
         let stable = self.last_stable();
         let served = self.storage.history().oldest_held();
         let needs_from = self.reads.say(served, stable, Instant::now());
+        // What it copies from one replica it may have to go on copying from another one.
+        let copied = self.status.backfilling().and_then(|copied| copied.until.0.checked_sub(1));
+        let needs_from = copied.map_or(needs_from, |copied| needs_from.min(TxnId(copied)));
         self.needs_from.store(needs_from.0, Ordering::Release);
         self.keep();
         self.note_isolation();

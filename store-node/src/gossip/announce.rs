@@ -63,8 +63,9 @@ pub(crate) struct Standing {
     pub(crate) gc_timestamp: TxnId,
     /// The node's feed of changes is complete from this transaction on.
     pub(crate) history_from: TxnId,
-    /// Whether the node has all that it owns in the configuration.
-    pub(crate) has_backfilled: bool,
+    /// While the node lacks something of what it owns and copies it from others: how many rounds
+    /// and documents it has so far.
+    pub(crate) copying: Option<u64>,
 }
 
 /// What a node has applied of what it owns: everywhere up to the base, and more in places.

@@ -21,7 +21,7 @@ pub(crate) fn standing(epoch: u64, base: u64) -> Standing {
         durable: TxnId(base.saturating_sub(100)),
         gc_timestamp: TxnId(base.saturating_sub(1_000)),
         history_from: TxnId(0),
-        has_backfilled: true,
+        copying: None,
     }
 }
 

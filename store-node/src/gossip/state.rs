@@ -242,7 +242,8 @@ impl State {
         }
         self.is_urgent |= known.is_none_or(|known| {
             known.applied != standing.applied
-                || (known.epoch, known.has_backfilled) != (standing.epoch, standing.has_backfilled)
+                || known.epoch != standing.epoch
+                || known.copying.is_some() != standing.copying.is_some()
         });
         self.heard_epoch = self.heard_epoch.max(standing.epoch);
         let announce = Announce { node: self.me.clone(), version: self.next_version, standing };

@@ -224,8 +224,8 @@ fn applied() -> impl Strategy<Value = Applied> {
 
 fn announces() -> impl Strategy<Value = Announce> {
     let numbers = (any::<u64>(), 1..=u64::MAX, any::<u64>(), any::<u64>(), any::<u64>());
-    ("[a-z][a-z0-9]{0,62}", numbers, applied(), any::<u64>(), any::<bool>()).prop_map(
-        |(name, (life, sequence, epoch, durable, gc), applied, history_from, has_backfilled)| {
+    ("[a-z][a-z0-9]{0,62}", numbers, applied(), any::<u64>(), any::<Option<u64>>()).prop_map(
+        |(name, (life, sequence, epoch, durable, gc), applied, history_from, copying)| {
             let mut announce = announce(&name, sequence, 0);
             announce.version.incarnation = Incarnation(life);
             announce.standing.epoch = Epoch(epoch);
@@ -233,7 +233,7 @@ fn announces() -> impl Strategy<Value = Announce> {
             announce.standing.durable = TxnId(durable);
             announce.standing.gc_timestamp = TxnId(gc);
             announce.standing.history_from = TxnId(history_from);
-            announce.standing.has_backfilled = has_backfilled;
+            announce.standing.copying = copying;
             announce
         },
     )

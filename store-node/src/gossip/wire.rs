@@ -72,7 +72,7 @@ pub(super) fn encode(message: &Message, mark: ClusterMark) -> proto::Message {
 
 fn encode_announce(announce: &Announce) -> proto::Announce {
     let Announce { node, version: Version { incarnation, sequence }, standing } = announce;
-    let Standing { epoch, applied, durable, gc_timestamp, history_from, has_backfilled } = standing;
+    let Standing { epoch, applied, durable, gc_timestamp, history_from, copying } = standing;
     proto::Announce {
         node: node.to_string(),
         incarnation: incarnation.0,
@@ -84,7 +84,7 @@ fn encode_announce(announce: &Announce) -> proto::Announce {
         durable: durable.0,
         gc_timestamp: gc_timestamp.0,
         history_from: history_from.0,
-        has_backfilled: *has_backfilled,
+        copying: *copying,
     }
 }
 
@@ -158,7 +158,7 @@ fn decode_announce(announce: proto::Announce) -> Result<Announce, WireError> {
         durable,
         gc_timestamp,
         history_from,
-        has_backfilled,
+        copying,
     } = announce;
     let node = node(name)?;
     if sequence == 0 {
@@ -177,7 +177,7 @@ fn decode_announce(announce: proto::Announce) -> Result<Announce, WireError> {
         durable: TxnId(durable),
         gc_timestamp: TxnId(gc_timestamp),
         history_from: TxnId(history_from),
-        has_backfilled,
+        copying,
     };
     Ok(Announce { node, version, standing })
 }

@@ -198,8 +198,8 @@ impl Link {
     async fn open(&self, sender: Option<End>, receiver: Option<End>) {
         let passes = |cuts: &Cuts| {
             let both = sender.is_some() && receiver.is_some();
-            let is_held = (both && is(cuts, sender, Cut::Apart))
-                || (both && is(cuts, receiver, Cut::Apart))
+            let are_apart = is(cuts, sender, Cut::Apart) || is(cuts, receiver, Cut::Apart);
+            let is_held = (both && are_apart)
                 || is(cuts, sender, Cut::Silent)
                 || is(cuts, sender, Cut::Mute)
                 || is(cuts, receiver, Cut::Silent)

@@ -25,7 +25,9 @@ use super::support::{TestLog, TestRound, arbitrary_rounds, everything, slices};
 use super::whole::{
     LONG, applier, build, catch_up, changes, crash_image, feed, inputs, open, put, seen,
 };
-use crate::backfill::{Agreement, Backfill, Cursor, Fetched, Heard, Reason, Replicas, Wanted, read_entries};
+use crate::backfill::{
+    Agreement, Backfill, Cursor, Fetched, Heard, Reason, Replicas, Wanted, read_entries,
+};
 use crate::error::Error;
 use crate::persistence::Persistence;
 use crate::rpc::refuse;
@@ -258,7 +260,9 @@ proptest! {
 }
 
 fn many(count: u128) -> Vec<TestRound> {
-    (0..count).map(|id| TestRound { id, mutations: vec![put(i64::try_from(id % 6).unwrap(), 1)] }).collect()
+    (0..count)
+        .map(|id| TestRound { id, mutations: vec![put(i64::try_from(id % 6).unwrap(), 1)] })
+        .collect()
 }
 
 #[test]

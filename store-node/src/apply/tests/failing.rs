@@ -157,7 +157,10 @@ fn one_clock_that_is_a_day_ahead_makes_nothing_a_day_older() {
     let retention = Retention { history_ms: 120_000, feed_ms: 120_000 };
     applier(opened, retention).run(&feed(all)).unwrap();
     let opened = open(dir.path());
-    assert_eq!((opened.head.progress.feed_start, opened.head.progress.oldest_readable), (TxnId(0), TxnId(0)));
+    assert_eq!(
+        (opened.head.progress.feed_start, opened.head.progress.oldest_readable),
+        (TxnId(0), TxnId(0))
+    );
     let appended = log.commits[50].1.hlc.millis();
     assert_eq!(opened.head.progress.time.millis(), appended + 60_000, "as far ahead as may be");
     let last = log.commits.last().unwrap().0;

@@ -394,10 +394,11 @@ fn a_lost_part_is_declared_and_the_node_goes_on() {
     assert_eq!(opened.storage.lost_parts_for_test(), 1);
     let mut told = Vec::new();
     let next = opened.head.progress.next;
-    let read = opened.storage.changes(FeedPosition { txn: TxnId(0), chunk: 0 }, next, |_, _, all| {
-        told.extend(all.into_iter().filter(|change| change.id.is_empty()));
-        Ok(ControlFlow::Continue(()))
-    });
+    let read =
+        opened.storage.changes(FeedPosition { txn: TxnId(0), chunk: 0 }, next, |_, _, all| {
+            told.extend(all.into_iter().filter(|change| change.id.is_empty()));
+            Ok(ControlFlow::Continue(()))
+        });
     read.unwrap();
     let [change] = &told[..] else { panic!("it is told once: {told:?}") };
     let expected = Lost { slice: lost.slice, from: TxnId(0), to: TxnId(0) };
