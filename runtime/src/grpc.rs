@@ -19,11 +19,11 @@ pub const CODE_KEY: &str = "anabranch-code";
 /// one of these answers better.
 pub const CUT_OFF: &str = "cut_off";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a peer is pinged, and how long it may take to answer before it is given up: what waits
 /// for one that was cut off or stopped short of dying goes to another within two seconds.
-const KEEP_ALIVE: Duration = Duration::from_millis(500);
-const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(1);
+const KEEP_ALIVE: Duration = Duration::from_millis(400);
+const KEEP_ALIVE_PATIENCE: Duration = Duration::from_millis(800);
 /// A window that lets a stream of documents use a link with some delay.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// What all streams of a connection may have under way: more than those together that nobody reads

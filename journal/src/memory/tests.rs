@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch_runtime::clock::now_millis;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -18,7 +19,9 @@ struct MemoryHarness(String);
 impl Harness for MemoryHarness {
     fn create() -> Self {
         let address = Uuid::new_v4().to_string();
-        LOGS.lock().insert(address.clone(), MemoryJournal::new());
+        let log = MemoryJournal::new();
+        log.set_time(now_millis());
+        LOGS.lock().insert(address.clone(), log);
         MemoryHarness(address)
     }
 

@@ -14,7 +14,7 @@ use anabranch_schemas::store::replica_client::ReplicaClient;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -25,6 +25,9 @@ use crate::rpc::{Addressed, Local, MAX_MESSAGE_BYTES, Replies, refuse, refused, 
 
 /// A node that has not answered within this time is not waited for alone, if that is allowed.
 const HEDGE: Duration = Duration::from_millis(30);
+/// And one that has not within this time never is: its connection may be dead, which takes longer to
+/// be found out.
+const SILENCE: Duration = Duration::from_millis(400);
 /// So many calls pay for one that is made twice, and so many of these are saved up: where all are
 /// slow, asking twice would make all slower.
 const CALLS_PER_HEDGE: i64 = 10;
@@ -46,7 +49,7 @@ pub(crate) struct Asked {
 pub(crate) enum Hedge {
     /// When that one has what is asked and it was not done too often: for what costs little.
     When,
-    /// Only once the first one has failed: streams, of which each does all its work.
+    /// Only once the first one has failed or is silent: streams, of which each does all its work.
     Never,
 }
 
@@ -148,8 +151,8 @@ impl Peers {
         Ok(client)
     }
 
-    /// Asks one after the other until one answers: the next as soon as one fails, or is slow and
-    /// may be asked twice. Returns who answered first.
+    /// Asks one after the other until one answers: the next as soon as one fails, is slow and may
+    /// be asked twice, or is silent for long. Returns who answered first.
     pub(super) async fn first_answer<T, F>(
         &self,
         replicas: Vec<Asked>,
@@ -164,21 +167,28 @@ impl Peers {
         let mut asked = FuturesUnordered::new();
         let mut failure: Option<Status> = None;
         let mut is_slow = std::pin::pin!(sleep(HEDGE));
+        let mut is_silent = std::pin::pin!(sleep(SILENCE));
+        let mut hedge = hedge == Hedge::When;
         loop {
             if asked.is_empty() {
                 let Some(next) = waiting.next() else { return Err(away(failure)) };
                 asked.push(named(next.node, call(next.replica)));
             }
-            let may_hedge = hedge == Hedge::When
-                && asked.len() == 1
-                && waiting.peek().is_some_and(|next| next.has_reached);
+            let may_hedge =
+                hedge && asked.len() == 1 && waiting.peek().is_some_and(|next| next.has_reached);
             tokio::select! {
                 answer = asked.select_next_some() => match answer {
                     (node, Ok(answer)) => return Ok((node, answer)),
                     (_, Err(status)) if is_final(&status) => return Err(status),
                     (_, Err(status)) => failure = Some(worse(failure.take(), status)),
                 },
-                () = is_slow.as_mut(), if may_hedge && self.spend() => {
+                () = is_slow.as_mut(), if may_hedge => {
+                    hedge = false;
+                    let next = if self.spend() { waiting.next() } else { None };
+                    asked.extend(next.map(|next| named(next.node, call(next.replica))));
+                }
+                () = is_silent.as_mut(), if waiting.peek().is_some() => {
+                    is_silent.as_mut().reset(Instant::now() + SILENCE);
                     asked.extend(waiting.next().map(|next| named(next.node, call(next.replica))));
                 }
             }
@@ -299,9 +309,15 @@ mod tests {
                 ask(&peers, &[(first, true), (Does::Answers, true)], Hedge::When).await;
             assert_eq!((answer.unwrap(), asked), (1, 2), "{first:?}");
         }
-        let (answer, _) =
-            ask(&peers, &[(Does::BreaksOff, true), (Does::Answers, false)], Hedge::Never).await;
-        assert_eq!(answer.unwrap(), 1, "also one that has not come that far, as far as was heard");
+        for first in [Does::BreaksOff, Does::Hangs] {
+            let (answer, _) =
+                ask(&peers, &[(first, true), (Does::Answers, false)], Hedge::Never).await;
+            assert_eq!(
+                answer.unwrap(),
+                1,
+                "also one that has not come that far, as far as was heard"
+            );
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Reading the log when one slice is delivered far ahead of the others.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -62,6 +63,11 @@ fn change(txn: u64) -> Change {
 
 impl Log {
     fn new() -> Self {
+        Self::without(None)
+    }
+
+    /// In which the changes of some transactions are lost.
+    fn without(lost: Option<RangeInclusive<u64>>) -> Self {
         let cluster: ClusterName = "east".parse().unwrap();
         let (journal, dir) = embedded_log(&cluster, SliceCount::try_from(SLICES).unwrap());
         let mut writer = journal.writer(&TransactionalId::from("writer")).unwrap();
@@ -84,6 +90,17 @@ impl Log {
                 parts: touched.iter().map(part).collect(),
             };
             append(cluster.txns(), 0, Vec::new(), encode(&commit));
+            if let Some(lost) = lost.as_ref().filter(|lost| lost.contains(&txn)) {
+                let (from, to) = (TxnId(*lost.start()), TxnId(*lost.end()));
+                let told = [
+                    encode(&Lost { slice: Slice(0), from, to }),
+                    encode(&Resolved { slice: Slice(0), txn: to }),
+                ];
+                for value in told.into_iter().filter(|_| TxnId(txn) == to) {
+                    append(cluster.changes(), 0, Vec::new(), value);
+                }
+                continue;
+            }
             let change = change(txn);
             let id =
                 DocumentId { app: APP, collection: "c".parse().unwrap(), key: change.key.clone() };
@@ -97,17 +114,6 @@ impl Log {
         writer.commit().unwrap();
         let (journal, delivered) = unfair(journal);
         Log { journal, delivered, cluster, _dir: dir }
-    }
-
-    /// Says that changes of slice 0 are lost.
-    fn lose(&self, txns: std::ops::RangeInclusive<u64>) {
-        let lost = Lost { slice: Slice(0), from: TxnId(*txns.start()), to: TxnId(*txns.end()) };
-        let mut writer = self.journal.writer(&TransactionalId::from("writer")).unwrap();
-        writer.begin().unwrap();
-        let at = TopicPartition::new(self.cluster.changes(), 0);
-        writer.append(NewRecord { at, key: Bytes::new(), value: Some(encode(&lost)) }).unwrap();
-        writer.flush().unwrap();
-        writer.commit().unwrap();
     }
 
     /// Reads to the end, and gives the transactions that came out.
@@ -156,11 +162,12 @@ impl Log {
 
 #[test]
 fn who_needs_changes_that_are_lost_needs_a_snapshot() {
-    let log = Log::new();
-    log.lose(150..=160);
-    // Behind them: nothing more comes, so it is read until it is told to stop or sees the loss.
-    let (_, ended) = log.read_from(TxnId(160), u64::MAX, TailLimits::default());
-    assert_eq!(ended, Ended::Gone);
+    let log = Log::without(Some(150..=160));
+    for from in [0, 150, 160] {
+        let (found, ended) = log.read_from(TxnId(from), ROUNDS, TailLimits::default());
+        assert_eq!(ended, Ended::Gone, "from {from}");
+        assert!(found.iter().all(|txn| *txn < 150), "{found:?}");
+    }
     let (found, ended) = log.read_from(TxnId(161), ROUNDS, TailLimits::default());
     assert_eq!((found, ended), ((161..ROUNDS).collect(), Ended::Stopped));
 }
