@@ -67,7 +67,7 @@ impl Log {
     }
 
     /// In which the changes of some transactions are lost.
-    fn without(lost: Option<RangeInclusive<u64>>) -> Self {
+    fn without(lost: Option<&RangeInclusive<u64>>) -> Self {
         let cluster: ClusterName = "east".parse().unwrap();
         let (journal, dir) = embedded_log(&cluster, SliceCount::try_from(SLICES).unwrap());
         let mut writer = journal.writer(&TransactionalId::from("writer")).unwrap();
@@ -90,7 +90,7 @@ impl Log {
                 parts: touched.iter().map(part).collect(),
             };
             append(cluster.txns(), 0, Vec::new(), encode(&commit));
-            if let Some(lost) = lost.as_ref().filter(|lost| lost.contains(&txn)) {
+            if let Some(lost) = lost.filter(|lost| lost.contains(&txn)) {
                 let (from, to) = (TxnId(*lost.start()), TxnId(*lost.end()));
                 let told = [
                     encode(&Lost { slice: Slice(0), from, to }),
@@ -162,7 +162,7 @@ impl Log {
 
 #[test]
 fn who_needs_changes_that_are_lost_needs_a_snapshot() {
-    let log = Log::without(Some(150..=160));
+    let log = Log::without(Some(&(150..=160)));
     for from in [0, 150, 160] {
         let (found, ended) = log.read_from(TxnId(from), ROUNDS, TailLimits::default());
         assert_eq!(ended, Ended::Gone, "from {from}");
