@@ -86,7 +86,7 @@ async fn a_record_that_does_not_decode_halts_applying_and_reads_go_on() {
 }
 
 #[tokio::test]
-async fn a_log_that_was_trimmed_too_far_says_what_to_do() {
+async fn that_the_log_was_trimmed_too_far_is_said_before_it_is_declared_lost() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(journal(&dir.path().join("log")));
     for id in 0..10 {
@@ -96,10 +96,10 @@ async fn a_log_that_was_trimmed_too_far_says_what_to_do() {
     let end = log.journal().bounds(&txns).unwrap().end;
     log.journal().trim(&txns, Offset(end.0 - 2)).unwrap();
     let node = Node::start(config(&dir.path().join("node")), log.journal()).await;
-    until("the node has halted", || node.trouble().contains("Restore a copy")).await;
-    assert!(node.trouble().contains("east.txns/0 begins at offset"), "{}", node.trouble());
+    until("the node says so", || node.trouble().contains("it is declared lost in")).await;
+    assert!(node.trouble().contains("east.txns/0 was trimmed to offset"), "{}", node.trouble());
     let error = node.get(&car(1), proto::ReadAt::default()).await.unwrap_err();
-    assert_eq!(code(&error), "halted");
+    assert_eq!(code(&error), "catching_up");
     node.stop().await;
 }
 

@@ -53,30 +53,52 @@ impl LostRange {
         }
     }
 
-    fn key(&self) -> String {
-        format!("lost/{}/{:020}", self.partition, self.from.0)
+    /// The key of the `number`th agreement about what is lost from there on.
+    fn key(&self, number: u32) -> String {
+        format!("lost/{}/{:020}/{number}", self.partition, self.from.0)
+    }
+
+    /// Whether all of another one is in it.
+    fn covers(&self, other: &LostRange) -> bool {
+        let mut below = other.parts_below.iter();
+        self.to >= other.to
+            && below
+                .all(|(slice, start)| self.parts_below.get(slice).is_some_and(|own| own >= start))
     }
 }
 
 impl MetadataStore {
     /// Declares that a range is lost. Returns what is agreed on: what another replica declared
-    /// before, if one did.
+    /// before, if one did and it is enough. It is not once the log has lost more while nobody had
+    /// passed over it.
     ///
     /// # Errors
-    /// As [`MetadataStore::compare_and_set`]; [`Error::Corrupt`] if the entry makes no sense.
+    /// As [`MetadataStore::compare_and_set`]; [`Error::Corrupt`] if an entry makes no sense.
     pub fn declare_lost(&self, range: &LostRange) -> Result<LostRange, MetadataError> {
-        let key = range.key();
         let json = serde_json::to_string(range).expect("plain fields always encode");
-        match self.compare_and_set(&key, None, Some(json)) {
-            Ok(_) => return Ok(range.clone()),
-            Err(MetadataError::Conflict { .. }) => {}
-            Err(error) => return Err(error),
+        let mut number = 0;
+        loop {
+            let key = range.key(number);
+            match self.compare_and_set(&key, None, Some(json.clone())) {
+                Ok(_) => return Ok(range.clone()),
+                Err(MetadataError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            let agreed = self.agreed(&key, range)?;
+            if agreed.covers(range) {
+                return Ok(agreed);
+            }
+            number += 1;
         }
+    }
+
+    fn agreed(&self, key: &str, range: &LostRange) -> Result<LostRange, MetadataError> {
         let corrupt = |why: String| Error::Corrupt(format!("the entry '{key}': {why}"));
-        let entry = self.get(&key)?.ok_or_else(|| corrupt("it was removed".to_owned()))?;
+        let entry = self.get(key)?.ok_or_else(|| corrupt("it was removed".to_owned()))?;
         let agreed: LostRange =
             serde_json::from_str(&entry.value).map_err(|error| corrupt(error.to_string()))?;
-        if agreed.version != VERSION || agreed.key() != key || agreed.to < agreed.from {
+        let is_the_same = (agreed.partition, agreed.from) == (range.partition, range.from);
+        if agreed.version != VERSION || !is_the_same || agreed.to < agreed.from {
             return Err(corrupt("it makes no sense".to_owned()).into());
         }
         Ok(agreed)
@@ -98,7 +120,10 @@ mod tests {
         let bench = Bench::new();
         let (store, other) = (bench.store(), bench.store());
         assert_eq!(store.declare_lost(&range(5, 9)).unwrap(), range(5, 9));
-        assert_eq!(other.declare_lost(&range(5, 20)).unwrap(), range(5, 9));
+        assert_eq!(other.declare_lost(&range(5, 8)).unwrap(), range(5, 9));
+        let more = other.declare_lost(&range(5, 20)).unwrap();
+        assert_eq!(more, range(5, 20), "the log has lost more, and nobody had gone on");
+        assert_eq!(store.declare_lost(&range(5, 15)).unwrap(), range(5, 20));
         assert_eq!(other.declare_lost(&range(9, 20)).unwrap(), range(9, 20), "the next one");
     }
 
@@ -113,7 +138,7 @@ mod tests {
         let store = bench.store();
         let json = serde_json::to_string(&range(6, 9)).unwrap();
         for (from, value) in [(5, json), (7, "{}".to_owned())] {
-            store.compare_and_set(&range(from, 9).key(), None, Some(value)).unwrap();
+            store.compare_and_set(&range(from, 9).key(0), None, Some(value)).unwrap();
             let error = store.declare_lost(&range(from, 9)).unwrap_err();
             assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error}");
         }

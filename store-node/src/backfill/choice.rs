@@ -4,7 +4,7 @@ use anabranch_core::cluster::NodeId;
 use anabranch_core::ids::TxnId;
 use tonic::Status;
 
-use super::replicas::Heard;
+use super::replicas::{Heard, Position};
 use crate::storage::Progress;
 
 /// What was found among the other replicas.
@@ -12,9 +12,9 @@ use crate::storage::Progress;
 pub(super) enum Choice {
     /// This one has come farther than the node, and farthest of those that answered.
     From(NodeId, Progress),
-    /// All have answered and none has more than the node.
+    /// All have answered, and none has more than the node, nor will have.
     Nobody,
-    /// None of those that answered has more, and these did not answer.
+    /// None has more yet, and of these it is not known that they will not.
     Unknown(Vec<(NodeId, Status)>),
 }
 
@@ -23,10 +23,13 @@ pub(super) fn choose(next: TxnId, heard: Vec<Heard>) -> Choice {
     let (mut best, mut silent) = (None::<(NodeId, Progress)>, Vec::new());
     for (node, position) in heard {
         match position {
-            Ok(progress) => {
+            Ok(Position { progress, lacks_next }) => {
                 let most = best.as_ref().map_or(next, |(_, best)| best.next);
                 if progress.next > most {
                     best = Some((node, progress));
+                } else if !lacks_next {
+                    let why = "it has not yet applied all that it has of the log";
+                    silent.push((node, Status::unavailable(why)));
                 }
             }
             Err(status) => silent.push((node, status)),
@@ -46,7 +49,10 @@ mod tests {
     /// What comes of replicas that are that far, `None` for one that does not answer.
     fn chosen(next: u64, replicas: &[Option<u64>]) -> Choice {
         let heard = |(number, next): (usize, &Option<u64>)| {
-            let at = |next: u64| Progress { next: TxnId(next), ..Progress::start(1) };
+            let at = |next: u64| {
+                let progress = Progress { next: TxnId(next), ..Progress::start(1) };
+                Position { progress, lacks_next: next > 0 }
+            };
             let position = next.map(at).ok_or_else(|| Status::unavailable("away"));
             (format!("n{number}").parse().unwrap(), position)
         };
@@ -63,7 +69,9 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_while_somebody_may_have_it() {
-        assert!(matches!(chosen(5, &[Some(5), Some(0)]), Choice::Nobody));
+        assert!(matches!(chosen(5, &[Some(5), Some(4)]), Choice::Nobody));
+        let unread = chosen(5, &[Some(5), Some(0)]);
+        assert!(matches!(unread, Choice::Unknown(_)), "one may have it in memory: {unread:?}");
         assert!(matches!(chosen(5, &[]), Choice::Nobody));
         let Choice::Unknown(silent) = chosen(5, &[Some(5), None]) else {
             panic!("one has not answered");

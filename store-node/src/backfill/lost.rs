@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_core::cluster::Configuration;
+use anabranch_core::cluster::{Configuration, Epoch};
 use anabranch_core::ids::TxnId;
 use anabranch_journal::metadata::{LostRange, MetadataError, MetadataStore};
 use anabranch_journal::{Error as JournalError, Journal, Offset, TopicPartition};
@@ -22,8 +22,9 @@ use crate::storage::{Progress, SliceRead};
 
 /// Where replicas agree on what is lost. Its calls block.
 pub(crate) trait Agreement: Send {
-    /// What is lost from a transaction on. `None` if that cannot be said at the moment.
-    fn lost_from(&self, next: TxnId) -> Result<Option<LostRange>, Error>;
+    /// What is lost from a transaction on, to the replicas of the configuration of this epoch. `None`
+    /// if there is another one by now.
+    fn lost_from(&self, next: TxnId, epoch: Epoch) -> Result<Option<LostRange>, Error>;
 }
 
 /// The agreement in a cluster's metadata.
@@ -35,14 +36,14 @@ pub(crate) struct Declared {
 }
 
 impl Agreement for Declared {
-    fn lost_from(&self, next: TxnId) -> Result<Option<LostRange>, Error> {
+    fn lost_from(&self, next: TxnId, epoch: Epoch) -> Result<Option<LostRange>, Error> {
         let store = MetadataStore::open(Arc::clone(&self.journal), &self.cluster);
         let store = store.map_err(journal_error)?;
         let declared = store.configuration(&self.cluster).map_err(journal_error)?;
         let membership = self.coordinator.membership();
         let current = membership.configuration();
         // Others may have to be asked by now.
-        if declared.as_ref().map_or(current.epoch(), Configuration::epoch) != current.epoch() {
+        if declared.as_ref().map_or(epoch, Configuration::epoch) != epoch {
             return Ok(None);
         }
         let Some(this) = current.member(membership.node()) else { return Ok(None) };

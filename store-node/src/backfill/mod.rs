@@ -14,8 +14,9 @@
 //! | nothing yet | it begins |
 //! | an unfinished backfill, and some of its entries | it goes on behind the last entry, at the same snapshot; at a newer one, from the first entry, if nobody has that snapshot any more |
 //! | all entries | the same: nothing comes, and it finishes |
+//! | a part of one that is being abandoned | it is fetched again from the first entry, or abandoned |
 //! | the new position | it applies the log |
-//! | an agreement on what is lost ([`lost`]) | nobody has it still, so the agreement is followed |
+//! | an agreement on what is lost ([`lost`]) | the others are asked again; if nobody has it, the agreement is followed |
 //!
 //! While it lasts the node serves no reads: there are newer documents among the older ones. What it
 //! may hand over itself is its old position, of which nothing is missing.
@@ -32,7 +33,7 @@ pub(crate) use self::lost::Agreement;
 pub(crate) use self::lost::Declared;
 pub(crate) use self::replicas::Remote;
 #[cfg(test)]
-pub(crate) use self::replicas::{Fetched, Heard, Replicas, Wanted, read_entries};
+pub(crate) use self::replicas::{Fetched, Heard, Position, Replicas, Wanted, read_entries};
 #[cfg(test)]
 pub(crate) use self::source::Cursor;
 pub(crate) use self::source::Source;

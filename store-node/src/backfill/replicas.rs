@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anabranch_core::cluster::NodeId;
+use anabranch_core::cluster::{Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::{Intervals, SliceCount};
+use anabranch_runtime::grpc;
 use anabranch_schemas::store as proto;
 use futures::future::join_all;
 use tokio::runtime::Handle;
@@ -24,6 +25,9 @@ const REPLIES: usize = 4;
 
 /// The other replicas of a node's partition. Its calls block.
 pub(crate) trait Replicas: Send {
+    /// Of the configuration in which they are the replicas.
+    fn epoch(&self) -> Epoch;
+
     /// How far each of them is.
     fn positions(&self) -> Vec<Heard>;
 
@@ -43,7 +47,15 @@ pub(crate) struct Remote {
 }
 
 /// How far a replica is, or why that is not known.
-pub(crate) type Heard = (NodeId, Result<Progress, Status>);
+pub(crate) type Heard = (NodeId, Result<Position, Status>);
+
+/// How far a replica is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Position {
+    pub(crate) progress: Progress,
+    /// It, too, lacks what comes next. One that does not say so may have it in memory already.
+    pub(crate) lacks_next: bool,
+}
 
 /// What is to be fetched of a table.
 #[derive(Clone, Debug)]
@@ -67,6 +79,10 @@ pub(crate) enum Fetched {
 }
 
 impl Replicas for Remote {
+    fn epoch(&self) -> Epoch {
+        self.coordinator.membership().configuration().epoch()
+    }
+
     fn positions(&self) -> Vec<Heard> {
         self.runtime.block_on(async {
             let others = self.coordinator.others(TxnId(0)).into_iter();
@@ -88,27 +104,35 @@ impl Replicas for Remote {
 }
 
 impl Remote {
-    async fn position(&self, client: Result<Client, Status>) -> Result<Progress, Status> {
+    async fn position(&self, client: Result<Client, Status>) -> Result<Position, Status> {
         let request = proto::PositionRequest { intervals: wire::intervals(&self.part) };
         let mut client = client?;
         let reply = timeout(PATIENCE, client.position(request)).await;
         let reply = reply.map_err(|_| Status::unavailable("it does not answer"))??;
-        wire::read_position(reply.get_ref(), self.slices).map_err(Status::internal)
+        let reply = reply.get_ref();
+        let progress = wire::read_position(reply, self.slices).map_err(Status::internal)?;
+        Ok(Position { progress, lacks_next: reply.lacks_next })
     }
 
     async fn forward(&self, mut wanted: Wanted, given: &mpsc::Sender<Fetched>) -> Fetched {
         let last = TxnId(wanted.until.0.saturating_sub(1));
-        let mut failure = Status::unavailable("this node's partition has no other replica");
+        let mut failure: Option<Status> = None;
         for (node, client) in self.coordinator.others(last) {
             match self.forward_from(client, &mut wanted, given).await {
                 Ok(()) => return Fetched::All,
                 Err(status) => {
                     tracing::info!(%node, %status, "a replica does not hand over");
-                    failure = status;
+                    // That the snapshot is gone counts only if all say so.
+                    let is_gone = |status: &Status| grpc::code_of(status) == Some("too_old");
+                    failure = match failure.take() {
+                        Some(before) if is_gone(&status) && !is_gone(&before) => Some(before),
+                        _ => Some(status),
+                    };
                 }
             }
         }
-        Fetched::Failed(failure)
+        let none = || Status::unavailable("this node's partition has no other replica");
+        Fetched::Failed(failure.unwrap_or_else(none))
     }
 
     async fn forward_from(

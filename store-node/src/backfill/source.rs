@@ -45,7 +45,8 @@ impl Source {
         self.check_part(&request.intervals)?;
         let storage = Arc::clone(&self.storage);
         let progress = blocking(move || storage.progress()).await?;
-        Ok(wire::position(&progress))
+        let lacks_next = self.status.backfilling().is_some();
+        Ok(proto::PositionReply { lacks_next, ..wire::position(&progress) })
     }
 
     /// What was written between two transactions, as of the later one.

@@ -1,14 +1,15 @@
 //! The node that lacks something: what it fetches, and what it then is. Runs on the applying
 //! thread, so nothing is applied meanwhile.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_core::ErrorKind;
-use anabranch_core::cluster::NodeId;
+use anabranch_core::cluster::{Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Error as JournalError;
+use anabranch_journal::metadata::LostRange;
 use anabranch_runtime::grpc;
 use tonic::Status as Refusal;
 
@@ -25,7 +26,7 @@ use crate::storage::{Batch, Entry, Head, Progress, Sample, Storage, Table, Timel
 /// How long until replicas that could not give are asked again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How often they are asked for a snapshot before another one is asked for.
-const TRIES: u32 = 20;
+const TRIES: u32 = 120;
 /// With so few transactions an empty node reads the log: that keeps its feed complete.
 const FEW: u64 = 1_000;
 /// How many entries are removed at once.
@@ -55,6 +56,14 @@ pub(crate) enum Reason {
     Trimmed(JournalError),
 }
 
+/// What was found for a node that lacks something.
+enum Found {
+    /// A backfill from a replica that has more.
+    Begun(Box<Unfinished>),
+    /// What nobody has.
+    Lost(Box<LostRange>),
+}
+
 /// How far fetching has come.
 enum Copied {
     /// All is here.
@@ -75,35 +84,25 @@ impl Backfill {
             Reason::Interrupted(unfinished) => (Some(unfinished), None),
             Reason::Trimmed(trimmed) => (None, Some(trimmed)),
         };
-        let mut partial = None;
         loop {
-            begun = match begun {
-                Some(unfinished) => match self.copy(&head, unfinished)? {
-                    Copied::All(unfinished) => return self.finish(head, unfinished),
-                    Copied::Gone(unfinished) => {
-                        tracing::info!("the snapshot is gone: the backfill begins anew");
-                        partial = Some(unfinished);
-                        None
+            let unfinished = match (begun.take(), &trimmed) {
+                (Some(unfinished), _) => unfinished,
+                (None, None) => match self.find_now(next, next) {
+                    Some(unfinished) => unfinished,
+                    None => {
+                        self.status.set_backfilling(None);
+                        return Ok(head);
                     }
                 },
-                None => {
-                    let found = match &trimmed {
-                        Some(trimmed) => self.find(&head, trimmed)?,
-                        None => self.find_now(next, next),
-                    };
-                    if found.is_none() {
-                        if let Some(partial) = partial {
-                            self.abandon(&head, &partial)?;
-                        }
-                        self.status.set_backfilling(None);
-                        return match trimmed {
-                            Some(_) => self.pass_over(head),
-                            None => Ok(head),
-                        };
-                    }
-                    found
-                }
+                (None, Some(trimmed)) => match self.find(&head, trimmed)? {
+                    Found::Begun(unfinished) => *unfinished,
+                    Found::Lost(range) => return self.pass_over(head, &range),
+                },
             };
+            match self.copy(&head, unfinished)? {
+                Copied::All(unfinished) => return self.finish(head, unfinished),
+                Copied::Gone(unfinished) => self.abandon(&head, unfinished)?,
+            }
         }
     }
 
@@ -115,21 +114,26 @@ impl Backfill {
         }
     }
 
-    /// The same, once it is known of all of them; `None` if what is missing is lost.
-    fn find(&self, head: &Head, trimmed: &JournalError) -> Result<Option<Unfinished>, Error> {
+    /// The same, or what is lost, once one of them is known.
+    fn find(&self, head: &Head, trimmed: &JournalError) -> Result<Found, Error> {
         let next = head.progress.next;
         let mut nobody_since = None;
         loop {
+            // Before they are asked: whoever joins later has to be asked, too.
+            let epoch = self.replicas.epoch();
             let text = match choose(next, self.replicas.positions()) {
-                Choice::From(node, to) => return Ok(Some(begin(next, &node, to))),
+                Choice::From(node, to) => {
+                    return Ok(Found::Begun(Box::new(begin(next, &node, to))));
+                }
                 Choice::Nobody => {
                     let waited = nobody_since.get_or_insert_with(Instant::now).elapsed();
-                    let Some(left) = self.lost_after.checked_sub(waited) else { return Ok(None) };
-                    format!(
-                        "{trimmed}, nor has any replica what this node needs from transaction \
-                             {next} on: it is declared lost in {} s",
-                        left.as_secs()
-                    )
+                    match self.lost_after.checked_sub(waited).filter(|left| !left.is_zero()) {
+                        Some(left) => will_be_lost(left, next, trimmed),
+                        None => match self.agree(next, epoch)? {
+                            Some(range) => return Ok(Found::Lost(Box::new(range))),
+                            None => will_be_lost(Duration::ZERO, next, trimmed),
+                        },
+                    }
                 }
                 Choice::Unknown(silent) => {
                     nobody_since = None;
@@ -143,21 +147,22 @@ impl Backfill {
         }
     }
 
-    /// Passes over what is lost, once the replicas agree on what that is.
-    fn pass_over(&self, head: Head) -> Result<Head, Error> {
-        let Head { progress: before, timeline } = head;
-        let range = loop {
-            match self.agreement.lost_from(before.next) {
-                Ok(Some(range)) => break range,
-                Ok(None) => {}
-                Err(error) if error.kind() == ErrorKind::Retry => {
-                    tracing::warn!(%error, "it cannot be agreed on what is lost; trying again");
-                }
-                Err(error) => return Err(error),
+    /// What is lost, as the replicas agree; `None` if they cannot at the moment, or others are to
+    /// be asked by now.
+    fn agree(&self, next: TxnId, epoch: Epoch) -> Result<Option<LostRange>, Error> {
+        match self.agreement.lost_from(next, epoch) {
+            Err(error) if matches!(error.kind(), ErrorKind::Retry | ErrorKind::Unknown) => {
+                tracing::warn!(%error, "it cannot be agreed on what is lost; trying again");
+                Ok(None)
             }
-            self.persistence.pause(self.ask_again)?;
-        };
-        let progress = passed_over(&before, &range, &self.log);
+            agreed => agreed,
+        }
+    }
+
+    /// Passes over what is lost.
+    fn pass_over(&self, head: Head, range: &LostRange) -> Result<Head, Error> {
+        let Head { progress: before, timeline } = head;
+        let progress = passed_over(&before, range, &self.log);
         tracing::error!(
             from = %before.next, to = %progress.next, declared_by = range.declared_by,
             "neither the log nor any replica has these transactions: they are lost"
@@ -171,43 +176,61 @@ impl Backfill {
             }
             batch.end_changes();
         }
-        self.persistence.write(batch, &progress)?;
         self.storage.history().begin_at(progress.oldest_readable);
-        self.storage.flush()?;
+        self.persistence.write(batch, &progress)?;
+        self.make_durable();
         self.status.add_lost_range();
         self.status.set_applied(progress.next, progress.last, progress.time);
+        self.status.set_backfilling(None);
         Ok(Head { progress, timeline })
     }
 
+    /// After a crash all of it is done again, until this succeeds.
+    fn make_durable(&self) {
+        if let Err(error) = self.storage.flush() {
+            tracing::warn!(%error, "what was backfilled is not durable yet");
+        }
+    }
+
     /// Removes what was fetched of a backfill that nobody can finish: the node is what it was.
-    fn abandon(&self, head: &Head, unfinished: &Unfinished) -> Result<(), Error> {
-        let txns = unfinished.since..unfinished.to.next;
-        tracing::warn!(since = %txns.start, until = %txns.end, "a backfill is abandoned");
+    /// Another one could be as of an older snapshot, and newer entries would stay among its own.
+    fn abandon(&self, head: &Head, unfinished: Unfinished) -> Result<(), Error> {
+        let Unfinished { since, to, .. } = unfinished;
+        tracing::warn!(%since, until = %to.next, "a backfill is abandoned");
+        let until = to.next;
+        // From here on it would have to be fetched from the first entry.
+        let mut batch = Batch::new(&self.storage, 1024);
+        batch.put_unfinished(&Unfinished::new(since, to));
+        self.persistence.write(batch, &head.progress)?;
         for table in [Table::Versions, Table::Rounds] {
-            let mut after = Vec::new();
-            loop {
-                self.persistence.check()?;
-                let (mut batch, mut removed) = (Batch::new(&self.storage, 1 << 20), 0);
-                self.storage.entries(table, txns.end, &after.clone(), |key, txn, _| {
-                    if txn >= txns.start {
-                        batch.remove_entry(table, key, txn);
-                        after = key.to_vec();
-                        removed += 1;
-                    }
-                    match removed < REMOVED_AT_ONCE {
-                        true => ControlFlow::Continue(()),
-                        false => ControlFlow::Break(()),
-                    }
-                })?;
-                self.persistence.write(batch, &head.progress)?;
-                if removed < REMOVED_AT_ONCE {
-                    break;
-                }
-            }
+            self.remove(head, table, since..until)?;
         }
         let mut batch = Batch::new(&self.storage, 1024);
         batch.end_unfinished();
         self.persistence.write(batch, &head.progress)
+    }
+
+    fn remove(&self, head: &Head, table: Table, txns: Range<TxnId>) -> Result<(), Error> {
+        let mut after = Vec::new();
+        loop {
+            self.persistence.check()?;
+            let (mut batch, mut removed) = (Batch::new(&self.storage, 1 << 20), 0);
+            self.storage.entries(table, txns.end, &after.clone(), |key, txn, _| {
+                if txn >= txns.start {
+                    batch.remove_entry(table, key, txn);
+                    after = key.to_vec();
+                    removed += 1;
+                }
+                match removed < REMOVED_AT_ONCE {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+            self.persistence.write(batch, &head.progress)?;
+            if removed < REMOVED_AT_ONCE {
+                return Ok(());
+            }
+        }
     }
 
     /// Fetches all that is not here yet.
@@ -215,7 +238,7 @@ impl Backfill {
         let mut tries = 0;
         loop {
             self.tell(&unfinished);
-            let before = unfinished.entries;
+            let before = (unfinished.table, unfinished.after.clone());
             let Err(refusal) = self.copy_table(head, &mut unfinished)? else {
                 match unfinished.table {
                     Table::Rounds => {
@@ -226,7 +249,8 @@ impl Backfill {
                     Table::Versions => return Ok(Copied::All(unfinished)),
                 }
             };
-            tries = if unfinished.entries > before { 0 } else { tries + 1 };
+            let has_moved = before != (unfinished.table, unfinished.after.clone());
+            tries = if has_moved { 0 } else { tries + 1 };
             if grpc::code_of(&refusal) == Some("too_old") || tries >= TRIES {
                 return Ok(Copied::Gone(unfinished));
             }
@@ -257,7 +281,8 @@ impl Backfill {
                 Fetched::Failed(refusal) => return Ok(Err(refusal)),
             }
         }
-        Err(Error::Shutdown)
+        self.persistence.check()?;
+        Ok(Err(Refusal::internal("what fetches has ended")))
     }
 
     /// Writes entries and how far they go, in one batch.
@@ -309,9 +334,9 @@ impl Backfill {
         batch.put_sample(sample);
         batch.drop_changes(before.feed_start..progress.next);
         batch.end_unfinished();
-        self.persistence.write(batch, &progress)?;
         self.storage.history().begin_at(last);
-        self.storage.flush()?;
+        self.persistence.write(batch, &progress)?;
+        self.make_durable();
         self.status.set_applied(progress.next, progress.last, progress.time);
         self.status.set_backfilling(None);
         tracing::info!(%since, next = %progress.next, entries, "the backfill is finished");
@@ -324,12 +349,22 @@ fn begin(since: TxnId, node: &NodeId, to: Progress) -> Unfinished {
     Unfinished::new(since, to)
 }
 
+/// What a node says that is about to give up.
+fn will_be_lost(left: Duration, next: TxnId, trimmed: &JournalError) -> String {
+    format!(
+        "{trimmed}, nor has any replica what this node needs from transaction {next} on: it is \
+         declared lost in {} s",
+        left.as_secs()
+    )
+}
+
 /// What a node says that waits for others.
 fn waits_for(silent: &[(NodeId, Refusal)], next: TxnId, trimmed: &JournalError) -> String {
-    let names: Vec<_> = silent.iter().map(|(node, _)| node.as_str()).collect();
+    let name = |(node, why): &(NodeId, Refusal)| format!("{node} ({})", why.message());
+    let names: Vec<_> = silent.iter().map(name).collect();
     format!(
         "{trimmed}, and no replica that answers has what this node needs from transaction {next} \
-         on: waiting for {}. Start it, or remove it from the resource Cluster if it is gone for \
+         on: waiting for {}. See to it, or remove it from the resource Cluster if it is gone for \
          good",
         names.join(", ")
     )

@@ -41,6 +41,8 @@ pub(super) fn position(progress: &Progress) -> proto::PositionReply {
         last: last.map(|last| last.0),
         time: time.0,
         slices: slices.iter().map(slice).collect(),
+        // Not for the progress to say.
+        lacks_next: false,
     }
 }
 

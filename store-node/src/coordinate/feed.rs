@@ -132,6 +132,9 @@ impl Source {
                         self.again = self.came;
                         continue;
                     }
+                    // What none of them has any more. One that says so within its stream has copied
+                    // what it lacked meanwhile.
+                    Err(status) if is_trimmed(&status) => return Err(status),
                     Err(status) => Err(status),
                 },
             };
@@ -142,8 +145,7 @@ impl Source {
                 }
                 Err(status) => {
                     self.stream = None;
-                    let is_gone = grpc::code_of(&status) == Some("feed_trimmed");
-                    if is_gone || began.elapsed() > PATIENCE {
+                    if began.elapsed() > PATIENCE {
                         return Err(status);
                     }
                     tracing::debug!(%status, "the feed of a partition broke off; another goes on");
@@ -181,6 +183,10 @@ impl Source {
     fn waits_for(&self, txn: TxnId) -> bool {
         self.waiting.front().is_some_and(|first| first.txn == txn.0)
     }
+}
+
+fn is_trimmed(status: &Status) -> bool {
+    grpc::code_of(status) == Some("feed_trimmed")
 }
 
 fn broken(why: &str) -> Status {

@@ -177,6 +177,7 @@ impl Peers {
             let may_hedge =
                 hedge && asked.len() == 1 && waiting.peek().is_some_and(|next| next.has_reached);
             tokio::select! {
+                biased;
                 answer = asked.select_next_some() => match answer {
                     (node, Ok(answer)) => return Ok((node, answer)),
                     (_, Err(status)) if is_final(&status) => return Err(status),
@@ -225,6 +226,11 @@ fn is_final(status: &Status) -> bool {
 fn worse(before: Option<Status>, now: Status) -> Status {
     let is_trimmed = |status: &Status| grpc::code_of(status) == Some("feed_trimmed");
     match before {
+        Some(before) if is_trimmed(&before) && is_trimmed(&now) => {
+            // Of those the one that goes back farthest.
+            let start = |status: &Status| grpc::number_of(status, grpc::FEED_START_KEY);
+            if start(&before) <= start(&now) { before } else { now }
+        }
         Some(before) if is_trimmed(&before) != is_trimmed(&now) => {
             if is_trimmed(&now) {
                 before
@@ -328,7 +334,8 @@ mod tests {
         let both = [(slow, true), (Does::Answers, true)];
         assert_eq!(ask(&peers, &alone, Hedge::When).await.1, 1);
         assert_eq!(ask(&peers, &both, Hedge::Never).await.1, 1);
-        assert_eq!(ask(&peers, &both, Hedge::When).await.1, 2);
+        let hanging = [(Does::Hangs, true), (Does::Answers, true)];
+        assert_eq!(ask(&peers, &hanging, Hedge::When).await.1, 2);
         peers.savings.store(0, Ordering::Relaxed);
         assert_eq!(ask(&peers, &both, Hedge::When).await.1, 1, "nothing is saved up");
     }

@@ -30,6 +30,9 @@ use crate::storage::Storage;
 /// How often the node looks what it reads, what it has to keep and whom it hears.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long what a node copies is kept for it when nothing is heard of it.
+const COPYING: Duration = Duration::from_secs(60);
+
 /// What this node knows of its cluster.
 pub(crate) struct View {
     membership: RwLock<Arc<Membership>>,
@@ -303,6 +306,14 @@ impl View {
             let mut horizon = self.horizon.lock();
             (horizon.advance(needs, self.last_stable(), Instant::now()), horizon.bound())
         };
+        // Who copies needs one snapshot for as long as that takes, and is heard meanwhile.
+        let copied = membership.configuration().members().keys().filter_map(|node| {
+            let (announce, _) = self.gossip.look_at(node);
+            let standing = &announce?.standing;
+            let is_copying = standing.copying.is_some() && self.gossip.silence(node) < COPYING;
+            is_copying.then_some(standing.gc_timestamp)
+        });
+        let kept_from = copied.fold(kept_from, TxnId::min);
         if !self.is_alone() {
             self.storage.history().keep_from(kept_from);
         }

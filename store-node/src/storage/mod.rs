@@ -136,7 +136,9 @@ impl Storage {
         }
         let held = self.history.oldest_held();
         let oldest_readable = held.map_or(oldest_readable, |held| held.min(oldest_readable));
-        let rounds_before = time.millis().saturating_sub(self.round_retention_ms);
+        // Kept for longer than they count: another replica may copy them as of a while ago.
+        let kept_ms = self.round_retention_ms.saturating_add(self.round_retention_ms / 4);
+        let rounds_before = time.millis().saturating_sub(kept_ms);
         self.collected.set(oldest_readable, Hlc::from_millis(rounds_before));
         Ok(())
     }

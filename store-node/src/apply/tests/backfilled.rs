@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::cluster::Epoch;
 use anabranch_core::ids::TxnId;
 use anabranch_core::slicing::PartitionId;
 use anabranch_journal::metadata::LostRange;
@@ -26,7 +27,7 @@ use super::whole::{
     LONG, applier, build, catch_up, changes, crash_image, feed, inputs, open, put, seen,
 };
 use crate::backfill::{
-    Agreement, Backfill, Cursor, Fetched, Heard, Reason, Replicas, Wanted, read_entries,
+    Agreement, Backfill, Cursor, Fetched, Heard, Position, Reason, Replicas, Wanted, read_entries,
 };
 use crate::error::Error;
 use crate::persistence::Persistence;
@@ -55,14 +56,23 @@ struct Others {
     target: Arc<Storage>,
     events: Arc<Mutex<VecDeque<Event>>>,
     page_entries: usize,
+    /// Of the node that asks.
+    shutdown: Shutdown,
 }
 
 impl Replicas for Others {
+    fn epoch(&self) -> Epoch {
+        Epoch::default()
+    }
+
     fn positions(&self) -> Vec<Heard> {
         let named = self.stores.iter().enumerate();
         named
             .map(|(number, store)| {
-                (format!("n{number}").parse().unwrap(), Ok(store.progress().unwrap()))
+                (format!("n{number}").parse().unwrap(), {
+                    let progress = store.progress().unwrap();
+                    Ok(Position { progress, lacks_next: true })
+                })
             })
             .collect()
     }
@@ -97,7 +107,10 @@ impl Replicas for Others {
                 Event::PageAndFlush => self.target.flush().unwrap(),
                 Event::Fails => return Some(Fetched::Failed(Refusal::unavailable("it is away"))),
                 Event::Gone => return Some(gone()),
-                Event::Dies => return None,
+                Event::Dies => {
+                    self.shutdown.begin();
+                    return None;
+                }
             }
             let page = reading.next(store).unwrap();
             cursor = (!page.is_last).then_some(reading);
@@ -112,7 +125,7 @@ impl Replicas for Others {
 struct Nothing;
 
 impl Agreement for Nothing {
-    fn lost_from(&self, next: TxnId) -> Result<Option<LostRange>, Error> {
+    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<LostRange>, Error> {
         panic!("{next} is lost, and somebody had it")
     }
 }
@@ -127,7 +140,7 @@ fn backfill(target: &Arc<Storage>, status: &Arc<Status>, others: Others) -> Back
         log: Arc::new(everything()),
         storage: Arc::clone(target),
         status: Arc::clone(status),
-        persistence: Persistence::new(Arc::clone(status), Shutdown::new()),
+        persistence: Persistence::new(Arc::clone(status), others.shutdown.clone()),
         replicas: Box::new(others),
         agreement: Box::new(Nothing),
         ask_again: Duration::ZERO,
@@ -152,6 +165,7 @@ fn backfilled(
             target: Arc::clone(&target),
             events: Arc::clone(&events),
             page_entries,
+            shutdown: Shutdown::new(),
         };
         let reason = unfinished.map_or_else(|| Reason::Trimmed(trimmed()), Reason::Interrupted);
         let done = backfill(&target, &status, others).run(head, reason);
@@ -279,6 +293,7 @@ fn what_was_fetched_and_is_durable_is_not_fetched_again() {
         target: Arc::clone(&target),
         events: Arc::new(Mutex::new(VecDeque::from(pages))),
         page_entries: 1,
+        shutdown: Shutdown::new(),
     };
     let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
     assert!(matches!(died, Err(Error::Shutdown)));
@@ -303,6 +318,7 @@ fn until_it_is_whole_it_serves_no_reads_and_says_what_it_does() {
         target: Arc::clone(&target),
         events: Arc::new(Mutex::new(VecDeque::from([Event::Page, Event::Dies]))),
         page_entries: 10,
+        shutdown: Shutdown::new(),
     };
     let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
     assert!(died.is_err());
@@ -325,6 +341,7 @@ fn an_empty_node_reads_the_log_if_the_others_have_little() {
         target: Arc::clone(&target),
         events: Arc::default(),
         page_entries: 10,
+        shutdown: Shutdown::new(),
     };
     let head = backfill(&target, &status, others).run(head, Reason::Empty).unwrap();
     assert_eq!(head.progress.next, TxnId(0));
@@ -336,7 +353,7 @@ fn an_empty_node_reads_the_log_if_the_others_have_little() {
 struct Agreed(Arc<Mutex<LostRange>>);
 
 impl Agreement for Agreed {
-    fn lost_from(&self, next: TxnId) -> Result<Option<LostRange>, Error> {
+    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<LostRange>, Error> {
         let agreed = self.0.lock().clone();
         assert_eq!(agreed.from, next);
         Ok(Some(agreed))
@@ -345,8 +362,8 @@ impl Agreement for Agreed {
 
 /// Nobody but the node itself.
 fn nobody(target: &Arc<Storage>) -> Others {
-    let (events, page_entries) = (Arc::default(), 1);
-    Others { stores: vec![], target: Arc::clone(target), events, page_entries }
+    let (events, page_entries, shutdown) = (Arc::default(), 1, Shutdown::new());
+    Others { stores: vec![], target: Arc::clone(target), events, page_entries, shutdown }
 }
 
 proptest! {
@@ -373,6 +390,7 @@ proptest! {
             target: Arc::clone(&target),
             events: Arc::new(Mutex::new(VecDeque::from(events))),
             page_entries: 1,
+            shutdown: Shutdown::new(),
         };
         let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
         let image = crash_image(dir.path());
