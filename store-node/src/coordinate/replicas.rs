@@ -289,8 +289,8 @@ mod tests {
                     match does[number].0 {
                         Does::Answers => Ok(number),
                         Does::AnswersLate => {
-                            // Long enough for a busy machine to notice that it is late.
-                            sleep(HEDGE * 20).await;
+                            // Late enough for a busy machine to notice, and not yet silent.
+                            sleep(SILENCE / 4).await;
                             Ok(number)
                         }
                         Does::Hangs => std::future::pending().await,
