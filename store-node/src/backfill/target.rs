@@ -238,7 +238,7 @@ impl Backfill {
         let mut tries = 0;
         loop {
             self.tell(&unfinished);
-            let before = (unfinished.table, unfinished.after.clone());
+            let before = unfinished.after.clone();
             let Err(refusal) = self.copy_table(head, &mut unfinished)? else {
                 match unfinished.table {
                     Table::Rounds => {
@@ -249,8 +249,7 @@ impl Backfill {
                     Table::Versions => return Ok(Copied::All(unfinished)),
                 }
             };
-            let has_moved = before != (unfinished.table, unfinished.after.clone());
-            tries = if has_moved { 0 } else { tries + 1 };
+            tries = if unfinished.after == before { tries + 1 } else { 0 };
             if grpc::code_of(&refusal) == Some("too_old") || tries >= TRIES {
                 return Ok(Copied::Gone(unfinished));
             }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
 use anabranch_core::slicing::PartitionId;
-use anabranch_runtime::grpc;
 use anabranch_runtime::retry::Backoff;
 use anabranch_schemas::store as proto;
 use futures::future::BoxFuture;
@@ -21,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 use super::Coordinator;
-use super::replicas::Hedge;
+use super::replicas::{Hedge, is_trimmed};
 use crate::rpc::Replies;
 
 /// How long to wait before another replica is asked to go on, at first and at most.
@@ -183,10 +182,6 @@ impl Source {
     fn waits_for(&self, txn: TxnId) -> bool {
         self.waiting.front().is_some_and(|first| first.txn == txn.0)
     }
-}
-
-fn is_trimmed(status: &Status) -> bool {
-    grpc::code_of(status) == Some("feed_trimmed")
 }
 
 fn broken(why: &str) -> Status {

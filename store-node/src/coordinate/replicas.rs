@@ -221,10 +221,14 @@ fn is_final(status: &Status) -> bool {
     grpc::code_of(status).is_some() && status.code() == Code::InvalidArgument
 }
 
+/// Whether a node said that it no longer has the changes that were asked for.
+pub(super) fn is_trimmed(status: &Status) -> bool {
+    grpc::code_of(status) == Some("feed_trimmed")
+}
+
 /// Which of two failures to tell of: what a node said rather than that another was not reached. But
 /// that nobody has changes any more is told only if all of them say so.
 fn worse(before: Option<Status>, now: Status) -> Status {
-    let is_trimmed = |status: &Status| grpc::code_of(status) == Some("feed_trimmed");
     match before {
         Some(before) if is_trimmed(&before) && is_trimmed(&now) => {
             // Of those the one that goes back farthest.

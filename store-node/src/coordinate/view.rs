@@ -298,18 +298,19 @@ impl View {
     /// Has kept here what is read anywhere.
     fn keep(&self) {
         let membership = self.membership();
-        let needs = membership.configuration().members().keys().map(|node| {
-            let (announce, _) = self.gossip.look_at(node);
-            (node.clone(), announce.map(|announce| announce.standing.gc_timestamp))
+        let members = membership.configuration().members().keys();
+        let heard: Vec<_> = members.map(|node| (node, self.gossip.look_at(node).0)).collect();
+        let needs = heard.iter().map(|(node, announce)| {
+            let said = announce.as_ref().map(|announce| announce.standing.gc_timestamp);
+            ((*node).clone(), said)
         });
         let (kept_from, bound) = {
             let mut horizon = self.horizon.lock();
             (horizon.advance(needs, self.last_stable(), Instant::now()), horizon.bound())
         };
         // Who copies needs one snapshot for as long as that takes, and is heard meanwhile.
-        let copied = membership.configuration().members().keys().filter_map(|node| {
-            let (announce, _) = self.gossip.look_at(node);
-            let standing = &announce?.standing;
+        let copied = heard.iter().filter_map(|(node, announce)| {
+            let standing = &announce.as_ref()?.standing;
             let is_copying = standing.copying.is_some() && self.gossip.silence(node) < COPYING;
             is_copying.then_some(standing.gc_timestamp)
         });

@@ -18,7 +18,7 @@ use rocksdb::{
 use serde::{Deserialize, Serialize};
 
 use super::collect::{Collected, History, RoundFilters, VersionFilters};
-use super::progress::{Progress, decode_progress, encode_progress};
+use super::progress::{Progress, encode_progress};
 use super::timeline::{Sample, Timeline};
 use super::unfinished::Unfinished;
 use super::values::decode_txn;
@@ -161,8 +161,7 @@ impl Storage {
                 identity.slices.get()
             )));
         }
-        let progress = self.read_once(keys::PROGRESS)?;
-        let progress = decode_progress(&progress.unwrap_or_default())?;
+        let progress = self.progress()?;
         if progress.slices.len() != usize::from(identity.slices.get()) {
             return Err(Error::CorruptStore("its positions make no sense".to_owned()));
         }
@@ -184,7 +183,11 @@ impl Storage {
 
     /// How many ranges of transactions are lost.
     fn count_lost_ranges(&self) -> Result<u64, Error> {
-        let (from, to) = keys::lost_ranges();
+        self.count_once(keys::lost_ranges())
+    }
+
+    /// How many keys lie in a range of what there is once.
+    pub(super) fn count_once(&self, (from, to): (Vec<u8>, Vec<u8>)) -> Result<u64, Error> {
         let mut options = ReadOptions::default();
         options.set_iterate_range(from..to);
         let mut found = self.db.raw_iterator_opt(options);

@@ -46,18 +46,8 @@ impl Storage {
     }
 
     /// How many lost parts are recorded.
-    pub(crate) fn lost_parts_for_test(&self) -> usize {
-        let (from, to) = keys::lost_range();
-        let mut options = ReadOptions::default();
-        options.set_iterate_range(from..to);
-        let mut found = self.db.raw_iterator_opt(options);
-        found.seek_to_first();
-        let mut count = 0;
-        while found.valid() {
-            count += 1;
-            found.next();
-        }
-        count
+    pub(crate) fn lost_parts_for_test(&self) -> u64 {
+        self.count_once(keys::lost_range()).unwrap()
     }
 }
 
