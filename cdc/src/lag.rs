@@ -37,6 +37,7 @@ impl Lag {
         let (mut caught_up, mut applied) = (CaughtUp(Instant::now()), 0);
         while !shutdown.has_begun() {
             let asked = tokio::select! {
+                biased;
                 asked = timeout(ASK, client.status(StatusRequest {})) => asked,
                 () = shutdown.begun() => return,
             };
@@ -47,6 +48,7 @@ impl Lag {
             let (transactions, time) = caught_up.behind(applied, next, Instant::now());
             metrics::set_lag(transactions, time);
             tokio::select! {
+                biased;
                 () = sleep(ASK) => {}
                 () = shutdown.begun() => return,
             }

@@ -10,7 +10,7 @@ use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::grpc::{self, AnyOf};
 use anabranch_runtime::retry::Backoff;
-use anabranch_runtime::tasks::{Shutdown, Tasks};
+use anabranch_runtime::tasks::{self, Shutdown, Tasks};
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_schemas::store::{FeedReply, FeedRequest};
 use tokio::sync::mpsc;
@@ -95,6 +95,7 @@ impl Capture {
                 backoff.reset();
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(backoff.next_delay()) => {}
                 () = self.shutdown.begun() => {}
             }
@@ -157,9 +158,10 @@ impl Capture {
         tokio::spawn(async move {
             loop {
                 let reply = tokio::select! {
-                    reply = stream.message() => reply,
-                    () = replies.closed() => return,
+                    biased;
                     () = shutdown.begun() => return,
+                    () = replies.closed() => return,
+                    reply = stream.message() => reply,
                 };
                 let reply = match reply {
                     Ok(Some(reply)) => Ok(reply),
@@ -198,13 +200,14 @@ impl Sequence<'_> {
     ) -> Result<(), Error> {
         loop {
             tokio::select! {
+                biased;
+                () = self.capture.shutdown.begun() => return Err(Error::Shutdown),
                 reply = feed.recv() => match reply {
                     Some(reply) => self.batch.add(reply?)?,
                     None if self.capture.shutdown.has_begun() => return Err(Error::Shutdown),
                     None => return Err(Error::Feed("the task that reads it has ended".to_owned())),
                 },
                 () = tokio::time::sleep_until(self.marks_due()), if self.batch.is_whole() => {}
-                () = self.capture.shutdown.begun() => return Err(Error::Shutdown),
             }
             while !self.is_full()
                 && let Ok(reply) = feed.try_recv()
@@ -262,8 +265,5 @@ impl Sequence<'_> {
 async fn blocking<T: Send + 'static>(
     body: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(body).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::Broken(format!("a thread ended: {error}"))),
-    }
+    tasks::blocking(body).await.map_err(|_| Error::Shutdown)?
 }

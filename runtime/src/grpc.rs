@@ -6,11 +6,21 @@ mod any_of;
 use std::time::Duration;
 
 use tonic::Status;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+#[cfg(not(feature = "simulation"))]
+use tonic::transport::Channel;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
+#[cfg(feature = "simulation")]
+use crate::simulation;
 use crate::tls::TlsFiles;
 
 pub use any_of::AnyOf;
+
+/// How calls get to a node.
+#[cfg(not(feature = "simulation"))]
+pub type Transport = Channel;
+#[cfg(feature = "simulation")]
+pub use simulation::Transport;
 
 /// The metadata key of an error's stable code.
 pub const CODE_KEY: &str = "anabranch-code";
@@ -40,7 +50,11 @@ pub struct GrpcError {
 
 /// A channel to `host:port`, over TLS with `tls`. It connects with the first call, and again
 /// whenever the connection was lost.
-pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Channel, GrpcError> {
+pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Transport, GrpcError> {
+    #[cfg(feature = "simulation")]
+    if let Some(simulated) = simulation::transport(address) {
+        return Ok(simulated);
+    }
     let wrong = |reason: String| GrpcError { address: address.to_owned(), reason };
     let scheme = if tls.is_some() { "https" } else { "http" };
     let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
@@ -56,7 +70,10 @@ pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Channel, GrpcErr
         let config = client_tls(files).map_err(|error| wrong(error.to_string()))?;
         endpoint = endpoint.tls_config(config).map_err(|error| wrong(error.to_string()))?;
     }
-    Ok(endpoint.connect_lazy())
+    let channel = endpoint.connect_lazy();
+    #[cfg(feature = "simulation")]
+    let channel = Transport::Network(channel);
+    Ok(channel)
 }
 
 /// The metadata key of where a feed begins, of an error that says that it does not go back as far

@@ -2,10 +2,14 @@
 //! settings, telemetry, the admin endpoint and TLS. Knows nothing of documents or logs.
 
 pub mod admin;
+pub mod chance;
 pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod retry;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;
+pub mod watched;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::chance;
+
 /// Delays that double from `first` to `most`, each drawn evenly from zero up to that ("full
 /// jitter"), so that many that failed together do not come back together.
 #[derive(Clone, Debug)]
@@ -21,7 +23,7 @@ impl Backoff {
     pub fn next_delay(&mut self) -> Duration {
         let ceiling = self.next;
         self.next = (ceiling * 2).min(self.most);
-        ceiling.mul_f64(rand::random::<f64>())
+        ceiling.mul_f64(chance::fraction())
     }
 
     /// After a success: begin anew.

@@ -44,6 +44,33 @@ impl Shutdown {
 
 type Task = (&'static str, JoinHandle<Result<(), TaskError>>);
 
+/// Runs what blocks on a thread for that. In a simulation, where all happens in one order, it runs
+/// at once.
+///
+/// # Errors
+/// If the runtime is being shut down.
+///
+/// # Panics
+/// If it panics.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ShuttingDown> {
+    #[cfg(feature = "simulation")]
+    if crate::simulation::is_on() {
+        return Ok(work());
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(ShuttingDown),
+    }
+}
+
+/// The runtime is being shut down, and takes no more work.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the process is shutting down")]
+pub struct ShuttingDown;
+
 /// The tasks of a process.
 #[derive(Clone, Default)]
 pub struct Tasks {
@@ -51,6 +78,8 @@ pub struct Tasks {
     running: Arc<Mutex<Vec<Task>>>,
     /// The task that failed first: those that fail after it mostly do so for its sake.
     failed: Arc<Mutex<Option<&'static str>>>,
+    #[cfg(feature = "simulation")]
+    alive: Arc<Mutex<Vec<tokio::task::AbortHandle>>>,
 }
 
 /// Why [`Tasks::join`] failed.
@@ -91,9 +120,14 @@ impl Tasks {
         F: Future<Output = Result<(), TaskError>> + Send + 'static,
     {
         let tasks = self.clone();
+        let task = tokio::spawn(task);
+        #[cfg(feature = "simulation")]
+        self.alive.lock().push(task.abort_handle());
         let watched = async move {
-            let result = match tokio::spawn(task).await {
+            let result = match task.await {
                 Ok(result) => result,
+                // As a crash does.
+                Err(ended) if ended.is_cancelled() => return Ok(()),
                 Err(panic) => Err(TaskError::from(panic)),
             };
             tasks.report(name, &result);
@@ -150,6 +184,19 @@ impl Tasks {
             None if late.is_empty() => Ok(()),
             None => Err(JoinError::Late { names: late, deadline }),
         }
+    }
+
+    /// Ends all tasks where they are, as a crash does; threads only see the shutdown.
+    #[cfg(feature = "simulation")]
+    pub fn crash(&self) {
+        self.alive.lock().drain(..).for_each(|task| task.abort());
+        self.shutdown.begin();
+    }
+
+    /// Whether a task has failed, and which one first.
+    #[cfg(feature = "simulation")]
+    pub fn failed(&self) -> Option<&'static str> {
+        *self.failed.lock()
     }
 
     fn report(&self, name: &'static str, result: &Result<(), TaskError>) {

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_runtime::tasks::Shutdown;
+use anabranch_runtime::watched::Watcher;
 use anabranch_schemas::store as proto;
 use futures::{Stream, stream};
-use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::metrics::OpenStream;
@@ -48,7 +48,7 @@ type Wanted = Option<Arc<BTreeSet<Slice>>>;
 struct Feed {
     storage: Arc<Storage>,
     shutdown: Shutdown,
-    applied: watch::Receiver<Applied>,
+    applied: Watcher<Applied>,
     wanted: Wanted,
     from: From,
     _open: OpenStream,
@@ -97,7 +97,7 @@ impl Feed {
     async fn next(&mut self) -> Result<Option<proto::FeedReply>, Error> {
         loop {
             // Marked as seen before it is read: what comes later wakes this feed again.
-            let applied = self.applied.borrow_and_update().clone();
+            let applied = self.applied.see().clone();
             if applied.next > self.from.position.txn {
                 let (storage, wanted, from) =
                     (Arc::clone(&self.storage), self.wanted.clone(), self.from.clone());
@@ -110,8 +110,9 @@ impl Feed {
                 return Err(Error::Halted(reason.to_string()));
             }
             tokio::select! {
+                biased;
                 () = self.shutdown.begun() => return Err(Error::Shutdown),
-                changed = self.applied.changed() => changed.map_err(|_| Error::Shutdown)?,
+                () = self.applied.changed() => {}
             }
         }
     }

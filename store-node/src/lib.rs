@@ -8,6 +8,9 @@
 //! * `feed`: what was applied, from a transaction on.
 //! * `rpc`: all of that over gRPC.
 
+#[macro_use]
+mod planted;
+
 mod apply;
 mod backfill;
 mod config;
@@ -24,9 +27,12 @@ mod observe;
 mod persistence;
 mod read;
 mod rpc;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod stability;
 mod status;
 mod storage;
+mod waiting;
 
 pub use config::StoreNodeConfig;
 pub use error::Error;

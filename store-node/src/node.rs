@@ -86,20 +86,59 @@ impl StoreNode {
         Ok(StoreNode { config, identity, configurations, membership, log, journal, opened })
     }
 
+    /// The same on a disk in memory.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn open_in_memory(
+        config: StoreNodeConfig,
+        identity: ClusterIdentity,
+        configurations: Configurations,
+        journal: Arc<dyn Journal>,
+        disk: &crate::storage::MemoryDisk,
+    ) -> Result<Self, Error> {
+        let declared = configurations.borrow().clone();
+        let membership = Membership::new(config.node.clone(), declared, config.listen)?;
+        let log = Arc::new(Log::new(identity.actor, identity.slices, membership.owned()));
+        let opened = Storage::open_in_memory(disk, &StoreOptions::new(&config), &log)?;
+        Ok(StoreNode { config, identity, configurations, membership, log, journal, opened })
+    }
+
+    /// What it applies.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
     /// Starts it; returns where it listens. It is ready when it has applied what was in the log.
     ///
     /// # Errors
     /// If its address cannot be listened on, or its certificate cannot be used.
     pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<SocketAddr, Error> {
+        let (server, listener, address) = listen(&self.config).await?;
+        tracing::info!(%address, "the store node listens");
+        let (services, upkeep) = self.begin(tasks, ready);
+        let runtime = Handle::current();
+        tasks.spawn_thread("store-node-apply", move || {
+            // It starts other threads.
+            let _entered = runtime.enter();
+            upkeep.run().map_err(TaskError::from)
+        });
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn("store-node-rpc", async move {
+            let served = rpc::serve(server, listener, services, shutdown);
+            served.await.map_err(TaskError::from)
+        });
+        Ok(address)
+    }
+
+    /// Starts all but what serves it and what keeps its store up with the log.
+    pub(crate) fn begin(self, tasks: &Tasks, ready: ReadyFlag) -> (Services, Upkeep) {
         let StoreNode { config, identity, configurations, membership, log, journal, opened } = self;
         let Opened { storage, head, unfinished, lost_ranges } = opened;
         let progress = &head.progress;
-        let (server, listener, address) = listen(&config).await?;
         let status = Arc::new(Status::new(progress.next, progress.last, progress.time, ready));
         status.set_lost_ranges(lost_ranges);
         tracing::info!(
-            cluster = %identity.name.as_str(), %address, next = %progress.next,
-            "the store node starts"
+            cluster = %identity.name.as_str(), next = %progress.next, "the store node starts"
         );
         let node = Started { config, identity, log, storage: Arc::new(storage), status, tasks };
         let gossip = node.gossip(&membership);
@@ -109,16 +148,12 @@ impl StoreNode {
         let view = node.view(membership, gossip.clone(), configurations);
         let (local, tls) = (node.local(), node.config.tls.clone());
         let shutdown = tasks.shutdown().clone();
-        let coordinator = Coordinator::new(local.clone(), view, tls, shutdown.clone());
-        node.keep_up(Arc::clone(&journal), coordinator.clone(), head, unfinished);
+        let coordinator = Coordinator::new(local.clone(), view, tls, shutdown);
+        let (apply, backfill) = node.upkeep(Arc::clone(&journal), coordinator.clone());
         node.observe(journal);
         node.flush();
         let services = Services { local, coordinator, gossip, addressee };
-        tasks.spawn("store-node-rpc", async move {
-            let served = rpc::serve(server, listener, services, shutdown);
-            served.await.map_err(TaskError::from)
-        });
-        Ok(address)
+        (services, Upkeep { apply, backfill, head, unfinished })
     }
 }
 
@@ -166,14 +201,8 @@ impl Started<'_> {
         view
     }
 
-    /// Applies the log, and takes from other replicas what the log does not have.
-    fn keep_up(
-        &self,
-        journal: Arc<dyn Journal>,
-        coordinator: Coordinator,
-        head: Head,
-        unfinished: Option<Unfinished>,
-    ) {
+    /// What applies the log, and what takes from other replicas what the log does not have.
+    fn upkeep(&self, journal: Arc<dyn Journal>, coordinator: Coordinator) -> (Apply, Backfill) {
         let StoreNodeConfig { history_ms, feed_retention_ms: feed_ms, .. } = self.config;
         let shutdown = self.tasks.shutdown().clone();
         let persistence = Persistence::new(Arc::clone(&self.status), shutdown);
@@ -209,12 +238,7 @@ impl Started<'_> {
                 slices: self.identity.slices,
             }),
         };
-        let runtime = Handle::current();
-        self.tasks.spawn_thread("store-node-apply", move || {
-            // It starts other threads.
-            let _entered = runtime.enter();
-            keep_up(&apply, &backfill, head, unfinished).map_err(TaskError::from)
-        });
+        (apply, backfill)
     }
 
     fn observe(&self, journal: Arc<dyn Journal>) {
@@ -270,34 +294,45 @@ impl Started<'_> {
     }
 }
 
-/// Applies the log for as long as the process runs, with a backfill whenever the log does not have
-/// what comes next.
-fn keep_up(
-    apply: &Apply,
-    backfill: &Backfill,
-    mut head: Head,
-    unfinished: Option<Unfinished>,
-) -> Result<(), Error> {
-    let is_empty = head.progress.next == TxnId(0);
-    let mut reason = match unfinished {
-        Some(unfinished) => Some(Reason::Interrupted(unfinished)),
-        None => is_empty.then_some(Reason::Empty),
-    };
-    loop {
-        if let Some(reason) = reason.take() {
-            head = match backfill.run(head, reason) {
-                Ok(head) => head,
-                Err(Error::Shutdown) => return Ok(()),
-                Err(error) => return Err(error),
-            };
-        }
-        match apply.run(head)? {
-            Ended::ForGood => return Ok(()),
-            Ended::Trimmed(here, trimmed) => {
-                tracing::warn!(%trimmed, "the log no longer has what comes next");
-                head = *here;
-                reason = Some(Reason::Trimmed(trimmed));
+/// What keeps a store up with the log.
+pub(crate) struct Upkeep {
+    pub(crate) apply: Apply,
+    pub(crate) backfill: Backfill,
+    pub(crate) head: Head,
+    pub(crate) unfinished: Option<Unfinished>,
+}
+
+impl Upkeep {
+    /// Applies the log for as long as the process runs, with a backfill whenever the log does not
+    /// have what comes next. Blocks.
+    fn run(self) -> Result<(), Error> {
+        let mut reason = self.first_reason();
+        let Upkeep { apply, backfill, mut head, .. } = self;
+        loop {
+            if let Some(reason) = reason.take() {
+                head = match backfill.run(head, reason) {
+                    Ok(head) => head,
+                    Err(Error::Shutdown) => return Ok(()),
+                    Err(error) => return Err(error),
+                };
             }
+            match apply.run(head)? {
+                Ended::ForGood => return Ok(()),
+                Ended::Trimmed(here, trimmed) => {
+                    tracing::warn!(%trimmed, "the log no longer has what comes next");
+                    head = *here;
+                    reason = Some(Reason::Trimmed(trimmed));
+                }
+            }
+        }
+    }
+
+    /// Why something is to be taken from other replicas before the log is applied, if it is.
+    pub(crate) fn first_reason(&self) -> Option<Reason> {
+        let is_empty = self.head.progress.next == TxnId(0);
+        match &self.unfinished {
+            Some(unfinished) => Some(Reason::Interrupted(unfinished.clone())),
+            None => is_empty.then_some(Reason::Empty),
         }
     }
 }
@@ -340,6 +375,7 @@ async fn flush(
 ) -> Result<(), TaskError> {
     loop {
         tokio::select! {
+            biased;
             () = shutdown.begun() => return Ok(()),
             () = tokio::time::sleep(interval) => {}
         }

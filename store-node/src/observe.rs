@@ -59,6 +59,7 @@ impl Observer {
                 }
             }
             tokio::select! {
+                biased;
                 () = shutdown.begun() => {}
                 () = tokio::time::sleep(OBSERVE) => {}
             }

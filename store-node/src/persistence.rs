@@ -2,14 +2,16 @@
 //! tried again for ever. Nothing is lost meanwhile, reads go on, and the node says what is wrong.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::ErrorKind;
 use anabranch_runtime::tasks::Shutdown;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::status::{Status, Trouble};
 use crate::storage::{Batch, Progress};
+use crate::waiting;
 
 /// How often a store that cannot be written is tried: out of step with the 5 seconds at which
 /// RocksDB looks whether a full disk has space again, which a write at that moment would disturb.
@@ -61,7 +63,7 @@ impl Persistence {
         let until = Instant::now() + time;
         while Instant::now() < until {
             self.check()?;
-            std::thread::sleep(PAUSE);
+            waiting::sleep(PAUSE);
         }
         Ok(())
     }

@@ -84,7 +84,11 @@ impl Stability {
             bases.sort_unstable_by(|a, b| b.cmp(a));
             bases.get(quorum - 1).copied().unwrap_or_default()
         });
-        let next = reached.min().expect("a configuration has a partition");
+        let next = match planted!(StableIsMaximum) {
+            true => reached.max(),
+            false => reached.min(),
+        };
+        let next = next.expect("a configuration has a partition");
         // ST-3: a replica that lost what it had since its last flush says less than before.
         self.stable.next = self.stable.next.max(next);
         self.stable

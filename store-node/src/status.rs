@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Bounds;
 use anabranch_runtime::admin::ReadyFlag;
+use anabranch_runtime::watched::{Watched, Watcher};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::metrics;
@@ -73,7 +74,7 @@ const RECENT: Duration = Duration::from_secs(10);
 /// Shared by all parts of a node.
 #[derive(Debug)]
 pub(crate) struct Status {
-    applied: watch::Sender<Applied>,
+    applied: Watched<Applied>,
     /// The end of the log when the node started, once it is known.
     target: Mutex<Option<TxnId>>,
     log_end: AtomicU64,
@@ -91,7 +92,7 @@ impl Status {
     pub(crate) fn new(next: TxnId, last: Option<TxnId>, time: Hlc, ready: ReadyFlag) -> Self {
         let applied = Applied { next, last, time, caught_up: false, halted: None };
         let status = Status {
-            applied: watch::Sender::new(applied),
+            applied: Watched::new(applied),
             target: Mutex::new(None),
             log_end: AtomicU64::new(next.0),
             log_seen: Mutex::default(),
@@ -107,12 +108,12 @@ impl Status {
 
     /// How far the node has applied now.
     pub(crate) fn applied(&self) -> Applied {
-        self.applied.borrow().clone()
+        self.applied.get().clone()
     }
 
     /// To be told of every change.
-    pub(crate) fn watch(&self) -> watch::Receiver<Applied> {
-        self.applied.subscribe()
+    pub(crate) fn watch(&self) -> Watcher<Applied> {
+        self.applied.watch()
     }
 
     /// Everything below `next` is applied.
@@ -152,7 +153,7 @@ impl Status {
     /// Changes what is applied, and sees whether that is all that was to be caught up with.
     fn update(&self, change: impl FnOnce(&mut Applied)) {
         let mut caught_up = false;
-        self.applied.send_modify(|applied| {
+        self.applied.change(|applied| {
             change(applied);
             let target = *self.target.lock();
             let is_whole = self.backfilling.lock().is_none();
@@ -187,7 +188,7 @@ impl Status {
                 *target = end.max(*target);
             }
             self.set_trouble(Trouble::CatchingUp, Some("catching up with the log".to_owned()));
-            self.applied.send_modify(|applied| applied.caught_up = false);
+            self.applied.change(|applied| applied.caught_up = false);
         } else {
             self.update(|_| {});
         }
@@ -197,7 +198,7 @@ impl Status {
 
     /// The end of the log when it was last seen.
     pub(crate) fn log_end(&self) -> TxnId {
-        TxnId(self.log_end.load(Ordering::Acquire)).max(self.applied.borrow().next)
+        TxnId(self.log_end.load(Ordering::Acquire)).max(self.applied.get().next)
     }
 
     /// The same, if it was seen a moment ago: the log has not grown by much since.
@@ -208,7 +209,7 @@ impl Status {
 
     /// Nothing more will be applied.
     pub(crate) fn halt(&self, reason: &str) {
-        self.applied.send_modify(|applied| applied.halted = Some(reason.into()));
+        self.applied.change(|applied| applied.halted = Some(reason.into()));
         self.set_trouble(Trouble::Halted, Some(reason.to_owned()));
         metrics::set_halted();
     }
@@ -287,14 +288,13 @@ impl Status {
         let over = |applied: &Applied| reached(applied) || applied.halted.is_some();
         let found = {
             // Most of the time there is nothing to wait for.
-            let now = watch.borrow();
+            let now = watch.get();
             over(&now).then(|| now.clone())
         };
         let applied = match found {
             Some(applied) => applied,
             None => match tokio::time::timeout(patience, watch.wait_for(over)).await {
-                Ok(Ok(applied)) => applied.clone(),
-                Ok(Err(_)) => return Err(Error::Shutdown),
+                Ok(applied) => applied,
                 Err(_) => return Err(late(&self.applied())),
             },
         };

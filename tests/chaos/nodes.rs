@@ -9,7 +9,6 @@ use anabranch_tests::cluster::{Cluster, node};
 use anyhow::Result;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
-use tonic::transport::Channel;
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -17,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Clients of all store nodes.
 pub(crate) struct Nodes {
     runtime: Runtime,
-    clients: Vec<StoreNodeClient<Channel>>,
+    clients: Vec<StoreNodeClient<grpc::Transport>>,
 }
 
 impl Nodes {

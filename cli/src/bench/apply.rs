@@ -8,6 +8,7 @@ use anabranch_journal::baseline::{self, Consumed, Pair};
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, ReadFrom};
 use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::grpc;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::RoundPart;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
@@ -119,7 +120,7 @@ async fn catch_up(
     let address =
         store_node::run(config, cluster.clone(), alone(), journal.clone(), &host.store, ready)
             .await?;
-    let mut store = StoreNodeClient::connect(format!("http://{address}")).await?;
+    let mut store = StoreNodeClient::new(grpc::channel(&address.to_string(), None)?);
     applied(&mut store, end).await?;
     let (elapsed, stolen) = (begun.elapsed(), steal.share()?);
     drop(store);

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use anabranch_bridge::identity;
 use anabranch_core::ids::DocumentId;
+use anabranch_runtime::grpc::Transport;
 use anabranch_schemas::resources::Resource;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_schemas::store::{FeedRequest, StatusRequest};
 use anyhow::{Context, Result};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
-use tonic::transport::Channel;
 
 use super::place::{ANYWHERE, Cluster, PATIENCE, Place, PlaceFlags};
 use super::report::{Measurement, Steal, histogram, micros, table};
@@ -187,7 +187,7 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    async fn watch(mut store: StoreNodeClient<Channel>) -> Result<Self> {
+    async fn watch(mut store: StoreNodeClient<Transport>) -> Result<Self> {
         let from = store.status(StatusRequest {}).await?.into_inner().applied_next;
         let mut store = store.max_decoding_message_size(MAX_MESSAGE_BYTES);
         let request = FeedRequest { slices: Vec::new(), from };

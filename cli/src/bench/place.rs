@@ -8,13 +8,13 @@ use std::time::Duration;
 use anabranch_journal::Journal;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
+use anabranch_runtime::grpc::{self, Transport};
 use anabranch_runtime::telemetry::{self, MetricsHandle};
 use anabranch_schemas::store::StatusRequest;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_schemas::topics::ClusterName;
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
-use tonic::transport::Channel;
 use uuid::Uuid;
 
 use super::report::machine;
@@ -132,7 +132,7 @@ impl Place {
         };
         let local = start.start_on(journal.clone()).await?.context("told to end")?;
         ensure!(local.ready(host).await, "the cluster ended");
-        let store = StoreNodeClient::connect(format!("http://{}", local.store)).await?;
+        let store = StoreNodeClient::new(grpc::channel(&local.store.to_string(), None)?);
         Ok(Cluster { api: Client::new(&format!("http://{}", local.http))?, local, journal, store })
     }
 }
@@ -142,7 +142,7 @@ pub(super) struct Cluster {
     pub(super) local: Local,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) api: Client,
-    pub(super) store: StoreNodeClient<Channel>,
+    pub(super) store: StoreNodeClient<Transport>,
 }
 
 impl Cluster {
@@ -163,7 +163,7 @@ impl Cluster {
 }
 
 /// Waits until a store node has applied everything below `end`.
-pub(super) async fn applied(store: &mut StoreNodeClient<Channel>, end: u64) -> Result<()> {
+pub(super) async fn applied(store: &mut StoreNodeClient<Transport>, end: u64) -> Result<()> {
     let waiting = async {
         while store.status(StatusRequest {}).await?.into_inner().applied_next < end {
             tokio::time::sleep(POLL).await;

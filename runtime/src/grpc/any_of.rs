@@ -13,10 +13,10 @@ use std::task::{Context, Poll};
 use axum::http;
 use tokio::sync::watch;
 use tonic::body::Body;
-use tonic::transport::{Channel, Error};
 use tower::Service;
 
-use super::{CODE_KEY, CUT_OFF, GrpcError, channel};
+use super::{CODE_KEY, CUT_OFF, GrpcError, Transport, channel};
+use crate::chance;
 use crate::tls::TlsFiles;
 
 /// The codes of a node that another one stands in for.
@@ -26,7 +26,7 @@ const AWAY: [&str; 4] = ["catching_up", "shutting_down", "partition_away", CUT_O
 #[derive(Clone, Debug)]
 pub struct AnyOf {
     tls: Option<TlsFiles>,
-    nodes: Arc<watch::Sender<Arc<[Channel]>>>,
+    nodes: Arc<watch::Sender<Arc<[Transport]>>>,
     /// How often it went on to the next.
     turn: Arc<AtomicUsize>,
 }
@@ -47,7 +47,7 @@ impl AnyOf {
     pub fn later(tls: Option<&TlsFiles>) -> Self {
         let nodes = Arc::new(watch::Sender::new(Arc::default()));
         // Not all processes are to begin with the same node.
-        let turn = Arc::new(AtomicUsize::new(rand::random_range(0..1 << 16)));
+        let turn = Arc::new(AtomicUsize::new((chance::number() % (1 << 16)) as usize));
         AnyOf { tls: tls.cloned(), nodes, turn }
     }
 
@@ -62,9 +62,12 @@ impl AnyOf {
     }
 }
 
-fn channels(addresses: &str, tls: Option<&TlsFiles>) -> Result<Arc<[Channel]>, GrpcError> {
+fn channels(addresses: &str, tls: Option<&TlsFiles>) -> Result<Arc<[Transport]>, GrpcError> {
     addresses.split(',').map(|address| channel(address.trim(), tls)).collect()
 }
+
+/// What a call fails with that reaches no node.
+type Error = <Transport as Service<http::Request<Body>>>::Error;
 
 /// What became of a call.
 type Answer = Result<http::Response<Body>, Error>;

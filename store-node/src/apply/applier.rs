@@ -83,6 +83,11 @@ impl Applier {
                 Err(error) => break error,
             }
         };
+        self.end(error)
+    }
+
+    /// Ends with what was applied, which it makes durable.
+    pub(super) fn end(self, error: Error) -> Result<Ended, Error> {
         self.demand.close();
         if let Err(error) = self.storage.flush() {
             tracing::warn!(%error, "the log has to give again what was applied last");
@@ -108,6 +113,23 @@ impl Applier {
         while self.apply_batch()? {}
         self.tell_demand();
         let Ok(first) = inputs.recv() else { return Ok(false) };
+        self.take_all(first, inputs)?;
+        Ok(true)
+    }
+
+    /// Applies what is there.
+    #[cfg(feature = "simulation")]
+    pub(super) fn apply_waiting(&mut self, inputs: &Receiver<Input>) -> Result<(), Error> {
+        while let Ok(first) = inputs.try_recv() {
+            self.take_all(first, inputs)?;
+        }
+        while self.apply_batch()? {}
+        self.tell_demand();
+        Ok(())
+    }
+
+    /// Takes in what the reading threads have given so far, up to about a batch.
+    fn take_all(&mut self, first: Input, inputs: &Receiver<Input>) -> Result<(), Error> {
         let mut failure = self.take(first).err();
         while failure.is_none() && self.assembler.buffered_bytes() < BATCH_BYTES {
             match inputs.try_recv() {
@@ -116,7 +138,7 @@ impl Applier {
             }
         }
         match failure {
-            None => Ok(true),
+            None => Ok(()),
             Some(error) => {
                 // What came before it is as good as ever.
                 while self.apply_batch()? {}

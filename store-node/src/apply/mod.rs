@@ -18,6 +18,7 @@ mod touched;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::tasks::Tasks;
@@ -27,12 +28,12 @@ use self::applier::{Applier, Held};
 use self::assembler::Assembler;
 use self::demand::Demand;
 use self::documents::RecentStates;
-use self::sources::{Input, Slices, Source};
+use self::sources::{Commits, Input, POLL, Parts, Slices, Source};
 use crate::error::Error;
 use crate::log::Log;
 use crate::persistence::Persistence;
 use crate::status::Status;
-use crate::storage::{Head, Progress, Storage};
+use crate::storage::{Head, Storage};
 
 pub(crate) use self::applier::{Ended, Retention};
 
@@ -52,12 +53,48 @@ pub(crate) struct Apply {
     pub(crate) tasks: Tasks,
 }
 
+/// What reads the log and what applies it, before they run.
+pub(crate) struct Parted {
+    commits: Commits,
+    parts: Parts,
+    inputs: Receiver<Input>,
+    applier: Applier,
+}
+
 impl Apply {
     /// Applies the log from `head` on, with two threads that read it. Blocks until it ends.
     pub(crate) fn run(&self, head: Head) -> Result<Ended, Error> {
+        let Parted { commits, parts, inputs, applier } = self.begin(head, POLL);
+        self.tasks.spawn_thread("store-node-commits", move || {
+            commits.run();
+            Ok(())
+        });
+        self.tasks.spawn_thread("store-node-parts", move || {
+            parts.run();
+            Ok(())
+        });
+        applier.run(&inputs)
+    }
+
+    /// What is needed to apply the log from `head` on; its readers wait that long for what is not
+    /// there yet.
+    pub(crate) fn begin(&self, head: Head, poll: Duration) -> Parted {
         let Head { progress, timeline } = head;
         let demand = Arc::new(Demand::new(self.max_buffered_bytes));
-        let inputs = self.read(&demand, &progress);
+        let (given, inputs) = sync_channel(INPUTS);
+        let source = || Source {
+            journal: Arc::clone(&self.journal),
+            demand: Arc::clone(&demand),
+            status: Arc::clone(&self.status),
+            shutdown: self.tasks.shutdown().clone(),
+            inputs: given.clone(),
+            poll,
+        };
+        let txns = TopicPartition::new(self.cluster.txns(), 0);
+        let commits = Commits::new(source(), txns, progress.next);
+        let (read, positions) = (self.log.read().to_vec(), progress.positions());
+        let slices = Slices { read, partitions: self.partitions(), positions };
+        let parts = Parts::new(source(), slices);
         let applier = Applier {
             storage: Arc::clone(&self.storage),
             status: Arc::clone(&self.status),
@@ -72,33 +109,7 @@ impl Apply {
             progress,
             persistence: self.persistence.clone(),
         };
-        applier.run(&inputs)
-    }
-
-    /// Starts the threads that read the log.
-    fn read(&self, demand: &Arc<Demand>, progress: &Progress) -> Receiver<Input> {
-        let (inputs, received) = sync_channel(INPUTS);
-        let source = || Source {
-            journal: Arc::clone(&self.journal),
-            demand: Arc::clone(demand),
-            status: Arc::clone(&self.status),
-            shutdown: self.tasks.shutdown().clone(),
-            inputs: inputs.clone(),
-        };
-        let (commits, parts) = (source(), source());
-        let txns = TopicPartition::new(self.cluster.txns(), 0);
-        let next = progress.next;
-        let (read, positions) = (self.log.read().to_vec(), progress.positions());
-        let slices = Slices { read, partitions: self.partitions(), positions };
-        self.tasks.spawn_thread("store-node-commits", move || {
-            sources::read_commits(&commits, &txns, next);
-            Ok(())
-        });
-        self.tasks.spawn_thread("store-node-parts", move || {
-            sources::read_parts(&parts, slices);
-            Ok(())
-        });
-        received
+        Parted { commits, parts, inputs, applier }
     }
 
     /// The partitions of topic `rounds`.
@@ -106,5 +117,18 @@ impl Apply {
         let rounds = self.cluster.rounds();
         let slices = self.log.slices().all();
         slices.map(|slice| TopicPartition::new(rounds.clone(), slice.0)).collect()
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl Parted {
+    /// Reads once and applies what is there; how it ended, if it did. It never waits.
+    pub(crate) fn step(mut self) -> Result<Result<Self, Ended>, Error> {
+        let reads = self.commits.step() & self.parts.step();
+        match self.applier.apply_waiting(&self.inputs) {
+            Ok(()) if reads => Ok(Ok(self)),
+            Ok(()) => self.applier.end(Error::Shutdown).map(Err),
+            Err(error) => self.applier.end(error).map(Err),
+        }
     }
 }

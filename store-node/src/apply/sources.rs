@@ -1,5 +1,5 @@
-//! The threads that read the log: one the commit records, one the parts of rounds. They decode and
-//! hand over; what cannot be reached is tried again for ever.
+//! What reads the log, each on a thread of its own: one the commit records, one the parts of rounds.
+//! They decode and hand over; what cannot be reached is tried again for ever.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::metrics;
 use crate::status::{Status, Trouble};
 
 /// How long one poll waits, and so how long a shutdown takes to be seen.
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const POLL: Duration = Duration::from_millis(100);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(5);
 
@@ -46,6 +46,8 @@ pub(super) struct Source {
     pub(super) status: Arc<Status>,
     pub(super) shutdown: Shutdown,
     pub(super) inputs: SyncSender<Input>,
+    /// How long to wait for what is not there yet.
+    pub(super) poll: Duration,
 }
 
 impl Source {
@@ -87,47 +89,68 @@ impl Source {
     }
 }
 
-/// Reads topic `txns` from `next` on.
-pub(super) fn read_commits(source: &Source, at: &TopicPartition, mut next: TxnId) {
-    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
-    let mut reader: Option<Box<dyn Reader>> = None;
-    while !source.is_over() {
-        if !source.demand.commits() {
-            source.demand.wait(POLL);
-            continue;
+/// Reads topic `txns`.
+pub(super) struct Commits {
+    source: Source,
+    at: TopicPartition,
+    next: TxnId,
+    backoff: Backoff,
+    reader: Option<Box<dyn Reader>>,
+}
+
+impl Commits {
+    /// From `next` on.
+    pub(super) fn new(source: Source, at: TopicPartition, next: TxnId) -> Self {
+        let backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        Commits { source, at, next, backoff, reader: None }
+    }
+
+    /// Reads for as long as there is anybody to read for.
+    pub(super) fn run(mut self) {
+        while !self.source.is_over() && self.step() {}
+    }
+
+    /// Reads once, if something is wanted; false if that was the last time.
+    pub(super) fn step(&mut self) -> bool {
+        if !self.source.demand.commits() {
+            self.source.demand.wait(self.source.poll);
+            return true;
         }
-        match poll(&*source.journal, &mut reader, || {
-            vec![(at.clone(), ReadFrom::Offset(Offset(next.0)))]
-        }) {
-            Ok((records, reader)) => {
-                backoff.reset();
-                source.status.set_trouble(Trouble::Commits, None);
-                metrics::record_log_read("txns", records.iter().map(bytes).sum());
-                let position = reader.position(at).map_or(next, |position| TxnId(position.0));
-                let commits = match records.iter().map(decode_commit).collect::<Result<Vec<_>, _>>()
-                {
-                    Ok(commits) => commits,
-                    Err(error) => {
-                        source.give(Input::Failed(error));
-                        return;
-                    }
-                };
-                if commits.is_empty() && position <= next {
-                    continue;
-                }
-                next = next.max(position);
-                source.demand.commits_read(commits.len());
-                if !source.give(Input::Commits(commits, next)) {
-                    return;
-                }
+        match self.poll() {
+            Ok(records) => {
+                self.backoff.reset();
+                self.source.status.set_trouble(Trouble::Commits, None);
+                self.hand_over(&records)
             }
             Err(error) => {
-                reader = None;
-                if !source.survive(Trouble::Commits, error, &mut backoff) {
-                    return;
-                }
+                self.reader = None;
+                self.source.survive(Trouble::Commits, error, &mut self.backoff)
             }
         }
+    }
+
+    fn poll(&mut self) -> Result<Vec<Record>, JournalError> {
+        let from = || vec![(self.at.clone(), ReadFrom::Offset(Offset(self.next.0)))];
+        reader(&*self.source.journal, &mut self.reader, from)?.poll(self.source.poll)
+    }
+
+    fn hand_over(&mut self, records: &[Record]) -> bool {
+        metrics::record_log_read("txns", records.iter().map(bytes).sum());
+        let commits = match records.iter().map(decode_commit).collect::<Result<Vec<_>, _>>() {
+            Ok(commits) => commits,
+            Err(error) => {
+                self.source.give(Input::Failed(error));
+                return false;
+            }
+        };
+        let position = self.reader.as_ref().and_then(|reader| reader.position(&self.at));
+        let position = position.map_or(self.next, |position| TxnId(position.0));
+        if commits.is_empty() && position <= self.next {
+            return true;
+        }
+        self.next = self.next.max(position);
+        self.source.demand.commits_read(commits.len());
+        self.source.give(Input::Commits(commits, self.next))
     }
 }
 
@@ -152,50 +175,73 @@ pub(super) struct Slices {
 }
 
 /// Reads topic `rounds`, all that is of interest or what is wanted of it.
-pub(super) fn read_parts(source: &Source, mut slices: Slices) {
-    let by_partition: BTreeMap<TopicPartition, Slice> =
-        slices.partitions.iter().cloned().zip((0..).map(Slice)).collect();
-    let all = slices.read.clone();
-    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
-    let mut reader: Option<Box<dyn Reader>> = None;
-    let mut reading = all.clone();
-    while !source.is_over() {
-        let wanted = match source.demand.parts() {
-            Wanted::All => all.clone(),
+pub(super) struct Parts {
+    source: Source,
+    slices: Slices,
+    by_partition: BTreeMap<TopicPartition, Slice>,
+    backoff: Backoff,
+    /// What the reader reads.
+    reading: Vec<Slice>,
+    reader: Option<Box<dyn Reader>>,
+}
+
+impl Parts {
+    pub(super) fn new(source: Source, slices: Slices) -> Self {
+        let by_partition = slices.partitions.iter().cloned().zip((0..).map(Slice)).collect();
+        let (backoff, reading) = (Backoff::new(RETRY_FIRST, RETRY_MOST), slices.read.clone());
+        Parts { source, slices, by_partition, backoff, reading, reader: None }
+    }
+
+    /// Reads for as long as there is anybody to read for.
+    pub(super) fn run(mut self) {
+        while !self.source.is_over() && self.step() {}
+    }
+
+    /// Reads once, if something is wanted; false if that was the last time.
+    pub(super) fn step(&mut self) -> bool {
+        let wanted = match self.source.demand.parts() {
+            Wanted::All => self.slices.read.clone(),
             Wanted::Only(missing) => missing,
             Wanted::Nothing => {
-                source.demand.wait(POLL);
-                continue;
+                self.source.demand.wait(self.source.poll);
+                return true;
             }
         };
-        if wanted != reading {
-            reading = wanted;
-            reader = None;
+        if wanted != self.reading {
+            self.reading = wanted;
+            self.reader = None;
         }
-        let from = || slices.from(&reading);
-        match poll(&*source.journal, &mut reader, from) {
-            Ok((records, reader)) => {
-                backoff.reset();
-                source.status.set_trouble(Trouble::Parts, None);
-                metrics::record_log_read("rounds", records.iter().map(bytes).sum());
-                let parts: Vec<Part> =
-                    records.into_iter().map(|record| decode_part(record, &by_partition)).collect();
-                let moved = slices.move_to(&reading, reader.as_ref());
-                if parts.is_empty() && moved.is_empty() {
-                    continue;
-                }
-                source.demand.parts_read(parts.iter().map(|part| part.bytes).sum());
-                if !source.give(Input::Parts(parts, moved)) {
-                    return;
-                }
+        match self.poll() {
+            Ok(records) => {
+                self.backoff.reset();
+                self.source.status.set_trouble(Trouble::Parts, None);
+                self.hand_over(records)
             }
             Err(error) => {
-                reader = None;
-                if !source.survive(Trouble::Parts, error, &mut backoff) {
-                    return;
-                }
+                self.reader = None;
+                self.source.survive(Trouble::Parts, error, &mut self.backoff)
             }
         }
+    }
+
+    fn poll(&mut self) -> Result<Vec<Record>, JournalError> {
+        let from = || self.slices.from(&self.reading);
+        reader(&*self.source.journal, &mut self.reader, from)?.poll(self.source.poll)
+    }
+
+    fn hand_over(&mut self, records: Vec<Record>) -> bool {
+        metrics::record_log_read("rounds", records.iter().map(bytes).sum());
+        let parts: Vec<Part> =
+            records.into_iter().map(|record| decode_part(record, &self.by_partition)).collect();
+        let moved = match &self.reader {
+            Some(reader) => self.slices.move_to(&self.reading, reader.as_ref()),
+            None => Vec::new(),
+        };
+        if parts.is_empty() && moved.is_empty() {
+            return true;
+        }
+        self.source.demand.parts_read(parts.iter().map(|part| part.bytes).sum());
+        self.source.give(Input::Parts(parts, moved))
     }
 }
 
@@ -240,16 +286,14 @@ fn bytes(record: &Record) -> usize {
     record.key.len() + record.value.as_ref().map_or(0, |value| value.len())
 }
 
-/// Polls the reader, which is made if there is none.
-fn poll<'a>(
+/// The reader, which is made if there is none.
+fn reader<'a>(
     journal: &dyn Journal,
     reader: &'a mut Option<Box<dyn Reader>>,
     from: impl FnOnce() -> Vec<(TopicPartition, ReadFrom)>,
-) -> Result<(Vec<Record>, &'a mut Box<dyn Reader>), JournalError> {
-    let reader = match reader {
-        Some(reader) => reader,
-        None => reader.insert(journal.reader(&from())?),
-    };
-    let records = reader.poll(POLL)?;
-    Ok((records, reader))
+) -> Result<&'a mut Box<dyn Reader>, JournalError> {
+    match reader {
+        Some(reader) => Ok(reader),
+        None => Ok(reader.insert(journal.reader(&from())?)),
+    }
 }

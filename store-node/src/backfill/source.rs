@@ -101,7 +101,8 @@ impl Cursor {
         let (mut bytes, mut looked) = (0, 0);
         let mut last = None;
         let from = std::mem::take(&mut self.after);
-        storage.entries(self.table, self.txns.end, &from, |key, txn, value| {
+        let until = if planted!(BackfillsMoving) { TxnId(u64::MAX) } else { self.txns.end };
+        storage.entries(self.table, until, &from, |key, txn, value| {
             looked += 1;
             if self.wants(key, txn) {
                 bytes += key.len() + value.len();

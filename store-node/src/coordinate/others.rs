@@ -17,6 +17,18 @@ impl Coordinator {
         self.view.membership()
     }
 
+    /// The newest timestamp at which a read would begin, once it is known.
+    #[cfg(feature = "simulation")]
+    pub(crate) async fn stable(&self) -> Result<Option<TxnId>, crate::error::Error> {
+        self.view.stable(std::time::Duration::ZERO).await
+    }
+
+    /// The oldest snapshot that is read for clients.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn reads_from(&self) -> Option<TxnId> {
+        self.view.reads().oldest(tokio::time::Instant::now().into_std())
+    }
+
     /// Clients of the other replicas of this node's partition, in the order in which to ask them
     /// about `at`.
     pub(crate) fn others(&self, at: TxnId) -> Vec<(NodeId, Result<Client, Status>)> {

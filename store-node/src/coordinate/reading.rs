@@ -64,6 +64,13 @@ impl ActiveReads {
         Began { reading: Reading { reads: Arc::clone(self), id }, is_held }
     }
 
+    /// The oldest snapshot that is read.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn oldest(&self, now: Instant) -> Option<TxnId> {
+        let state = self.state.lock();
+        state.reads.iter().find_map(|((txn, _), over)| (*over > now).then_some(*txn))
+    }
+
     /// What to say: the oldest snapshot that is read for clients, that is `served` to other nodes,
     /// or that the next read may begin with, which is `stable`.
     pub(crate) fn say(&self, served: Option<TxnId>, stable: TxnId, now: Instant) -> TxnId {

@@ -16,7 +16,6 @@ use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::error::Error;
@@ -34,7 +33,7 @@ const CALLS_PER_HEDGE: i64 = 10;
 const MOST_HEDGES: i64 = 20;
 
 /// A client of another node, which says whom it means.
-pub(crate) type Client = ReplicaClient<InterceptedService<Channel, Addressed>>;
+pub(crate) type Client = ReplicaClient<InterceptedService<grpc::Transport, Addressed>>;
 
 /// A node that may be asked.
 pub(crate) struct Asked {

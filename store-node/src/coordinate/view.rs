@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::cluster::{Configuration, Epoch, Member, NodeId};
 use anabranch_core::ids::TxnId;
@@ -13,6 +13,7 @@ use anabranch_core::slicing::PartitionId;
 use anabranch_runtime::tasks::{Shutdown, TaskError};
 use anabranch_schemas::store as proto;
 use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 
 use super::horizon::Horizon;
 use super::isolation::{SILENCE, isolation};
@@ -105,6 +106,7 @@ impl View {
     /// there is none. Waits until that end of the log is known.
     pub(crate) async fn stable(&self, patience: Duration) -> Result<Option<TxnId>, Error> {
         let target = self.status.log_end_at_start(patience).await?;
+        let target = if planted!(ForgetsItsPast) { TxnId(0) } else { target };
         let stable = self.stability.lock().stable().next;
         Ok(stable.max(target).0.checked_sub(1).map(TxnId))
     }
@@ -182,8 +184,8 @@ impl View {
         let mut missed = Epoch::default();
         let mut looked: Option<Instant> = None;
         loop {
-            applied.borrow_and_update();
-            heard.borrow_and_update();
+            drop(applied.see());
+            drop(heard.see());
             if looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
                 looked = Some(Instant::now());
                 self.look();
@@ -192,10 +194,11 @@ impl View {
             self.advance();
             self.note_newer_epoch(&mut missed);
             tokio::select! {
+                biased;
                 () = shutdown.begun() => return Ok(()),
                 () = tokio::time::sleep(LOOK) => {}
-                changed = applied.changed() => if changed.is_err() { return Ok(()) },
-                changed = heard.changed() => if changed.is_err() { return Ok(()) },
+                () = applied.changed() => {}
+                () = heard.changed() => {}
                 changed = configurations.changed(), if may_change => {
                     // Nobody may be left who could tell of another.
                     may_change = changed.is_ok();
@@ -268,7 +271,7 @@ impl View {
     fn look(&self) {
         let stable = self.last_stable();
         let served = self.storage.history().oldest_held();
-        let needs_from = self.reads.say(served, stable, Instant::now());
+        let needs_from = self.reads.say(served, stable, Instant::now().into_std());
         // What it copies from one replica it may have to go on copying from another one.
         let copied = self.status.backfilling().and_then(|copied| copied.until.0.checked_sub(1));
         let needs_from = copied.map_or(needs_from, |copied| needs_from.min(TxnId(copied)));
@@ -306,7 +309,7 @@ impl View {
         });
         let (kept_from, bound) = {
             let mut horizon = self.horizon.lock();
-            (horizon.advance(needs, self.last_stable(), Instant::now()), horizon.bound())
+            (horizon.advance(needs, self.last_stable(), Instant::now().into_std()), horizon.bound())
         };
         // Who copies needs one snapshot for as long as that takes, and is heard meanwhile.
         let copied = heard.iter().filter_map(|(node, announce)| {

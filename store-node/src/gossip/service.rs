@@ -11,20 +11,20 @@ use std::time::Duration;
 
 use anabranch_core::cluster::{Configuration, Epoch, NodeId};
 use anabranch_core::ids::ActorId;
+use anabranch_runtime::chance;
 use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::grpc;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
 use anabranch_runtime::tls::TlsFiles;
+use anabranch_runtime::watched::{Watched, Watcher};
 use anabranch_schemas::gossip as proto;
 use parking_lot::Mutex;
 use proto::gossip_client::GossipClient;
 use proto::gossip_server::{self, GossipServer};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
 use super::announce::{Announce, Incarnation, Standing};
 use super::certified;
@@ -78,7 +78,7 @@ struct Shared {
     outboxes: Mutex<BTreeMap<NodeId, (String, Arc<Outbox>)>>,
     /// A step may be due earlier than it was.
     hurry: Notify,
-    changes: watch::Sender<()>,
+    changes: Watched<()>,
     status: Arc<NodeStatus>,
     odd: Mutex<Odd>,
     tasks: Tasks,
@@ -98,8 +98,7 @@ impl Gossip {
     pub(crate) fn start(options: GossipOptions, tasks: &Tasks) -> Self {
         let GossipOptions { node, incarnation, actor, configuration, tls, settings, status } =
             options;
-        let (seed, _) = Uuid::new_v4().as_u64_pair();
-        let (dice, now) = (Dice::new(seed), Moment::default());
+        let (dice, now) = (Dice::new(chance::number()), Moment::default());
         let state = State::new(node.clone(), incarnation, &configuration, settings, dice, now);
         let gossip = Gossip(Arc::new(Shared {
             node,
@@ -109,7 +108,7 @@ impl Gossip {
             state: Mutex::new(state),
             outboxes: Mutex::default(),
             hurry: Notify::new(),
-            changes: watch::Sender::new(()),
+            changes: Watched::new(()),
             status,
             odd: Mutex::default(),
             tasks: tasks.clone(),
@@ -128,7 +127,7 @@ impl Gossip {
     pub(crate) fn announce(&self, standing: Standing) {
         if self.0.state.lock().announce(standing) {
             self.0.hurry.notify_one();
-            self.0.changes.send_replace(());
+            self.0.changes.change(|()| {});
         }
     }
 
@@ -170,12 +169,12 @@ impl Gossip {
         }
         self.dial(configuration);
         self.0.hurry.notify_one();
-        self.0.changes.send_replace(());
+        self.0.changes.change(|()| {});
     }
 
     /// Told of every change of an announce, of the heard epoch and of the configuration.
-    pub(crate) fn changes(&self) -> watch::Receiver<()> {
-        self.0.changes.subscribe()
+    pub(crate) fn changes(&self) -> Watcher<()> {
+        self.0.changes.watch()
     }
 
     fn now(&self) -> Moment {
@@ -216,6 +215,7 @@ impl Gossip {
         loop {
             let Moment(due) = self.0.state.lock().due();
             tokio::select! {
+                biased;
                 () = shutdown.begun() => return Ok(()),
                 () = self.0.hurry.notified() => {}
                 () = sleep_until(self.0.began + due) => {}
@@ -251,7 +251,7 @@ impl Gossip {
             self.0.hurry.notify_one();
         }
         if received.has_news || received.is_outbid {
-            self.0.changes.send_replace(());
+            self.0.changes.change(|()| {});
         }
         Ok(received.answer.unwrap_or_else(|| Message::ping(self.0.node.clone())))
     }
@@ -366,6 +366,7 @@ impl Peer {
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.begun() => {}
             () = sending => {}
         }
@@ -374,7 +375,7 @@ impl Peer {
 
     async fn send(
         &self,
-        client: &mut Option<GossipClient<Channel>>,
+        client: &mut Option<GossipClient<grpc::Transport>>,
         message: &Message,
     ) -> Result<(), TaskError> {
         let client = match client {

@@ -151,6 +151,7 @@ impl<C: Send + 'static, T: Send + 'static> Pages<C, T> {
     /// False if nobody takes pages any more.
     async fn give(&mut self, items: Vec<T>) -> Result<bool, Error> {
         tokio::select! {
+            biased;
             given = self.taken.send(items) => Ok(given.is_ok()),
             () = tokio::time::sleep_until(self.deadline) => Err(Error::Expired(self.max_read_ms)),
             () = self.shutdown.begun() => Err(Error::Shutdown),

@@ -18,6 +18,7 @@ use anabranch_schemas::store::store_node_server::StoreNodeServer;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::net::TcpListener;
 use tonic::metadata::MetadataValue;
+use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
@@ -85,6 +86,21 @@ pub(crate) async fn serve(
     services: Services,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
+    // The server's own setting is ignored for a listener that is given to it. Without this, small
+    // messages of a stream wait 40 ms for the other side's delayed acknowledgement.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let late = shutdown.clone();
+    let served = server
+        .add_routes(routes(services))
+        .serve_with_incoming_shutdown(incoming, async move { shutdown.begun().await });
+    tokio::select! {
+        served = served => served,
+        () = async { late.begun().await; tokio::time::sleep(GRACE).await } => Ok(()),
+    }
+}
+
+/// What is served.
+pub(crate) fn routes(services: Services) -> Routes {
     let Services { local, coordinator, gossip, addressee } = services;
     let cluster = StoreNodeServer::new(coordinator)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -93,19 +109,7 @@ pub(crate) async fn serve(
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let replica = InterceptedService::new(replica, addressee);
-    // The server's own setting is ignored for a listener that is given to it. Without this, small
-    // messages of a stream wait 40 ms for the other side's delayed acknowledgement.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let late = shutdown.clone();
-    let served = server
-        .add_service(cluster)
-        .add_service(replica)
-        .add_service(gossip.server())
-        .serve_with_incoming_shutdown(incoming, async move { shutdown.begun().await });
-    tokio::select! {
-        served = served => served,
-        () = async { late.begun().await; tokio::time::sleep(GRACE).await } => Ok(()),
-    }
+    Routes::new(cluster).add_service(replica).add_service(gossip.server())
 }
 
 /// An error as clients see it.

@@ -7,12 +7,12 @@ use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_core::keyspace::Slice;
 use anabranch_schemas::encode;
 use anabranch_schemas::records::{ChangeRef, Lost, PartLocation};
-use rocksdb::{ColumnFamily, WriteBatch};
 
+use super::engine::{Family, Mark, Writes};
 use super::progress::{Progress, encode_progress};
 use super::timeline::Sample;
 use super::values::{ChunkWriter, Outcome, encode_outcome, encode_txn};
-use super::{CHANGES, ROUNDS, Storage, VERSIONS, Written, keys};
+use super::{Storage, Written, keys};
 use crate::error::Error;
 
 /// Changes of one transaction are cut into chunks of about this size.
@@ -21,16 +21,11 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// it is repeated; the one round that is larger than all this fails for good, and is read again
 /// from the log when the node is started anew.
 const REPEATABLE_BYTES: usize = 256 << 20;
-/// Where a write batch says how many entries it has, in RocksDB's own format.
-const COUNT: Range<usize> = 8..12;
 
 /// A write batch under construction.
 pub(crate) struct Batch<'a> {
-    pub(super) storage: &'a Storage,
-    versions: &'a ColumnFamily,
-    changes: &'a ColumnFamily,
-    rounds: &'a ColumnFamily,
-    pub(super) batch: WriteBatch,
+    storage: &'a Storage,
+    pub(super) writes: Writes<'a>,
     chunks: Chunks,
     /// A buffer that is used again and again.
     key: Vec<u8>,
@@ -44,22 +39,12 @@ struct Chunks {
     writer: ChunkWriter,
 }
 
-/// A point of a batch to which it can go back.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
-    entries: usize,
-    bytes: usize,
-}
-
 impl<'a> Batch<'a> {
     /// An empty batch that is likely to become so large.
     pub(crate) fn new(storage: &'a Storage, capacity_bytes: usize) -> Self {
         Batch {
             storage,
-            versions: storage.table(VERSIONS),
-            changes: storage.table(CHANGES),
-            rounds: storage.table(ROUNDS),
-            batch: WriteBatch::with_capacity_bytes(capacity_bytes),
+            writes: storage.engine.writes(capacity_bytes),
             chunks: Chunks::default(),
             key: Vec::with_capacity(128),
         }
@@ -67,26 +52,23 @@ impl<'a> Batch<'a> {
 
     /// About how large it is.
     pub(crate) fn bytes(&self) -> usize {
-        self.batch.size_in_bytes()
+        self.writes.bytes()
     }
 
     /// Where it is now.
     pub(crate) fn mark(&self) -> Mark {
-        Mark { entries: self.batch.len(), bytes: self.batch.size_in_bytes() }
+        self.writes.mark()
     }
 
     /// Drops what came after a mark.
     pub(crate) fn go_back(&mut self, mark: Mark) {
-        let mut data = self.batch.data()[..mark.bytes].to_vec();
-        let entries = u32::try_from(mark.entries).expect("a batch counts its entries in 32 bits");
-        data[COUNT].copy_from_slice(&entries.to_le_bytes());
-        self.batch = WriteBatch::from_data(&data);
+        self.writes.go_back(mark);
     }
 
     /// A version of a document, in its stored form.
     pub(crate) fn put_version(&mut self, id: &[u8], txn: TxnId, stored: &[u8]) {
         keys::set_version(&mut self.key, id, txn);
-        self.batch.put_cf(self.versions, &self.key, stored);
+        self.writes.put(Family::Versions, &self.key, stored);
     }
 
     /// Begins the changes of a transaction; its commit record names these slices.
@@ -109,9 +91,9 @@ impl<'a> Batch<'a> {
 
     fn put_event(&mut self, slice: Slice, id: &[u8], encode: impl FnOnce(&mut Vec<u8>)) {
         let Chunks { txn, number, writer } = &mut self.chunks;
-        let (batch, changes) = (&mut self.batch, self.changes);
+        let writes = &mut self.writes;
         writer.add(slice, id, encode, CHUNK_BYTES, |chunk| {
-            batch.put_cf(changes, keys::change_key(*txn, *number), chunk);
+            writes.put(Family::Changes, keys::change_key(*txn, *number), chunk);
             *number = number.checked_add(1).expect("a transaction is smaller than 16 GiB");
         });
     }
@@ -119,41 +101,41 @@ impl<'a> Batch<'a> {
     /// That was the last change of the transaction.
     pub(crate) fn end_changes(&mut self) {
         let Chunks { txn, number, writer } = &self.chunks;
-        self.batch.put_cf(self.changes, keys::change_key(*txn, *number), writer.last());
+        self.writes.put(Family::Changes, keys::change_key(*txn, *number), writer.last());
     }
 
     /// What became of a round.
     pub(crate) fn put_outcome(&mut self, round: RoundId, outcome: &Outcome) {
-        self.batch.put_cf(self.rounds, round.0.as_bytes(), encode_outcome(outcome));
+        self.writes.put(Family::Rounds, round.0.as_bytes(), encode_outcome(outcome));
     }
 
     /// That a part of a round was not there.
     pub(crate) fn put_lost(&mut self, txn: TxnId, round: RoundId, part: &PartLocation) {
         let key = keys::lost_key(txn, part.slice, part.offset);
-        self.batch.put(key, [&[1][..], round.0.as_bytes()].concat());
+        self.writes.put(Family::Default, key, [&[1][..], round.0.as_bytes()].concat());
     }
 
     /// That all transactions of a range are lost here.
     pub(crate) fn put_lost_range(&mut self, txns: &Range<TxnId>) {
-        self.batch.put(keys::lost_range_key(txns.start), encode_txn(txns.end));
+        self.writes.put(Family::Default, keys::lost_range_key(txns.start), encode_txn(txns.end));
     }
 
     /// A sample of the timeline.
     pub(crate) fn put_sample(&mut self, sample: Sample) {
-        self.batch.put(keys::timeline_key(sample.time), encode_txn(sample.txn));
+        self.writes.put(Family::Default, keys::timeline_key(sample.time), encode_txn(sample.txn));
     }
 
     /// Samples that are no longer needed.
     pub(crate) fn delete_samples(&mut self, samples: &[Sample]) {
         for sample in samples {
-            self.batch.delete(keys::timeline_key(sample.time));
+            self.writes.delete(Family::Default, keys::timeline_key(sample.time));
         }
     }
 
     /// Drops the changes of these transactions.
     pub(crate) fn drop_changes(&mut self, txns: Range<TxnId>) {
         let (from, to) = (keys::change_prefix(txns.start), keys::change_prefix(txns.end));
-        self.batch.delete_range_cf(self.changes, from, to);
+        self.writes.delete_range(Family::Changes, &from, &to);
     }
 
     /// Writes it all, with the progress that it makes. After a failure `again` is asked with the
@@ -164,16 +146,16 @@ impl<'a> Batch<'a> {
         mut again: impl FnMut(Error) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let storage = self.storage;
-        self.batch.put(keys::PROGRESS, encode_progress(progress));
+        self.writes.put(Family::Default, keys::PROGRESS, encode_progress(progress));
         storage.feed_start.store(progress.feed_start.0, Ordering::Release);
-        let mut batch = self.batch;
+        let mut writes = self.writes;
         loop {
-            let copy = (batch.size_in_bytes() <= REPEATABLE_BYTES).then(|| batch.data().to_vec());
-            let Err(error) = storage.db.write_opt(batch, &storage.write_options) else { break };
+            let copy = (writes.bytes() <= REPEATABLE_BYTES).then(|| writes.copy());
+            let Err(error) = storage.engine.write(writes) else { break };
             let error = storage.failed("write", error);
             let Some(copy) = copy else { return Err(error) };
             again(error)?;
-            batch = WriteBatch::from_data(&copy);
+            writes = copy;
         }
         *storage.written.lock() = Written::of(progress);
         Ok(())

@@ -85,6 +85,7 @@ impl History {
         let mut state = self.state.lock();
         let held = state.held.first_key_value().map(|(txn, _)| *txn);
         let bounds = held.into_iter().chain(state.kept_from);
+        let bounds = bounds.filter(|_| !planted!(CollectsHeld));
         let before = bounds.fold(before, TxnId::min);
         state.oldest = state.oldest.max(before);
         state.oldest
@@ -116,6 +117,15 @@ impl Collected {
         self.versions.store(oldest.0, Ordering::Release);
         self.rounds.store(rounds_before.0, Ordering::Release);
     }
+
+    pub(super) fn version_filter(&self) -> VersionFilter {
+        let oldest = TxnId(self.versions.load(Ordering::Acquire));
+        VersionFilter { oldest, document: Vec::new(), newer: None }
+    }
+
+    pub(super) fn round_filter(&self) -> RoundFilter {
+        RoundFilter { before: Hlc(self.rounds.load(Ordering::Acquire)) }
+    }
 }
 
 /// Makes filters for table `versions`.
@@ -125,11 +135,7 @@ impl CompactionFilterFactory for VersionFilters {
     type Filter = VersionFilter;
 
     fn create(&mut self, _: CompactionFilterContext) -> VersionFilter {
-        VersionFilter {
-            oldest: TxnId(self.0.versions.load(Ordering::Acquire)),
-            document: Vec::new(),
-            newer: None,
-        }
+        self.0.version_filter()
     }
 
     fn name(&self) -> &CStr {
@@ -146,16 +152,22 @@ pub(super) struct VersionFilter {
     newer: Option<TxnId>,
 }
 
-impl CompactionFilter for VersionFilter {
-    fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> Decision {
-        let Some((document, txn)) = split_version_key(key) else { return Decision::Keep };
+impl VersionFilter {
+    /// Whether the version of this key stays.
+    pub(super) fn keeps(&mut self, key: &[u8]) -> bool {
+        let Some((document, txn)) = split_version_key(key) else { return true };
         if self.document != document {
             self.document.clear();
             self.document.extend_from_slice(document);
             self.newer = None;
         }
-        let superseded = self.newer.replace(txn).is_some_and(|newer| newer <= self.oldest);
-        if superseded { Decision::Remove } else { Decision::Keep }
+        !self.newer.replace(txn).is_some_and(|newer| newer <= self.oldest)
+    }
+}
+
+impl CompactionFilter for VersionFilter {
+    fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> Decision {
+        if self.keeps(key) { Decision::Keep } else { Decision::Remove }
     }
 
     fn name(&self) -> &CStr {
@@ -170,7 +182,7 @@ impl CompactionFilterFactory for RoundFilters {
     type Filter = RoundFilter;
 
     fn create(&mut self, _: CompactionFilterContext) -> RoundFilter {
-        RoundFilter { before: Hlc(self.0.rounds.load(Ordering::Acquire)) }
+        self.0.round_filter()
     }
 
     fn name(&self) -> &CStr {
@@ -184,12 +196,16 @@ pub(super) struct RoundFilter {
     before: Hlc,
 }
 
+impl RoundFilter {
+    /// Whether this outcome stays.
+    pub(super) fn keeps(&self, value: &[u8]) -> bool {
+        outcome_time(value).is_none_or(|time| time >= self.before)
+    }
+}
+
 impl CompactionFilter for RoundFilter {
     fn filter(&mut self, _level: u32, _key: &[u8], value: &[u8]) -> Decision {
-        match outcome_time(value) {
-            Some(time) if time < self.before => Decision::Remove,
-            _ => Decision::Keep,
-        }
+        if self.keeps(value) { Decision::Keep } else { Decision::Remove }
     }
 
     fn name(&self) -> &CStr {

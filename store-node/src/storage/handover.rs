@@ -8,11 +8,11 @@ use std::ops::ControlFlow;
 
 use anabranch_core::ids::TxnId;
 use bytes::Bytes;
-use rocksdb::ReadOptions;
 
+use super::engine::{Family, Scope};
 use super::progress::{Progress, decode_progress};
 use super::values::outcome_txn;
-use super::{ROUNDS, Storage, keys};
+use super::{Storage, keys};
 use crate::error::Error;
 
 /// A table that is handed over.
@@ -37,7 +37,7 @@ pub(crate) struct Entry {
 impl Storage {
     /// How far the store is now.
     pub(crate) fn progress(&self) -> Result<Progress, Error> {
-        let stored = self.db.get(keys::PROGRESS).map_err(|error| self.failed("read", error))?;
+        let stored = self.read_once(keys::PROGRESS)?;
         decode_progress(&stored.unwrap_or_default())
     }
 
@@ -70,9 +70,7 @@ impl Storage {
         after: &[u8],
         mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        let mut options = ReadOptions::default();
-        options.set_total_order_seek(true);
-        let mut rounds = self.db.raw_iterator_cf_opt(self.table(ROUNDS), options);
+        let mut rounds = self.engine.cursor(Family::Rounds, Scope::Below(None));
         rounds.seek(after);
         while let Some((key, value)) = rounds.item() {
             let txn = outcome_txn(value)

@@ -7,6 +7,7 @@
 
 mod batch;
 mod collect;
+mod engine;
 mod handover;
 mod keys;
 mod open;
@@ -26,13 +27,15 @@ use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_journal::Offset;
 use parking_lot::Mutex;
-use rocksdb::{ColumnFamily, DB, FlushOptions, WriteOptions};
 
 use self::collect::Collected;
+use self::engine::{Engine, Family};
 use crate::error::Error;
 
 pub(crate) use self::batch::Batch;
 pub(crate) use self::collect::{History, Hold};
+#[cfg(any(test, feature = "simulation"))]
+pub use self::engine::MemoryDisk;
 pub(crate) use self::handover::{Entry, Table};
 pub(crate) use self::open::{Head, Opened, StoreOptions};
 pub(crate) use self::progress::{Progress, SliceRead};
@@ -43,17 +46,10 @@ pub(crate) use self::values::{
     FORGOTTEN, IndexedChange, Outcome, STATE_PREFIX, Version, decode_version,
 };
 
-/// Column families; `default` has what there is once.
-const VERSIONS: &str = "versions";
-const CHANGES: &str = "changes";
-const ROUNDS: &str = "rounds";
-const TABLES: [&str; 4] = ["default", VERSIONS, CHANGES, ROUNDS];
-
 /// An open store.
 pub(crate) struct Storage {
-    db: DB,
+    engine: Engine,
     path: PathBuf,
-    write_options: WriteOptions,
     history: Arc<History>,
     collected: Arc<Collected>,
     /// What the last batch said; a flush that begins now makes it durable.
@@ -112,7 +108,7 @@ impl Storage {
     /// as forgotten whether a compaction has dropped it already or not: else replicas would
     /// disagree about what a repeated round does (ST-2).
     pub(crate) fn outcome(&self, round: RoundId, now: Hlc) -> Result<Option<Outcome>, Error> {
-        let found = self.db.get_pinned_cf(self.table(ROUNDS), round.0.as_bytes());
+        let found = self.engine.get(Family::Rounds, round.0.as_bytes());
         let value = found.map_err(|error| self.failed("read a round", error))?;
         let outcome = value.map(|value| values::decode_outcome(&value)).transpose()?;
         Ok(outcome.filter(|outcome| self.remembers(outcome.time, now)))
@@ -126,10 +122,7 @@ impl Storage {
     /// Makes everything that was written durable.
     pub(crate) fn flush(&self) -> Result<(), Error> {
         let Written { positions, oldest_readable, time } = self.written.lock().clone();
-        let mut options = FlushOptions::default();
-        options.set_wait(true);
-        let tables = TABLES.map(|table| self.table(table));
-        self.db.flush_cfs_opt(&tables, &options).map_err(|error| self.failed("flush", error))?;
+        self.engine.flush().map_err(|error| self.failed("flush", error))?;
         let mut durable = self.durable.lock();
         if positions.next >= durable.next {
             *durable = positions;
@@ -143,8 +136,15 @@ impl Storage {
         Ok(())
     }
 
-    fn table(&self, name: &str) -> &ColumnFamily {
-        self.db.cf_handle(name).expect("every table was opened")
+    /// Drops what may be dropped.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn compact(&self) {
+        self.engine.compact(&self.collected);
+    }
+
+    /// What there is once.
+    fn read_once(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.engine.get(Family::Default, key).map_err(|error| self.failed("read", error))
     }
 
     fn failed(&self, action: &'static str, source: rocksdb::Error) -> Error {

@@ -11,18 +11,18 @@ use std::sync::atomic::AtomicU64;
 use anabranch_core::ids::ActorId;
 use anabranch_core::keyspace::SliceCount;
 use parking_lot::Mutex;
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, LogLevel, Options,
-    ReadOptions, SliceTransform, WriteBatch, WriteOptions,
-};
+use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options, SliceTransform};
 use serde::{Deserialize, Serialize};
 
 use super::collect::{Collected, History, RoundFilters, VersionFilters};
+use super::engine::{Disk, Engine, Family, Scope};
+#[cfg(any(test, feature = "simulation"))]
+use super::engine::{Memory, MemoryDisk};
 use super::progress::{Progress, encode_progress};
 use super::timeline::{Sample, Timeline};
 use super::unfinished::Unfinished;
 use super::values::decode_txn;
-use super::{CHANGES, ROUNDS, Storage, TABLES, VERSIONS, Written, keys};
+use super::{Storage, Written, keys};
 use crate::config::StoreNodeConfig;
 use crate::error::Error;
 use crate::log::Log;
@@ -77,19 +77,31 @@ struct Identity {
 impl Storage {
     /// Opens the store of what is owned of a log, or makes it.
     pub(crate) fn open(options: &StoreOptions, log: &Log) -> Result<Opened, Error> {
-        let path = options.path.clone();
-        refuse_foreign(&path)?;
         let collected = Arc::new(Collected::default());
-        let tables = table_options(options, &collected)
-            .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
-        let db = DB::open_cf_descriptors(&db_options(), &path, tables)
-            .map_err(|error| opening(&path, error))?;
-        let mut write_options = WriteOptions::default();
-        write_options.disable_wal(true);
+        let engine = open_disk(options, &collected)?;
+        Storage::load_or_create(engine, collected, options, log)
+    }
+
+    /// Opens the store on a disk in memory, or makes it.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn open_in_memory(
+        disk: &MemoryDisk,
+        options: &StoreOptions,
+        log: &Log,
+    ) -> Result<Opened, Error> {
+        let engine = Engine::Memory(Memory::open(disk));
+        Storage::load_or_create(engine, Arc::default(), options, log)
+    }
+
+    fn load_or_create(
+        engine: Engine,
+        collected: Arc<Collected>,
+        options: &StoreOptions,
+        log: &Log,
+    ) -> Result<Opened, Error> {
         let mut storage = Storage {
-            db,
-            path,
-            write_options,
+            engine,
+            path: options.path.clone(),
             history: Arc::default(),
             collected,
             written: Mutex::default(),
@@ -121,13 +133,11 @@ impl Storage {
         let progress = Progress::start(identity.slices.get());
         let mut encoded = vec![1];
         serde_json::to_writer(&mut encoded, identity).expect("an identity always encodes");
-        let mut batch = WriteBatch::default();
-        batch.put(keys::IDENTITY, encoded);
-        batch.put(keys::PROGRESS, encode_progress(&progress));
-        batch.put(keys::FORMAT, FORMAT_VERSION.to_be_bytes());
-        self.db
-            .write_opt(batch, &self.write_options)
-            .map_err(|error| self.failed("write", error))?;
+        let mut writes = self.engine.writes(1024);
+        writes.put(Family::Default, keys::IDENTITY, encoded);
+        writes.put(Family::Default, keys::PROGRESS, encode_progress(&progress));
+        writes.put(Family::Default, keys::FORMAT, FORMAT_VERSION.to_be_bytes());
+        self.engine.write(writes).map_err(|error| self.failed("write", error))?;
         self.flush()?;
         Ok(progress)
     }
@@ -177,10 +187,6 @@ impl Storage {
         ))
     }
 
-    fn read_once(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.db.get(key).map_err(|error| self.failed("read", error))
-    }
-
     /// How many ranges of transactions are lost.
     fn count_lost_ranges(&self) -> Result<u64, Error> {
         self.count_once(keys::lost_ranges())
@@ -188,12 +194,10 @@ impl Storage {
 
     /// How many keys lie in a range of what there is once.
     pub(super) fn count_once(&self, (from, to): (Vec<u8>, Vec<u8>)) -> Result<u64, Error> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_range(from..to);
-        let mut found = self.db.raw_iterator_opt(options);
+        let mut found = self.engine.cursor(Family::Default, Scope::Within(from..to));
         found.seek_to_first();
         let mut count = 0;
-        while found.valid() {
+        while found.item().is_some() {
             count += 1;
             found.next();
         }
@@ -202,10 +206,8 @@ impl Storage {
 
     fn read_timeline(&self) -> Result<Timeline, Error> {
         let (from, to) = keys::timeline_range();
-        let mut options = ReadOptions::default();
-        options.set_iterate_range(from..to);
         let mut samples = Vec::new();
-        let mut found = self.db.raw_iterator_opt(options);
+        let mut found = self.engine.cursor(Family::Default, Scope::Within(from..to));
         found.seek_to_first();
         while let Some((key, value)) = found.item() {
             let time = keys::split_timeline_key(key).ok_or_else(|| {
@@ -217,6 +219,14 @@ impl Storage {
         found.status().map_err(|error| self.failed("read", error))?;
         Ok(Timeline::new(samples))
     }
+}
+
+/// Opens RocksDB in a directory, or makes it.
+fn open_disk(options: &StoreOptions, collected: &Arc<Collected>) -> Result<Engine, Error> {
+    let path = &options.path;
+    refuse_foreign(path)?;
+    let disk = Disk::open(&db_options(), path, table_options(options, collected));
+    disk.map(|disk| Engine::Disk(Box::new(disk))).map_err(|error| opening(path, error))
 }
 
 /// Refuses a directory that holds something else. A store whose making was interrupted has some
@@ -248,7 +258,7 @@ fn refuse_foreign(path: &Path) -> Result<(), Error> {
     }
     let found = DB::list_cf(&Options::default(), path).map_err(|error| opening(path, error))?;
     let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();
-    let known = BTreeSet::from(TABLES);
+    let known = BTreeSet::from(Family::ALL.map(Family::name));
     if found == known {
         return Ok(());
     }
@@ -295,11 +305,8 @@ enum Bloom {
     Prefixes,
 }
 
-/// One set of options for each of [`TABLES`].
-fn table_options(
-    options: &StoreOptions,
-    collected: &Arc<Collected>,
-) -> [(&'static str, Options); 4] {
+/// One set of options for each table.
+fn table_options(options: &StoreOptions, collected: &Arc<Collected>) -> [(Family, Options); 4] {
     let cache = Cache::new_lru_cache(options.block_cache_bytes);
     let table = |bloom: Option<Bloom>, block_bytes: usize| {
         let mut blocks = BlockBasedOptions::default();
@@ -342,5 +349,10 @@ fn table_options(
     rounds.set_compaction_filter_factory(RoundFilters(Arc::clone(collected)));
     let mut default = table(None, 4 << 10);
     default.set_write_buffer_size(4 << 20);
-    [("default", default), (VERSIONS, versions), (CHANGES, changes), (ROUNDS, rounds)]
+    [
+        (Family::Default, default),
+        (Family::Versions, versions),
+        (Family::Changes, changes),
+        (Family::Rounds, rounds),
+    ]
 }

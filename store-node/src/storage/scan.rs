@@ -4,10 +4,10 @@ use std::ops::{ControlFlow, Range};
 
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
-use rocksdb::{DBRawIterator, ReadOptions};
 
+use super::engine::{Cursor, Family, Scope};
 use super::values::{IndexedChange, Version, decode_changes, decode_version};
-use super::{CHANGES, Storage, VERSIONS, keys};
+use super::{Storage, keys};
 use crate::error::Error;
 
 /// How many versions are stepped over before the rest of a document is jumped over.
@@ -19,7 +19,7 @@ pub(super) type Visit = Result<ControlFlow<()>, Error>;
 /// The newest version of one document after the other, as of when this was made.
 pub(crate) struct NewestVersions<'a> {
     storage: &'a Storage,
-    versions: DBRawIterator<'a>,
+    versions: Cursor<'a>,
     key: Vec<u8>,
 }
 
@@ -28,13 +28,13 @@ impl NewestVersions<'_> {
     pub(crate) fn get(&mut self, id: &[u8]) -> Result<Option<Version<'_>>, Error> {
         keys::set_version(&mut self.key, id, TxnId(u64::MAX));
         self.versions.seek(&self.key);
-        if !self.versions.valid() {
-            let status = self.versions.status();
-            return status.map(|()| None).map_err(|error| self.storage.failed("read", error));
-        }
         match self.versions.item() {
             Some((key, value)) if split(key)?.0 == id => decode_version(value).map(Some),
-            _ => Ok(None),
+            Some(_) => Ok(None),
+            None => {
+                let status = self.versions.status();
+                status.map(|()| None).map_err(|error| self.storage.failed("read", error))
+            }
         }
     }
 }
@@ -51,9 +51,7 @@ pub(crate) struct FeedPosition {
 impl Storage {
     /// Reads the newest versions as they are now.
     pub(crate) fn newest_versions(&self) -> NewestVersions<'_> {
-        let mut options = ReadOptions::default();
-        options.set_prefix_same_as_start(true);
-        let versions = self.db.raw_iterator_cf_opt(self.table(VERSIONS), options);
+        let versions = self.engine.cursor(Family::Versions, Scope::Prefix);
         NewestVersions { storage: self, versions, key: Vec::with_capacity(128) }
     }
 
@@ -65,9 +63,7 @@ impl Storage {
         at: TxnId,
         read: impl FnOnce(TxnId, &[u8]) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
-        let mut options = ReadOptions::default();
-        options.set_prefix_same_as_start(true);
-        let mut versions = self.db.raw_iterator_cf_opt(self.table(VERSIONS), options);
+        let mut versions = self.engine.cursor(Family::Versions, Scope::Prefix);
         versions.seek(keys::version_key(id, at));
         versions.status().map_err(|error| self.failed("read", error))?;
         let Some((key, value)) = versions.item() else { return Ok(None) };
@@ -106,12 +102,8 @@ impl Storage {
         mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> Visit,
     ) -> Result<(), Error> {
         let start = after.map_or_else(|| prefix.to_vec(), past_document);
-        let mut options = ReadOptions::default();
-        options.set_total_order_seek(true);
-        if let Some(end) = keys::after_prefix(prefix) {
-            options.set_iterate_upper_bound(end);
-        }
-        let mut versions = self.db.raw_iterator_cf_opt(self.table(VERSIONS), options);
+        let scope = Scope::Below(keys::after_prefix(prefix));
+        let mut versions = self.engine.cursor(Family::Versions, scope);
         versions.seek(start);
         // The document that was decided last, and how many of its versions were passed since.
         let mut decided: Vec<u8> = Vec::new();
@@ -154,9 +146,7 @@ impl Storage {
     ) -> Result<(), Error> {
         let range: Range<Vec<u8>> =
             keys::change_key(from.txn, from.chunk).to_vec()..keys::change_prefix(until).to_vec();
-        let mut options = ReadOptions::default();
-        options.set_iterate_range(range);
-        let mut chunks = self.db.raw_iterator_cf_opt(self.table(CHANGES), options);
+        let mut chunks = self.engine.cursor(Family::Changes, Scope::Within(range));
         // Looked at after the iterator was made: see `feed_start`.
         let start = self.feed_start();
         if from.txn < start {

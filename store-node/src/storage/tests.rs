@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anabranch_core::ids::{ActorId, TxnId};
 use anabranch_core::keyspace::{Intervals, SliceCount};
-use rocksdb::{DB, ReadOptions};
+use rocksdb::DB;
 use uuid::Uuid;
 
 use super::{
@@ -14,21 +14,20 @@ use crate::error::Error;
 use crate::log::Log;
 
 impl Storage {
-    /// Compacts everything.
-    pub(crate) fn compact_for_test(&self) {
-        for table in [VERSIONS, CHANGES, ROUNDS] {
-            self.db.compact_range_cf(self.table(table), None::<&[u8]>, None::<&[u8]>);
-        }
+    /// Writes a key as nothing else would, and makes it durable.
+    fn put_for_test(&self, family: Family, key: &[u8], value: &[u8]) {
+        let mut writes = self.engine.writes(64);
+        writes.put(family, key, value);
+        self.engine.write(writes).unwrap();
+        self.engine.flush().unwrap();
     }
 
     /// The versions of a document, newest first.
     pub(crate) fn versions_for_test(&self, id: &[u8]) -> Vec<TxnId> {
-        let mut options = ReadOptions::default();
-        options.set_prefix_same_as_start(true);
-        let mut found = self.db.raw_iterator_cf_opt(self.table(VERSIONS), options);
+        let mut found = self.engine.cursor(Family::Versions, Scope::Prefix);
         let mut versions = Vec::new();
         found.seek(keys::version_key(id, TxnId(u64::MAX)));
-        while let Some(key) = found.key() {
+        while let Some((key, _)) = found.item() {
             versions.push(keys::split_version_key(key).unwrap().1);
             found.next();
         }
@@ -37,26 +36,26 @@ impl Storage {
 
     /// Makes the newest version of a document one that does not decode; or takes it away again.
     pub(crate) fn spoil_for_test(&self, id: &[u8], spoil: bool) {
-        let (table, key) = (self.table(VERSIONS), keys::version_key(id, TxnId(u64::MAX)));
-        if spoil {
-            self.db.put_cf_opt(table, key, b"spoilt", &self.write_options).unwrap();
-        } else {
-            self.db.delete_cf_opt(table, key, &self.write_options).unwrap();
+        let key = keys::version_key(id, TxnId(u64::MAX));
+        let mut writes = self.engine.writes(64);
+        match spoil {
+            true => writes.put(Family::Versions, key, b"spoilt"),
+            false => writes.delete(Family::Versions, key),
         }
+        self.engine.write(writes).unwrap();
     }
 
     /// How many lost parts are recorded.
-    pub(crate) fn lost_parts_for_test(&self) -> u64 {
-        self.count_once(keys::lost_range()).unwrap()
-    }
-}
-
-fn options(path: &Path) -> StoreOptions {
-    StoreOptions {
-        path: path.to_owned(),
-        write_buffer_bytes: 1 << 20,
-        block_cache_bytes: 1 << 20,
-        round_retention_ms: 1,
+    pub(crate) fn lost_parts_for_test(&self) -> usize {
+        let (from, to) = keys::lost_range();
+        let mut found = self.engine.cursor(Family::Default, Scope::Within(from..to));
+        found.seek_to_first();
+        let mut count = 0;
+        while found.item().is_some() {
+            count += 1;
+            found.next();
+        }
+        count
     }
 }
 
@@ -107,7 +106,7 @@ fn a_store_in_use_is_refused() {
 fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path(), 1, 16).unwrap();
-    opened.storage.db.put(keys::FORMAT, 2_u32.to_be_bytes()).unwrap();
+    opened.storage.put_for_test(Family::Default, keys::FORMAT, &2_u32.to_be_bytes());
     drop(opened);
     assert!(refusal(dir.path()).contains("has format 2; this program knows format 1"));
 }
@@ -141,7 +140,7 @@ fn a_store_whose_making_was_interrupted_is_made_anew() {
 fn broken_progress_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path(), 1, 16).unwrap();
-    opened.storage.db.put(keys::PROGRESS, b"\x01short").unwrap();
+    opened.storage.put_for_test(Family::Default, keys::PROGRESS, b"\x01short");
     drop(opened);
     assert!(matches!(open(dir.path(), 1, 16), Err(Error::CorruptStore(_))));
 }
@@ -163,7 +162,7 @@ fn a_version_is_dropped_only_once_what_gave_it_up_is_durable() {
     storage.flush().unwrap();
     write(5, 4);
     let versions = || {
-        storage.compact_for_test();
+        storage.compact();
         storage.versions_for_test(b"document").into_iter().map(|txn| txn.0).collect::<Vec<_>>()
     };
     assert_eq!(versions(), [5, 4, 3, 2, 1, 0]);

@@ -7,9 +7,10 @@ use anabranch_core::ids::TxnId;
 use bytes::{Buf, BufMut, TryGetError};
 
 use super::batch::Batch;
+use super::engine::Family;
 use super::handover::{Entry, Table};
 use super::progress::{Progress, decode_progress, encode_progress};
-use super::{ROUNDS, Storage, VERSIONS, keys};
+use super::{Storage, keys};
 use crate::error::Error;
 
 const VERSION: u8 = 1;
@@ -39,7 +40,7 @@ impl Unfinished {
 impl Storage {
     /// The backfill that has begun, if there is one.
     pub(crate) fn unfinished(&self) -> Result<Option<Unfinished>, Error> {
-        let stored = self.db.get(keys::UNFINISHED).map_err(|error| self.failed("read", error))?;
+        let stored = self.read_once(keys::UNFINISHED)?;
         stored.map(|stored| decode(&stored)).transpose()
     }
 }
@@ -47,20 +48,20 @@ impl Storage {
 impl Batch<'_> {
     /// How far a backfill is.
     pub(crate) fn put_unfinished(&mut self, unfinished: &Unfinished) {
-        self.batch.put(keys::UNFINISHED, encode(unfinished));
+        self.writes.put(Family::Default, keys::UNFINISHED, encode(unfinished));
     }
 
     /// The backfill is finished.
     pub(crate) fn end_unfinished(&mut self) {
-        self.batch.delete(keys::UNFINISHED);
+        self.writes.delete(Family::Default, keys::UNFINISHED);
     }
 
     /// Takes back what another replica handed over.
     pub(crate) fn remove_entry(&mut self, table: Table, key: &[u8], txn: TxnId) {
         match table {
-            Table::Rounds => self.batch.delete_cf(self.storage.table(ROUNDS), key),
+            Table::Rounds => self.writes.delete(Family::Rounds, key),
             Table::Versions => {
-                self.batch.delete_cf(self.storage.table(VERSIONS), keys::version_key(key, txn));
+                self.writes.delete(Family::Versions, keys::version_key(key, txn));
             }
         }
     }
@@ -68,9 +69,7 @@ impl Batch<'_> {
     /// What another replica handed over.
     pub(crate) fn put_entry(&mut self, table: Table, entry: &Entry) {
         match table {
-            Table::Rounds => {
-                self.batch.put_cf(self.storage.table(ROUNDS), &entry.key, &entry.value);
-            }
+            Table::Rounds => self.writes.put(Family::Rounds, &entry.key, &entry.value),
             Table::Versions => self.put_version(&entry.key, entry.txn, &entry.value),
         }
     }

@@ -26,7 +26,6 @@ use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_store_node::{Configurations, StoreNodeConfig, run};
-use tonic::transport::Channel;
 
 /// How long something that has to happen may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,7 +66,7 @@ pub fn config(data_dir: &Path) -> StoreNodeConfig {
 
 /// A node that runs.
 pub struct Node {
-    pub client: StoreNodeClient<Channel>,
+    pub client: StoreNodeClient<grpc::Transport>,
     pub readiness: Readiness,
     pub address: String,
     tasks: Tasks,
@@ -181,7 +180,7 @@ pub fn declared(configuration: Option<Configuration>) -> Configurations {
 }
 
 /// A client of a node.
-pub fn client(address: &str, tls: Option<&TlsFiles>) -> StoreNodeClient<Channel> {
+pub fn client(address: &str, tls: Option<&TlsFiles>) -> StoreNodeClient<grpc::Transport> {
     let channel = grpc::channel(address, tls).unwrap();
     StoreNodeClient::new(channel).max_decoding_message_size(64 << 20)
 }

@@ -355,7 +355,7 @@ fn retention_drops_changes_and_old_versions_by_the_logs_time() {
     assert_eq!(kept.first().unwrap().0, progress.feed_start);
     assert_eq!(kept.last().unwrap().0, end);
     storage.flush().unwrap();
-    storage.compact_for_test();
+    storage.compact();
     let versions = storage.versions_for_test(&id(1).to_bytes());
     assert!(*versions.last().unwrap() <= progress.oldest_readable, "the oldest snapshot has one");
     assert!(versions[versions.len() - 2] > progress.oldest_readable, "and no more than one");

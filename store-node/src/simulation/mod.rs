@@ -1,0 +1,254 @@
+//! A store node in a simulation: all of it but its threads, its disk and its sockets.
+//!
+//! Its store is in memory, with a disk that keeps what was flushed. What elsewhere are threads takes
+//! turns with everything else. A crash ends all of it where it is; the disk stays.
+
+mod bug;
+mod turns;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anabranch_core::cluster::Configuration;
+use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::{Intervals, Slice};
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::{Journal, Offset};
+use anabranch_runtime::admin::ReadyFlag;
+use anabranch_runtime::simulation::World;
+use anabranch_runtime::tasks::{TaskError, Tasks};
+use futures::FutureExt;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::apply::Ended;
+use crate::backfill::Reason;
+use crate::config::StoreNodeConfig;
+use crate::coordinate::Coordinator;
+use crate::error::Error;
+use crate::node::{StoreNode, Upkeep};
+use crate::rpc;
+use crate::status::Status;
+use crate::storage::{Positions, Storage};
+
+pub use self::bug::{Bug, plant};
+pub use crate::storage::MemoryDisk as Disk;
+
+pub(crate) use self::bug::is_planted;
+pub(crate) use self::turns::thread;
+
+/// How fast a node goes.
+#[derive(Debug)]
+pub struct Pace {
+    is_paused: AtomicBool,
+    rest_us: AtomicU64,
+}
+
+/// A node that runs.
+pub struct SimulatedNode {
+    name: String,
+    world: World,
+    tasks: Tasks,
+    storage: Arc<Storage>,
+    status: Arc<Status>,
+    coordinator: Coordinator,
+    owned: Intervals,
+    slices: Vec<Slice>,
+    pace: Arc<Pace>,
+}
+
+/// What a node is started with.
+pub struct NodeOptions {
+    /// It names the node.
+    pub config: StoreNodeConfig,
+    /// Whose log it applies.
+    pub identity: ClusterIdentity,
+    /// With addresses as they are from this node.
+    pub configuration: Configuration,
+    /// The log.
+    pub journal: Arc<dyn Journal>,
+    /// What it has of earlier lives.
+    pub disk: Disk,
+}
+
+/// How far a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Every transaction below this is applied.
+    pub next: TxnId,
+    /// The last one that was.
+    pub last: Option<TxnId>,
+    /// Whether it serves reads.
+    pub serves: bool,
+    /// The oldest snapshot that can be read.
+    pub oldest: TxnId,
+    /// How many ranges of transactions are lost.
+    pub lost_ranges: u64,
+}
+
+impl SimulatedNode {
+    /// Starts a node.
+    ///
+    /// # Errors
+    /// As [`StoreNode::open`].
+    pub fn start(world: &World, options: NodeOptions, ready: ReadyFlag) -> Result<Self, Error> {
+        let NodeOptions { config, identity, configuration, journal, disk } = options;
+        let name = config.node.as_ref().map(ToString::to_string).unwrap_or_default();
+        let (_, configurations) = watch::channel(Some(configuration));
+        let node = StoreNode::open_in_memory(config, identity, configurations, journal, &disk)?;
+        let (owned, slices) = (node.log().owned().clone(), node.log().read().to_vec());
+        let tasks = Tasks::default();
+        let (services, upkeep) = node.begin(&tasks, ready);
+        let (storage, status) =
+            (Arc::clone(&upkeep.apply.storage), Arc::clone(&upkeep.apply.status));
+        let coordinator = services.coordinator.clone();
+        world.network().listen(&name, rpc::routes(services));
+        let pace = Arc::new(Pace { is_paused: AtomicBool::new(false), rest_us: 5_000.into() });
+        let keeping_up = keep_up(upkeep, Arc::clone(&pace));
+        tasks.spawn("store-node-apply", async move { keeping_up.await.map_err(TaskError::from) });
+        let world = world.clone();
+        Ok(SimulatedNode { name, world, tasks, storage, status, coordinator, owned, slices, pace })
+    }
+
+    /// Ends it where it is.
+    pub fn crash(self) {
+        self.world.network().close(&self.name);
+        self.tasks.crash();
+    }
+
+    /// The task that has failed, if one has: then the process would have ended.
+    pub fn failed(&self) -> Option<&'static str> {
+        self.tasks.failed()
+    }
+
+    /// Why nothing more will be applied, if that is so.
+    pub fn halted(&self) -> Option<String> {
+        self.status.applied().halted.map(|reason| reason.to_string())
+    }
+
+    /// What it needs of the log after a crash: from which transaction on, and from where on of each
+    /// slice that it reads.
+    pub fn needs(&self) -> (TxnId, BTreeMap<Slice, Offset>) {
+        let Positions { next, slices } = self.storage.durable();
+        let read = self.slices.iter().map(|slice| (*slice, slices[usize::from(slice.0)]));
+        (next, read.collect())
+    }
+
+    /// The oldest snapshot that it reads for clients now.
+    pub fn reads_from(&self) -> Option<TxnId> {
+        self.coordinator.reads_from()
+    }
+
+    /// How fast it goes.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// Its part of the keyspace.
+    pub fn owned(&self) -> &Intervals {
+        &self.owned
+    }
+
+    /// How far it is.
+    pub fn standing(&self) -> Standing {
+        let applied = self.status.applied();
+        Standing {
+            next: applied.next,
+            last: applied.last,
+            serves: applied.caught_up,
+            oldest: self.storage.history().oldest(),
+            lost_ranges: self.status.lost_ranges(),
+        }
+    }
+
+    /// The newest timestamp at which it would begin a read.
+    pub fn stable(&self) -> Option<TxnId> {
+        self.coordinator.stable().now_or_never()?.ok()?
+    }
+
+    /// All documents of a snapshot, as they are stored.
+    ///
+    /// # Errors
+    /// If the store is broken.
+    pub fn documents(&self, at: TxnId) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
+        let mut found = BTreeMap::new();
+        self.storage.documents(&[], None, at, |id, _, state| {
+            found.insert(id.to_vec(), state.to_vec());
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    /// Makes what was applied durable.
+    ///
+    /// # Errors
+    /// If the store is broken.
+    pub fn flush(&self) -> Result<(), Error> {
+        self.storage.flush()
+    }
+
+    /// Drops what may be dropped.
+    pub fn compact(&self) {
+        self.storage.compact();
+    }
+}
+
+impl Pace {
+    /// It stands still, but for what it answers; or goes on.
+    pub fn pause(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::Relaxed);
+    }
+
+    /// How long it rests between two looks at the log, in microseconds.
+    pub fn rest_for(&self, rest_us: u64) {
+        self.rest_us.store(rest_us, Ordering::Relaxed);
+    }
+
+    async fn rest(&self) {
+        loop {
+            sleep(Duration::from_micros(self.rest_us.load(Ordering::Relaxed))).await;
+            if !self.is_paused.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+}
+
+/// As [`Upkeep::run`], in turns.
+async fn keep_up(upkeep: Upkeep, pace: Arc<Pace>) -> Result<(), Error> {
+    let mut reason = upkeep.first_reason();
+    let Upkeep { apply, mut backfill, mut head, .. } = upkeep;
+    loop {
+        if let Some(reason) = reason.take() {
+            let run = move || {
+                let done = backfill.run(head, reason);
+                (backfill, done)
+            };
+            let (back, done) = turns::on_thread(run).await;
+            backfill = back;
+            head = match done {
+                Ok(head) => head,
+                Err(Error::Shutdown) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+        }
+        let mut applying = apply.begin(head, Duration::ZERO);
+        let ended = loop {
+            pace.rest().await;
+            match applying.step()? {
+                Ok(still) => applying = still,
+                Err(ended) => break ended,
+            }
+        };
+        match ended {
+            Ended::ForGood => return Ok(()),
+            Ended::Trimmed(here, trimmed) => {
+                head = *here;
+                reason = Some(Reason::Trimmed(trimmed));
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! What must never happen, looked for all through a run and at its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::ids::{RoundId, TxnId};
+use anabranch_core::keyspace::{Position, Slice};
+use anabranch_journal::{Journal, ReadFrom, TopicPartition};
+use anabranch_schemas::records::ChangesRecord;
+use anabranch_store_node::simulation::SimulatedNode;
+
+use crate::cluster::{Cluster, Node, pause};
+use crate::readers::told;
+
+/// How often it is looked, in milliseconds, and one look in how many is at all documents.
+const LOOK_MS: u64 = 50;
+const DOCUMENTS_EVERY: u64 = 10;
+/// How long a cluster may take to come to rest, in milliseconds.
+const PATIENCE_MS: u64 = 60_000;
+
+/// What was seen of a node so far.
+#[derive(Default)]
+struct Seen {
+    stable: Option<TxnId>,
+}
+
+/// Looks for as long as the run lasts.
+pub(crate) async fn watch(cluster: Arc<Cluster>) {
+    let mut seen: BTreeMap<_, Seen> = BTreeMap::new();
+    for look in 0_u64.. {
+        pause(LOOK_MS).await;
+        cluster.follow();
+        for node in &cluster.nodes {
+            let running = node.running.lock();
+            let Some(running) = &*running else { continue };
+            look_at(&cluster, node, running, seen.entry(node.name.clone()).or_default());
+            if look.is_multiple_of(DOCUMENTS_EVERY) {
+                check_documents(&cluster, node, running);
+            }
+        }
+        if cluster.mix.name == "calm" {
+            check_reads_are_kept(&cluster);
+        }
+        if cluster.violation().is_some() {
+            return;
+        }
+    }
+}
+
+fn look_at(cluster: &Cluster, node: &Node, running: &SimulatedNode, seen: &mut Seen) {
+    let name = &node.name;
+    if let Some(task) = running.failed() {
+        cluster.violate(&format!("{name}: its task '{task}' has failed"));
+    }
+    if let Some(reason) = running.halted() {
+        cluster.violate(&format!("{name} has halted: {reason}"));
+    }
+    if running.standing().lost_ranges > 0 && !cluster.may_lose() {
+        cluster.violate(&format!("ST-5: {name} declares lost what another replica has"));
+    }
+    // Who has not seen the log's end yet answers nothing.
+    let Some(stable) = running.stable() else { return };
+    if seen.stable.is_some_and(|before| stable < before) {
+        let before = seen.stable;
+        cluster.violate(&format!("ST-3: at {name} {stable} is stable, and {before:?} was before"));
+    }
+    seen.stable = seen.stable.max(Some(stable));
+}
+
+/// The documents of a node, at its newest and its oldest snapshot (ST-1, ST-2, ST-5).
+fn check_documents(cluster: &Cluster, node: &Node, running: &SimulatedNode) {
+    let standing = running.standing();
+    let Some(last) = standing.last.filter(|_| standing.lost_ranges == 0) else { return };
+    for at in BTreeSet::from([last, standing.oldest]) {
+        if at > last {
+            continue;
+        }
+        let found = match running.documents(at) {
+            Ok(found) => found,
+            Err(error) => return cluster.violate(&format!("ST-1: {}: {error}", node.name)),
+        };
+        let model = cluster.model.lock();
+        let owned = |id: &[u8]| running.owned().contains(Position::of(id));
+        let expected: BTreeMap<_, _> = model
+            .documents(at)
+            .filter(|(id, _)| owned(id))
+            .map(|(id, stored)| (id.clone(), stored.to_vec()))
+            .collect();
+        drop(model);
+        if found != expected {
+            let (name, found, expected) = (&node.name, told(&found), told(&expected));
+            cluster.violate(&format!(
+                "ST-1, ST-2, ST-5: {name} has at {at}: {found}; and the log says: {expected}"
+            ));
+        }
+    }
+}
+
+/// Nobody gives up what anybody reads, where all hear each other.
+fn check_reads_are_kept(cluster: &Cluster) {
+    let running: Vec<_> = cluster.nodes.iter().map(|node| node.running.lock()).collect();
+    let read: Vec<_> =
+        running.iter().flat_map(|node| node.as_ref().and_then(SimulatedNode::reads_from)).collect();
+    let Some(oldest_read) = read.into_iter().min() else { return };
+    for (node, running) in cluster.nodes.iter().zip(&running) {
+        let oldest = running.as_ref().map(|running| running.standing().oldest);
+        if let Some(oldest) = oldest.filter(|oldest| *oldest > oldest_read) {
+            let name = &node.name;
+            cluster.violate(&format!("ST-4: {name} keeps {oldest} on; {oldest_read} is read"));
+        }
+    }
+}
+
+/// Waits until all nodes have come to the end of the log and everybody knows, and all changes are
+/// captured.
+pub(crate) async fn rest(cluster: &Cluster) {
+    let began = cluster.world.elapsed_ms();
+    loop {
+        cluster.follow();
+        let Some(last) = cluster.model.lock().last() else { return };
+        let behind = cluster.nodes.iter().find_map(|node| behind(node, last));
+        let behind = behind.or_else(|| captured_behind(cluster, last));
+        let Some(behind) = behind else { return };
+        if cluster.world.elapsed_ms() - began > PATIENCE_MS {
+            return cluster.violate(&format!("it does not come to rest: {behind}"));
+        }
+        if cluster.violation().is_some() {
+            return;
+        }
+        pause(50).await;
+    }
+}
+
+/// What a node still lacks.
+fn behind(node: &Node, last: TxnId) -> Option<String> {
+    let running = node.running.lock();
+    let Some(running) = &*running else { return Some(format!("{} is dead", node.name)) };
+    let standing = running.standing();
+    let stable = running.stable();
+    let has_all = standing.serves && standing.next > last && stable >= Some(last);
+    (!has_all).then(|| format!("{}: {standing:?}, stable {stable:?}, not {last}", node.name))
+}
+
+fn captured_behind(cluster: &Cluster, last: TxnId) -> Option<String> {
+    let marked = cluster.identity.slices.all().map(|slice| captured(cluster, slice).marked);
+    let marked = marked.min().flatten();
+    (marked < Some(last)).then(|| format!("changes are captured up to {marked:?}, not {last}"))
+}
+
+/// What stands in a slice of topic `changes`.
+#[derive(Default)]
+struct Captured {
+    /// What changed which document, in order.
+    changes: Vec<(TxnId, Vec<u8>)>,
+    /// After how many changes a mark stands, and what it says.
+    marks: Vec<(usize, TxnId)>,
+    lost: Vec<(TxnId, TxnId)>,
+    marked: Option<TxnId>,
+}
+
+fn captured(cluster: &Cluster, slice: Slice) -> Captured {
+    let at = TopicPartition::new(cluster.identity.name.changes(), slice.0);
+    let reader = cluster.log.reader(&[(at, ReadFrom::Start)]);
+    let mut reader = reader.expect("the topic is there");
+    let mut captured = Captured::default();
+    loop {
+        let records = reader.poll(Duration::ZERO).expect("nothing of it is trimmed");
+        if records.is_empty() {
+            return captured;
+        }
+        for record in records {
+            let value = record.value.expect("a record of changes has a value");
+            match ChangesRecord::decode(&value).expect("a record of changes decodes") {
+                ChangesRecord::Change(change) => {
+                    captured.changes.push((change.txn, change.id().to_bytes()));
+                }
+                ChangesRecord::Resolved(mark) => {
+                    captured.marks.push((captured.changes.len(), mark.txn));
+                    captured.marked = captured.marked.max(Some(mark.txn));
+                }
+                ChangesRecord::Lost(lost) => captured.lost.push((lost.from, lost.to)),
+            }
+        }
+    }
+}
+
+/// What has to hold once all is at rest.
+pub(crate) fn check_end(cluster: &Cluster, acknowledged: &[(RoundId, TxnId)]) {
+    for (round, txn) in acknowledged {
+        let first = cluster.model.lock().round(*round);
+        if first.is_none_or(|first| first > *txn) {
+            cluster.violate(&format!("IN-1: round {round:?} was acknowledged, and is not there"));
+        }
+    }
+    for node in &cluster.nodes {
+        let running = node.running.lock();
+        let Some(running) = &*running else { continue };
+        check_documents(cluster, node, running);
+    }
+    check_replicas(cluster);
+    for slice in cluster.identity.slices.all() {
+        check_changes(cluster, slice);
+    }
+}
+
+/// Replicas hold the same, also where something was lost (ST-2).
+fn check_replicas(cluster: &Cluster) {
+    let mut first: BTreeMap<usize, (&Node, BTreeMap<Vec<u8>, Vec<u8>>)> = BTreeMap::new();
+    for node in &cluster.nodes {
+        let running = node.running.lock();
+        let Some(running) = &*running else { continue };
+        let Some(last) = running.standing().last else { continue };
+        let found = running.documents(last).unwrap_or_default();
+        match first.get(&node.partition) {
+            Some((other, same)) if *same != found => {
+                let (one, two) = (&other.name, &node.name);
+                let (same, found) = (told(same), told(&found));
+                cluster.violate(&format!("ST-2: {one} has {same}; and {two} has {found}"));
+            }
+            Some(_) => {}
+            None => {
+                first.insert(node.partition, (node, found));
+            }
+        }
+    }
+}
+
+/// Each change once, in order (CDC-1); no mark too early (CDC-2).
+fn check_changes(cluster: &Cluster, slice: Slice) {
+    let captured = captured(cluster, slice);
+    let model = cluster.model.lock();
+    let is_lost = |txn: TxnId| captured.lost.iter().any(|(from, to)| (*from..=*to).contains(&txn));
+    let loses = cluster.may_lose();
+    let all = model.changes(slice);
+    let expected: Vec<_> = all.iter().filter(|(txn, _)| !is_lost(*txn)).cloned().collect();
+    check_order(cluster, slice, &captured.changes);
+    let found: BTreeSet<_> = captured.changes.iter().cloned().collect();
+    if found.len() < captured.changes.len() {
+        cluster.violate(&format!("CDC-1: slice {} has a change twice", slice.0));
+    }
+    // What stands there may be of what is lost for others.
+    let missing = expected.iter().find(|change| !found.contains(*change));
+    if let Some((txn, _)) = missing.filter(|_| !loses) {
+        cluster.violate(&format!("CDC-1: slice {} lacks a change of {txn}", slice.0));
+    }
+    let known: BTreeSet<_> = all.iter().cloned().collect();
+    if let Some((txn, _)) = found.iter().find(|change| !known.contains(*change)).filter(|_| !loses)
+    {
+        cluster.violate(&format!("CDC-1: slice {} has a change of {txn} that was none", slice.0));
+    }
+    for (after, mark) in &captured.marks {
+        let late = captured.changes[*after..].iter().find(|(txn, _)| txn <= mark);
+        if let Some((txn, _)) = late {
+            cluster.violate(&format!("CDC-2: slice {}: {txn} stands after mark {mark}", slice.0));
+        }
+    }
+}
+
+fn check_order(cluster: &Cluster, slice: Slice, changes: &[(TxnId, Vec<u8>)]) {
+    if let Some(pair) = changes.windows(2).find(|pair| pair[0].0 > pair[1].0) {
+        let (one, two) = (pair[0].0, pair[1].0);
+        cluster.violate(&format!("CDC-1: slice {}: {one} stands before {two}", slice.0));
+    }
+}

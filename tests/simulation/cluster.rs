@@ -1,0 +1,269 @@
+//! A whole cluster in one thread: its log, its store nodes and change data capture, the network
+//! between them, and what is known of them.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_cdc::CdcConfig;
+use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId, PartitionSpec};
+use anabranch_core::ids::{ActorId, TxnId};
+use anabranch_core::keyspace::{Slice, SliceCount};
+use anabranch_journal::memory::MemoryJournal;
+use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::{Journal, Offset, cluster_topics};
+use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::grpc::AnyOf;
+use anabranch_runtime::simulation::World;
+use anabranch_runtime::tasks::Tasks;
+use anabranch_store_node::StoreNodeConfig;
+use anabranch_store_node::simulation::{Disk, NodeOptions, SimulatedNode};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::mix::{Fault, Mix};
+use crate::model::Model;
+use crate::node_log::NodeLog;
+
+/// When simulations begin, in milliseconds since the Unix epoch.
+const BEGAN_MS: u64 = 1_750_000_000_000;
+
+/// A cluster, and what is known of it.
+pub(crate) struct Cluster {
+    pub(crate) mix: Mix,
+    pub(crate) world: World,
+    pub(crate) log: MemoryJournal,
+    pub(crate) identity: ClusterIdentity,
+    pub(crate) model: Mutex<Model>,
+    pub(crate) nodes: Vec<Node>,
+    spec: ClusterSpec,
+    capture: Mutex<Option<Tasks>>,
+    /// What went wrong first.
+    violation: Mutex<Option<String>>,
+    trace: Mutex<Trace>,
+}
+
+/// A store node.
+pub(crate) struct Node {
+    pub(crate) name: NodeId,
+    pub(crate) partition: usize,
+    pub(crate) log: NodeLog,
+    pub(crate) disk: Disk,
+    pub(crate) running: Mutex<Option<SimulatedNode>>,
+    /// What it needed of the log when it was last looked at.
+    needs: Mutex<(TxnId, BTreeMap<Slice, Offset>)>,
+}
+
+/// What happened, in order.
+#[derive(Default)]
+struct Trace {
+    hash: DefaultHasher,
+    is_printed: bool,
+}
+
+impl Cluster {
+    /// A cluster that runs. Within a runtime whose time is paused.
+    pub(crate) fn start(mix: Mix, world: World, is_printed: bool) -> Arc<Self> {
+        let among = |least: u64, most: u64| least + world.number() % (most - least + 1);
+        let partitions = among(1, mix.partitions);
+        let replicas = among(mix.replicas_at_least, mix.replicas);
+        let slices = SliceCount::try_from(1_u16 << among(1, 3)).expect("a power of two");
+        let identity = ClusterIdentity {
+            name: "c".parse().expect("a name"),
+            actor: ActorId(Uuid::from_u128(1)),
+            slices,
+            created_ms: BEGAN_MS,
+        };
+        let log = MemoryJournal::new();
+        log.set_time(world.now_millis());
+        log.ensure_topics(&cluster_topics(&identity.name, slices, None)).expect("they are new");
+        let mut nodes = Vec::new();
+        let mut declared = Vec::new();
+        for partition in 0..partitions {
+            let names: Vec<NodeId> = (0..replicas)
+                .map(|replica| format!("p{partition}r{replica}").parse().expect("a name"))
+                .collect();
+            let addresses = names.iter().map(|name| (name.clone(), name.to_string()));
+            declared.push(PartitionSpec { weight: 1, nodes: addresses.collect() });
+            nodes.extend(names.into_iter().map(|name| Node {
+                name,
+                partition: usize::try_from(partition).expect("a few"),
+                log: NodeLog::new(log.clone()),
+                disk: Disk::default(),
+                running: Mutex::new(None),
+                needs: Mutex::default(),
+            }));
+        }
+        let model = Mutex::new(Model::new(&log, &identity));
+        let spec = ClusterSpec { partitions: declared, quorum: None };
+        let cluster = Arc::new(Cluster {
+            mix,
+            world,
+            log,
+            identity,
+            model,
+            nodes,
+            spec,
+            capture: Mutex::new(None),
+            violation: Mutex::new(None),
+            trace: Mutex::new(Trace { is_printed, ..Trace::default() }),
+        });
+        for node in &cluster.nodes {
+            cluster.start_node(node);
+        }
+        cluster.start_capture();
+        cluster
+    }
+
+    /// Whether what nobody has may be declared lost.
+    pub(crate) fn may_lose(&self) -> bool {
+        self.mix.faults.contains(&Fault::TrimAll)
+    }
+
+    /// The addresses of all store nodes, as they are from somebody.
+    pub(crate) fn addresses(&self, from: &str) -> String {
+        let addresses: Vec<_> =
+            self.nodes.iter().map(|node| format!("{}.from.{from}", node.name)).collect();
+        addresses.join(",")
+    }
+
+    fn configuration(&self, from: &NodeId) -> Configuration {
+        let mut spec = self.spec.clone();
+        for partition in &mut spec.partitions {
+            for (name, address) in &mut partition.nodes {
+                *address = format!("{name}.from.{from}");
+            }
+        }
+        Configuration::new(Epoch(1), spec).expect("it makes sense")
+    }
+
+    /// Starts a node that does not run.
+    pub(crate) fn start_node(&self, node: &Node) {
+        let mut running = node.running.lock();
+        if running.is_some() {
+            return;
+        }
+        self.tell(&format!("{} starts", node.name));
+        let config = StoreNodeConfig {
+            node: Some(node.name.clone()),
+            history_ms: self.mix.history_ms,
+            max_read_ms: 5_000,
+            lost_after_ms: 500,
+            flush_interval_ms: 700,
+            max_buffered_bytes: 1 << 20,
+            ..StoreNodeConfig::default()
+        };
+        let options = NodeOptions {
+            config,
+            identity: self.identity.clone(),
+            configuration: self.configuration(&node.name),
+            journal: Arc::new(node.log.clone()),
+            disk: node.disk.clone(),
+        };
+        let ready = Readiness::new().register("store node");
+        match SimulatedNode::start(&self.world, options, ready) {
+            Ok(started) => *running = Some(started),
+            Err(error) => {
+                drop(running);
+                self.violate(&format!("ST-1: {} does not start: {error}", node.name));
+            }
+        }
+    }
+
+    /// A node dies where it is.
+    pub(crate) fn crash_node(&self, node: &Node) {
+        self.look_at_needs(node);
+        if let Some(running) = node.running.lock().take() {
+            self.tell(&format!("{} dies", node.name));
+            running.crash();
+        }
+    }
+
+    /// A node dies and loses its disk.
+    pub(crate) fn wipe_node(&self, node: &Node) {
+        self.crash_node(node);
+        self.tell(&format!("{} is wiped", node.name));
+        node.disk.wipe();
+        *node.needs.lock() = Default::default();
+    }
+
+    fn look_at_needs(&self, node: &Node) {
+        if let Some(running) = &*node.running.lock() {
+            *node.needs.lock() = running.needs();
+        }
+    }
+
+    /// What each node needs of the log after a crash.
+    pub(crate) fn needs(&self, node: &Node) -> (TxnId, BTreeMap<Slice, Offset>) {
+        self.look_at_needs(node);
+        node.needs.lock().clone()
+    }
+
+    /// Starts change data capture, unless it runs.
+    pub(crate) fn start_capture(&self) {
+        let mut capture = self.capture.lock();
+        if capture.is_some() {
+            return;
+        }
+        let tasks = Tasks::default();
+        let config =
+            CdcConfig { mark_interval_ms: 100, idle_mark_interval_ms: 300, ..CdcConfig::default() };
+        let nodes = AnyOf::new(&self.addresses("capture"), None).expect("these are addresses");
+        let ready = Readiness::new().register("capture");
+        let log = Arc::new(self.log.clone());
+        anabranch_cdc::run(config, self.identity.clone(), nodes, log, &tasks, ready);
+        *capture = Some(tasks);
+    }
+
+    /// Change data capture dies where it is.
+    pub(crate) fn crash_capture(&self) {
+        if let Some(tasks) = self.capture.lock().take() {
+            self.tell("capture dies");
+            tasks.crash();
+        }
+    }
+
+    /// Ends all of it.
+    pub(crate) fn stop(&self) {
+        self.crash_capture();
+        self.nodes.iter().for_each(|node| self.crash_node(node));
+    }
+
+    /// Something that must never happen has happened. What comes first is told.
+    pub(crate) fn violate(&self, what: &str) {
+        self.tell(&format!("VIOLATION {what}"));
+        self.violation.lock().get_or_insert_with(|| what.to_owned());
+    }
+
+    /// What went wrong, if anything did.
+    pub(crate) fn violation(&self) -> Option<String> {
+        self.violation.lock().clone()
+    }
+
+    /// Notes what happens.
+    pub(crate) fn tell(&self, what: &str) {
+        let at_ms = self.world.elapsed_ms();
+        let mut trace = self.trace.lock();
+        (at_ms, what).hash(&mut trace.hash);
+        if trace.is_printed {
+            println!("{:>6} ms  {what}", at_ms);
+        }
+    }
+
+    /// All that happened, as a number.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.trace.lock().hash.finish()
+    }
+
+    /// What the log has by now is in the model, and records that are appended have this time.
+    pub(crate) fn follow(&self) {
+        self.log.set_time(self.world.now_millis());
+        self.model.lock().follow();
+    }
+}
+
+/// Waits for some milliseconds.
+pub(crate) async fn pause(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}

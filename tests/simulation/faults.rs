@@ -1,0 +1,215 @@
+//! What happens to a cluster besides its clients, and how it ends again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::Slice;
+use anabranch_journal::{Journal, Offset, TopicPartition};
+
+use crate::cluster::{Cluster, Node, pause};
+use crate::dice::Dice;
+use crate::mix::Fault;
+
+/// How long a message takes, in microseconds.
+const USUAL_DELAY_US: std::ops::Range<u64> = 100..2_000;
+const LONG_DELAY_US: std::ops::Range<u64> = 10_000..250_000;
+/// How long a node rests between two looks at the log, in microseconds.
+const USUAL_REST_US: u64 = 5_000;
+const LONG_REST_US: u64 = 300_000;
+
+/// Lets things happen for some time, in milliseconds; all has ended when this returns.
+pub(crate) async fn run(cluster: Arc<Cluster>, until_ms: u64) {
+    let mut dice = Dice::new(cluster.world.number());
+    let mut under_way = Vec::new();
+    let faults = cluster.mix.faults;
+    while cluster.world.elapsed_ms() < until_ms && cluster.violation().is_none() {
+        pause(1 + dice.below(2 * cluster.mix.fault_every_ms)).await;
+        if faults.is_empty() {
+            continue;
+        }
+        let fault = *dice.one_of(faults);
+        let (cluster, dice) = (Arc::clone(&cluster), Dice::new(dice.number()));
+        under_way.push(tokio::spawn(happen(cluster, fault, dice)));
+    }
+    for happening in under_way {
+        if let Err(panic) = happening.await {
+            std::panic::resume_unwind(panic.into_panic());
+        }
+    }
+}
+
+async fn happen(cluster: Arc<Cluster>, fault: Fault, mut dice: Dice) {
+    let node = dice.one_of(&cluster.nodes);
+    let most_ms = *dice.one_of(&[100, 1_000, 2_500]);
+    let for_ms = 20 + dice.below(most_ms);
+    cluster.tell(&format!("{fault:?} {} for {for_ms} ms", node.name));
+    match fault {
+        Fault::Crash => {
+            cluster.crash_node(node);
+            pause(for_ms).await;
+            cluster.start_node(node);
+        }
+        Fault::Wipe => {
+            if !has_another(&cluster, node) {
+                return;
+            }
+            cluster.wipe_node(node);
+            pause(for_ms).await;
+            cluster.start_node(node);
+        }
+        Fault::CrashAll => {
+            cluster.nodes.iter().for_each(|node| cluster.crash_node(node));
+            pause(for_ms).await;
+            for node in &cluster.nodes {
+                pause(dice.below(200)).await;
+                cluster.start_node(node);
+            }
+        }
+        Fault::Pause => {
+            set_pause(node, true);
+            isolate(&cluster, node, true);
+            pause(for_ms).await;
+            set_pause(node, false);
+            isolate(&cluster, node, false);
+        }
+        Fault::Cut => {
+            isolate(&cluster, node, true);
+            pause(for_ms).await;
+            isolate(&cluster, node, false);
+        }
+        Fault::CutOneWay => {
+            let other = dice.one_of(&cluster.nodes);
+            let way = (node.name.as_str(), other.name.as_str());
+            cluster.world.network().cut(way.0, way.1, true);
+            pause(for_ms).await;
+            cluster.world.network().cut(way.0, way.1, false);
+        }
+        Fault::SlowNetwork => {
+            cluster.world.network().set_delay(LONG_DELAY_US);
+            pause(for_ms).await;
+            cluster.world.network().set_delay(USUAL_DELAY_US);
+        }
+        Fault::CutFromLog => {
+            node.log.cut(true);
+            pause(for_ms).await;
+            node.log.cut(false);
+        }
+        Fault::SlowDisk => {
+            rest_for(node, LONG_REST_US);
+            pause(for_ms).await;
+            rest_for(node, USUAL_REST_US);
+        }
+        Fault::Trim => trim(&cluster),
+        Fault::TrimAll => trim_all(&cluster),
+        Fault::Compact => {
+            if let Some(running) = &*node.running.lock() {
+                running.compact();
+            }
+        }
+        // Writers die by themselves.
+        Fault::CrashWriter => {}
+        Fault::CrashCapture => {
+            cluster.crash_capture();
+            pause(for_ms).await;
+            cluster.start_capture();
+        }
+        Fault::Jump => {
+            let by_ms = i64::try_from(dice.below(10_000)).expect("a small one") - 5_000;
+            cluster.world.jump(by_ms);
+        }
+    }
+}
+
+fn set_pause(node: &Node, is_paused: bool) {
+    if let Some(running) = &*node.running.lock() {
+        running.pace().pause(is_paused);
+    }
+}
+
+fn rest_for(node: &Node, rest_us: u64) {
+    if let Some(running) = &*node.running.lock() {
+        running.pace().rest_for(rest_us);
+    }
+}
+
+/// Cuts a node off from everybody.
+fn isolate(cluster: &Cluster, node: &Node, is_cut: bool) {
+    let network = cluster.world.network();
+    let readers = (0..cluster.mix.readers).map(|number| format!("reader-{number}"));
+    let nodes = cluster.nodes.iter().map(|node| node.name.to_string());
+    for other in nodes.chain(readers).chain(["capture".to_owned()]) {
+        network.cut(node.name.as_str(), &other, is_cut);
+        network.cut(&other, node.name.as_str(), is_cut);
+    }
+}
+
+fn txns(cluster: &Cluster) -> TopicPartition {
+    TopicPartition::new(cluster.identity.name.txns(), 0)
+}
+
+fn rounds(cluster: &Cluster, slice: Slice) -> TopicPartition {
+    TopicPartition::new(cluster.identity.name.rounds(), slice.0)
+}
+
+fn start_of(cluster: &Cluster, at: &TopicPartition) -> Offset {
+    cluster.log.bounds(at).expect("the topic is there").start
+}
+
+/// Whether another replica has, durably, all that the log no longer has.
+fn has_another(cluster: &Cluster, node: &Node) -> bool {
+    let nothing_trimmed = start_of(cluster, &txns(cluster)) == Offset(0);
+    let others = cluster.nodes.iter();
+    let mut others = others.filter(|other| {
+        other.partition == node.partition && other.name != node.name && has_all(cluster, other)
+    });
+    cluster.may_lose() || nothing_trimmed || others.next().is_some()
+}
+
+fn has_all(cluster: &Cluster, node: &Node) -> bool {
+    let (next, slices) = cluster.needs(node);
+    next.0 >= start_of(cluster, &txns(cluster)).0
+        && !slices.is_empty()
+        && slices
+            .iter()
+            .all(|(slice, needed)| *needed >= start_of(cluster, &rounds(cluster, *slice)))
+}
+
+/// Trims the log up to where one replica of each partition has it all durably.
+fn trim(cluster: &Cluster) {
+    let mut best: BTreeMap<usize, (TxnId, BTreeMap<Slice, Offset>)> = BTreeMap::new();
+    for node in cluster.nodes.iter().filter(|node| has_all(cluster, node)) {
+        let needs = cluster.needs(node);
+        let best = best.entry(node.partition).or_default();
+        if needs.0 >= best.0 {
+            *best = needs;
+        }
+    }
+    let partitions = cluster.nodes.iter().map(|node| node.partition).max().unwrap_or_default() + 1;
+    if best.len() < partitions {
+        return;
+    }
+    let next = best.values().map(|(next, _)| *next).min().unwrap_or_default();
+    trim_to(cluster, &txns(cluster), Offset(next.0));
+    for slice in cluster.identity.slices.all() {
+        let needed = best.values().filter_map(|(_, slices)| slices.get(&slice)).min();
+        if let Some(needed) = needed {
+            trim_to(cluster, &rounds(cluster, slice), *needed);
+        }
+    }
+}
+
+/// Trims all of it.
+fn trim_all(cluster: &Cluster) {
+    let slices = cluster.identity.slices.all().map(|slice| rounds(cluster, slice));
+    for at in slices.chain([txns(cluster)]) {
+        let end = cluster.log.bounds(&at).expect("the topic is there").end;
+        trim_to(cluster, &at, end);
+    }
+}
+
+fn trim_to(cluster: &Cluster, at: &TopicPartition, before: Offset) {
+    cluster.follow();
+    cluster.tell(&format!("{at} is trimmed to {before}"));
+    cluster.log.trim(at, before).expect("it goes that far");
+}

@@ -1,0 +1,124 @@
+//! What is done to a cluster: workloads and faults, as data that can be combined.
+
+/// What may happen to a cluster besides its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A store node dies, and is started again a while later.
+    Crash,
+    /// The same with an empty disk, if another replica has all of it.
+    Wipe,
+    /// All store nodes die at once.
+    CrashAll,
+    /// A store node applies nothing for a while, and nothing gets to it or from it.
+    Pause,
+    /// A store node is cut off from all others and from clients.
+    Cut,
+    /// Nothing gets from one store node to another one.
+    CutOneWay,
+    /// All messages take long, and come in another order.
+    SlowNetwork,
+    /// A store node does not reach the log.
+    CutFromLog,
+    /// A store node takes long for all that it applies.
+    SlowDisk,
+    /// The log gives up what no node needs any more, as far as some replica of each partition goes.
+    Trim,
+    /// The log gives up all that it has, whoever needs it.
+    TrimAll,
+    /// A store node drops the versions that it may drop.
+    Compact,
+    /// Whoever writes dies with its transaction open, and is started again a while later.
+    CrashWriter,
+    /// Change data capture dies, and is started again a while later.
+    CrashCapture,
+    /// Wall time jumps, back or forth.
+    Jump,
+}
+
+/// A workload and faults.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mix {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// How many partitions and replicas of each there are at most.
+    pub(crate) partitions: u64,
+    pub(crate) replicas: u64,
+    /// How many replicas of each partition there are at least.
+    pub(crate) replicas_at_least: u64,
+    /// How many clients write, and how many read.
+    pub(crate) writers: usize,
+    pub(crate) readers: usize,
+    /// For how long, in milliseconds.
+    pub(crate) runs_for_ms: u64,
+    /// How far back reads can name their timestamp, in milliseconds.
+    pub(crate) history_ms: u64,
+    /// How often something happens, in milliseconds; and what, each as often as it stands here.
+    pub(crate) fault_every_ms: u64,
+    pub(crate) faults: &'static [Fault],
+}
+
+use Fault::*;
+
+const MIX: Mix = Mix {
+    name: "calm",
+    partitions: 2,
+    replicas: 3,
+    replicas_at_least: 1,
+    writers: 3,
+    readers: 2,
+    runs_for_ms: 3_000,
+    history_ms: 200,
+    fault_every_ms: 400,
+    faults: &[],
+};
+
+/// All mixes.
+pub(crate) const MIXES: [Mix; 7] = [
+    // Every read has to succeed here.
+    Mix { faults: &[Compact], history_ms: 1, fault_every_ms: 100, ..MIX },
+    Mix {
+        name: "crashes",
+        faults: &[Crash, Crash, CrashAll, SlowDisk, CrashWriter, Compact],
+        ..MIX
+    },
+    Mix {
+        name: "network",
+        replicas_at_least: 2,
+        faults: &[Cut, CutOneWay, CutOneWay, SlowNetwork, CutFromLog, Pause, Compact],
+        ..MIX
+    },
+    Mix {
+        name: "backfill",
+        replicas_at_least: 2,
+        faults: &[Wipe, Wipe, Crash, Trim, Trim, CutFromLog, Compact, SlowDisk],
+        ..MIX
+    },
+    Mix {
+        name: "capture",
+        faults: &[CrashCapture, Wipe, Crash, Trim, Cut, SlowNetwork, Compact],
+        ..MIX
+    },
+    Mix { name: "losses", faults: &[TrimAll, Wipe, Crash, CutFromLog, Pause], ..MIX },
+    Mix {
+        name: "everything",
+        replicas_at_least: 2,
+        fault_every_ms: 250,
+        faults: &[
+            Crash,
+            Wipe,
+            CrashAll,
+            Pause,
+            Cut,
+            CutOneWay,
+            SlowNetwork,
+            CutFromLog,
+            SlowDisk,
+            Trim,
+            Compact,
+            CrashWriter,
+            CrashCapture,
+            Jump,
+        ],
+        ..MIX
+    },
+];

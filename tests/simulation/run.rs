@@ -1,0 +1,85 @@
+//! One run: a mix, from a seed.
+
+use std::sync::Arc;
+
+use anabranch_runtime::simulation::World;
+use anabranch_store_node::simulation::{Bug, plant};
+
+use crate::checks;
+use crate::cluster::Cluster;
+use crate::faults;
+use crate::mix::Mix;
+use crate::readers::ReaderClient;
+use crate::writers::WriterClient;
+
+/// When simulations begin, in milliseconds since the Unix epoch.
+const BEGAN_MS: u64 = 1_750_000_000_000;
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// What went wrong first, if anything did.
+    pub(crate) violation: Option<String>,
+    /// How many rounds were acknowledged and how many reads answered.
+    pub(crate) writes: usize,
+    pub(crate) reads: u64,
+    /// All that happened, as a number.
+    pub(crate) fingerprint: u64,
+}
+
+/// Runs a mix.
+pub(crate) fn run(mix: Mix, seed: u64, bug: Option<Bug>, is_printed: bool) -> Report {
+    plant(bug);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime can be built");
+    let report = runtime.block_on(async {
+        let world = World::new(seed, BEGAN_MS);
+        let _entered = world.enter();
+        run_in(mix, world.clone(), is_printed).await
+    });
+    plant(None);
+    report
+}
+
+async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {
+    let cluster = Cluster::start(mix, world, is_printed);
+    let watching = tokio::spawn(checks::watch(Arc::clone(&cluster)));
+    let until_ms = mix.runs_for_ms;
+    let writers: Vec<_> = (0..mix.writers)
+        .map(|number| WriterClient::new(Arc::clone(&cluster), number as u64))
+        .map(|writer| tokio::spawn(writer.run(until_ms)))
+        .collect();
+    let readers: Vec<_> = (0..mix.readers)
+        .map(|number| ReaderClient::new(Arc::clone(&cluster), number))
+        .map(|reader| tokio::spawn(reader.run(until_ms)))
+        .collect();
+    faults::run(Arc::clone(&cluster), until_ms).await;
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.extend(writer.await.expect("a writer does not panic").acknowledged);
+    }
+    let mut reads = 0;
+    for reader in readers {
+        reads += reader.await.expect("a reader does not panic").answered;
+    }
+    // All is well again, and somebody writes once more.
+    cluster.nodes.iter().for_each(|node| cluster.start_node(node));
+    cluster.start_capture();
+    let last = WriterClient::new(Arc::clone(&cluster), mix.writers as u64);
+    acknowledged.extend(last.run_once().await.acknowledged);
+    checks::rest(&cluster).await;
+    if cluster.violation().is_none() {
+        checks::check_end(&cluster, &acknowledged);
+    }
+    watching.abort();
+    cluster.stop();
+    Report {
+        violation: cluster.violation(),
+        writes: acknowledged.len(),
+        reads,
+        fingerprint: cluster.fingerprint(),
+    }
+}

@@ -1,0 +1,165 @@
+//! Clients that write: rounds through a server of their own, which may die with its transaction
+//! open, and whose answers get lost.
+
+use std::sync::Arc;
+
+use anabranch_core::Value;
+use anabranch_core::document::Mutation;
+use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
+use anabranch_core::query::{FieldPath, OnConflict};
+use anabranch_journal::rounds::{HlcClock, Round, RoundAppender};
+use anabranch_journal::{Error, Journal, TransactionalId, Writer};
+use anabranch_schemas::records::DocumentMutation;
+use uuid::Uuid;
+
+use crate::cluster::{Cluster, pause};
+use crate::dice::Dice;
+use crate::mix::Fault;
+
+pub(crate) const APP: AppId = AppId(Uuid::from_u128(7));
+pub(crate) const COLLECTION: &str = "things";
+/// How many documents there are.
+pub(crate) const DOCUMENTS: u64 = 12;
+
+/// The id of a document.
+pub(crate) fn document(number: u64) -> DocumentId {
+    let number = i64::try_from(number).expect("a small one");
+    let key = DocumentKey::from_value(&Value::Int(number)).expect("a number is a key");
+    DocumentId { app: APP, collection: COLLECTION.parse().expect("a name"), key }
+}
+
+/// A client that writes.
+pub(crate) struct WriterClient {
+    cluster: Arc<Cluster>,
+    dice: Dice,
+    id: TransactionalId,
+    appender: RoundAppender,
+    writer: Option<Box<dyn Writer>>,
+    rounds: u64,
+    number: u64,
+    /// Rounds that were acknowledged.
+    pub(crate) acknowledged: Vec<(RoundId, TxnId)>,
+}
+
+impl WriterClient {
+    pub(crate) fn new(cluster: Arc<Cluster>, number: u64) -> Self {
+        let world = cluster.world.clone();
+        let dice = Dice::new(world.number());
+        let clock = Arc::new(HlcClock::following(move || world.now_millis()));
+        let identity = &cluster.identity;
+        let appender = RoundAppender::new(&identity.name, identity.actor, identity.slices, clock);
+        let id = TransactionalId::from(format!("writer-{number}"));
+        let (writer, acknowledged) = (None, Vec::new());
+        WriterClient { cluster, dice, id, appender, writer, rounds: 0, number, acknowledged }
+    }
+
+    /// Writes for some time, in milliseconds.
+    pub(crate) async fn run(mut self, until_ms: u64) -> Self {
+        while self.cluster.world.elapsed_ms() < until_ms && self.cluster.violation().is_none() {
+            pause(1 + self.dice.below(150)).await;
+            let count = 1 + self.dice.below(3);
+            let rounds: Vec<_> = (0..count).map(|_| self.round()).collect();
+            self.write_until_acknowledged(&rounds).await;
+            // An answer that got lost: it is written again.
+            if self.dice.once_in(4) {
+                self.write_until_acknowledged(&rounds[..1]).await;
+            }
+        }
+        self
+    }
+
+    /// Writes once.
+    pub(crate) async fn run_once(mut self) -> Self {
+        let round = self.round();
+        self.write_until_acknowledged(&[round]).await;
+        self
+    }
+
+    fn round(&mut self) -> Round {
+        self.rounds += 1;
+        let id =
+            RoundId(Uuid::from_u128((u128::from(self.number) << 64) | u128::from(self.rounds)));
+        let count = 1 + self.dice.below(4);
+        let mutations = (0..count).map(|_| self.mutation()).collect();
+        Round { id, app: APP, origin: None, digest: Vec::new(), mutations }
+    }
+
+    fn mutation(&mut self) -> DocumentMutation {
+        let DocumentId { collection, key, .. } = document(self.dice.below(DOCUMENTS));
+        let path = |name: &str| FieldPath::new(vec![name.to_owned()]).expect("a path");
+        let value = i64::try_from(self.dice.below(1_000)).expect("a small one");
+        let update = |set, increment| Mutation::Update { set, unset: vec![], increment };
+        let mutation = match self.dice.below(10) {
+            0..4 => Mutation::Insert {
+                fields: Value::Object([("a".to_owned(), Value::Int(value))].into()),
+                on_conflict: OnConflict::DoUpdate,
+            },
+            4..6 => update(vec![(path("b"), Value::Int(value))], vec![]),
+            6..9 => update(vec![], vec![(path("n"), value % 5 + 1)]),
+            _ => Mutation::Delete,
+        };
+        DocumentMutation { collection, key, mutation }
+    }
+
+    async fn write_until_acknowledged(&mut self, rounds: &[Round]) {
+        loop {
+            match self.write(rounds).await {
+                Ok(txns) => {
+                    let ids = rounds.iter().map(|round| round.id);
+                    self.acknowledged.extend(ids.zip(txns));
+                    return;
+                }
+                Err(error) => {
+                    self.cluster.tell(&format!("{} does not write: {error}", self.id));
+                    self.writer = None;
+                    pause(self.dice.below(200)).await;
+                }
+            }
+        }
+    }
+
+    /// Writes rounds in one transaction, with other things going on between its steps.
+    async fn write(&mut self, rounds: &[Round]) -> Result<Vec<TxnId>, Error> {
+        self.begin().await?;
+        let mut written = Vec::new();
+        self.may_die(400).await?;
+        self.cluster.follow();
+        let writer = self.writer.as_mut().ok_or_else(died)?;
+        written.extend(self.appender.append(writer.as_mut(), rounds)?);
+        pause(self.dice.below(8)).await;
+        self.may_die(30).await?;
+        self.writer.as_mut().ok_or_else(died)?.commit()?;
+        self.cluster.follow();
+        self.cluster.tell(&format!("{} wrote {written:?}", self.id));
+        // It was done, but nobody is told.
+        self.may_die(60).await?;
+        Ok(written)
+    }
+
+    async fn begin(&mut self) -> Result<(), Error> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => self.writer.insert(self.cluster.log.writer(&self.id)?),
+        };
+        writer.begin()?;
+        pause(self.dice.below(3)).await;
+        Ok(())
+    }
+
+    /// Dies once in so many times, if that is to happen: nothing aborts what it has open until it
+    /// is started again.
+    async fn may_die(&mut self, once_in: u64) -> Result<(), Error> {
+        if !self.cluster.mix.faults.contains(&Fault::CrashWriter) || !self.dice.once_in(once_in) {
+            return Ok(());
+        }
+        std::mem::forget(self.writer.take());
+        self.cluster.tell(&format!("{} dies", self.id));
+        pause(50 + self.dice.below(1_000)).await;
+        self.writer = Some(self.cluster.log.writer(&self.id)?);
+        Err(died())
+    }
+}
+
+fn died() -> Error {
+    Error::Unknown("the server died".to_owned())
+}
