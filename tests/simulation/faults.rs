@@ -158,7 +158,9 @@ fn start_of(cluster: &Cluster, at: &TopicPartition) -> Offset {
 
 /// Whether another replica has, durably, all that the log no longer has.
 fn has_another(cluster: &Cluster, node: &Node) -> bool {
-    let nothing_trimmed = start_of(cluster, &txns(cluster)) == Offset(0);
+    let mut topics = cluster.identity.slices.all().map(|slice| rounds(cluster, slice));
+    let nothing_trimmed =
+        topics.by_ref().chain([txns(cluster)]).all(|at| start_of(cluster, &at) == Offset(0));
     let others = cluster.nodes.iter();
     let mut others = others.filter(|other| {
         other.partition == node.partition && other.name != node.name && has_all(cluster, other)
