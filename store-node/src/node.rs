@@ -12,6 +12,7 @@ use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
@@ -24,6 +25,7 @@ use crate::feed::Feeds;
 use crate::gossip::{self, ClusterMark, Gossip, GossipOptions, Incarnation};
 use crate::known::Known;
 use crate::log::Log;
+use crate::losses::Losses;
 use crate::membership::{Configurations, Membership};
 use crate::metrics;
 use crate::observe::{self, Observer};
@@ -106,12 +108,13 @@ impl StoreNode {
         let mark = ClusterMark::of(node.identity.actor);
         let addressee = Addressee::new(membership.node(), mark);
         // Before anything is applied: it says what has to be kept for the reads of other nodes.
+        let losses = node.losses(&membership, &journal);
         let view = node.view(membership, gossip.clone(), configurations);
         let (local, tls) = (node.local(), node.config.tls.clone());
         let shutdown = tasks.shutdown().clone();
         let coordinator = Coordinator::new(local.clone(), view, tls, shutdown.clone());
         node.keep_up(Arc::clone(&journal), coordinator.clone(), head, unfinished);
-        node.observe(journal);
+        node.observe(journal, losses);
         node.flush();
         let services = Services { local, coordinator, gossip, addressee };
         tasks.spawn("store-node-rpc", async move {
@@ -217,7 +220,18 @@ impl Started<'_> {
         });
     }
 
-    fn observe(&self, journal: Arc<dyn Journal>) {
+    fn losses(&self, membership: &Membership, journal: &Arc<dyn Journal>) -> Losses {
+        let member = membership.configuration().member(membership.node());
+        Losses {
+            journal: Arc::clone(journal),
+            cluster: self.identity.name.clone(),
+            partition: member.expect("it is a member of its configuration").partition,
+            storage: Arc::clone(&self.storage),
+            declared: None,
+        }
+    }
+
+    fn observe(&self, journal: Arc<dyn Journal>, losses: Losses) {
         let name = &self.identity.name;
         let rounds = self.log.read().iter();
         let observer = Observer {
@@ -226,6 +240,7 @@ impl Started<'_> {
             rounds: rounds
                 .map(|slice| (*slice, TopicPartition::new(name.rounds(), slice.0)))
                 .collect(),
+            losses: Arc::new(Mutex::new(losses)),
             storage: Arc::clone(&self.storage),
             status: Arc::clone(&self.status),
         };

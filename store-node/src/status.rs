@@ -25,6 +25,9 @@ pub(crate) struct Applied {
     pub(crate) last: Option<TxnId>,
     /// The log's time; 0 before the first.
     pub(crate) time: Hlc,
+    /// The log was seen since the node started, and nothing was applied here that is declared lost
+    /// (ST-2): before that nothing of it may be told.
+    pub(crate) may_be_told: bool,
     /// Everything that was in the log when the node started is applied.
     pub(crate) caught_up: bool,
     /// Why nothing more will be applied.
@@ -89,7 +92,8 @@ pub(crate) struct Status {
 impl Status {
     /// Of a node that has just been opened.
     pub(crate) fn new(next: TxnId, last: Option<TxnId>, time: Hlc, ready: ReadyFlag) -> Self {
-        let applied = Applied { next, last, time, caught_up: false, halted: None };
+        let (may_be_told, caught_up) = (false, false);
+        let applied = Applied { next, last, time, may_be_told, caught_up, halted: None };
         let status = Status {
             applied: watch::Sender::new(applied),
             target: Mutex::new(None),
@@ -124,7 +128,8 @@ impl Status {
         });
     }
 
-    /// The log's ends as they are now. The first ones are what the node has to catch up with.
+    /// The log's ends as they are now. The first ones are what the node has to catch up with; by
+    /// then what it has applied was compared with what is declared lost ([`crate::losses`]).
     pub(crate) fn set_log_bounds(&self, bounds: Bounds) {
         let end = TxnId(bounds.end.0);
         self.log_end.fetch_max(end.0, Ordering::AcqRel);
@@ -137,7 +142,7 @@ impl Status {
         };
         if first {
             tracing::info!(log_end = %end, "the store node knows the end of the log");
-            self.update(|_| {});
+            self.update(|applied| applied.may_be_told = true);
         }
     }
 
@@ -260,7 +265,7 @@ impl Status {
     /// Waits until `txn` is applied.
     pub(crate) async fn reach(&self, txn: TxnId, patience: Duration) -> Result<Applied, Error> {
         self.wait(
-            |applied| applied.next > txn,
+            |applied| applied.may_be_told && applied.next > txn,
             patience,
             |applied| Error::NotReached { wanted: txn, next: applied.next },
         )
@@ -335,11 +340,22 @@ mod tests {
     async fn a_halted_node_answers_what_it_has_and_refuses_the_rest_at_once() {
         let readiness = Readiness::new();
         let status = Status::new(TxnId(3), None, Hlc(0), readiness.register("store node"));
+        status.set_log_bounds(bounds(9));
         status.halt("a record is broken");
         let long = Duration::from_secs(3600);
         assert!(status.reach(TxnId(2), long).await.is_ok());
         assert!(matches!(status.reach(TxnId(3), long).await, Err(Error::Halted(_))));
         assert!(readiness.not_ready()[0].1.contains("a record is broken"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_before_it_was_compared_with_what_is_lost() {
+        let ready = Readiness::new().register("store node");
+        let status = Status::new(TxnId(3), None, Hlc(0), ready);
+        let soon = Duration::from_millis(1);
+        assert!(matches!(status.reach(TxnId(2), soon).await, Err(Error::NotReached { .. })));
+        status.set_log_bounds(bounds(9));
+        assert!(status.reach(TxnId(2), soon).await.is_ok());
     }
 
     #[tokio::test]

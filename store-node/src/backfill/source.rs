@@ -14,7 +14,7 @@ use super::wire;
 use crate::error::Error;
 use crate::log::Log;
 use crate::read::{Page, Reads, Replies, blocking};
-use crate::status::Status;
+use crate::status::{Applied, Status};
 use crate::storage::{Storage, Table};
 
 /// How much one page holds.
@@ -43,6 +43,7 @@ impl Source {
         request: &proto::PositionRequest,
     ) -> Result<proto::PositionReply, Error> {
         self.check_part(&request.intervals)?;
+        self.check_told()?;
         let storage = Arc::clone(&self.storage);
         let progress = blocking(move || storage.progress()).await?;
         let lacks_next = self.status.backfilling().is_some();
@@ -61,7 +62,7 @@ impl Source {
         let last = last.ok_or_else(|| {
             Error::InvalidRequest("a range of transactions is not empty".to_owned())
         })?;
-        let next = self.status.applied().next;
+        let next = self.check_told()?;
         if next < txns.end {
             return Err(Error::NotReached { wanted: last, next });
         }
@@ -73,6 +74,12 @@ impl Source {
         self.reads.open("entries", MAX_STREAM, snapshot, cursor, Cursor::next, |_, mut pages| {
             pages.pop().unwrap_or_default()
         })
+    }
+
+    /// How far this node is, if it may tell already.
+    fn check_told(&self) -> Result<TxnId, Error> {
+        let Applied { next, may_be_told, .. } = self.status.applied();
+        if may_be_told { Ok(next) } else { Err(Error::CatchingUp { next }) }
     }
 
     /// Whether this node holds all of a part of the keyspace.

@@ -9,7 +9,7 @@ use anabranch_core::ErrorKind;
 use anabranch_core::cluster::{Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Error as JournalError;
-use anabranch_journal::metadata::LostRange;
+use anabranch_journal::metadata::Agreed;
 use anabranch_runtime::grpc;
 use tonic::Status as Refusal;
 
@@ -61,7 +61,7 @@ enum Found {
     /// A backfill from a replica that has more.
     Begun(Box<Unfinished>),
     /// What nobody has.
-    Lost(Box<LostRange>),
+    Lost(Box<Agreed>),
 }
 
 /// How far fetching has come.
@@ -96,7 +96,7 @@ impl Backfill {
                 },
                 (None, Some(trimmed)) => match self.find(&head, trimmed)? {
                     Found::Begun(unfinished) => *unfinished,
-                    Found::Lost(range) => return self.pass_over(head, &range),
+                    Found::Lost(agreed) => return self.pass_over(head, &agreed),
                 },
             };
             match self.copy(&head, unfinished)? {
@@ -130,7 +130,7 @@ impl Backfill {
                     match self.lost_after.checked_sub(waited).filter(|left| !left.is_zero()) {
                         Some(left) => will_be_lost(left, next, trimmed),
                         None => match self.agree(next, epoch)? {
-                            Some(range) => return Ok(Found::Lost(Box::new(range))),
+                            Some(agreed) => return Ok(Found::Lost(Box::new(agreed))),
                             None => will_be_lost(Duration::ZERO, next, trimmed),
                         },
                     }
@@ -149,7 +149,7 @@ impl Backfill {
 
     /// What is lost, as the replicas agree; `None` if they cannot at the moment, or others are to
     /// be asked by now.
-    fn agree(&self, next: TxnId, epoch: Epoch) -> Result<Option<LostRange>, Error> {
+    fn agree(&self, next: TxnId, epoch: Epoch) -> Result<Option<Agreed>, Error> {
         match self.agreement.lost_from(next, epoch) {
             Err(error) if matches!(error.kind(), ErrorKind::Retry | ErrorKind::Unknown) => {
                 tracing::warn!(%error, "it cannot be agreed on what is lost; trying again");
@@ -160,11 +160,11 @@ impl Backfill {
     }
 
     /// Passes over what is lost.
-    fn pass_over(&self, head: Head, range: &LostRange) -> Result<Head, Error> {
+    fn pass_over(&self, head: Head, agreed: &Agreed) -> Result<Head, Error> {
         let Head { progress: before, timeline } = head;
-        let progress = passed_over(&before, range, &self.log);
+        let progress = passed_over(&before, agreed, &self.log);
         tracing::error!(
-            from = %before.next, to = %progress.next, declared_by = range.declared_by,
+            from = %before.next, to = %progress.next, declared_by = agreed.range.declared_by,
             "neither the log nor any replica has these transactions: they are lost"
         );
         let mut batch = Batch::new(&self.storage, 1024);
@@ -327,6 +327,10 @@ impl Backfill {
         let last = progress.last.unwrap_or_default();
         progress.oldest_readable = last;
         progress.feed_start = progress.next;
+        // What the other one passed over before that this one had come to by itself.
+        progress.losses.retain(|loss| loss.from >= since);
+        let own = before.losses.into_iter().filter(|loss| loss.from < since);
+        progress.losses = own.chain(progress.losses).collect();
         let sample = Sample { time: progress.time, txn: last };
         let mut batch = Batch::new(&self.storage, 1024);
         batch.delete_samples(&timeline.forget());

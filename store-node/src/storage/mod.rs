@@ -18,7 +18,7 @@ mod timeline;
 mod unfinished;
 mod values;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,7 +35,7 @@ pub(crate) use self::batch::Batch;
 pub(crate) use self::collect::{History, Hold};
 pub(crate) use self::handover::{Entry, Table};
 pub(crate) use self::open::{Head, Opened, StoreOptions};
-pub(crate) use self::progress::{Progress, SliceRead};
+pub(crate) use self::progress::{Loss, Progress, SliceRead};
 pub(crate) use self::scan::{FeedPosition, NewestVersions};
 pub(crate) use self::timeline::{Sample, Timeline};
 pub(crate) use self::unfinished::Unfinished;
@@ -93,6 +93,11 @@ impl Written {
 }
 
 impl Storage {
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Which snapshots can be read.
     pub(crate) fn history(&self) -> &Arc<History> {
         &self.history

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anabranch_core::cluster::Epoch;
 use anabranch_core::ids::TxnId;
 use anabranch_core::slicing::PartitionId;
-use anabranch_journal::metadata::LostRange;
+use anabranch_journal::metadata::{Agreed, LostRange};
 use anabranch_journal::{Error as JournalError, Offset, TopicPartition};
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::decode;
@@ -125,7 +125,7 @@ impl Replicas for Others {
 struct Nothing;
 
 impl Agreement for Nothing {
-    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<LostRange>, Error> {
+    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<Agreed>, Error> {
         panic!("{next} is lost, and somebody had it")
     }
 }
@@ -350,13 +350,12 @@ fn an_empty_node_reads_the_log_if_the_others_have_little() {
 
 /// Replicas that agree on this.
 #[derive(Clone)]
-struct Agreed(Arc<Mutex<LostRange>>);
+struct This(Agreed);
 
-impl Agreement for Agreed {
-    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<LostRange>, Error> {
-        let agreed = self.0.lock().clone();
-        assert_eq!(agreed.from, next);
-        Ok(Some(agreed))
+impl Agreement for This {
+    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<Agreed>, Error> {
+        assert_eq!(self.0.range.from, next);
+        Ok(Some(self.0.clone()))
     }
 }
 
@@ -428,7 +427,7 @@ proptest! {
         });
         let from = if behind == 0 { TxnId(0) } else { log.commits[behind - 1].0.next() };
         let range = LostRange::new(PartitionId(0), from, to, starts);
-        let agreed = Agreed(Arc::new(Mutex::new(range)));
+        let agreed = This(Agreed { number: 0, range });
         let replicas: Vec<_> = (0..2).map(|_| {
             let (dir, Opened { storage, head, .. }) = applied(&rounds[..behind]);
             let (target, status) = (Arc::new(storage), status_of(&head));
