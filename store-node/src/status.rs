@@ -77,8 +77,11 @@ const RECENT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Status {
     applied: watch::Sender<Applied>,
-    /// The end of the log when the node started, once it is known.
-    target: Mutex<Option<TxnId>>,
+    /// The end of the log when the node started, once it is known: others may have read there, so
+    /// nothing older is read here (ST-3).
+    log_end_at_start: Mutex<Option<TxnId>>,
+    /// What has to be applied for the node to be ready, at least; a backfill raises it.
+    catch_up_to: Mutex<TxnId>,
     log_end: AtomicU64,
     /// When that was last seen.
     log_seen: Mutex<Option<Instant>>,
@@ -96,7 +99,8 @@ impl Status {
         let applied = Applied { next, last, time, may_be_told, caught_up, halted: None };
         let status = Status {
             applied: watch::Sender::new(applied),
-            target: Mutex::new(None),
+            log_end_at_start: Mutex::default(),
+            catch_up_to: Mutex::default(),
             log_end: AtomicU64::new(next.0),
             log_seen: Mutex::default(),
             lost_parts: AtomicU64::new(0),
@@ -134,13 +138,14 @@ impl Status {
         let end = TxnId(bounds.end.0);
         self.log_end.fetch_max(end.0, Ordering::AcqRel);
         *self.log_seen.lock() = Some(Instant::now());
-        let first = {
-            let mut target = self.target.lock();
-            let first = target.is_none();
-            target.get_or_insert(end);
-            first
+        let is_first = {
+            let mut at_start = self.log_end_at_start.lock();
+            let is_first = at_start.is_none();
+            at_start.get_or_insert(end);
+            is_first
         };
-        if first {
+        if is_first {
+            self.raise_catch_up_to(end);
             tracing::info!(log_end = %end, "the store node knows the end of the log");
             self.update(|applied| applied.may_be_told = true);
         }
@@ -148,7 +153,7 @@ impl Status {
 
     /// The end of the log when the node started; waits until it is known.
     pub(crate) async fn log_end_at_start(&self, patience: Duration) -> Result<TxnId, Error> {
-        let known = || *self.target.lock();
+        let known = || *self.log_end_at_start.lock();
         let late = |applied: &Applied| Error::CatchingUp { next: applied.next };
         self.wait(|_| known().is_some(), patience, late).await?;
         known().ok_or(Error::Shutdown)
@@ -159,11 +164,10 @@ impl Status {
         let mut caught_up = false;
         self.applied.send_modify(|applied| {
             change(applied);
-            let target = *self.target.lock();
             let is_whole = self.backfilling.lock().is_none();
-            caught_up = is_whole
-                && !applied.caught_up
-                && target.is_some_and(|target| target <= applied.next);
+            let is_known = self.log_end_at_start.lock().is_some();
+            let has_come = *self.catch_up_to.lock() <= applied.next;
+            caught_up = is_whole && is_known && has_come && !applied.caught_up;
             applied.caught_up |= caught_up;
         });
         if caught_up {
@@ -187,10 +191,7 @@ impl Status {
             has_begun
         };
         if has_begun {
-            let end = self.log_end();
-            if let Some(target) = &mut *self.target.lock() {
-                *target = end.max(*target);
-            }
+            self.raise_catch_up_to(self.log_end());
             self.set_trouble(Trouble::CatchingUp, Some("catching up with the log".to_owned()));
             self.applied.send_modify(|applied| applied.caught_up = false);
         } else {
@@ -198,6 +199,11 @@ impl Status {
         }
         metrics::set_backfilling(text.is_some());
         self.set_trouble(Trouble::Backfilling, text)
+    }
+
+    fn raise_catch_up_to(&self, end: TxnId) {
+        let mut catch_up_to = self.catch_up_to.lock();
+        *catch_up_to = end.max(*catch_up_to);
     }
 
     /// The end of the log when it was last seen.
@@ -334,6 +340,26 @@ mod tests {
         status.set_log_bounds(bounds(9));
         assert!(status.catch_up(soon).await.unwrap().caught_up);
         assert_eq!(status.log_end(), TxnId(9));
+    }
+
+    /// Else it would answer for the cluster at a timestamp that is not stable yet.
+    #[tokio::test]
+    async fn a_backfill_changes_what_has_to_be_reached_and_not_from_where_on_others_are_read() {
+        let readiness = Readiness::new();
+        let status = Status::new(TxnId(0), None, Hlc(0), readiness.register("store node"));
+        let soon = Duration::from_millis(1);
+        status.set_log_bounds(bounds(5));
+        status.set_applied(TxnId(5), Some(TxnId(4)), Hlc(1));
+        status.set_log_bounds(bounds(9));
+        let text = "copying".to_owned();
+        status.set_backfilling(Some(Backfilling { until: TxnId(8), entries: 0, text }));
+        assert_eq!(status.log_end_at_start(soon).await.unwrap(), TxnId(5));
+        status.set_applied(TxnId(8), Some(TxnId(7)), Hlc(1));
+        status.set_backfilling(None);
+        assert!(!status.applied().caught_up);
+        status.set_applied(TxnId(9), Some(TxnId(8)), Hlc(1));
+        assert!(readiness.not_ready().is_empty());
+        assert_eq!(status.log_end_at_start(soon).await.unwrap(), TxnId(5));
     }
 
     #[tokio::test]
