@@ -303,7 +303,7 @@ fn keep_up(
             head = match backfill.run(head, reason) {
                 Ok(head) => head,
                 Err(Error::Shutdown) => return Ok(()),
-                Err(error) => return Err(error),
+                Err(error) => return apply.status.halt_if_corrupt(error),
             };
         }
         match apply.run(head)? {

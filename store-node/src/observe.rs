@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anabranch_core::ErrorKind;
 use anabranch_core::keyspace::Slice;
 use anabranch_journal::{Bounds, Error as JournalError, Journal, Offset, TopicPartition};
 use anabranch_runtime::clock::now_millis;
@@ -79,7 +80,10 @@ impl Observer {
     }
 
     fn not_reached(&self, error: &Error) {
-        let text = format!("the log cannot be reached: {error}");
+        let text = match error.kind() {
+            ErrorKind::Corrupt => error.to_string(),
+            _ => format!("the log cannot be reached: {error}"),
+        };
         if self.status.set_trouble(Trouble::Log, Some(text)) {
             tracing::warn!(%error, "the log cannot be reached; trying again");
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anabranch_core::ErrorKind;
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Bounds;
@@ -215,6 +216,17 @@ impl Status {
     pub(crate) fn recent_log_end(&self) -> Option<TxnId> {
         let is_recent = self.log_seen.lock().is_some_and(|seen| seen.elapsed() <= RECENT);
         is_recent.then(|| self.log_end())
+    }
+
+    /// After an error: halts the node if what was read of the store or of the log makes no sense,
+    /// now and for ever. It goes on answering from what it has. Another error is given back.
+    pub(crate) fn halt_if_corrupt(&self, error: Error) -> Result<(), Error> {
+        if error.kind() != ErrorKind::Corrupt {
+            return Err(error);
+        }
+        tracing::error!(%error, next = %self.applied().next, "applying has stopped");
+        self.halt(&error.to_string());
+        Ok(())
     }
 
     /// Nothing more will be applied.

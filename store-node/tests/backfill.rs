@@ -9,6 +9,7 @@ use anabranch_core::Value;
 use anabranch_core::cluster::{Configuration, Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_journal::TopicPartition;
+use anabranch_journal::metadata::MetadataStore;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::Lost;
 use anabranch_schemas::store as proto;
@@ -204,5 +205,26 @@ async fn who_has_applied_what_is_declared_lost_does_not_answer() {
     cluster.stop_node(&removed).await;
     cluster.start_node(&removed).await;
     cluster.nodes[&removed].ready().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agreement_that_makes_no_sense_halts_the_node_and_does_not_end_it() {
+    let mut cluster = Cluster::start_with(1, 1, |config| config.lost_after_ms = 100).await;
+    let only = name(0, 0);
+    let before = cluster.write_some();
+    applied(&cluster.nodes[&only], before).await;
+    cluster.stop_node(&only).await;
+    cluster.write_some();
+    trim(&cluster);
+    let metadata = MetadataStore::open(cluster.log.journal(), &identity().name).unwrap();
+    let key = format!("lost/0/{:020}/0", before.0 + 1);
+    metadata.compare_and_set(&key, None, Some("{}".to_owned())).unwrap();
+    cluster.start_node(&only).await;
+    let is_halted = || cluster.nodes[&only].trouble().contains(&key);
+    until("it says what is wrong", is_halted).await;
+    let refused = cluster.nodes[&only].get(&car(0), at(before)).await.unwrap_err();
+    assert_eq!(code(&refused), "halted");
+    // It stops in order: nothing has failed.
     cluster.stop().await;
 }
