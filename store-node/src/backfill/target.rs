@@ -215,17 +215,19 @@ impl Backfill {
         loop {
             self.persistence.check()?;
             let (mut batch, mut removed) = (Batch::new(&self.storage, 1 << 20), 0);
+            let mut failed = Ok(());
             self.storage.entries(table, txns.end, &after.clone(), |key, txn, _| {
                 if txn >= txns.start {
-                    batch.remove_entry(table, key, txn);
+                    failed = batch.remove_entry(table, key, txn);
                     after = key.to_vec();
                     removed += 1;
                 }
-                match removed < REMOVED_AT_ONCE {
+                match failed.is_ok() && removed < REMOVED_AT_ONCE {
                     true => ControlFlow::Continue(()),
                     false => ControlFlow::Break(()),
                 }
             })?;
+            failed?;
             self.persistence.write(batch, &head.progress)?;
             if removed < REMOVED_AT_ONCE {
                 return Ok(());
@@ -295,7 +297,7 @@ impl Backfill {
         let bytes: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
         let mut batch = Batch::new(&self.storage, bytes + 64 * entries.len() + 1024);
         for entry in entries {
-            batch.put_entry(unfinished.table, entry);
+            batch.put_entry(unfinished.table, entry)?;
         }
         unfinished.entries += entries.len() as u64;
         batch.put_unfinished(unfinished);

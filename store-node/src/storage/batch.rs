@@ -122,6 +122,13 @@ impl<'a> Batch<'a> {
         self.batch.put_cf(self.changes, keys::change_key(*txn, *number), writer.last());
     }
 
+    /// What had become of a round that is applied once more after it was forgotten. Whoever copies
+    /// as of before that has to know it: at that time the round may not have been forgotten.
+    pub(crate) fn put_earlier_outcome(&mut self, round: RoundId, outcome: &Outcome) {
+        let key = keys::earlier_round_key(round.0.as_bytes());
+        self.batch.put_cf(self.rounds, key, encode_outcome(outcome));
+    }
+
     /// What became of a round.
     pub(crate) fn put_outcome(&mut self, round: RoundId, outcome: &Outcome) {
         self.batch.put_cf(self.rounds, round.0.as_bytes(), encode_outcome(outcome));

@@ -43,9 +43,7 @@ impl Storage {
 
     /// Visits a table as of the transactions below `until`, in order of key, behind `after`: key,
     /// who wrote it, and value as it is stored. Of a document that is its newest version then; the
-    /// snapshot has to be held.
-    ///
-    /// A round that was repeated after it was forgotten has but its last outcome.
+    /// snapshot has to be held. Of a round it is its last outcome then.
     pub(crate) fn entries(
         &self,
         table: Table,
@@ -54,9 +52,7 @@ impl Storage {
         mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         match table {
-            Table::Rounds => self.rounds(after, |key, txn, value| {
-                if txn < until { visit(key, txn, value) } else { ControlFlow::Continue(()) }
-            }),
+            Table::Rounds => self.rounds(until, after, visit),
             Table::Versions => {
                 let Some(at) = until.0.checked_sub(1) else { return Ok(()) };
                 let after = (!after.is_empty()).then_some(after);
@@ -67,6 +63,7 @@ impl Storage {
 
     fn rounds(
         &self,
+        until: TxnId,
         after: &[u8],
         mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> ControlFlow<()>,
     ) -> Result<(), Error> {
@@ -75,13 +72,39 @@ impl Storage {
         let mut rounds = self.db.raw_iterator_cf_opt(self.table(ROUNDS), options);
         rounds.seek(after);
         while let Some((key, value)) = rounds.item() {
-            let txn = outcome_txn(value)
-                .ok_or_else(|| Error::CorruptStore("an outcome does not decode".to_owned()))?;
-            if key != after && visit(key, txn, value).is_break() {
-                return Ok(());
+            if key != after && !keys::is_earlier_round(key) {
+                let txn = written_by(value)?;
+                let flow = if txn < until {
+                    visit(key, txn, value)
+                } else {
+                    let earlier = self.earlier_outcome(key)?.filter(|(txn, _)| *txn < until);
+                    let visited = earlier.map(|(txn, value)| visit(key, txn, &value));
+                    visited.unwrap_or(ControlFlow::Continue(()))
+                };
+                if flow.is_break() {
+                    return Ok(());
+                }
             }
             rounds.next();
         }
         rounds.status().map_err(|error| self.failed("read", error))
     }
+
+    /// What had become of a round when it was applied the time before, as it is stored.
+    pub(super) fn earlier_outcome(&self, round: &[u8]) -> Result<Option<(TxnId, Vec<u8>)>, Error> {
+        self.stored_outcome(&keys::earlier_round_key(round))
+    }
+
+    /// An outcome as it is stored.
+    pub(super) fn stored_outcome(&self, key: &[u8]) -> Result<Option<(TxnId, Vec<u8>)>, Error> {
+        let found = self.db.get_cf(self.table(ROUNDS), key);
+        let found = found.map_err(|error| self.failed("read a round", error))?;
+        found.map(|value| Ok((written_by(&value)?, value))).transpose()
+    }
+}
+
+/// The transaction of an outcome.
+fn written_by(outcome: &[u8]) -> Result<TxnId, Error> {
+    let broken = || Error::CorruptStore("an outcome does not decode".to_owned());
+    outcome_txn(outcome).ok_or_else(broken)
 }

@@ -117,10 +117,15 @@ impl Storage {
     /// as forgotten whether a compaction has dropped it already or not: else replicas would
     /// disagree about what a repeated round does (ST-2).
     pub(crate) fn outcome(&self, round: RoundId, now: Hlc) -> Result<Option<Outcome>, Error> {
+        let outcome = self.last_outcome(round)?;
+        Ok(outcome.filter(|outcome| self.remembers(outcome.time, now)))
+    }
+
+    /// What became of a round when it was applied last, as far as that is still there.
+    pub(crate) fn last_outcome(&self, round: RoundId) -> Result<Option<Outcome>, Error> {
         let found = self.db.get_pinned_cf(self.table(ROUNDS), round.0.as_bytes());
         let value = found.map_err(|error| self.failed("read a round", error))?;
-        let outcome = value.map(|value| values::decode_outcome(&value)).transpose()?;
-        Ok(outcome.filter(|outcome| self.remembers(outcome.time, now)))
+        value.map(|value| values::decode_outcome(&value)).transpose()
     }
 
     /// Whether at `now` a round is still known that was applied at `then`.

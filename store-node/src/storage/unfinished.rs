@@ -56,23 +56,43 @@ impl Batch<'_> {
     }
 
     /// Takes back what another replica handed over.
-    pub(crate) fn remove_entry(&mut self, table: Table, key: &[u8], txn: TxnId) {
+    pub(crate) fn remove_entry(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        txn: TxnId,
+    ) -> Result<(), Error> {
         match table {
-            Table::Rounds => self.batch.delete_cf(self.storage.table(ROUNDS), key),
+            Table::Rounds => {
+                let rounds = self.storage.table(ROUNDS);
+                match self.storage.earlier_outcome(key)? {
+                    Some((_, own)) => self.batch.put_cf(rounds, key, own),
+                    None => self.batch.delete_cf(rounds, key),
+                }
+                self.batch.delete_cf(rounds, keys::earlier_round_key(key));
+            }
             Table::Versions => {
                 self.batch.delete_cf(self.storage.table(VERSIONS), keys::version_key(key, txn));
             }
         }
+        Ok(())
     }
 
-    /// What another replica handed over.
-    pub(crate) fn put_entry(&mut self, table: Table, entry: &Entry) {
+    /// What another replica handed over. The node may have an outcome of its own of a round that
+    /// was repeated: it is wanted again if the other one is taken back, or by who copies as of then.
+    pub(crate) fn put_entry(&mut self, table: Table, entry: &Entry) -> Result<(), Error> {
         match table {
             Table::Rounds => {
-                self.batch.put_cf(self.storage.table(ROUNDS), &entry.key, &entry.value);
+                let rounds = self.storage.table(ROUNDS);
+                let own = self.storage.stored_outcome(&entry.key)?;
+                if let Some((_, own)) = own.filter(|(txn, _)| *txn < entry.txn) {
+                    self.batch.put_cf(rounds, keys::earlier_round_key(&entry.key), own);
+                }
+                self.batch.put_cf(rounds, &entry.key, &entry.value);
             }
             Table::Versions => self.put_version(&entry.key, entry.txn, &entry.value),
         }
+        Ok(())
     }
 }
 

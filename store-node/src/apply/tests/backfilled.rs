@@ -37,7 +37,7 @@ use crate::storage::{FeedPosition, Head, Opened, Storage};
 
 /// What happens instead of a page, or with it.
 #[derive(Clone, Copy, Debug)]
-enum Event {
+pub(super) enum Event {
     /// The page comes.
     Page,
     /// The page comes, and what is here is made durable.
@@ -51,13 +51,13 @@ enum Event {
 }
 
 /// Replicas that are stores of the test.
-struct Others {
-    stores: Vec<Arc<Storage>>,
-    target: Arc<Storage>,
-    events: Arc<Mutex<VecDeque<Event>>>,
-    page_entries: usize,
+pub(super) struct Others {
+    pub(super) stores: Vec<Arc<Storage>>,
+    pub(super) target: Arc<Storage>,
+    pub(super) events: Arc<Mutex<VecDeque<Event>>>,
+    pub(super) page_entries: usize,
     /// Of the node that asks.
-    shutdown: Shutdown,
+    pub(super) shutdown: Shutdown,
 }
 
 impl Replicas for Others {
@@ -130,12 +130,12 @@ impl Agreement for Nothing {
     }
 }
 
-fn trimmed() -> JournalError {
+pub(super) fn trimmed() -> JournalError {
     let at = TopicPartition::new("c.txns", 0);
     JournalError::Trimmed { at, wanted: Offset(0), start: Offset(1) }
 }
 
-fn backfill(target: &Arc<Storage>, status: &Arc<Status>, others: Others) -> Backfill {
+pub(super) fn backfill(target: &Arc<Storage>, status: &Arc<Status>, others: Others) -> Backfill {
     Backfill {
         log: Arc::new(everything()),
         storage: Arc::clone(target),
@@ -184,7 +184,7 @@ fn backfilled(
     }
 }
 
-fn status_of(head: &Head) -> Arc<Status> {
+pub(super) fn status_of(head: &Head) -> Arc<Status> {
     let Head { progress, .. } = head;
     let ready = anabranch_runtime::admin::Readiness::new().register("test");
     Arc::new(Status::new(progress.next, progress.last, progress.time, ready))
@@ -211,7 +211,7 @@ fn stored(storage: &Storage, at: TxnId) -> Vec<(Vec<u8>, TxnId, Vec<u8>)> {
 }
 
 /// A store against one that has applied everything, from where its history begins.
-fn check(opened: &Opened, whole: &Opened, log: &TestLog) {
+pub(super) fn check(opened: &Opened, whole: &Opened, log: &TestLog) {
     let (progress, expected) = (&opened.head.progress, &whole.head.progress);
     assert_eq!((progress.next, progress.last), (expected.next, expected.last));
     assert_eq!((progress.time, &progress.slices), (expected.time, &expected.slices));
@@ -360,7 +360,7 @@ impl Agreement for This {
 }
 
 /// Nobody but the node itself.
-fn nobody(target: &Arc<Storage>) -> Others {
+pub(super) fn nobody(target: &Arc<Storage>) -> Others {
     let (events, page_entries, shutdown) = (Arc::default(), 1, Shutdown::new());
     Others { stores: vec![], target: Arc::clone(target), events, page_entries, shutdown }
 }
