@@ -163,26 +163,41 @@ impl Backfill {
     fn pass_over(&self, head: Head, agreed: &Agreed) -> Result<Head, Error> {
         let Head { progress: before, timeline } = head;
         let progress = passed_over(&before, agreed, &self.log);
-        tracing::error!(
-            from = %before.next, to = %progress.next, declared_by = agreed.range.declared_by,
-            "neither the log nor any replica has these transactions: they are lost"
-        );
         let mut batch = Batch::new(&self.storage, 1024);
-        batch.put_lost_range(&(before.next..progress.next));
-        if let Some(last) = progress.last.filter(|_| progress.next > before.next) {
-            batch.begin_changes(last, self.log.read());
-            for slice in self.log.read() {
-                batch.put_lost_changes(*slice, before.next);
-            }
-            batch.end_changes();
+        let last = progress.last.filter(|_| progress.next > before.next);
+        if let Some(last) = last {
+            tracing::error!(
+                from = %before.next, to = %progress.next, declared_by = agreed.range.declared_by,
+                "neither the log nor any replica has these transactions: they are lost"
+            );
+            self.tell_lost(&mut batch, before.next, last);
+        } else {
+            // If a commit record names one of these parts, that it is lost is told then. None may: a
+            // transaction that was torn has left parts behind, and is nothing that anybody misses.
+            tracing::warn!(
+                from = %before.next, declared_by = agreed.range.declared_by,
+                "neither the log nor any replica has some parts of transactions to come"
+            );
         }
         self.storage.history().begin_at(progress.oldest_readable);
         self.persistence.write(batch, &progress)?;
         self.make_durable();
-        self.status.add_lost_range();
+        if last.is_some() {
+            self.status.add_lost_range();
+        }
         self.status.set_applied(progress.next, progress.last, progress.time);
         self.status.set_backfilling(None);
         Ok(Head { progress, timeline })
+    }
+
+    /// Records that transactions are lost, also in the feed: there it is what the last of them did.
+    fn tell_lost(&self, batch: &mut Batch<'_>, from: TxnId, last: TxnId) {
+        batch.put_lost_range(&(from..last.next()));
+        batch.begin_changes(last, self.log.read());
+        for slice in self.log.read() {
+            batch.put_lost_changes(*slice, from);
+        }
+        batch.end_changes();
     }
 
     /// After a crash all of it is done again, until this succeeds.
