@@ -69,8 +69,9 @@ impl Source {
         let snapshot = self.reads.held(last)?;
         // Mostly all that is here is wanted: then no position has to be computed.
         let part = (*self.log.owned() != part).then_some(part);
-        let (after, page_entries) = (request.after, PAGE_ENTRIES);
-        let cursor = |_| Cursor { part, table, txns, after, page_entries };
+        let after = request.after;
+        let (page_entries, page_looked) = (PAGE_ENTRIES, PAGE_LOOKED);
+        let cursor = |_| Cursor { part, table, txns, after, page_entries, page_looked };
         self.reads.open("entries", MAX_STREAM, snapshot, cursor, Cursor::next, |_, mut pages| {
             pages.pop().unwrap_or_default()
         })
@@ -99,6 +100,8 @@ pub(crate) struct Cursor {
     pub(crate) after: Bytes,
     /// How many entries a page has at most.
     pub(crate) page_entries: usize,
+    /// How many are looked at for it.
+    pub(crate) page_looked: usize,
 }
 
 impl Cursor {
@@ -108,15 +111,16 @@ impl Cursor {
         let (mut bytes, mut looked) = (0, 0);
         let mut last = None;
         let from = std::mem::take(&mut self.after);
-        storage.entries(self.table, self.txns.end, &from, |key, txn, value| {
+        storage.entries(self.table, self.txns.end, &from, |key, entry| {
             looked += 1;
-            if self.wants(key, txn) {
+            if let Some((txn, value)) = entry.filter(|(txn, _)| self.wants(key, *txn)) {
                 bytes += key.len() + value.len();
                 let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
                 reply.entries.push(proto::Entry { key, txn: txn.0, value });
             }
             let entries = reply.entries.len();
-            if bytes >= PAGE_BYTES || entries >= self.page_entries || looked >= PAGE_LOOKED {
+            let is_full = bytes >= PAGE_BYTES || entries >= self.page_entries;
+            if is_full || looked >= self.page_looked {
                 last = Some(Bytes::copy_from_slice(key));
                 return ControlFlow::Break(());
             }

@@ -231,8 +231,8 @@ impl Backfill {
             self.persistence.check()?;
             let (mut batch, mut removed) = (Batch::new(&self.storage, 1 << 20), 0);
             let mut failed = Ok(());
-            self.storage.entries(table, txns.end, &after.clone(), |key, txn, _| {
-                if txn >= txns.start {
+            self.storage.entries(table, txns.end, &after.clone(), |key, entry| {
+                if let Some((txn, _)) = entry.filter(|(txn, _)| *txn >= txns.start) {
                     failed = batch.remove_entry(table, key, txn);
                     after = key.to_vec();
                     removed += 1;

@@ -43,20 +43,21 @@ impl Storage {
 
     /// Visits a table as of the transactions below `until`, in order of key, behind `after`: key,
     /// who wrote it, and value as it is stored. Of a document that is its newest version then; the
-    /// snapshot has to be held. Of a round it is its last outcome then.
+    /// snapshot has to be held. Of a round it is its last outcome then. What was not there yet is
+    /// visited as well, since passing over it takes its time, too.
     pub(crate) fn entries(
         &self,
         table: Table,
         until: TxnId,
         after: &[u8],
-        mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> ControlFlow<()>,
+        mut visit: impl FnMut(&[u8], Option<(TxnId, &[u8])>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         match table {
             Table::Rounds => self.rounds(until, after, visit),
             Table::Versions => {
                 let Some(at) = until.0.checked_sub(1) else { return Ok(()) };
                 let after = (!after.is_empty()).then_some(after);
-                self.versions(&[], after, TxnId(at), |id, txn, value| Ok(visit(id, txn, value)))
+                self.versions(&[], after, TxnId(at), |id, version| Ok(visit(id, version)))
             }
         }
     }
@@ -65,7 +66,7 @@ impl Storage {
         &self,
         until: TxnId,
         after: &[u8],
-        mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> ControlFlow<()>,
+        mut visit: impl FnMut(&[u8], Option<(TxnId, &[u8])>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let mut options = ReadOptions::default();
         options.set_total_order_seek(true);
@@ -75,11 +76,10 @@ impl Storage {
             if key != after && !keys::is_earlier_round(key) {
                 let txn = written_by(value)?;
                 let flow = if txn < until {
-                    visit(key, txn, value)
+                    visit(key, Some((txn, value)))
                 } else {
                     let earlier = self.earlier_outcome(key)?.filter(|(txn, _)| *txn < until);
-                    let visited = earlier.map(|(txn, value)| visit(key, txn, &value));
-                    visited.unwrap_or(ControlFlow::Continue(()))
+                    visit(key, earlier.as_ref().map(|(txn, value)| (*txn, value.as_slice())))
                 };
                 if flow.is_break() {
                     return Ok(());

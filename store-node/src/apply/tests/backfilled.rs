@@ -33,7 +33,7 @@ use crate::error::Error;
 use crate::persistence::Persistence;
 use crate::rpc::refuse;
 use crate::status::Status;
-use crate::storage::{FeedPosition, Head, Opened, Storage};
+use crate::storage::{FeedPosition, Head, Opened, Storage, Table};
 
 /// What happens instead of a page, or with it.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +92,7 @@ impl Replicas for Others {
             txns: wanted.since..wanted.until,
             after: Bytes::from(wanted.after.clone()),
             page_entries: self.page_entries,
+            page_looked: 2 * self.page_entries,
         });
         let mut is_over = false;
         Box::new(std::iter::from_fn(move || {
@@ -327,6 +328,30 @@ fn until_it_is_whole_it_serves_no_reads_and_says_what_it_does() {
     assert!(backfilling.text.contains("10 rounds and documents"), "{}", backfilling.text);
     status.set_log_bounds(anabranch_journal::Bounds { start: Offset(0), end: Offset(0) });
     assert!(!status.applied().caught_up, "also at the end of the log");
+}
+
+/// Whoever waits is to hear from the node, also if all that is there was written later.
+#[test]
+fn what_is_newer_than_the_snapshot_is_looked_at_too() {
+    let rounds = [0, 3].into_iter().chain(4..30).chain([1]).zip(0..);
+    let rounds: Vec<_> =
+        rounds.map(|(number, id)| TestRound { id, mutations: vec![put(number, 1)] }).collect();
+    let (_dir, opened) = applied(&rounds);
+    for (table, there) in [(Table::Versions, 2), (Table::Rounds, 2)] {
+        let txns = TxnId(0)..TxnId(3);
+        let (part, after, page_entries, page_looked) = (None, Bytes::new(), 100, 4);
+        let mut cursor = Cursor { part, table, txns, after, page_entries, page_looked };
+        let (mut pages, mut entries) = (0, 0);
+        loop {
+            let page = cursor.next(&opened.storage).unwrap();
+            entries += page.items[0].entries.len();
+            pages += 1;
+            if page.is_last {
+                break;
+            }
+        }
+        assert_eq!((pages, entries), (rounds.len() / 4 + 1, there), "{table:?}");
+    }
 }
 
 #[test]
