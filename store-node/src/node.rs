@@ -17,7 +17,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use crate::apply::{Apply, Ended, Retention};
-use crate::backfill::{ASK_AGAIN, Backfill, Declared, Reason, Remote, Source};
+use crate::backfill::{
+    ASK_AGAIN, Backfill, Declared, REMOVED_AT_ONCE, Reason, Remote, Source,
+};
 use crate::config::StoreNodeConfig;
 use crate::coordinate::{Coordinator, Remember, View};
 use crate::error::Error;
@@ -199,6 +201,7 @@ impl Started<'_> {
             persistence,
             ask_again: ASK_AGAIN,
             lost_after: Duration::from_millis(self.config.lost_after_ms),
+            removed_at_once: REMOVED_AT_ONCE,
             agreement: Box::new(Declared {
                 journal: Arc::clone(&apply.journal),
                 cluster: self.identity.name.clone(),

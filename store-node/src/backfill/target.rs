@@ -30,7 +30,7 @@ const TRIES: u32 = 120;
 /// With so few transactions an empty node reads the log: that keeps its feed complete.
 const FEW: u64 = 1_000;
 /// How many entries are removed at once.
-const REMOVED_AT_ONCE: usize = 10_000;
+pub(crate) const REMOVED_AT_ONCE: usize = 10_000;
 
 /// Takes from other replicas what the log does not have.
 pub(crate) struct Backfill {
@@ -44,6 +44,8 @@ pub(crate) struct Backfill {
     pub(crate) ask_again: Duration,
     /// How long all of them have to lack something before it is declared lost.
     pub(crate) lost_after: Duration,
+    /// How many entries are removed at once ([`REMOVED_AT_ONCE`]).
+    pub(crate) removed_at_once: usize,
 }
 
 /// Why something is to be taken from other replicas.
@@ -237,14 +239,14 @@ impl Backfill {
                     after = key.to_vec();
                     removed += 1;
                 }
-                match failed.is_ok() && removed < REMOVED_AT_ONCE {
+                match failed.is_ok() && removed < self.removed_at_once {
                     true => ControlFlow::Continue(()),
                     false => ControlFlow::Break(()),
                 }
             })?;
             failed?;
             self.persistence.write(batch, &head.progress)?;
-            if removed < REMOVED_AT_ONCE {
+            if removed < self.removed_at_once {
                 return Ok(());
             }
         }

@@ -146,6 +146,7 @@ pub(super) fn backfill(target: &Arc<Storage>, status: &Arc<Status>, others: Othe
         agreement: Box::new(Nothing),
         ask_again: Duration::ZERO,
         lost_after: Duration::MAX,
+        removed_at_once: 2,
     }
 }
 
@@ -384,6 +385,55 @@ impl Agreement for This {
     }
 }
 
+/// A store with some pages of a backfill, which another one with more could finish; `None` if these
+/// pages are all of it.
+fn interrupted(own: &[TestRound], others: &[TestRound], pages: usize) -> Option<TempDir> {
+    let (_source_dir, source) = applied(others);
+    let (dir, Opened { storage, head, .. }) = applied(own);
+    let (target, status) = (Arc::new(storage), status_of(&head));
+    let events = [vec![Event::Page; pages], vec![Event::PageAndFlush, Event::Dies]].concat();
+    let others = Others {
+        stores: vec![Arc::new(source.storage)],
+        target: Arc::clone(&target),
+        events: Arc::new(Mutex::new(VecDeque::from(events))),
+        page_entries: 1,
+        shutdown: Shutdown::new(),
+    };
+    let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
+    let image = crash_image(dir.path());
+    died.is_err().then_some(image)
+}
+
+/// What is removed of a backfill that nobody can finish is written in several batches: a crash
+/// between any two of them, and what is there is removed after it.
+#[test]
+fn a_crash_while_a_backfill_is_abandoned_leaves_nothing_behind() {
+    let rounds = many(14);
+    let (log, _) = build(&rounds);
+    let (_whole_dir, whole) = applied(&rounds);
+    for writes in 0.. {
+        // All of its rounds and some of its documents are here.
+        let image = interrupted(&rounds[..3], &rounds, 14).unwrap();
+        let (mut dies, mut has_died) = (Some(writes), false);
+        while let Opened { storage, head, unfinished: Some(unfinished), .. } = open(image.path()) {
+            let (target, status) = (Arc::new(storage), status_of(&head));
+            let mut left = backfill(&target, &status, nobody(&target));
+            if let Some(writes) = dies.take() {
+                left.persistence = left.persistence.dying_after(writes);
+            }
+            let ended = left.run(head, Reason::Interrupted(unfinished));
+            has_died |= ended.is_err();
+            target.flush().unwrap();
+        }
+        check(&go_on(image.path(), &log), &whole, &log);
+        if !has_died {
+            // What was removed took several.
+            assert!(writes > 5, "{writes}");
+            return;
+        }
+    }
+}
+
 /// Nobody but the node itself.
 pub(super) fn nobody(target: &Arc<Storage>) -> Others {
     let (events, page_entries, shutdown) = (Arc::default(), 1, Shutdown::new());
@@ -405,23 +455,9 @@ proptest! {
         let behind = behind.min(ahead - 1);
         let (log, _) = build(&rounds);
         let (_whole_dir, whole) = applied(&rounds);
-        let (_source_dir, source) = applied(&rounds[..ahead]);
-        let (dir, Opened { storage, head, .. }) = applied(&rounds[..behind]);
-        let (target, status) = (Arc::new(storage), status_of(&head));
-        let events = [vec![Event::Page; pages], vec![Event::PageAndFlush, Event::Dies]].concat();
-        let others = Others {
-            stores: vec![Arc::new(source.storage)],
-            target: Arc::clone(&target),
-            events: Arc::new(Mutex::new(VecDeque::from(events))),
-            page_entries: 1,
-            shutdown: Shutdown::new(),
-        };
-        let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
-        let image = crash_image(dir.path());
-        drop((target, status));
-        if died.is_ok() {
+        let Some(image) = interrupted(&rounds[..behind], &rounds[..ahead], pages) else {
             return Ok(());
-        }
+        };
         let Opened { storage, head, unfinished, .. } = open(image.path());
         let (target, status) = (Arc::new(storage), status_of(&head));
         let left = backfill(&target, &status, nobody(&target));
