@@ -10,12 +10,11 @@ use anabranch_core::cluster::{Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Error as JournalError;
 use anabranch_journal::metadata::Agreed;
-use anabranch_runtime::grpc;
 use tonic::Status as Refusal;
 
 use super::choice::{Choice, choose};
 use super::lost::{Agreement, passed_over};
-use super::replicas::{Fetched, Replicas, Wanted};
+use super::replicas::{Fetched, Replicas, Wanted, is_gone};
 use crate::error::Error;
 use crate::log::Log;
 use crate::metrics;
@@ -269,7 +268,7 @@ impl Backfill {
                 }
             };
             tries = if unfinished.after == before { tries + 1 } else { 0 };
-            if grpc::code_of(&refusal) == Some("too_old") || tries >= TRIES {
+            if is_gone(&refusal) || tries >= TRIES {
                 return Ok(Copied::Gone(unfinished));
             }
             self.persistence.pause(self.ask_again)?;

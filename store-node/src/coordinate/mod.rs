@@ -7,6 +7,7 @@
 //! keep what it reads. A node that is the only one of its cluster answers by itself, from what it
 //! has applied.
 
+mod failure;
 mod feed;
 mod horizon;
 mod isolation;
@@ -44,6 +45,7 @@ use crate::error::Error;
 use crate::read::parse_select;
 use crate::rpc::{Local, Replies, app, document_id, oldest_of, refuse, refused, replies};
 
+pub(crate) use self::failure::worse;
 pub(crate) use self::replicas::Client;
 pub(crate) use self::view::{Remember, View};
 
