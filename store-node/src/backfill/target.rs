@@ -63,6 +63,8 @@ enum Found {
     Begun(Box<Unfinished>),
     /// What nobody has.
     Lost(Box<Agreed>),
+    /// Nobody who answers has more, and that is enough to know.
+    Nobody,
 }
 
 /// How far fetching has come.
@@ -77,45 +79,41 @@ impl Backfill {
     /// Takes what is missing at `head`. Returns where to apply the log from. Blocks.
     pub(crate) fn run(&self, head: Head, reason: Reason) -> Result<Head, Error> {
         let next = head.progress.next;
-        let (mut begun, trimmed) = match reason {
-            Reason::Empty => match self.find_now(next, TxnId(FEW)) {
-                None => return Ok(head),
-                begun => (begun, None),
-            },
-            Reason::Interrupted(unfinished) => (Some(unfinished), None),
-            Reason::Trimmed(trimmed) => (None, Some(trimmed)),
+        let (mut found, trimmed) = match reason {
+            Reason::Empty => (self.find_now(next, TxnId(FEW)), None),
+            Reason::Interrupted(unfinished) => (Found::Begun(Box::new(unfinished)), None),
+            Reason::Trimmed(trimmed) => (self.find(&head, &trimmed)?, Some(trimmed)),
         };
         loop {
-            let unfinished = match (begun.take(), &trimmed) {
-                (Some(unfinished), _) => unfinished,
-                (None, None) => match self.find_now(next, next) {
-                    Some(unfinished) => unfinished,
-                    None => {
-                        self.status.set_backfilling(None);
-                        return Ok(head);
-                    }
-                },
-                (None, Some(trimmed)) => match self.find(&head, trimmed)? {
-                    Found::Begun(unfinished) => *unfinished,
-                    Found::Lost(agreed) => return self.pass_over(head, &agreed),
-                },
+            let unfinished = match found {
+                Found::Begun(unfinished) => *unfinished,
+                Found::Lost(agreed) => return self.pass_over(head, &agreed),
+                Found::Nobody => {
+                    self.status.set_backfilling(None);
+                    return Ok(head);
+                }
             };
             match self.copy(&head, unfinished)? {
                 Copied::All(unfinished) => return self.finish(head, unfinished),
                 Copied::Gone(unfinished) => self.abandon(&head, unfinished)?,
             }
+            found = match &trimmed {
+                Some(trimmed) => self.find(&head, trimmed)?,
+                // The log may have it as well.
+                None => self.find_now(next, next),
+            };
         }
     }
 
     /// A backfill from a replica that answers and has come past `at_least`, if there is one.
-    fn find_now(&self, since: TxnId, at_least: TxnId) -> Option<Unfinished> {
+    fn find_now(&self, since: TxnId, at_least: TxnId) -> Found {
         match choose(at_least, self.replicas.positions()) {
-            Choice::From(node, to) => Some(begin(since, &node, to)),
-            Choice::Nobody | Choice::Unknown(_) => None,
+            Choice::From(node, to) => begin(since, &node, to),
+            Choice::Nobody | Choice::Unknown(_) => Found::Nobody,
         }
     }
 
-    /// The same, or what is lost, once one of them is known.
+    /// A backfill, or what is lost, once one of them is known.
     fn find(&self, head: &Head, trimmed: &JournalError) -> Result<Found, Error> {
         let next = head.progress.next;
         let mut nobody_since = None;
@@ -123,9 +121,7 @@ impl Backfill {
             // Before they are asked: whoever joins later has to be asked, too.
             let epoch = self.replicas.epoch();
             let text = match choose(next, self.replicas.positions()) {
-                Choice::From(node, to) => {
-                    return Ok(Found::Begun(Box::new(begin(next, &node, to))));
-                }
+                Choice::From(node, to) => return Ok(begin(next, &node, to)),
                 Choice::Nobody => {
                     let waited = nobody_since.get_or_insert_with(Instant::now).elapsed();
                     match self.lost_after.checked_sub(waited).filter(|left| !left.is_zero()) {
@@ -365,9 +361,9 @@ impl Backfill {
     }
 }
 
-fn begin(since: TxnId, node: &NodeId, to: Progress) -> Unfinished {
+fn begin(since: TxnId, node: &NodeId, to: Progress) -> Found {
     tracing::info!(%since, until = %to.next, %node, "a backfill begins");
-    Unfinished::new(since, to)
+    Found::Begun(Box::new(Unfinished::new(since, to)))
 }
 
 /// What a node says that is about to give up.
