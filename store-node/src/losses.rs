@@ -83,8 +83,13 @@ mod tests {
     use crate::storage::Loss;
 
     /// Of a node that is at `next` and passed over one range.
-    fn has(next: u64, passed: Option<(u64, u64, u32)>, (from, to, number): (u64, u64, u32)) -> bool {
-        let losses = passed.map(|(from, to, number)| Loss { from: TxnId(from), to: TxnId(to), number });
+    fn has(
+        next: u64,
+        passed: Option<(u64, u64, u32)>,
+        (from, to, number): (u64, u64, u32),
+    ) -> bool {
+        let losses =
+            passed.map(|(from, to, number)| Loss { from: TxnId(from), to: TxnId(to), number });
         let losses = losses.into_iter().collect();
         let progress = Progress { next: TxnId(next), losses, ..Progress::start(1) };
         let range = LostRange::new(PartitionId(0), TxnId(from), TxnId(to), []);

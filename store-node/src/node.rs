@@ -17,9 +17,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use crate::apply::{Apply, Ended, Retention};
-use crate::backfill::{
-    ASK_AGAIN, Backfill, Declared, REMOVED_AT_ONCE, Reason, Remote, Source,
-};
+use crate::backfill::{ASK_AGAIN, Backfill, Declared, REMOVED_AT_ONCE, Reason, Remote, Source};
 use crate::config::StoreNodeConfig;
 use crate::coordinate::{Coordinator, Remember, View};
 use crate::error::Error;

@@ -111,12 +111,7 @@ impl<'s, 'r> Run<'s, 'r> {
     }
 
     /// Applies a round; `before` is what had become of it if it is one that was forgotten.
-    fn apply_new(
-        &mut self,
-        round: Round,
-        time: Hlc,
-        before: Option<Outcome>,
-    ) -> Result<(), Error> {
+    fn apply_new(&mut self, round: Round, time: Hlc, before: Option<Outcome>) -> Result<(), Error> {
         let Round { txn, ref commit, .. } = round;
         let id = commit.round;
         let digest = Bytes::copy_from_slice(&commit.digest);

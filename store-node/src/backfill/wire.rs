@@ -64,8 +64,11 @@ pub(super) fn read_position(
         let is_ordered = read.waiting.windows(2).all(|pair| pair[0] < pair[1]);
         is_ordered && read.waiting.last().is_none_or(|last| *last < read.end)
     };
-    let loss =
-        |loss: &proto::Loss| Loss { from: TxnId(loss.from), to: TxnId(loss.to), number: loss.number };
+    let loss = |loss: &proto::Loss| Loss {
+        from: TxnId(loss.from),
+        to: TxnId(loss.to),
+        number: loss.number,
+    };
     let progress = Progress {
         next: TxnId(reply.next),
         last: reply.last.map(TxnId),

@@ -12,8 +12,7 @@ use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, RoundId, TxnI
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{
-    Cleanup, Journal, NewRecord, TopicPartition, TopicSpec, TransactionalId, Writer,
-    cluster_topics,
+    Cleanup, Journal, NewRecord, TopicPartition, TopicSpec, TransactionalId, Writer, cluster_topics,
 };
 use anabranch_schemas::encode;
 use anabranch_schemas::records::{
