@@ -3,6 +3,7 @@
 //! clusters are known only to the process that has them. While the log is away the answer comes all
 //! the same, in time, and says what is not known.
 
+mod tail;
 pub(crate) mod verify;
 
 use std::collections::BTreeMap;
@@ -12,14 +13,11 @@ use std::time::Duration;
 use anabranch_bridge::StatusHandle;
 use anabranch_cdc::CURSOR_KEY;
 use anabranch_journal::metadata::ClusterIdentity;
-use anabranch_journal::{
-    Error as JournalError, Journal, Offset, ReadFrom, Reader, Record, TopicPartition,
-};
+use anabranch_journal::{Error as JournalError, Journal, ReadFrom, Reader, TopicPartition};
 use anabranch_runtime::admin::Readiness;
-use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::decode;
-use anabranch_schemas::records::{ChangesCursor, Commit};
+use anabranch_schemas::records::ChangesCursor;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_schemas::store::{self as proto, StatusRequest};
 use axum::extract::State;
@@ -29,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::tail::Tail;
+
 /// Where the status is.
 pub(crate) const PATH: &str = "/api/v1/status";
 
@@ -36,9 +36,6 @@ pub(crate) const PATH: &str = "/api/v1/status";
 const ANSWER: Duration = Duration::from_secs(5);
 const ASK_STORE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(100);
-/// Commit records are counted one by one up to this many, and for as long.
-const COUNTED: u64 = 10_000;
-const COUNT_FOR: Duration = Duration::from_secs(1);
 /// Positions of a log that answers are read within this time.
 const READ_FOR: Duration = Duration::from_secs(4);
 /// The part that is at the end of the log while it is ready.
@@ -55,6 +52,8 @@ pub(crate) struct Board {
     ingest: bool,
     /// Positions seen so far. Whoever reads on holds it.
     cursors: Arc<Mutex<Option<Cursors>>>,
+    /// The commit records seen last. Whoever reads on holds it, too.
+    tail: Arc<Mutex<Tail>>,
 }
 
 /// The status of a cluster, as one of its processes sees it.
@@ -148,7 +147,8 @@ impl Board {
         links: Option<StatusHandle>,
     ) -> Self {
         let cursors = Arc::new(Mutex::new(None));
-        Board { cluster, journal, readiness, store: None, links, ingest: false, cursors }
+        let tail = Arc::new(Mutex::new(Tail::new(TopicPartition::new(cluster.name.txns(), 0))));
+        Board { cluster, journal, readiness, store: None, links, ingest: false, cursors, tail }
     }
 
     /// One that asks a store node, too.
@@ -223,8 +223,7 @@ impl Board {
             let sent = status.sent.as_ref().map(|sent| sent.next);
             let mut status = serde_json::to_value(status).unwrap_or_default();
             if let Some(next) = sent
-                && let Ok((transactions, seconds)) =
-                    self.blocking(until, move |board| board.behind(next)).await
+                && let Ok((transactions, seconds)) = self.behind(until, next).await
             {
                 status["lagTransactions"] = transactions.into();
                 status["lagSeconds"] = seconds.into();
@@ -246,7 +245,7 @@ impl Board {
             Ok(next) => next,
             Err(error) => return PartStatus { error: Some(error), ..part },
         };
-        match self.blocking(until, move |board| board.behind(next)).await {
+        match self.behind(until, next).await {
             Ok((transactions, seconds)) => PartStatus {
                 next: Some(next),
                 lag_transactions: Some(transactions),
@@ -259,7 +258,7 @@ impl Board {
 
     async fn node(self: &Arc<Self>, until: Instant, node: proto::NodeStatus) -> NodeStatus {
         let behind = match node.base {
-            Some(base) => self.blocking(until, move |board| board.behind(base)).await.ok(),
+            Some(base) => self.behind(until, base).await.ok(),
             None => None,
         };
         let (lag_transactions, lag_seconds) = behind.unzip();
@@ -333,30 +332,11 @@ impl Board {
         TopicPartition::new(self.cluster.name.txns(), 0)
     }
 
-    /// How many transactions there are from `next` on, and how many seconds ago the first was
-    /// written. Of very many it is said how many there are at most.
-    fn behind(&self, next: u64) -> Result<(u64, f64), JournalError> {
-        let txns = self.txns();
-        let end = self.journal.bounds(&txns)?.end;
-        if next >= end.0 {
-            return Ok((0, 0.0));
-        }
-        let from = ReadFrom::Offset(Offset(next));
-        let mut reader = self.journal.reader(&[(txns.clone(), from)])?;
-        let (mut count, mut since) = (0, None);
-        let begun = Instant::now();
-        while reader.position(&txns).is_none_or(|position| position < end) {
-            for record in reader.poll(POLL)? {
-                count += 1;
-                since = since.or_else(|| written_at(&record));
-            }
-            if count > COUNTED || begun.elapsed() > COUNT_FOR {
-                count = end.0 - next;
-                break;
-            }
-        }
-        let ms = since.map_or(0, |since| now_millis().saturating_sub(since));
-        Ok((count, Duration::from_millis(ms).as_secs_f64()))
+    /// How far behind `next` is: see [`Tail::behind`].
+    async fn behind(self: &Arc<Self>, until: Instant, next: u64) -> Result<(u64, f64), String> {
+        let tail = timeout_at(until, self.tail.clone().lock_owned()).await;
+        let mut tail = tail.map_err(|_| no_answer())?;
+        self.blocking(until, move |board| tail.behind(&*board.journal, next)).await
     }
 
     /// Runs what blocks on a thread for that. Nobody waits for it beyond `until`.
@@ -374,11 +354,6 @@ impl Board {
 
 fn no_answer() -> String {
     "the log does not answer in time".to_owned()
-}
-
-fn written_at(record: &Record) -> Option<u64> {
-    let commit: Commit = decode(record.value.as_deref()?).ok()?;
-    Some(commit.hlc.millis())
 }
 
 async fn ask(mut store: StoreNodeClient<AnyOf>) -> Result<proto::StatusReply, String> {

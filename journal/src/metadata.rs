@@ -44,7 +44,7 @@ use crate::log::{
 use crate::rotating::run_transaction;
 
 pub use configuration::follow_configuration;
-pub use lost::LostRange;
+pub use lost::{Agreed, LostRange};
 
 /// How long to wait for the log to be read to its end.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);

@@ -21,6 +21,24 @@ pub enum Error {
     /// The data directory cannot be used.
     #[error("{0}")]
     DataDir(String),
+    /// The node has applied what its partition has declared lost.
+    #[error(
+        "the store in '{path}' has applied transactions from {from} on, up to {next}, that its \
+         partition has declared lost ('{declared_by}' did, when this node was not among its \
+         replicas): it would answer what they do not. Move the directory away and start with an \
+         empty one, so that the node copies from another replica. What is lost may be nowhere \
+         else than in that directory: keep it if you need it"
+    )]
+    AppliedLost {
+        /// The data directory.
+        path: String,
+        /// The first transaction that is lost.
+        from: TxnId,
+        /// Everything below this is applied.
+        next: TxnId,
+        /// The node that declared it.
+        declared_by: String,
+    },
     /// The cluster's configuration has no such node.
     #[error("{0}")]
     NoMember(String),
@@ -104,6 +122,16 @@ pub enum Error {
     Shutdown,
 }
 
+impl From<journal::metadata::MetadataError> for Error {
+    fn from(error: journal::metadata::MetadataError) -> Self {
+        use journal::metadata::MetadataError::{Conflict, Journal};
+        match error {
+            Journal(error) => error.into(),
+            conflict @ Conflict { .. } => journal::Error::Unavailable(conflict.to_string()).into(),
+        }
+    }
+}
+
 impl Error {
     /// What the caller must do.
     pub fn kind(&self) -> ErrorKind {
@@ -123,6 +151,7 @@ impl Error {
             }
             Error::Journal(error) => error.kind(),
             Error::DataDir(_)
+            | Error::AppliedLost { .. }
             | Error::NoMember(_)
             | Error::Listen { .. }
             | Error::TooOld { .. }
@@ -138,6 +167,7 @@ impl Error {
         match self {
             Error::Storage { .. } => "storage_failed",
             Error::DataDir(_) => "data_dir",
+            Error::AppliedLost { .. } => "applied_lost",
             Error::NoMember(_) => "no_member",
             Error::CorruptStore(_) | Error::CorruptRecord { .. } => "corrupt",
             Error::Journal(_) => "journal",

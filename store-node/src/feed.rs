@@ -98,7 +98,7 @@ impl Feed {
         loop {
             // Marked as seen before it is read: what comes later wakes this feed again.
             let applied = self.applied.see().clone();
-            if applied.next > self.from.position.txn {
+            if applied.may_be_told && applied.next > self.from.position.txn {
                 let (storage, wanted, from) =
                     (Arc::clone(&self.storage), self.wanted.clone(), self.from.clone());
                 let (reply, from) =

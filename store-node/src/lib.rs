@@ -20,6 +20,7 @@ mod feed;
 mod gossip;
 mod known;
 mod log;
+mod losses;
 mod membership;
 mod metrics;
 mod node;

@@ -12,11 +12,12 @@ use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use crate::apply::{Apply, Ended, Retention};
-use crate::backfill::{ASK_AGAIN, Backfill, Declared, Reason, Remote, Source};
+use crate::backfill::{ASK_AGAIN, Backfill, Declared, REMOVED_AT_ONCE, Reason, Remote, Source};
 use crate::config::StoreNodeConfig;
 use crate::coordinate::{Coordinator, Remember, View};
 use crate::error::Error;
@@ -24,6 +25,7 @@ use crate::feed::Feeds;
 use crate::gossip::{self, ClusterMark, Gossip, GossipOptions, Incarnation};
 use crate::known::Known;
 use crate::log::Log;
+use crate::losses::Losses;
 use crate::membership::{Configurations, Membership};
 use crate::metrics;
 use crate::observe::{self, Observer};
@@ -145,12 +147,13 @@ impl StoreNode {
         let mark = ClusterMark::of(node.identity.actor);
         let addressee = Addressee::new(membership.node(), mark);
         // Before anything is applied: it says what has to be kept for the reads of other nodes.
+        let losses = node.losses(&membership, &journal);
         let view = node.view(membership, gossip.clone(), configurations);
         let (local, tls) = (node.local(), node.config.tls.clone());
         let shutdown = tasks.shutdown().clone();
         let coordinator = Coordinator::new(local.clone(), view, tls, shutdown);
         let (apply, backfill) = node.upkeep(Arc::clone(&journal), coordinator.clone());
-        node.observe(journal);
+        node.observe(journal, losses);
         node.flush();
         let services = Services { local, coordinator, gossip, addressee };
         (services, Upkeep { apply, backfill, head, unfinished })
@@ -225,6 +228,7 @@ impl Started<'_> {
             persistence,
             ask_again: ASK_AGAIN,
             lost_after: Duration::from_millis(self.config.lost_after_ms),
+            removed_at_once: REMOVED_AT_ONCE,
             agreement: Box::new(Declared {
                 journal: Arc::clone(&apply.journal),
                 cluster: self.identity.name.clone(),
@@ -241,7 +245,18 @@ impl Started<'_> {
         (apply, backfill)
     }
 
-    fn observe(&self, journal: Arc<dyn Journal>) {
+    fn losses(&self, membership: &Membership, journal: &Arc<dyn Journal>) -> Losses {
+        let member = membership.configuration().member(membership.node());
+        Losses {
+            journal: Arc::clone(journal),
+            cluster: self.identity.name.clone(),
+            partition: member.expect("it is a member of its configuration").partition,
+            storage: Arc::clone(&self.storage),
+            declared: None,
+        }
+    }
+
+    fn observe(&self, journal: Arc<dyn Journal>, losses: Losses) {
         let name = &self.identity.name;
         let rounds = self.log.read().iter();
         let observer = Observer {
@@ -250,6 +265,7 @@ impl Started<'_> {
             rounds: rounds
                 .map(|slice| (*slice, TopicPartition::new(name.rounds(), slice.0)))
                 .collect(),
+            losses: Arc::new(Mutex::new(losses)),
             storage: Arc::clone(&self.storage),
             status: Arc::clone(&self.status),
         };
@@ -313,7 +329,7 @@ impl Upkeep {
                 head = match backfill.run(head, reason) {
                     Ok(head) => head,
                     Err(Error::Shutdown) => return Ok(()),
-                    Err(error) => return Err(error),
+                    Err(error) => return apply.status.halt_if_corrupt(error),
                 };
             }
             match apply.run(head)? {

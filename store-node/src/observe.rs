@@ -1,15 +1,19 @@
 //! Looks at the ends of the log: whether it can be reached, how far there is to go, and whether
-//! its start comes near to what this node still needs of it.
+//! its start comes near to what this node still needs of it; and at what is declared lost, which
+//! this node must not have applied ([`Losses`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anabranch_core::ErrorKind;
 use anabranch_core::keyspace::Slice;
 use anabranch_journal::{Bounds, Error as JournalError, Journal, Offset, TopicPartition};
 use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::tasks::{Shutdown, TaskError};
+use parking_lot::Mutex;
 
 use crate::error::Error;
+use crate::losses::Losses;
 use crate::metrics::{self, Lag};
 use crate::read::blocking;
 use crate::status::{Status, Trouble};
@@ -34,6 +38,7 @@ pub(crate) struct Observer {
     pub(crate) txns: TopicPartition,
     /// The partitions of topic `rounds` that are read.
     pub(crate) rounds: Vec<(Slice, TopicPartition)>,
+    pub(crate) losses: Arc<Mutex<Losses>>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) status: Arc<Status>,
 }
@@ -51,6 +56,7 @@ impl Observer {
                     nearly_trimmed = self.observe(seen, nearly_trimmed).await;
                 }
                 Err(Error::Shutdown) => return Ok(()),
+                Err(error @ Error::AppliedLost { .. }) => return Err(error.into()),
                 Err(error) => {
                     failures += 1;
                     if failures >= FAILURES {
@@ -75,18 +81,24 @@ impl Observer {
     }
 
     fn not_reached(&self, error: &Error) {
-        let text = format!("the log cannot be reached: {error}");
+        let text = match error.kind() {
+            ErrorKind::Corrupt => error.to_string(),
+            _ => format!("the log cannot be reached: {error}"),
+        };
         if self.status.set_trouble(Trouble::Log, Some(text)) {
             tracing::warn!(%error, "the log cannot be reached; trying again");
         }
         metrics::set_log_unreachable(true);
     }
 
-    /// The ends of `txns`, and of `rounds` if all are to be looked at.
+    /// The ends of `txns`, and of `rounds` if all are to be looked at. Only once they are known
+    /// does the node tell what it has applied: what is declared lost has to be known by then.
     async fn look(&self, all: bool) -> Result<(Bounds, Option<Vec<SliceBounds>>), Error> {
         let (journal, txns) = (Arc::clone(&self.journal), self.txns.clone());
         let rounds = if all { self.rounds.clone() } else { Vec::new() };
+        let losses = Arc::clone(&self.losses);
         blocking(move || {
+            losses.lock().compare()?;
             let of_txns = journal.bounds(&txns)?;
             let of_rounds = rounds.iter().map(|(slice, at)| Ok((*slice, journal.bounds(at)?)));
             let of_rounds = of_rounds.collect::<Result<_, JournalError>>()?;

@@ -24,11 +24,38 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Persistence {
     status: Arc<Status>,
     shutdown: Shutdown,
+    /// After how many writes more the node dies, in a test.
+    #[cfg(test)]
+    dies_after: Option<Arc<std::sync::atomic::AtomicUsize>>,
 }
 
 impl Persistence {
     pub(crate) fn new(status: Arc<Status>, shutdown: Shutdown) -> Self {
-        Persistence { status, shutdown }
+        Persistence {
+            status,
+            shutdown,
+            #[cfg(test)]
+            dies_after: None,
+        }
+    }
+
+    /// One that fails, as if the node died, instead of a write.
+    #[cfg(test)]
+    pub(crate) fn dying_after(self, writes: usize) -> Self {
+        Persistence { dies_after: Some(Arc::new(writes.into())), ..self }
+    }
+
+    #[cfg(test)]
+    fn die_if_it_is_time(&self) -> Result<(), Error> {
+        use std::sync::atomic::Ordering;
+        let less = |left: usize| left.checked_sub(1);
+        match &self.dies_after {
+            Some(left) => match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Error::Shutdown),
+            },
+            None => Ok(()),
+        }
     }
 
     /// Writes a batch and the progress that it makes. Blocks.
@@ -36,6 +63,8 @@ impl Persistence {
     /// # Errors
     /// If the store is broken, or the node stops before it can be written.
     pub(crate) fn write(&self, batch: Batch<'_>, progress: &Progress) -> Result<(), Error> {
+        #[cfg(test)]
+        self.die_if_it_is_time()?;
         batch.write(progress, |error| self.pause_after(error))?;
         self.status.set_trouble(Trouble::Storage, None);
         Ok(())

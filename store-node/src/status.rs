@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anabranch_core::ErrorKind;
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Bounds;
@@ -26,6 +27,9 @@ pub(crate) struct Applied {
     pub(crate) last: Option<TxnId>,
     /// The log's time; 0 before the first.
     pub(crate) time: Hlc,
+    /// The log was seen since the node started, and nothing was applied here that is declared lost
+    /// (ST-2): before that nothing of it may be told.
+    pub(crate) may_be_told: bool,
     /// Everything that was in the log when the node started is applied.
     pub(crate) caught_up: bool,
     /// Why nothing more will be applied.
@@ -75,8 +79,11 @@ const RECENT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Status {
     applied: Watched<Applied>,
-    /// The end of the log when the node started, once it is known.
-    target: Mutex<Option<TxnId>>,
+    /// The end of the log when the node started, once it is known: others may have read there, so
+    /// nothing older is read here (ST-3).
+    log_end_at_start: Mutex<Option<TxnId>>,
+    /// What has to be applied for the node to be ready, at least; a backfill raises it.
+    catch_up_to: Mutex<TxnId>,
     log_end: AtomicU64,
     /// When that was last seen.
     log_seen: Mutex<Option<Instant>>,
@@ -90,10 +97,12 @@ pub(crate) struct Status {
 impl Status {
     /// Of a node that has just been opened.
     pub(crate) fn new(next: TxnId, last: Option<TxnId>, time: Hlc, ready: ReadyFlag) -> Self {
-        let applied = Applied { next, last, time, caught_up: false, halted: None };
+        let (may_be_told, caught_up) = (false, false);
+        let applied = Applied { next, last, time, may_be_told, caught_up, halted: None };
         let status = Status {
             applied: Watched::new(applied),
-            target: Mutex::new(None),
+            log_end_at_start: Mutex::default(),
+            catch_up_to: Mutex::default(),
             log_end: AtomicU64::new(next.0),
             log_seen: Mutex::default(),
             lost_parts: AtomicU64::new(0),
@@ -125,26 +134,28 @@ impl Status {
         });
     }
 
-    /// The log's ends as they are now. The first ones are what the node has to catch up with.
+    /// The log's ends as they are now. The first ones are what the node has to catch up with; by
+    /// then what it has applied was compared with what is declared lost ([`crate::losses`]).
     pub(crate) fn set_log_bounds(&self, bounds: Bounds) {
         let end = TxnId(bounds.end.0);
         self.log_end.fetch_max(end.0, Ordering::AcqRel);
         *self.log_seen.lock() = Some(Instant::now());
-        let first = {
-            let mut target = self.target.lock();
-            let first = target.is_none();
-            target.get_or_insert(end);
-            first
+        let is_first = {
+            let mut at_start = self.log_end_at_start.lock();
+            let is_first = at_start.is_none();
+            at_start.get_or_insert(end);
+            is_first
         };
-        if first {
+        if is_first {
+            self.raise_catch_up_to(end);
             tracing::info!(log_end = %end, "the store node knows the end of the log");
-            self.update(|_| {});
+            self.update(|applied| applied.may_be_told = true);
         }
     }
 
     /// The end of the log when the node started; waits until it is known.
     pub(crate) async fn log_end_at_start(&self, patience: Duration) -> Result<TxnId, Error> {
-        let known = || *self.target.lock();
+        let known = || *self.log_end_at_start.lock();
         let late = |applied: &Applied| Error::CatchingUp { next: applied.next };
         self.wait(|_| known().is_some(), patience, late).await?;
         known().ok_or(Error::Shutdown)
@@ -155,11 +166,10 @@ impl Status {
         let mut caught_up = false;
         self.applied.change(|applied| {
             change(applied);
-            let target = *self.target.lock();
             let is_whole = self.backfilling.lock().is_none();
-            caught_up = is_whole
-                && !applied.caught_up
-                && target.is_some_and(|target| target <= applied.next);
+            let is_known = self.log_end_at_start.lock().is_some();
+            let has_come = *self.catch_up_to.lock() <= applied.next;
+            caught_up = is_whole && is_known && has_come && !applied.caught_up;
             applied.caught_up |= caught_up;
         });
         if caught_up {
@@ -183,10 +193,7 @@ impl Status {
             has_begun
         };
         if has_begun {
-            let end = self.log_end();
-            if let Some(target) = &mut *self.target.lock() {
-                *target = end.max(*target);
-            }
+            self.raise_catch_up_to(self.log_end());
             self.set_trouble(Trouble::CatchingUp, Some("catching up with the log".to_owned()));
             self.applied.change(|applied| applied.caught_up = false);
         } else {
@@ -194,6 +201,11 @@ impl Status {
         }
         metrics::set_backfilling(text.is_some());
         self.set_trouble(Trouble::Backfilling, text)
+    }
+
+    fn raise_catch_up_to(&self, end: TxnId) {
+        let mut catch_up_to = self.catch_up_to.lock();
+        *catch_up_to = end.max(*catch_up_to);
     }
 
     /// The end of the log when it was last seen.
@@ -205,6 +217,17 @@ impl Status {
     pub(crate) fn recent_log_end(&self) -> Option<TxnId> {
         let is_recent = self.log_seen.lock().is_some_and(|seen| seen.elapsed() <= RECENT);
         is_recent.then(|| self.log_end())
+    }
+
+    /// After an error: halts the node if what was read of the store or of the log makes no sense,
+    /// now and for ever. It goes on answering from what it has. Another error is given back.
+    pub(crate) fn halt_if_corrupt(&self, error: Error) -> Result<(), Error> {
+        if error.kind() != ErrorKind::Corrupt {
+            return Err(error);
+        }
+        tracing::error!(%error, next = %self.applied().next, "applying has stopped");
+        self.halt(&error.to_string());
+        Ok(())
     }
 
     /// Nothing more will be applied.
@@ -261,7 +284,7 @@ impl Status {
     /// Waits until `txn` is applied.
     pub(crate) async fn reach(&self, txn: TxnId, patience: Duration) -> Result<Applied, Error> {
         self.wait(
-            |applied| applied.next > txn,
+            |applied| applied.may_be_told && applied.next > txn,
             patience,
             |applied| Error::NotReached { wanted: txn, next: applied.next },
         )
@@ -331,15 +354,46 @@ mod tests {
         assert_eq!(status.log_end(), TxnId(9));
     }
 
+    /// Else it would answer for the cluster at a timestamp that is not stable yet.
+    #[tokio::test]
+    async fn a_backfill_changes_what_has_to_be_reached_and_not_from_where_on_others_are_read() {
+        let readiness = Readiness::new();
+        let status = Status::new(TxnId(0), None, Hlc(0), readiness.register("store node"));
+        let soon = Duration::from_millis(1);
+        status.set_log_bounds(bounds(5));
+        status.set_applied(TxnId(5), Some(TxnId(4)), Hlc(1));
+        status.set_log_bounds(bounds(9));
+        let text = "copying".to_owned();
+        status.set_backfilling(Some(Backfilling { until: TxnId(8), entries: 0, text }));
+        assert_eq!(status.log_end_at_start(soon).await.unwrap(), TxnId(5));
+        status.set_applied(TxnId(8), Some(TxnId(7)), Hlc(1));
+        status.set_backfilling(None);
+        assert!(!status.applied().caught_up);
+        status.set_applied(TxnId(9), Some(TxnId(8)), Hlc(1));
+        assert!(readiness.not_ready().is_empty());
+        assert_eq!(status.log_end_at_start(soon).await.unwrap(), TxnId(5));
+    }
+
     #[tokio::test]
     async fn a_halted_node_answers_what_it_has_and_refuses_the_rest_at_once() {
         let readiness = Readiness::new();
         let status = Status::new(TxnId(3), None, Hlc(0), readiness.register("store node"));
+        status.set_log_bounds(bounds(9));
         status.halt("a record is broken");
         let long = Duration::from_secs(3600);
         assert!(status.reach(TxnId(2), long).await.is_ok());
         assert!(matches!(status.reach(TxnId(3), long).await, Err(Error::Halted(_))));
         assert!(readiness.not_ready()[0].1.contains("a record is broken"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_before_it_was_compared_with_what_is_lost() {
+        let ready = Readiness::new().register("store node");
+        let status = Status::new(TxnId(3), None, Hlc(0), ready);
+        let soon = Duration::from_millis(1);
+        assert!(matches!(status.reach(TxnId(2), soon).await, Err(Error::NotReached { .. })));
+        status.set_log_bounds(bounds(9));
+        assert!(status.reach(TxnId(2), soon).await.is_ok());
     }
 
     #[tokio::test]

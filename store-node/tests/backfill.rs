@@ -6,9 +6,10 @@
 mod support;
 
 use anabranch_core::Value;
-use anabranch_core::cluster::NodeId;
+use anabranch_core::cluster::{Configuration, Epoch, NodeId};
 use anabranch_core::ids::TxnId;
-use anabranch_journal::{TopicPartition, cluster_topics};
+use anabranch_journal::TopicPartition;
+use anabranch_journal::metadata::MetadataStore;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::Lost;
 use anabranch_schemas::store as proto;
@@ -130,8 +131,6 @@ async fn a_replica_that_may_have_it_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_has_is_lost_and_the_cluster_goes_on() {
     let mut cluster = Cluster::start_with(1, 2, |config| config.lost_after_ms = 100).await;
-    let topics = cluster_topics(&identity().name, identity().slices, None);
-    cluster.log.journal().ensure_topics(&topics).unwrap();
     let (one, other) = (name(0, 0), name(0, 1));
     let before = cluster.write_some();
     for node in [&one, &other] {
@@ -165,5 +164,67 @@ async fn what_nobody_has_is_lost_and_the_cluster_goes_on() {
         );
     }
     assert_eq!(lost.changes.len(), lost.slices.len());
+    cluster.stop().await;
+}
+
+/// ST-2: a replica that was removed has what the others declare lost. It notices while it runs and
+/// when it is started, and is one of them again once it has begun anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_applied_what_is_declared_lost_does_not_answer() {
+    let mut cluster = Cluster::start_with(1, 2, |config| config.lost_after_ms = 100).await;
+    let (removed, stays) = (name(0, 0), name(0, 1));
+    let before = cluster.write_some();
+    applied(&cluster.nodes[&stays], before).await;
+    cluster.stop_node(&stays).await;
+    let lost = cluster.write_some();
+    applied(&cluster.nodes[&removed], lost).await;
+    trim(&cluster);
+    let both = cluster.configuration.clone();
+    let mut spec = both.spec().clone();
+    spec.partitions[0].nodes.remove(&removed);
+    cluster.configuration = Configuration::new(Epoch(2), spec).unwrap();
+    cluster.start_node(&stays).await;
+    let end = cluster.write(vec![(1, increment("visits", 1))]);
+    applied(&cluster.nodes[&stays], end).await;
+    let running = cluster.nodes.remove(&removed).unwrap();
+    let why = running.failure().await;
+    assert!(why.contains("declared lost") && why.contains(removed.as_str()), "{why}");
+
+    cluster.configuration = Configuration::new(Epoch(3), both.spec().clone()).unwrap();
+    cluster.start_node(&removed).await;
+    let started = cluster.nodes.remove(&removed).unwrap();
+    let why = started.failure().await;
+    assert!(why.contains("declared lost"), "{why}");
+
+    std::fs::remove_dir_all(cluster.dir.path().join(removed.as_str())).unwrap();
+    cluster.start_node(&removed).await;
+    cluster.nodes[&removed].ready().await;
+    let (node, other) = (&cluster.nodes[&removed], &cluster.nodes[&stays]);
+    assert_eq!(node.read(&car(1), end).await, other.read(&car(1), end).await);
+    // It goes by what it has copied, also when it starts once more.
+    cluster.stop_node(&removed).await;
+    cluster.start_node(&removed).await;
+    cluster.nodes[&removed].ready().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agreement_that_makes_no_sense_halts_the_node_and_does_not_end_it() {
+    let mut cluster = Cluster::start_with(1, 1, |config| config.lost_after_ms = 100).await;
+    let only = name(0, 0);
+    let before = cluster.write_some();
+    applied(&cluster.nodes[&only], before).await;
+    cluster.stop_node(&only).await;
+    cluster.write_some();
+    trim(&cluster);
+    let metadata = MetadataStore::open(cluster.log.journal(), &identity().name).unwrap();
+    let key = format!("lost/0/{:020}/0", before.0 + 1);
+    metadata.compare_and_set(&key, None, Some("{}".to_owned())).unwrap();
+    cluster.start_node(&only).await;
+    let is_halted = || cluster.nodes[&only].trouble().contains(&key);
+    until("it says what is wrong", is_halted).await;
+    let refused = cluster.nodes[&only].get(&car(0), at(before)).await.unwrap_err();
+    assert_eq!(code(&refused), "halted");
+    // It stops in order: nothing has failed.
     cluster.stop().await;
 }

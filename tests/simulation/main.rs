@@ -144,7 +144,6 @@ fn every_planted_bug_is_found() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for mix in MIXES {
-        let p = std::env::var("PRINT").is_ok();
         let (one, two) = (run(mix, 7, None, false), run(mix, 7, None, false));
         assert_eq!(one, two, "mix '{}'", mix.name);
         assert!(one.writes > 50 && one.reads > 20, "{one:?}");

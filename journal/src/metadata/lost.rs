@@ -32,6 +32,15 @@ pub struct LostRange {
     pub declared_ms: u64,
 }
 
+/// An agreement on what is lost, and the how manyth it is of those from the same transaction on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// From 0.
+    pub number: u32,
+    /// What is lost.
+    pub range: LostRange,
+}
+
 impl LostRange {
     /// What is lost to a partition from a transaction on, up to where the log begins: in topic
     /// `txns` and in the slices of topic `rounds` that the partition reads.
@@ -74,34 +83,58 @@ impl MetadataStore {
     ///
     /// # Errors
     /// As [`MetadataStore::compare_and_set`]; [`Error::Corrupt`] if an entry makes no sense.
-    pub fn declare_lost(&self, range: &LostRange) -> Result<LostRange, MetadataError> {
+    pub fn declare_lost(&self, range: &LostRange) -> Result<Agreed, MetadataError> {
         let json = serde_json::to_string(range).expect("plain fields always encode");
         let mut number = 0;
         loop {
             let key = range.key(number);
             match self.compare_and_set(&key, None, Some(json.clone())) {
-                Ok(_) => return Ok(range.clone()),
+                Ok(_) => return Ok(Agreed { number, range: range.clone() }),
                 Err(MetadataError::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
-            let agreed = self.agreed(&key, range)?;
-            if agreed.covers(range) {
+            let entry = self.get(&key)?.ok_or_else(|| corrupt(&key, "it was removed"))?;
+            let agreed = read(&key, &entry.value)?;
+            if agreed.range.covers(range) {
                 return Ok(agreed);
             }
             number += 1;
         }
     }
 
-    fn agreed(&self, key: &str, range: &LostRange) -> Result<LostRange, MetadataError> {
-        let corrupt = |why: String| Error::Corrupt(format!("the entry '{key}': {why}"));
-        let entry = self.get(key)?.ok_or_else(|| corrupt("it was removed".to_owned()))?;
-        let agreed: LostRange =
-            serde_json::from_str(&entry.value).map_err(|error| corrupt(error.to_string()))?;
-        let is_the_same = (agreed.partition, agreed.from) == (range.partition, range.from);
-        if agreed.version != VERSION || !is_the_same || agreed.to < agreed.from {
-            return Err(corrupt("it makes no sense".to_owned()).into());
+    /// What is lost to a partition, in order: of agreements from the same transaction on the last
+    /// one, which is made only when nobody has followed those before it.
+    ///
+    /// # Errors
+    /// As [`MetadataStore::refresh`]; [`Error::Corrupt`] if an entry makes no sense.
+    pub fn lost(&self, partition: PartitionId) -> Result<Vec<Agreed>, MetadataError> {
+        let mut all = BTreeMap::<TxnId, Agreed>::new();
+        for (key, entry) in self.list(&format!("lost/{partition}/"))? {
+            let agreed = read(&key, &entry.value)?;
+            // Numbers do not sort as names do.
+            let last = all.get(&agreed.range.from).map_or(0, |last| last.number);
+            if agreed.number >= last {
+                all.insert(agreed.range.from, agreed);
+            }
         }
-        Ok(agreed)
+        Ok(all.into_values().collect())
+    }
+}
+
+fn corrupt(key: &str, why: &str) -> Error {
+    Error::Corrupt(format!("the entry '{key}': {why}"))
+}
+
+/// Reads an agreement, which its name has to fit.
+fn read(key: &str, value: &str) -> Result<Agreed, Error> {
+    let range: LostRange =
+        serde_json::from_str(value).map_err(|error| corrupt(key, &error.to_string()))?;
+    let number = key.rsplit('/').next().and_then(|number| number.parse().ok());
+    match number.filter(|number| range.key(*number) == key) {
+        Some(number) if range.version == VERSION && range.to >= range.from => {
+            Ok(Agreed { number, range })
+        }
+        _ => Err(corrupt(key, "it makes no sense")),
     }
 }
 
@@ -115,16 +148,35 @@ mod tests {
         LostRange::new(PartitionId(2), TxnId(from), TxnId(start), [(Slice(3), Offset(start))])
     }
 
+    fn agreed(number: u32, from: u64, start: u64) -> Agreed {
+        Agreed { number, range: range(from, start) }
+    }
+
     #[test]
     fn who_comes_later_is_told_what_was_agreed() {
         let bench = Bench::new();
         let (store, other) = (bench.store(), bench.store());
-        assert_eq!(store.declare_lost(&range(5, 9)).unwrap(), range(5, 9));
-        assert_eq!(other.declare_lost(&range(5, 8)).unwrap(), range(5, 9));
+        assert_eq!(store.declare_lost(&range(5, 9)).unwrap(), agreed(0, 5, 9));
+        assert_eq!(other.declare_lost(&range(5, 8)).unwrap(), agreed(0, 5, 9));
         let more = other.declare_lost(&range(5, 20)).unwrap();
-        assert_eq!(more, range(5, 20), "the log has lost more, and nobody had gone on");
-        assert_eq!(store.declare_lost(&range(5, 15)).unwrap(), range(5, 20));
-        assert_eq!(other.declare_lost(&range(9, 20)).unwrap(), range(9, 20), "the next one");
+        assert_eq!(more, agreed(1, 5, 20), "the log has lost more, and nobody had gone on");
+        assert_eq!(store.declare_lost(&range(5, 15)).unwrap(), agreed(1, 5, 20));
+        assert_eq!(other.declare_lost(&range(9, 20)).unwrap(), agreed(0, 9, 20), "the next one");
+    }
+
+    #[test]
+    fn of_agreements_from_the_same_transaction_on_the_last_one_counts() {
+        let bench = Bench::new();
+        let store = bench.store();
+        store.declare_lost(&range(40, 50)).unwrap();
+        for start in 9..21 {
+            store.declare_lost(&range(5, start)).unwrap();
+        }
+        let other = LostRange::new(PartitionId(22), TxnId(1), TxnId(2), []);
+        store.declare_lost(&other).unwrap();
+        let expected = vec![agreed(11, 5, 20), agreed(0, 40, 50)];
+        assert_eq!(bench.store().lost(PartitionId(2)).unwrap(), expected);
+        assert_eq!(store.lost(PartitionId(3)).unwrap(), vec![]);
     }
 
     #[test]
@@ -141,6 +193,7 @@ mod tests {
             store.compare_and_set(&range(from, 9).key(0), None, Some(value)).unwrap();
             let error = store.declare_lost(&range(from, 9)).unwrap_err();
             assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error}");
+            assert!(store.lost(PartitionId(2)).is_err());
         }
     }
 }

@@ -95,17 +95,11 @@ impl Applier {
         match error {
             Error::Journal(trimmed @ JournalError::Trimmed { .. }) => {
                 let Applier { progress, timeline, .. } = self;
-                return Ok(Ended::Trimmed(Box::new(Head { progress, timeline }), trimmed));
+                Ok(Ended::Trimmed(Box::new(Head { progress, timeline }), trimmed))
             }
-            // What was read of the store or of the log makes no sense, now and for ever.
-            error if error.kind() == ErrorKind::Corrupt => {
-                tracing::error!(%error, next = %self.progress.next, "applying has stopped");
-                self.status.halt(&error.to_string());
-            }
-            error if error.kind() == ErrorKind::Shutdown => {}
-            error => return Err(error),
+            error if error.kind() == ErrorKind::Shutdown => Ok(Ended::ForGood),
+            error => self.status.halt_if_corrupt(error).map(|()| Ended::ForGood),
         }
-        Ok(Ended::ForGood)
     }
 
     /// Applies what is there, then waits for more. False if there will be no more.

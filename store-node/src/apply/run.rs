@@ -26,8 +26,8 @@ pub(super) struct Run<'s, 'r> {
     storage: &'s Storage,
     documents: BatchDocuments<'s, 'r>,
     timeline: &'r mut Timeline,
-    /// The rounds in this batch, and their times: the store does not know them yet.
-    rounds: HashMap<RoundId, Hlc>,
+    /// What became of the rounds in this batch: the store does not know them yet.
+    rounds: HashMap<RoundId, Outcome>,
     done: Done,
 }
 
@@ -100,16 +100,19 @@ impl<'s, 'r> Run<'s, 'r> {
         }
         self.documents.batch.begin_changes(txn, &touched_slices(&round.commit, self.log));
         self.declare_lost(&round);
-        if self.is_repeated(&round.commit, time)? {
+        let before = self.last_outcome(round.commit.round)?;
+        let is_known = |before: &Outcome| self.storage.remembers(before.time, time);
+        if before.as_ref().is_some_and(is_known) && !planted!(AppliesRepeated) {
             self.done.counts.repeated += 1;
         } else {
-            self.apply_new(round, time)?;
+            self.apply_new(round, time, before)?;
         }
         self.documents.batch.end_changes();
         Ok(())
     }
 
-    fn apply_new(&mut self, round: Round, time: Hlc) -> Result<(), Error> {
+    /// Applies a round; `before` is what had become of it if it is one that was forgotten.
+    fn apply_new(&mut self, round: Round, time: Hlc, before: Option<Outcome>) -> Result<(), Error> {
         let Round { txn, ref commit, .. } = round;
         let id = commit.round;
         let digest = Bytes::copy_from_slice(&commit.digest);
@@ -131,20 +134,20 @@ impl<'s, 'r> Run<'s, 'r> {
             tracing::warn!(%txn, documents, "documents stay as they are: they would be too large");
         }
         if !is_lost {
+            if let Some(before) = before {
+                self.documents.batch.put_earlier_outcome(id, &before);
+            }
             let outcome = Outcome { txn, time, digest, conflicts, too_large };
             self.documents.batch.put_outcome(id, &outcome);
-            self.rounds.insert(id, time);
+            self.rounds.insert(id, outcome);
         }
         Ok(())
     }
 
-    fn is_repeated(&self, commit: &Commit, now: Hlc) -> Result<bool, Error> {
-        if planted!(AppliesRepeated) {
-            return Ok(false);
-        }
-        match self.rounds.get(&commit.round) {
-            Some(then) => Ok(self.storage.remembers(*then, now)),
-            None => Ok(self.storage.outcome(commit.round, now)?.is_some()),
+    fn last_outcome(&self, round: RoundId) -> Result<Option<Outcome>, Error> {
+        match self.rounds.get(&round) {
+            Some(outcome) => Ok(Some(outcome.clone())),
+            None => self.storage.last_outcome(round),
         }
     }
 

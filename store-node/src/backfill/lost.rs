@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anabranch_core::cluster::{Configuration, Epoch};
 use anabranch_core::ids::TxnId;
-use anabranch_journal::metadata::{LostRange, MetadataError, MetadataStore};
+use anabranch_journal::metadata::{Agreed, LostRange, MetadataStore};
 use anabranch_journal::{Error as JournalError, Journal, Offset, TopicPartition};
 use anabranch_runtime::clock::now_millis;
 use anabranch_schemas::topics::ClusterName;
@@ -18,13 +18,13 @@ use anabranch_schemas::topics::ClusterName;
 use crate::coordinate::Coordinator;
 use crate::error::Error;
 use crate::log::Log;
-use crate::storage::{Progress, SliceRead};
+use crate::storage::{Loss, Progress, SliceRead};
 
 /// Where replicas agree on what is lost. Its calls block.
 pub(crate) trait Agreement: Send {
     /// What is lost from a transaction on, to the replicas of the configuration of this epoch. `None`
     /// if there is another one by now.
-    fn lost_from(&self, next: TxnId, epoch: Epoch) -> Result<Option<LostRange>, Error>;
+    fn lost_from(&self, next: TxnId, epoch: Epoch) -> Result<Option<Agreed>, Error>;
 }
 
 /// The agreement in a cluster's metadata.
@@ -36,10 +36,9 @@ pub(crate) struct Declared {
 }
 
 impl Agreement for Declared {
-    fn lost_from(&self, next: TxnId, epoch: Epoch) -> Result<Option<LostRange>, Error> {
-        let store = MetadataStore::open(Arc::clone(&self.journal), &self.cluster);
-        let store = store.map_err(journal_error)?;
-        let declared = store.configuration(&self.cluster).map_err(journal_error)?;
+    fn lost_from(&self, next: TxnId, epoch: Epoch) -> Result<Option<Agreed>, Error> {
+        let store = MetadataStore::open(Arc::clone(&self.journal), &self.cluster)?;
+        let declared = store.configuration(&self.cluster)?;
         let membership = self.coordinator.membership();
         let current = membership.configuration();
         // Others may have to be asked by now.
@@ -57,23 +56,15 @@ impl Agreement for Declared {
         range.declared_by = membership.node().to_string();
         range.declared_ms = now_millis();
         if planted!(LosesAlone) {
-            return Ok(Some(range));
+            return Ok(Some(Agreed { number: 0, range }));
         }
-        store.declare_lost(&range).map(Some).map_err(journal_error)
-    }
-}
-
-fn journal_error(error: MetadataError) -> Error {
-    match error {
-        MetadataError::Journal(error) => error.into(),
-        conflict @ MetadataError::Conflict { .. } => {
-            JournalError::Unavailable(conflict.to_string()).into()
-        }
+        Ok(Some(store.declare_lost(&range)?))
     }
 }
 
 /// Where a node is that passes over what is lost.
-pub(super) fn passed_over(before: &Progress, range: &LostRange, log: &Log) -> Progress {
+pub(super) fn passed_over(before: &Progress, agreed: &Agreed, log: &Log) -> Progress {
+    let Agreed { number, range } = agreed;
     let mut progress = before.clone();
     let to = range.to.max(before.next);
     progress.observe(log.owned(), to);
@@ -84,6 +75,9 @@ pub(super) fn passed_over(before: &Progress, range: &LostRange, log: &Log) -> Pr
         progress.last = Some(last);
         progress.oldest_readable = last;
     }
+    // If it was about parts of later transactions only, another one may follow from the same one on.
+    progress.losses.retain(|loss| loss.from < before.next);
+    progress.losses.push(Loss { from: before.next, to, number: *number });
     let below: &BTreeMap<u16, u64> = &range.parts_below;
     for (slice, read) in log.slices().all().zip(&mut progress.slices) {
         if let Some(start) = below.get(&slice.0) {
@@ -122,27 +116,35 @@ mod tests {
         progress
     }
 
-    fn range(start: u64, slices: [u64; 2]) -> LostRange {
+    fn agreed(number: u32, start: u64, slices: [u64; 2]) -> Agreed {
         let slices = [(Slice(0), Offset(slices[0])), (Slice(1), Offset(slices[1]))];
-        LostRange::new(PartitionId(0), TxnId(7), TxnId(start), slices)
+        Agreed { number, range: LostRange::new(PartitionId(0), TxnId(7), TxnId(start), slices) }
+    }
+
+    fn loss(to: u64, number: u32) -> Loss {
+        Loss { from: TxnId(7), to: TxnId(to), number }
     }
 
     #[test]
     fn it_goes_on_where_the_log_begins() {
-        let progress = passed_over(&before(), &range(20, [4, 5]), &log());
+        let progress = passed_over(&before(), &agreed(0, 20, [4, 5]), &log());
         assert_eq!((progress.next, progress.last), (TxnId(20), Some(TxnId(19))));
         assert_eq!(progress.oldest_readable, TxnId(19));
         assert!(progress.is_of(log().owned()), "what is lost counts as observed");
         let ends: Vec<_> = progress.slices.iter().map(|slice| slice.end).collect();
         assert_eq!(ends, [Offset(4), Offset(9)]);
         assert_eq!(progress.slices[1].waiting, [Offset(8)]);
+        assert_eq!(progress.losses, [loss(20, 0)]);
     }
 
     #[test]
     fn parts_may_be_lost_whose_transactions_are_not() {
-        let progress = passed_over(&before(), &range(0, [0, 30]), &log());
+        let progress = passed_over(&before(), &agreed(0, 0, [0, 30]), &log());
         assert_eq!((progress.next, progress.last), (TxnId(7), Some(TxnId(5))));
         assert_eq!(progress.oldest_readable, TxnId(0));
         assert_eq!(progress.slices[1], SliceRead { end: Offset(30), waiting: vec![] });
+        assert_eq!(progress.losses, [loss(7, 0)]);
+        let again = passed_over(&progress, &agreed(1, 20, [0, 40]), &log());
+        assert_eq!(again.losses, [loss(20, 1)], "that one counts");
     }
 }

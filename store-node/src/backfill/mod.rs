@@ -37,4 +37,4 @@ pub(crate) use self::replicas::{Fetched, Heard, Position, Replicas, Wanted, read
 #[cfg(test)]
 pub(crate) use self::source::Cursor;
 pub(crate) use self::source::Source;
-pub(crate) use self::target::{ASK_AGAIN, Backfill, Reason};
+pub(crate) use self::target::{ASK_AGAIN, Backfill, REMOVED_AT_ONCE, Reason};

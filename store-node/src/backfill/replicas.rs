@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::wire;
-use crate::coordinate::{Client, Coordinator};
+use crate::coordinate::{Client, Coordinator, worse};
 use crate::storage::{Entry, Progress, Table};
 use crate::waiting;
 
@@ -134,12 +134,7 @@ impl Remote {
                 Ok(()) => return Fetched::All,
                 Err(status) => {
                     tracing::info!(%node, %status, "a replica does not hand over");
-                    // That the snapshot is gone counts only if all say so.
-                    let is_gone = |status: &Status| grpc::code_of(status) == Some("too_old");
-                    failure = match failure.take() {
-                        Some(before) if is_gone(&status) && !is_gone(&before) => Some(before),
-                        _ => Some(status),
-                    };
+                    failure = Some(worse(failure.take(), status, is_gone));
                 }
             }
         }
@@ -177,6 +172,11 @@ impl Remote {
             after: after.clone().into(),
         }
     }
+}
+
+/// Whether a node said that it no longer has the snapshot that is copied.
+pub(super) fn is_gone(status: &Status) -> bool {
+    grpc::code_of(status) == Some("too_old")
 }
 
 /// Refuses what was not asked for: what a node does not know to be wrong it would keep for ever.

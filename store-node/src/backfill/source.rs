@@ -14,7 +14,7 @@ use super::wire;
 use crate::error::Error;
 use crate::log::Log;
 use crate::read::{Page, Reads, Replies, blocking};
-use crate::status::Status;
+use crate::status::{Applied, Status};
 use crate::storage::{Storage, Table};
 
 /// How much one page holds.
@@ -43,6 +43,7 @@ impl Source {
         request: &proto::PositionRequest,
     ) -> Result<proto::PositionReply, Error> {
         self.check_part(&request.intervals)?;
+        self.check_told()?;
         let storage = Arc::clone(&self.storage);
         let progress = blocking(move || storage.progress()).await?;
         let lacks_next = self.status.backfilling().is_some();
@@ -61,18 +62,25 @@ impl Source {
         let last = last.ok_or_else(|| {
             Error::InvalidRequest("a range of transactions is not empty".to_owned())
         })?;
-        let next = self.status.applied().next;
+        let next = self.check_told()?;
         if next < txns.end {
             return Err(Error::NotReached { wanted: last, next });
         }
         let snapshot = self.reads.held(last)?;
         // Mostly all that is here is wanted: then no position has to be computed.
         let part = (*self.log.owned() != part).then_some(part);
-        let (after, page_entries) = (request.after, PAGE_ENTRIES);
-        let cursor = |_| Cursor { part, table, txns, after, page_entries };
+        let after = request.after;
+        let (page_entries, page_looked) = (PAGE_ENTRIES, PAGE_LOOKED);
+        let cursor = |_| Cursor { part, table, txns, after, page_entries, page_looked };
         self.reads.open("entries", MAX_STREAM, snapshot, cursor, Cursor::next, |_, mut pages| {
             pages.pop().unwrap_or_default()
         })
+    }
+
+    /// How far this node is, if it may tell already.
+    fn check_told(&self) -> Result<TxnId, Error> {
+        let Applied { next, may_be_told, .. } = self.status.applied();
+        if may_be_told { Ok(next) } else { Err(Error::CatchingUp { next }) }
     }
 
     /// Whether this node holds all of a part of the keyspace.
@@ -92,6 +100,8 @@ pub(crate) struct Cursor {
     pub(crate) after: Bytes,
     /// How many entries a page has at most.
     pub(crate) page_entries: usize,
+    /// How many are looked at for it.
+    pub(crate) page_looked: usize,
 }
 
 impl Cursor {
@@ -102,15 +112,16 @@ impl Cursor {
         let mut last = None;
         let from = std::mem::take(&mut self.after);
         let until = if planted!(BackfillsMoving) { TxnId(u64::MAX) } else { self.txns.end };
-        storage.entries(self.table, until, &from, |key, txn, value| {
+        storage.entries(self.table, until, &from, |key, entry| {
             looked += 1;
-            if self.wants(key, txn) {
+            if let Some((txn, value)) = entry.filter(|(txn, _)| self.wants(key, *txn)) {
                 bytes += key.len() + value.len();
                 let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
                 reply.entries.push(proto::Entry { key, txn: txn.0, value });
             }
             let entries = reply.entries.len();
-            if bytes >= PAGE_BYTES || entries >= self.page_entries || looked >= PAGE_LOOKED {
+            let is_full = bytes >= PAGE_BYTES || entries >= self.page_entries;
+            if is_full || looked >= self.page_looked {
                 last = Some(Bytes::copy_from_slice(key));
                 return ControlFlow::Break(());
             }

@@ -9,14 +9,13 @@ use anabranch_core::ErrorKind;
 use anabranch_core::cluster::{Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Error as JournalError;
-use anabranch_journal::metadata::LostRange;
-use anabranch_runtime::grpc;
+use anabranch_journal::metadata::Agreed;
 use tokio::time::Instant;
 use tonic::Status as Refusal;
 
 use super::choice::{Choice, choose};
 use super::lost::{Agreement, passed_over};
-use super::replicas::{Fetched, Replicas, Wanted};
+use super::replicas::{Fetched, Replicas, Wanted, is_gone};
 use crate::error::Error;
 use crate::log::Log;
 use crate::metrics;
@@ -31,7 +30,7 @@ const TRIES: u32 = 120;
 /// With so few transactions an empty node reads the log: that keeps its feed complete.
 const FEW: u64 = 1_000;
 /// How many entries are removed at once.
-const REMOVED_AT_ONCE: usize = 10_000;
+pub(crate) const REMOVED_AT_ONCE: usize = 10_000;
 
 /// Takes from other replicas what the log does not have.
 pub(crate) struct Backfill {
@@ -45,6 +44,8 @@ pub(crate) struct Backfill {
     pub(crate) ask_again: Duration,
     /// How long all of them have to lack something before it is declared lost.
     pub(crate) lost_after: Duration,
+    /// How many entries are removed at once ([`REMOVED_AT_ONCE`]).
+    pub(crate) removed_at_once: usize,
 }
 
 /// Why something is to be taken from other replicas.
@@ -62,7 +63,9 @@ enum Found {
     /// A backfill from a replica that has more.
     Begun(Box<Unfinished>),
     /// What nobody has.
-    Lost(Box<LostRange>),
+    Lost(Box<Agreed>),
+    /// Nobody who answers has more, and that is enough to know.
+    Nobody,
 }
 
 /// How far fetching has come.
@@ -77,45 +80,41 @@ impl Backfill {
     /// Takes what is missing at `head`. Returns where to apply the log from. Blocks.
     pub(crate) fn run(&self, head: Head, reason: Reason) -> Result<Head, Error> {
         let next = head.progress.next;
-        let (mut begun, trimmed) = match reason {
-            Reason::Empty => match self.find_now(next, TxnId(FEW)) {
-                None => return Ok(head),
-                begun => (begun, None),
-            },
-            Reason::Interrupted(unfinished) => (Some(unfinished), None),
-            Reason::Trimmed(trimmed) => (None, Some(trimmed)),
+        let (mut found, trimmed) = match reason {
+            Reason::Empty => (self.find_now(next, TxnId(FEW)), None),
+            Reason::Interrupted(unfinished) => (Found::Begun(Box::new(unfinished)), None),
+            Reason::Trimmed(trimmed) => (self.find(&head, &trimmed)?, Some(trimmed)),
         };
         loop {
-            let unfinished = match (begun.take(), &trimmed) {
-                (Some(unfinished), _) => unfinished,
-                (None, None) => match self.find_now(next, next) {
-                    Some(unfinished) => unfinished,
-                    None => {
-                        self.status.set_backfilling(None);
-                        return Ok(head);
-                    }
-                },
-                (None, Some(trimmed)) => match self.find(&head, trimmed)? {
-                    Found::Begun(unfinished) => *unfinished,
-                    Found::Lost(range) => return self.pass_over(head, &range),
-                },
+            let unfinished = match found {
+                Found::Begun(unfinished) => *unfinished,
+                Found::Lost(agreed) => return self.pass_over(head, &agreed),
+                Found::Nobody => {
+                    self.status.set_backfilling(None);
+                    return Ok(head);
+                }
             };
             match self.copy(&head, unfinished)? {
                 Copied::All(unfinished) => return self.finish(head, unfinished),
                 Copied::Gone(unfinished) => self.abandon(&head, unfinished)?,
             }
+            found = match &trimmed {
+                Some(trimmed) => self.find(&head, trimmed)?,
+                // The log may have it as well.
+                None => self.find_now(next, next),
+            };
         }
     }
 
     /// A backfill from a replica that answers and has come past `at_least`, if there is one.
-    fn find_now(&self, since: TxnId, at_least: TxnId) -> Option<Unfinished> {
+    fn find_now(&self, since: TxnId, at_least: TxnId) -> Found {
         match choose(at_least, self.replicas.positions()) {
-            Choice::From(node, to) => Some(begin(since, &node, to)),
-            Choice::Nobody | Choice::Unknown(_) => None,
+            Choice::From(node, to) => begin(since, &node, to),
+            Choice::Nobody | Choice::Unknown(_) => Found::Nobody,
         }
     }
 
-    /// The same, or what is lost, once one of them is known.
+    /// A backfill, or what is lost, once one of them is known.
     fn find(&self, head: &Head, trimmed: &JournalError) -> Result<Found, Error> {
         let next = head.progress.next;
         let mut nobody_since = None;
@@ -123,15 +122,13 @@ impl Backfill {
             // Before they are asked: whoever joins later has to be asked, too.
             let epoch = self.replicas.epoch();
             let text = match choose(next, self.replicas.positions()) {
-                Choice::From(node, to) => {
-                    return Ok(Found::Begun(Box::new(begin(next, &node, to))));
-                }
+                Choice::From(node, to) => return Ok(begin(next, &node, to)),
                 Choice::Nobody => {
                     let waited = nobody_since.get_or_insert_with(Instant::now).elapsed();
                     match self.lost_after.checked_sub(waited).filter(|left| !left.is_zero()) {
                         Some(left) => will_be_lost(left, next, trimmed),
                         None => match self.agree(next, epoch)? {
-                            Some(range) => return Ok(Found::Lost(Box::new(range))),
+                            Some(agreed) => return Ok(Found::Lost(Box::new(agreed))),
                             None => will_be_lost(Duration::ZERO, next, trimmed),
                         },
                     }
@@ -150,7 +147,7 @@ impl Backfill {
 
     /// What is lost, as the replicas agree; `None` if they cannot at the moment, or others are to
     /// be asked by now.
-    fn agree(&self, next: TxnId, epoch: Epoch) -> Result<Option<LostRange>, Error> {
+    fn agree(&self, next: TxnId, epoch: Epoch) -> Result<Option<Agreed>, Error> {
         match self.agreement.lost_from(next, epoch) {
             Err(error) if matches!(error.kind(), ErrorKind::Retry | ErrorKind::Unknown) => {
                 tracing::warn!(%error, "it cannot be agreed on what is lost; trying again");
@@ -161,29 +158,44 @@ impl Backfill {
     }
 
     /// Passes over what is lost.
-    fn pass_over(&self, head: Head, range: &LostRange) -> Result<Head, Error> {
+    fn pass_over(&self, head: Head, agreed: &Agreed) -> Result<Head, Error> {
         let Head { progress: before, timeline } = head;
-        let progress = passed_over(&before, range, &self.log);
-        tracing::error!(
-            from = %before.next, to = %progress.next, declared_by = range.declared_by,
-            "neither the log nor any replica has these transactions: they are lost"
-        );
+        let progress = passed_over(&before, agreed, &self.log);
         let mut batch = Batch::new(&self.storage, 1024);
-        batch.put_lost_range(&(before.next..progress.next));
-        if let Some(last) = progress.last.filter(|_| progress.next > before.next) {
-            batch.begin_changes(last, self.log.read());
-            for slice in self.log.read() {
-                batch.put_lost_changes(*slice, before.next);
-            }
-            batch.end_changes();
+        let last = progress.last.filter(|_| progress.next > before.next);
+        if let Some(last) = last {
+            tracing::error!(
+                from = %before.next, to = %progress.next, declared_by = agreed.range.declared_by,
+                "neither the log nor any replica has these transactions: they are lost"
+            );
+            self.tell_lost(&mut batch, before.next, last);
+        } else {
+            // If a commit record names one of these parts, that it is lost is told then. None may: a
+            // transaction that was torn has left parts behind, and is nothing that anybody misses.
+            tracing::warn!(
+                from = %before.next, declared_by = agreed.range.declared_by,
+                "neither the log nor any replica has some parts of transactions to come"
+            );
         }
         self.storage.history().begin_at(progress.oldest_readable);
         self.persistence.write(batch, &progress)?;
         self.make_durable();
-        self.status.add_lost_range();
+        if last.is_some() {
+            self.status.add_lost_range();
+        }
         self.status.set_applied(progress.next, progress.last, progress.time);
         self.status.set_backfilling(None);
         Ok(Head { progress, timeline })
+    }
+
+    /// Records that transactions are lost, also in the feed: there it is what the last of them did.
+    fn tell_lost(&self, batch: &mut Batch<'_>, from: TxnId, last: TxnId) {
+        batch.put_lost_range(&(from..last.next()));
+        batch.begin_changes(last, self.log.read());
+        for slice in self.log.read() {
+            batch.put_lost_changes(*slice, from);
+        }
+        batch.end_changes();
     }
 
     /// After a crash all of it is done again, until this succeeds.
@@ -216,19 +228,21 @@ impl Backfill {
         loop {
             self.persistence.check()?;
             let (mut batch, mut removed) = (Batch::new(&self.storage, 1 << 20), 0);
-            self.storage.entries(table, txns.end, &after.clone(), |key, txn, _| {
-                if txn >= txns.start {
-                    batch.remove_entry(table, key, txn);
+            let mut failed = Ok(());
+            self.storage.entries(table, txns.end, &after.clone(), |key, entry| {
+                if let Some((txn, _)) = entry.filter(|(txn, _)| *txn >= txns.start) {
+                    failed = batch.remove_entry(table, key, txn);
                     after = key.to_vec();
                     removed += 1;
                 }
-                match removed < REMOVED_AT_ONCE {
+                match failed.is_ok() && removed < self.removed_at_once {
                     true => ControlFlow::Continue(()),
                     false => ControlFlow::Break(()),
                 }
             })?;
+            failed?;
             self.persistence.write(batch, &head.progress)?;
-            if removed < REMOVED_AT_ONCE {
+            if removed < self.removed_at_once {
                 return Ok(());
             }
         }
@@ -251,7 +265,7 @@ impl Backfill {
                 }
             };
             tries = if unfinished.after == before { tries + 1 } else { 0 };
-            if grpc::code_of(&refusal) == Some("too_old") || tries >= TRIES {
+            if is_gone(&refusal) || tries >= TRIES {
                 return Ok(Copied::Gone(unfinished));
             }
             self.persistence.pause(self.ask_again)?;
@@ -299,7 +313,7 @@ impl Backfill {
         let bytes: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
         let mut batch = Batch::new(&self.storage, bytes + 64 * entries.len() + 1024);
         for entry in entries {
-            batch.put_entry(unfinished.table, entry);
+            batch.put_entry(unfinished.table, entry)?;
         }
         unfinished.entries += entries.len() as u64;
         batch.put_unfinished(unfinished);
@@ -333,6 +347,10 @@ impl Backfill {
         if !planted!(FeedClaimsTooMuch) {
             progress.feed_start = progress.next;
         }
+        // What the other one passed over before that this one had come to by itself.
+        progress.losses.retain(|loss| loss.from >= since);
+        let own = before.losses.into_iter().filter(|loss| loss.from < since);
+        progress.losses = own.chain(progress.losses).collect();
         let sample = Sample { time: progress.time, txn: last };
         let mut batch = Batch::new(&self.storage, 1024);
         batch.delete_samples(&timeline.forget());
@@ -349,9 +367,9 @@ impl Backfill {
     }
 }
 
-fn begin(since: TxnId, node: &NodeId, to: Progress) -> Unfinished {
+fn begin(since: TxnId, node: &NodeId, to: Progress) -> Found {
     tracing::info!(%since, until = %to.next, %node, "a backfill begins");
-    Unfinished::new(since, to)
+    Found::Begun(Box::new(Unfinished::new(since, to)))
 }
 
 /// What a node says that is about to give up.

@@ -7,7 +7,7 @@ use anabranch_journal::Offset;
 use anabranch_schemas::store as proto;
 
 use crate::error::Error;
-use crate::storage::{Entry, Progress, SliceRead, Table};
+use crate::storage::{Entry, Loss, Progress, SliceRead, Table};
 
 /// A part of the keyspace.
 pub(super) fn intervals(part: &Intervals) -> Vec<proto::Interval> {
@@ -30,11 +30,15 @@ pub(super) fn read_intervals(part: &[proto::Interval]) -> Result<Intervals, Erro
 /// How far a replica is.
 pub(super) fn position(progress: &Progress) -> proto::PositionReply {
     // What it observed where is what it owns, and what it keeps is its own business.
-    let Progress { next, last, time, observed: _, slices, oldest_readable: _, feed_start: _ } =
-        progress;
+    let Progress { next, last, time, slices, losses, .. } = progress;
+    let Progress { observed: _, oldest_readable: _, feed_start: _, .. } = progress;
     let slice = |read: &SliceRead| proto::SlicePosition {
         end: read.end.0,
         waiting: read.waiting.iter().map(|offset| offset.0).collect(),
+    };
+    let loss = |loss: &Loss| {
+        let Loss { from, to, number } = *loss;
+        proto::Loss { from: from.0, to: to.0, number }
     };
     proto::PositionReply {
         next: next.0,
@@ -43,6 +47,7 @@ pub(super) fn position(progress: &Progress) -> proto::PositionReply {
         slices: slices.iter().map(slice).collect(),
         // Not for the progress to say.
         lacks_next: false,
+        losses: losses.iter().map(loss).collect(),
     }
 }
 
@@ -59,18 +64,27 @@ pub(super) fn read_position(
         let is_ordered = read.waiting.windows(2).all(|pair| pair[0] < pair[1]);
         is_ordered && read.waiting.last().is_none_or(|last| *last < read.end)
     };
+    let loss = |loss: &proto::Loss| Loss {
+        from: TxnId(loss.from),
+        to: TxnId(loss.to),
+        number: loss.number,
+    };
     let progress = Progress {
         next: TxnId(reply.next),
         last: reply.last.map(TxnId),
         time: Hlc(reply.time),
         slices: reply.slices.iter().map(read).collect(),
+        losses: reply.losses.iter().map(loss).collect(),
         ..Progress::start(0)
     };
     if progress.slices.len() != usize::from(slices.get()) {
         return Err("it has another number of slices");
     }
+    let passed = |loss: &Loss| loss.from <= loss.to && loss.to <= progress.next;
     if progress.last.is_some_and(|last| last >= progress.next)
         || !progress.slices.iter().all(makes_sense)
+        || !progress.losses.iter().all(passed)
+        || !progress.losses.is_sorted_by(|one, next| one.from < next.from)
     {
         return Err("its position makes no sense");
     }
@@ -107,12 +121,17 @@ mod tests {
         SliceCount::try_from(2).unwrap()
     }
 
+    fn loss(from: u64, to: u64) -> Loss {
+        Loss { from: TxnId(from), to: TxnId(to), number: 1 }
+    }
+
     fn progress() -> Progress {
         let mut progress = Progress::start(2);
         progress.next = TxnId(9);
         progress.last = Some(TxnId(7));
         progress.time = Hlc(5);
         progress.slices[1] = SliceRead { end: Offset(9), waiting: vec![Offset(3), Offset(8)] };
+        progress.losses = vec![loss(2, 4), loss(4, 9)];
         progress
     }
 
@@ -134,6 +153,8 @@ mod tests {
         assert!(refused(&|progress| progress.last = Some(TxnId(9))));
         assert!(refused(&|progress| progress.slices[1].end = Offset(8)));
         assert!(refused(&|progress| progress.slices[1].waiting.reverse()));
+        assert!(refused(&|progress| progress.losses.reverse()));
+        assert!(refused(&|progress| progress.losses[1] = loss(4, 10)));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //!
 //! Of a node that is gone the last that it said stays. A read has a bounded lifetime, so what a node
 //! needs counts for that long once newer snapshots are stable, and then no more: whether the node
-//! is dead, cut off, or does not move for whatever other reason.
+//! is dead, cut off, or does not move for whatever other reason. Only who copies what it lacks needs
+//! one snapshot for as long as that takes, and has it while it is heard.
 //!
 //! Pure: the node passes in what it has heard, and the time.
 
@@ -18,6 +19,18 @@ use anabranch_core::ids::TxnId;
 
 /// What a node needs is heard a little later than it is so.
 const LATE: Duration = Duration::from_secs(1);
+
+/// How long what a node copies is kept for it when nothing is heard of it.
+const COPYING: Duration = Duration::from_secs(60);
+
+/// What was heard of what a node needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said {
+    /// The oldest snapshot that it needs; `None` if nothing was heard.
+    pub(crate) txn: Option<TxnId>,
+    /// For how long nothing was heard of it, if what it needs is what it copies.
+    pub(crate) copies: Option<Duration>,
+}
 
 /// What each node of a cluster needs, as far as one of them has heard.
 #[derive(Debug)]
@@ -32,6 +45,8 @@ pub(crate) struct Horizon {
 #[derive(Clone, Copy, Debug)]
 struct Need {
     txn: TxnId,
+    /// It is copied, by a node that is there.
+    is_copied: bool,
     /// Since when it has been older than what is stable.
     behind_since: Option<Instant>,
 }
@@ -50,24 +65,25 @@ impl Horizon {
     /// back; what was given up does not come back.
     pub(crate) fn advance(
         &mut self,
-        members: impl IntoIterator<Item = (NodeId, Option<TxnId>)>,
+        members: impl IntoIterator<Item = (NodeId, Said)>,
         stable: TxnId,
         now: Instant,
     ) -> TxnId {
         let before = std::mem::take(&mut self.needs);
-        for (node, said) in members {
-            let txn = said.unwrap_or_default();
+        for (node, Said { txn, copies }) in members {
+            let txn = txn.unwrap_or_default();
+            let is_copied = copies.is_some_and(|silence| silence < COPYING);
             let since = before.get(&node).filter(|need| need.txn == txn);
             let since = since.and_then(|need| need.behind_since).unwrap_or(now);
             let behind_since = (txn < stable).then_some(since);
-            self.needs.insert(node, Need { txn, behind_since });
+            self.needs.insert(node, Need { txn, is_copied, behind_since });
         }
-        let counts = |need: &&Need| {
+        let is_read = |need: &&Need| {
             need.behind_since.is_none_or(|since| now.duration_since(since) < self.patience)
         };
-        let needed = self.needs.values().filter(counts).map(|need| need.txn);
-        let kept_from = needed.fold(stable, TxnId::min);
-        self.bound = self.bound.max(kept_from);
+        let needs = || self.needs.values();
+        let kept_from = oldest(needs().filter(|need| need.is_copied || is_read(need)), stable);
+        self.bound = self.bound.max(oldest(needs().filter(is_read), stable));
         kept_from
     }
 
@@ -76,6 +92,10 @@ impl Horizon {
     pub(crate) fn bound(&self) -> TxnId {
         self.bound
     }
+}
+
+fn oldest<'a>(needs: impl Iterator<Item = &'a Need>, stable: TxnId) -> TxnId {
+    needs.map(|need| need.txn).fold(stable, TxnId::min)
 }
 
 #[cfg(test)]
@@ -90,8 +110,12 @@ mod tests {
 
     const MAX_READ: Duration = Duration::from_secs(10);
 
-    fn needs(said: &[(&str, Option<u64>)]) -> Vec<(NodeId, Option<TxnId>)> {
-        said.iter().map(|(node, txn)| (node.parse().unwrap(), txn.map(TxnId))).collect()
+    fn reads(txn: Option<TxnId>) -> Said {
+        Said { txn, copies: None }
+    }
+
+    fn needs(said: &[(&str, Option<u64>)]) -> Vec<(NodeId, Said)> {
+        said.iter().map(|(node, txn)| (node.parse().unwrap(), reads(txn.map(TxnId)))).collect()
     }
 
     #[test]
@@ -123,6 +147,21 @@ mod tests {
         assert_eq!(at(131, 21, Some(7), 21), 21);
         assert_eq!(at(132, 21, None, 21), 0, "who begins anew has said nothing yet");
         assert_eq!(at(143, 21, None, 21), 21);
+    }
+
+    #[test]
+    fn who_copies_has_its_snapshot_for_as_long_as_it_is_heard() {
+        let (mut horizon, began) = (Horizon::new(MAX_READ), Instant::now());
+        let mut at = |seconds: u64, silence: u64| {
+            let copies = Some(Duration::from_secs(silence));
+            let copying = ("b".parse().unwrap(), Said { txn: Some(TxnId(5)), copies });
+            let all = needs(&[("a", Some(20))]).into_iter().chain([copying]);
+            horizon.advance(all, TxnId(20), began + Duration::from_secs(seconds)).0
+        };
+        assert_eq!([at(0, 0), at(100, 0), at(159, 59)], [5, 5, 5]);
+        assert_eq!(at(160, 60), 20, "it is gone");
+        assert_eq!(at(161, 1), 5, "it was cut off");
+        assert_eq!(horizon.bound(), TxnId(20), "no reads are promised that for so long");
     }
 
     /// A node as far as this is about it.
@@ -187,7 +226,7 @@ mod tests {
             let mut nodes: Vec<_> = (0..NODES).map(|_| Node::new()).collect();
             let names: Vec<NodeId> = (0..NODES).map(|n| format!("n{n}").parse().unwrap()).collect();
             let collect = |node: &mut Node| {
-                let said = names.iter().cloned().zip(node.heard.iter().copied());
+                let said = names.iter().cloned().zip(node.heard.iter().copied().map(reads));
                 let kept = node.horizon.advance(said, TxnId(node.stable), now);
                 node.history.keep_from(kept);
                 node.history.advance(TxnId(u64::MAX))

@@ -7,6 +7,7 @@
 //! keep what it reads. A node that is the only one of its cluster answers by itself, from what it
 //! has applied.
 
+mod failure;
 mod feed;
 mod horizon;
 mod isolation;
@@ -15,6 +16,7 @@ mod others;
 mod plan;
 mod reading;
 mod replicas;
+mod rows;
 mod verify;
 mod view;
 
@@ -38,10 +40,12 @@ use self::merge::{Item, Items, Open, merge};
 use self::plan::Candidate;
 use self::reading::{Began, Reading};
 use self::replicas::{Asked, Hedge, Peers, Replica};
+use self::rows::RowsRequest;
 use crate::error::Error;
 use crate::read::parse_select;
 use crate::rpc::{Local, Replies, app, document_id, oldest_of, refuse, refused, replies};
 
+pub(crate) use self::failure::worse;
 pub(crate) use self::replicas::Client;
 pub(crate) use self::view::{Remember, View};
 
@@ -80,59 +84,6 @@ impl Timestamp {
         let wait = self.deadline.saturating_duration_since(Instant::now());
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         proto::ReadAt { at_least: None, exactly: Some(self.txn.0), wait_ms }
-    }
-}
-
-/// A request whose answer is rows, in order, of which each partition has a part.
-trait RowsRequest: Clone + Send + Sync + 'static {
-    type Item: Item;
-
-    /// Asks for the rows behind the one with this key.
-    fn start_after(&mut self, key: Vec<u8>);
-
-    /// Asks a replica.
-    fn ask(
-        self,
-        replica: Replica,
-        at: proto::ReadAt,
-    ) -> impl Future<Output = Result<Items<Self::Item>, Status>> + Send;
-}
-
-impl Item for proto::QueryItem {
-    fn key(&self) -> &[u8] {
-        self.key.as_bytes()
-    }
-}
-
-impl RowsRequest for proto::QueryRequest {
-    type Item = proto::QueryItem;
-
-    fn start_after(&mut self, key: Vec<u8>) {
-        self.after = String::from_utf8(key).expect("a key is text");
-    }
-
-    async fn ask(self, replica: Replica, at: proto::ReadAt) -> Result<Items<Self::Item>, Status> {
-        let replies = replica.query(proto::QueryRequest { at: Some(at), ..self }).await?;
-        Ok(replies.map_ok(|reply| reply.items).boxed())
-    }
-}
-
-impl Item for proto::ScanItem {
-    fn key(&self) -> &[u8] {
-        &self.document_id
-    }
-}
-
-impl RowsRequest for proto::ScanRequest {
-    type Item = proto::ScanItem;
-
-    fn start_after(&mut self, key: Vec<u8>) {
-        self.after = key.into();
-    }
-
-    async fn ask(self, replica: Replica, at: proto::ReadAt) -> Result<Items<Self::Item>, Status> {
-        let replies = replica.scan(proto::ScanRequest { at: Some(at), ..self }).await?;
-        Ok(replies.map_ok(|reply| reply.items).boxed())
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Status};
 
+use super::failure::worse;
 use crate::error::Error;
 use crate::gossip::ClusterMark;
 use crate::rpc::{Addressed, Local, MAX_MESSAGE_BYTES, Replies, refuse, refused, replies};
@@ -180,7 +181,9 @@ impl Peers {
                 answer = asked.select_next_some() => match answer {
                     (node, Ok(answer)) => return Ok((node, answer)),
                     (_, Err(status)) if is_final(&status) => return Err(status),
-                    (_, Err(status)) => failure = Some(worse(failure.take(), status)),
+                    (_, Err(status)) => {
+                        failure = Some(worse(failure.take(), status, is_trimmed));
+                    }
                 },
                 () = is_slow.as_mut(), if may_hedge => {
                     hedge = false;
@@ -225,27 +228,6 @@ pub(super) fn is_trimmed(status: &Status) -> bool {
     grpc::code_of(status) == Some("feed_trimmed")
 }
 
-/// Which of two failures to tell of: what a node said rather than that another was not reached. But
-/// that nobody has changes any more is told only if all of them say so.
-fn worse(before: Option<Status>, now: Status) -> Status {
-    match before {
-        Some(before) if is_trimmed(&before) && is_trimmed(&now) => {
-            // Of those the one that goes back farthest.
-            let start = |status: &Status| grpc::number_of(status, grpc::FEED_START_KEY);
-            if start(&before) <= start(&now) { before } else { now }
-        }
-        Some(before) if is_trimmed(&before) != is_trimmed(&now) => {
-            if is_trimmed(&now) {
-                before
-            } else {
-                now
-            }
-        }
-        Some(before) if grpc::code_of(&before).is_some() && grpc::code_of(&now).is_none() => before,
-        _ => now,
-    }
-}
-
 /// What is told if no replica of a partition gave an answer.
 fn away(failure: Option<Status>) -> Status {
     match failure {
@@ -258,8 +240,6 @@ fn away(failure: Option<Status>) -> Status {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
-
-    use anabranch_core::ids::TxnId;
 
     use super::*;
 
@@ -341,20 +321,6 @@ mod tests {
         assert_eq!(ask(&peers, &hanging, Hedge::When).await.1, 2);
         peers.savings.store(0, Ordering::Relaxed);
         assert_eq!(ask(&peers, &both, Hedge::When).await.1, 1, "nothing is saved up");
-    }
-
-    #[test]
-    fn changes_are_gone_only_if_all_say_so() {
-        let trimmed = || refuse(&Error::FeedTrimmed { wanted: TxnId(1), start: TxnId(5) });
-        let away = || Status::unavailable("broken");
-        let told = |before, now| away_code(&worse(Some(before), now));
-        assert_eq!(told(trimmed(), trimmed()), Some("feed_trimmed".to_owned()));
-        assert_eq!([told(trimmed(), away()), told(away(), trimmed())], [None, None]);
-        assert_eq!(grpc::number_of(&trimmed(), grpc::FEED_START_KEY), Some(5));
-    }
-
-    fn away_code(status: &Status) -> Option<String> {
-        grpc::code_of(status).map(str::to_owned)
     }
 
     #[tokio::test]

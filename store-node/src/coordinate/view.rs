@@ -15,7 +15,7 @@ use anabranch_schemas::store as proto;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-use super::horizon::Horizon;
+use super::horizon::{Horizon, Said};
 use super::isolation::{SILENCE, isolation};
 use super::plan::Candidate;
 use super::reading::ActiveReads;
@@ -30,9 +30,6 @@ use crate::storage::Storage;
 
 /// How often the node looks what it reads, what it has to keep and whom it hears.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// How long what a node copies is kept for it when nothing is heard of it.
-const COPYING: Duration = Duration::from_secs(60);
 
 /// What this node knows of its cluster.
 pub(crate) struct View {
@@ -301,23 +298,20 @@ impl View {
     /// Has kept here what is read anywhere.
     fn keep(&self) {
         let membership = self.membership();
-        let members = membership.configuration().members().keys();
-        let heard: Vec<_> = members.map(|node| (node, self.gossip.look_at(node).0)).collect();
-        let needs = heard.iter().map(|(node, announce)| {
-            let said = announce.as_ref().map(|announce| announce.standing.gc_timestamp);
-            ((*node).clone(), said)
+        let needs = membership.configuration().members().keys().map(|node| {
+            let announce = self.gossip.look_at(node).0;
+            let standing = announce.as_ref().map(|announce| &announce.standing);
+            let is_copying = standing.is_some_and(|standing| standing.copying.is_some());
+            let said = Said {
+                txn: standing.map(|standing| standing.gc_timestamp),
+                copies: is_copying.then(|| self.gossip.silence(node)),
+            };
+            (node.clone(), said)
         });
         let (kept_from, bound) = {
             let mut horizon = self.horizon.lock();
             (horizon.advance(needs, self.last_stable(), Instant::now().into_std()), horizon.bound())
         };
-        // Who copies needs one snapshot for as long as that takes, and is heard meanwhile.
-        let copied = heard.iter().filter_map(|(node, announce)| {
-            let standing = &announce.as_ref()?.standing;
-            let is_copying = standing.copying.is_some() && self.gossip.silence(node) < COPYING;
-            is_copying.then_some(standing.gc_timestamp)
-        });
-        let kept_from = copied.fold(kept_from, TxnId::min);
         if !self.is_alone() {
             self.storage.history().keep_from(kept_from);
         }

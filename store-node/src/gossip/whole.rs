@@ -87,7 +87,7 @@ impl Node {
         let mut changes = self.gossip.changes();
         let known = async {
             loop {
-                changes.borrow_and_update();
+                drop(changes.see());
                 let known = self.of(name).is_some_and(|announce| {
                     announce.version.incarnation == Incarnation(life)
                         && announce.standing.applied.base().0 == base
@@ -95,7 +95,7 @@ impl Node {
                 if known {
                     return;
                 }
-                changes.changed().await.unwrap();
+                changes.changed().await;
             }
         };
         let patience = tokio::time::timeout(PATIENCE, known);

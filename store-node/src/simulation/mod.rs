@@ -232,7 +232,7 @@ async fn keep_up(upkeep: Upkeep, pace: Arc<Pace>) -> Result<(), Error> {
             head = match done {
                 Ok(head) => head,
                 Err(Error::Shutdown) => return Ok(()),
-                Err(error) => return Err(error),
+                Err(error) => return apply.status.halt_if_corrupt(error),
             };
         }
         let mut applying = apply.begin(head, Duration::ZERO);

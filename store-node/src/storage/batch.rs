@@ -24,7 +24,7 @@ const REPEATABLE_BYTES: usize = 256 << 20;
 
 /// A write batch under construction.
 pub(crate) struct Batch<'a> {
-    storage: &'a Storage,
+    pub(super) storage: &'a Storage,
     pub(super) writes: Writes<'a>,
     chunks: Chunks,
     /// A buffer that is used again and again.
@@ -102,6 +102,13 @@ impl<'a> Batch<'a> {
     pub(crate) fn end_changes(&mut self) {
         let Chunks { txn, number, writer } = &self.chunks;
         self.writes.put(Family::Changes, keys::change_key(*txn, *number), writer.last());
+    }
+
+    /// What had become of a round that is applied once more after it was forgotten. Whoever copies
+    /// as of before that has to know it: at that time the round may not have been forgotten.
+    pub(crate) fn put_earlier_outcome(&mut self, round: RoundId, outcome: &Outcome) {
+        let key = keys::earlier_round_key(round.0.as_bytes());
+        self.writes.put(Family::Rounds, key, encode_outcome(outcome));
     }
 
     /// What became of a round.

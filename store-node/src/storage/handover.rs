@@ -43,43 +43,66 @@ impl Storage {
 
     /// Visits a table as of the transactions below `until`, in order of key, behind `after`: key,
     /// who wrote it, and value as it is stored. Of a document that is its newest version then; the
-    /// snapshot has to be held.
-    ///
-    /// A round that was repeated after it was forgotten has but its last outcome.
+    /// snapshot has to be held. Of a round it is its last outcome then. What was not there yet is
+    /// visited as well, since passing over it takes its time, too.
     pub(crate) fn entries(
         &self,
         table: Table,
         until: TxnId,
         after: &[u8],
-        mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> ControlFlow<()>,
+        mut visit: impl FnMut(&[u8], Option<(TxnId, &[u8])>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         match table {
-            Table::Rounds => self.rounds(after, |key, txn, value| {
-                if txn < until { visit(key, txn, value) } else { ControlFlow::Continue(()) }
-            }),
+            Table::Rounds => self.rounds(until, after, visit),
             Table::Versions => {
                 let Some(at) = until.0.checked_sub(1) else { return Ok(()) };
                 let after = (!after.is_empty()).then_some(after);
-                self.versions(&[], after, TxnId(at), |id, txn, value| Ok(visit(id, txn, value)))
+                self.versions(&[], after, TxnId(at), |id, version| Ok(visit(id, version)))
             }
         }
     }
 
     fn rounds(
         &self,
+        until: TxnId,
         after: &[u8],
-        mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> ControlFlow<()>,
+        mut visit: impl FnMut(&[u8], Option<(TxnId, &[u8])>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let mut rounds = self.engine.cursor(Family::Rounds, Scope::Below(None));
         rounds.seek(after);
         while let Some((key, value)) = rounds.item() {
-            let txn = outcome_txn(value)
-                .ok_or_else(|| Error::CorruptStore("an outcome does not decode".to_owned()))?;
-            if key != after && visit(key, txn, value).is_break() {
-                return Ok(());
+            if key != after && !keys::is_earlier_round(key) {
+                let txn = written_by(value)?;
+                let flow = if txn < until {
+                    visit(key, Some((txn, value)))
+                } else {
+                    let earlier = self.earlier_outcome(key)?.filter(|(txn, _)| *txn < until);
+                    visit(key, earlier.as_ref().map(|(txn, value)| (*txn, value.as_slice())))
+                };
+                if flow.is_break() {
+                    return Ok(());
+                }
             }
             rounds.next();
         }
         rounds.status().map_err(|error| self.failed("read", error))
     }
+
+    /// What had become of a round when it was applied the time before, as it is stored.
+    pub(super) fn earlier_outcome(&self, round: &[u8]) -> Result<Option<(TxnId, Vec<u8>)>, Error> {
+        self.stored_outcome(&keys::earlier_round_key(round))
+    }
+
+    /// An outcome as it is stored.
+    pub(super) fn stored_outcome(&self, key: &[u8]) -> Result<Option<(TxnId, Vec<u8>)>, Error> {
+        let found = self.engine.get(Family::Rounds, key);
+        let found = found.map_err(|error| self.failed("read a round", error))?;
+        found.map(|value| Ok((written_by(&value)?, value))).transpose()
+    }
+}
+
+/// The transaction of an outcome.
+fn written_by(outcome: &[u8]) -> Result<TxnId, Error> {
+    let broken = || Error::CorruptStore("an outcome does not decode".to_owned());
+    outcome_txn(outcome).ok_or_else(broken)
 }

@@ -6,6 +6,7 @@
 //! | `versions` | canonical document id, 0, be64(!txn) | a version of the document |
 //! | `changes` | be64(txn), be16(chunk) | slices of a transaction, and its changes in chunks |
 //! | `rounds` | round id (16 bytes) | what became of the round |
+//! | `rounds` | round id, 0 | what had become of it before it was repeated after it was forgotten |
 //!
 //! Versions of a document lie together, the newest first. No canonical `_id` holds a zero byte, so
 //! the zero that follows it keeps the documents in the order of their ids and apart from those
@@ -98,6 +99,21 @@ pub(super) fn split_timeline_key(key: &[u8]) -> Option<Hlc> {
 /// What the keys of all samples lie between.
 pub(super) fn timeline_range() -> (Vec<u8>, Vec<u8>) {
     (vec![TIMELINE], vec![TIMELINE + 1])
+}
+
+/// How long a round id is.
+const ROUND_ID: usize = 16;
+
+/// The key of what had become of a round when it was applied the time before.
+pub(super) fn earlier_round_key(round: &[u8]) -> Vec<u8> {
+    let mut key = round.to_vec();
+    key.push(0);
+    key
+}
+
+/// Whether a key is such a one.
+pub(super) fn is_earlier_round(key: &[u8]) -> bool {
+    key.len() > ROUND_ID
 }
 
 /// The key under which a lost part is recorded.

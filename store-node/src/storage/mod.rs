@@ -19,7 +19,7 @@ mod timeline;
 mod unfinished;
 mod values;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,7 +38,7 @@ pub(crate) use self::collect::{History, Hold};
 pub use self::engine::MemoryDisk;
 pub(crate) use self::handover::{Entry, Table};
 pub(crate) use self::open::{Head, Opened, StoreOptions};
-pub(crate) use self::progress::{Progress, SliceRead};
+pub(crate) use self::progress::{Loss, Progress, SliceRead};
 pub(crate) use self::scan::{FeedPosition, NewestVersions};
 pub(crate) use self::timeline::{Sample, Timeline};
 pub(crate) use self::unfinished::Unfinished;
@@ -89,6 +89,11 @@ impl Written {
 }
 
 impl Storage {
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Which snapshots can be read.
     pub(crate) fn history(&self) -> &Arc<History> {
         &self.history
@@ -108,10 +113,15 @@ impl Storage {
     /// as forgotten whether a compaction has dropped it already or not: else replicas would
     /// disagree about what a repeated round does (ST-2).
     pub(crate) fn outcome(&self, round: RoundId, now: Hlc) -> Result<Option<Outcome>, Error> {
+        let outcome = self.last_outcome(round)?;
+        Ok(outcome.filter(|outcome| self.remembers(outcome.time, now)))
+    }
+
+    /// What became of a round when it was applied last, as far as that is still there.
+    pub(crate) fn last_outcome(&self, round: RoundId) -> Result<Option<Outcome>, Error> {
         let found = self.engine.get(Family::Rounds, round.0.as_bytes());
         let value = found.map_err(|error| self.failed("read a round", error))?;
-        let outcome = value.map(|value| values::decode_outcome(&value)).transpose()?;
-        Ok(outcome.filter(|outcome| self.remembers(outcome.time, now)))
+        value.map(|value| values::decode_outcome(&value)).transpose()
     }
 
     /// Whether at `now` a round is still known that was applied at `then`.

@@ -12,8 +12,9 @@ use bytes::{Buf, BufMut, TryGetError};
 use crate::error::Error;
 
 /// The newest version. The first one had where to read on in each slice and nothing about what
-/// was read beyond that.
-const VERSION: u8 = 2;
+/// was read beyond that; the second one nothing about what was passed over.
+const VERSION: u8 = 3;
+const SECOND_VERSION: u8 = 2;
 const FIRST_VERSION: u8 = 1;
 
 /// How far the node has come.
@@ -33,6 +34,20 @@ pub(crate) struct Progress {
     pub(crate) oldest_readable: TxnId,
     /// The first transaction whose changes are kept.
     pub(crate) feed_start: TxnId,
+    /// What was passed over because it was declared lost, in order: here, or by the replica from
+    /// which what came after it was copied.
+    pub(crate) losses: Vec<Loss>,
+}
+
+/// Something that was passed over because the replicas agreed that it is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// The first transaction that is lost.
+    pub(crate) from: TxnId,
+    /// Everything below this is lost.
+    pub(crate) to: TxnId,
+    /// Which agreement it was of those from the same transaction on.
+    pub(crate) number: u32,
 }
 
 /// What was read of one slice of topic `rounds`.
@@ -78,6 +93,7 @@ impl Progress {
             slices: vec![SliceRead::default(); usize::from(slices)],
             oldest_readable: TxnId(0),
             feed_start: TxnId(0),
+            losses: Vec::new(),
         }
     }
 
@@ -101,7 +117,8 @@ impl Progress {
 }
 
 pub(super) fn encode_progress(progress: &Progress) -> Vec<u8> {
-    let Progress { next, last, time, observed, slices, oldest_readable, feed_start } = progress;
+    let Progress { next, last, time, observed, slices, oldest_readable, feed_start, losses } =
+        progress;
     let mut value = vec![VERSION];
     value.put_u64(next.0);
     value.put_u64(last.map_or(0, |last| last.next().0));
@@ -122,6 +139,12 @@ pub(super) fn encode_progress(progress: &Progress) -> Vec<u8> {
             value.put_u64(range.start.0);
             value.put_u64(range.end.0);
         }
+    }
+    value.put_u32(count(losses.len()));
+    for Loss { from, to, number } in losses {
+        value.put_u64(from.0);
+        value.put_u64(to.0);
+        value.put_u32(*number);
     }
     value
 }
@@ -156,7 +179,15 @@ pub(super) fn decode_progress(value: &[u8]) -> Result<Progress, Error> {
             })
             .collect::<Result<_, TryGetError>>()?;
         let Some(observed) = IntervalMap::from_entries(entries) else { return Ok(None) };
-        let progress = Progress { next, last, time, observed, slices, oldest_readable, feed_start };
+        let losses = if version <= SECOND_VERSION { 0 } else { value.try_get_u32()? };
+        let losses = (0..losses)
+            .map(|_| {
+                let (from, to) = (TxnId(value.try_get_u64()?), TxnId(value.try_get_u64()?));
+                Ok(Loss { from, to, number: value.try_get_u32()? })
+            })
+            .collect::<Result<_, TryGetError>>()?;
+        let progress =
+            Progress { next, last, time, observed, slices, oldest_readable, feed_start, losses };
         Ok(value.is_empty().then_some(progress))
     };
     let broken = || Error::CorruptStore("the node's progress does not decode".to_owned());
@@ -185,6 +216,7 @@ mod tests {
             slices: vec![waiting, SliceRead { end: Offset(u64::MAX), waiting: vec![] }],
             oldest_readable: TxnId(2),
             feed_start: TxnId(1),
+            losses: vec![Loss { from: TxnId(3), to: TxnId(5), number: 1 }],
         };
         assert_eq!(progress.positions(), [Offset(3), Offset(u64::MAX)]);
         let value = encode_progress(&progress);
@@ -219,7 +251,11 @@ mod tests {
         let old = [&[1][..], &head, &tail].concat();
         assert_eq!(decode_progress(&old).unwrap(), progress);
         progress.slices[0].waiting = vec![Offset(2)];
-        let new = [&[2][..], &head, &[0, 0, 0, 1], &first(2), &tail].concat();
+        let waits = [&head[..], &[0, 0, 0, 1], &first(2), &tail].concat();
+        assert_eq!(decode_progress(&[&[2][..], &waits].concat()).unwrap(), progress);
+        progress.losses = vec![Loss { from: TxnId(3), to: TxnId(4), number: 5 }];
+        let losses = [&[0, 0, 0, 1][..], &first(3), &first(4), &[0, 0, 0, 5]].concat();
+        let new = [&[3][..], &waits, &losses].concat();
         assert_eq!(encode_progress(&progress), new);
     }
 }

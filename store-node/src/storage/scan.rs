@@ -86,20 +86,23 @@ impl Storage {
         at: TxnId,
         mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> Visit,
     ) -> Result<(), Error> {
-        self.versions(prefix, after, at, |id, txn, value| match decode_version(value)? {
-            Version::State(state) => visit(id, txn, state),
-            Version::Evicted => Ok(ControlFlow::Continue(())),
+        self.versions(prefix, after, at, |id, version| match version {
+            Some((txn, value)) => match decode_version(value)? {
+                Version::State(state) => visit(id, txn, state),
+                Version::Evicted => Ok(ControlFlow::Continue(())),
+            },
+            None => Ok(ControlFlow::Continue(())),
         })
     }
 
     /// Visits the newest version of each document at `at`, in its stored form, also of those that
-    /// were forgotten.
+    /// were forgotten; `None` of those that were not there yet.
     pub(super) fn versions(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         at: TxnId,
-        mut visit: impl FnMut(&[u8], TxnId, &[u8]) -> Visit,
+        mut visit: impl FnMut(&[u8], Option<(TxnId, &[u8])>) -> Visit,
     ) -> Result<(), Error> {
         let start = after.map_or_else(|| prefix.to_vec(), past_document);
         let scope = Scope::Below(keys::after_prefix(prefix));
@@ -108,9 +111,20 @@ impl Storage {
         // The document that was decided last, and how many of its versions were passed since.
         let mut decided: Vec<u8> = Vec::new();
         let mut passed = 0;
+        // The document of which only newer versions were seen so far.
+        let mut undecided: Vec<u8> = Vec::new();
         while let Some((key, value)) = versions.item() {
             let (id, txn) = split(key)?;
+            if !undecided.is_empty() && id != undecided {
+                if visit(&undecided, None)?.is_break() {
+                    return Ok(());
+                }
+                undecided.clear();
+            }
             let newer = txn > at;
+            if newer && undecided.is_empty() {
+                undecided.extend_from_slice(id);
+            }
             if newer || id == decided {
                 passed += 1;
                 if passed <= STEPS_BEFORE_SEEK {
@@ -123,9 +137,10 @@ impl Storage {
                 continue;
             }
             passed = 0;
+            undecided.clear();
             decided.clear();
             decided.extend_from_slice(id);
-            if visit(id, txn, value)?.is_break() {
+            if visit(id, Some((txn, value)))?.is_break() {
                 return Ok(());
             }
             versions.next();

@@ -7,9 +7,8 @@ use anabranch_core::keyspace::{Intervals, SliceCount};
 use rocksdb::DB;
 use uuid::Uuid;
 
-use super::{
-    Batch, CHANGES, FORGOTTEN, Opened, Progress, ROUNDS, Storage, StoreOptions, VERSIONS, keys,
-};
+use super::engine::{Family, Scope};
+use super::{Batch, FORGOTTEN, Opened, Progress, Storage, StoreOptions, keys};
 use crate::error::Error;
 use crate::log::Log;
 
@@ -46,16 +45,17 @@ impl Storage {
     }
 
     /// How many lost parts are recorded.
-    pub(crate) fn lost_parts_for_test(&self) -> usize {
-        let (from, to) = keys::lost_range();
-        let mut found = self.engine.cursor(Family::Default, Scope::Within(from..to));
-        found.seek_to_first();
-        let mut count = 0;
-        while found.item().is_some() {
-            count += 1;
-            found.next();
-        }
-        count
+    pub(crate) fn lost_parts_for_test(&self) -> u64 {
+        self.count_once(keys::lost_range()).unwrap()
+    }
+}
+
+fn options(path: &Path) -> StoreOptions {
+    StoreOptions {
+        path: path.to_owned(),
+        write_buffer_bytes: 1 << 20,
+        block_cache_bytes: 1 << 20,
+        round_retention_ms: 1,
     }
 }
 

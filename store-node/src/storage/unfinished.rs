@@ -57,21 +57,41 @@ impl Batch<'_> {
     }
 
     /// Takes back what another replica handed over.
-    pub(crate) fn remove_entry(&mut self, table: Table, key: &[u8], txn: TxnId) {
+    pub(crate) fn remove_entry(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        txn: TxnId,
+    ) -> Result<(), Error> {
         match table {
-            Table::Rounds => self.writes.delete(Family::Rounds, key),
+            Table::Rounds => {
+                match self.storage.earlier_outcome(key)? {
+                    Some((_, own)) => self.writes.put(Family::Rounds, key, own),
+                    None => self.writes.delete(Family::Rounds, key),
+                }
+                self.writes.delete(Family::Rounds, keys::earlier_round_key(key));
+            }
             Table::Versions => {
                 self.writes.delete(Family::Versions, keys::version_key(key, txn));
             }
         }
+        Ok(())
     }
 
-    /// What another replica handed over.
-    pub(crate) fn put_entry(&mut self, table: Table, entry: &Entry) {
+    /// What another replica handed over. The node may have an outcome of its own of a round that
+    /// was repeated: it is wanted again if the other one is taken back, or by who copies as of then.
+    pub(crate) fn put_entry(&mut self, table: Table, entry: &Entry) -> Result<(), Error> {
         match table {
-            Table::Rounds => self.writes.put(Family::Rounds, &entry.key, &entry.value),
+            Table::Rounds => {
+                let own = self.storage.stored_outcome(&entry.key)?;
+                if let Some((_, own)) = own.filter(|(txn, _)| *txn < entry.txn) {
+                    self.writes.put(Family::Rounds, keys::earlier_round_key(&entry.key), own);
+                }
+                self.writes.put(Family::Rounds, &entry.key, &entry.value);
+            }
             Table::Versions => self.put_version(&entry.key, entry.txn, &entry.value),
         }
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, RoundId, TxnI
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{
-    Cleanup, Journal, NewRecord, TopicPartition, TopicSpec, TransactionalId, Writer,
+    Cleanup, Journal, NewRecord, TopicPartition, TopicSpec, TransactionalId, Writer, cluster_topics,
 };
 use anabranch_schemas::encode;
 use anabranch_schemas::records::{
@@ -67,6 +67,8 @@ impl Log {
         };
         let slices = identity().slices.get();
         journal.ensure_topics(&[topic(name.rounds(), slices), topic(name.txns(), 1)]).unwrap();
+        // The others are what a cluster has besides.
+        journal.ensure_topics(&cluster_topics(&name, identity().slices, None)).unwrap();
         let writer = journal.writer(&TransactionalId::from("test")).unwrap();
         Log { journal, writer }
     }

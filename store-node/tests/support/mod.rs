@@ -123,6 +123,11 @@ impl Node {
         self.tasks.join(PATIENCE).await.unwrap();
     }
 
+    /// Why it has ended by itself.
+    pub async fn failure(self) -> String {
+        self.tasks.join(PATIENCE).await.unwrap_err().to_string()
+    }
+
     /// A document at a timestamp: its value and who wrote it.
     pub async fn get(
         &self,

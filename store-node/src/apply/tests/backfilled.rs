@@ -11,7 +11,7 @@ use std::time::Duration;
 use anabranch_core::cluster::Epoch;
 use anabranch_core::ids::TxnId;
 use anabranch_core::slicing::PartitionId;
-use anabranch_journal::metadata::LostRange;
+use anabranch_journal::metadata::{Agreed, LostRange};
 use anabranch_journal::{Error as JournalError, Offset, TopicPartition};
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::decode;
@@ -33,11 +33,11 @@ use crate::error::Error;
 use crate::persistence::Persistence;
 use crate::rpc::refuse;
 use crate::status::Status;
-use crate::storage::{FeedPosition, Head, Opened, Storage};
+use crate::storage::{FeedPosition, Head, Opened, Storage, Table};
 
 /// What happens instead of a page, or with it.
 #[derive(Clone, Copy, Debug)]
-enum Event {
+pub(super) enum Event {
     /// The page comes.
     Page,
     /// The page comes, and what is here is made durable.
@@ -51,13 +51,13 @@ enum Event {
 }
 
 /// Replicas that are stores of the test.
-struct Others {
-    stores: Vec<Arc<Storage>>,
-    target: Arc<Storage>,
-    events: Arc<Mutex<VecDeque<Event>>>,
-    page_entries: usize,
+pub(super) struct Others {
+    pub(super) stores: Vec<Arc<Storage>>,
+    pub(super) target: Arc<Storage>,
+    pub(super) events: Arc<Mutex<VecDeque<Event>>>,
+    pub(super) page_entries: usize,
     /// Of the node that asks.
-    shutdown: Shutdown,
+    pub(super) shutdown: Shutdown,
 }
 
 impl Replicas for Others {
@@ -92,6 +92,7 @@ impl Replicas for Others {
             txns: wanted.since..wanted.until,
             after: Bytes::from(wanted.after.clone()),
             page_entries: self.page_entries,
+            page_looked: 2 * self.page_entries,
         });
         let mut is_over = false;
         Box::new(std::iter::from_fn(move || {
@@ -125,17 +126,17 @@ impl Replicas for Others {
 struct Nothing;
 
 impl Agreement for Nothing {
-    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<LostRange>, Error> {
+    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<Agreed>, Error> {
         panic!("{next} is lost, and somebody had it")
     }
 }
 
-fn trimmed() -> JournalError {
+pub(super) fn trimmed() -> JournalError {
     let at = TopicPartition::new("c.txns", 0);
     JournalError::Trimmed { at, wanted: Offset(0), start: Offset(1) }
 }
 
-fn backfill(target: &Arc<Storage>, status: &Arc<Status>, others: Others) -> Backfill {
+pub(super) fn backfill(target: &Arc<Storage>, status: &Arc<Status>, others: Others) -> Backfill {
     Backfill {
         log: Arc::new(everything()),
         storage: Arc::clone(target),
@@ -145,6 +146,7 @@ fn backfill(target: &Arc<Storage>, status: &Arc<Status>, others: Others) -> Back
         agreement: Box::new(Nothing),
         ask_again: Duration::ZERO,
         lost_after: Duration::MAX,
+        removed_at_once: 2,
     }
 }
 
@@ -184,7 +186,7 @@ fn backfilled(
     }
 }
 
-fn status_of(head: &Head) -> Arc<Status> {
+pub(super) fn status_of(head: &Head) -> Arc<Status> {
     let Head { progress, .. } = head;
     let ready = anabranch_runtime::admin::Readiness::new().register("test");
     Arc::new(Status::new(progress.next, progress.last, progress.time, ready))
@@ -211,7 +213,7 @@ fn stored(storage: &Storage, at: TxnId) -> Vec<(Vec<u8>, TxnId, Vec<u8>)> {
 }
 
 /// A store against one that has applied everything, from where its history begins.
-fn check(opened: &Opened, whole: &Opened, log: &TestLog) {
+pub(super) fn check(opened: &Opened, whole: &Opened, log: &TestLog) {
     let (progress, expected) = (&opened.head.progress, &whole.head.progress);
     assert_eq!((progress.next, progress.last), (expected.next, expected.last));
     assert_eq!((progress.time, &progress.slices), (expected.time, &expected.slices));
@@ -329,6 +331,30 @@ fn until_it_is_whole_it_serves_no_reads_and_says_what_it_does() {
     assert!(!status.applied().caught_up, "also at the end of the log");
 }
 
+/// Whoever waits is to hear from the node, also if all that is there was written later.
+#[test]
+fn what_is_newer_than_the_snapshot_is_looked_at_too() {
+    let rounds = [0, 3].into_iter().chain(4..30).chain([1]).zip(0..);
+    let rounds: Vec<_> =
+        rounds.map(|(number, id)| TestRound { id, mutations: vec![put(number, 1)] }).collect();
+    let (_dir, opened) = applied(&rounds);
+    for (table, there) in [(Table::Versions, 2), (Table::Rounds, 2)] {
+        let txns = TxnId(0)..TxnId(3);
+        let (part, after, page_entries, page_looked) = (None, Bytes::new(), 100, 4);
+        let mut cursor = Cursor { part, table, txns, after, page_entries, page_looked };
+        let (mut pages, mut entries) = (0, 0);
+        loop {
+            let page = cursor.next(&opened.storage).unwrap();
+            entries += page.items[0].entries.len();
+            pages += 1;
+            if page.is_last {
+                break;
+            }
+        }
+        assert_eq!((pages, entries), (rounds.len() / 4 + 1, there), "{table:?}");
+    }
+}
+
 #[test]
 fn an_empty_node_reads_the_log_if_the_others_have_little() {
     let (_source_dir, source) = applied(&many(30));
@@ -350,18 +376,66 @@ fn an_empty_node_reads_the_log_if_the_others_have_little() {
 
 /// Replicas that agree on this.
 #[derive(Clone)]
-struct Agreed(Arc<Mutex<LostRange>>);
+struct This(Agreed);
 
-impl Agreement for Agreed {
-    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<LostRange>, Error> {
-        let agreed = self.0.lock().clone();
-        assert_eq!(agreed.from, next);
-        Ok(Some(agreed))
+impl Agreement for This {
+    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<Agreed>, Error> {
+        assert_eq!(self.0.range.from, next);
+        Ok(Some(self.0.clone()))
+    }
+}
+
+/// A store with some pages of a backfill, which another one with more could finish; `None` if these
+/// pages are all of it.
+fn interrupted(own: &[TestRound], others: &[TestRound], pages: usize) -> Option<TempDir> {
+    let (_source_dir, source) = applied(others);
+    let (dir, Opened { storage, head, .. }) = applied(own);
+    let (target, status) = (Arc::new(storage), status_of(&head));
+    let events = [vec![Event::Page; pages], vec![Event::PageAndFlush, Event::Dies]].concat();
+    let others = Others {
+        stores: vec![Arc::new(source.storage)],
+        target: Arc::clone(&target),
+        events: Arc::new(Mutex::new(VecDeque::from(events))),
+        page_entries: 1,
+        shutdown: Shutdown::new(),
+    };
+    let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
+    let image = crash_image(dir.path());
+    died.is_err().then_some(image)
+}
+
+/// What is removed of a backfill that nobody can finish is written in several batches: a crash
+/// between any two of them, and what is there is removed after it.
+#[test]
+fn a_crash_while_a_backfill_is_abandoned_leaves_nothing_behind() {
+    let rounds = many(14);
+    let (log, _) = build(&rounds);
+    let (_whole_dir, whole) = applied(&rounds);
+    for writes in 0.. {
+        // All of its rounds and some of its documents are here.
+        let image = interrupted(&rounds[..3], &rounds, 14).unwrap();
+        let (mut dies, mut has_died) = (Some(writes), false);
+        while let Opened { storage, head, unfinished: Some(unfinished), .. } = open(image.path()) {
+            let (target, status) = (Arc::new(storage), status_of(&head));
+            let mut left = backfill(&target, &status, nobody(&target));
+            if let Some(writes) = dies.take() {
+                left.persistence = left.persistence.dying_after(writes);
+            }
+            let ended = left.run(head, Reason::Interrupted(unfinished));
+            has_died |= ended.is_err();
+            target.flush().unwrap();
+        }
+        check(&go_on(image.path(), &log), &whole, &log);
+        if !has_died {
+            // What was removed took several.
+            assert!(writes > 5, "{writes}");
+            return;
+        }
     }
 }
 
 /// Nobody but the node itself.
-fn nobody(target: &Arc<Storage>) -> Others {
+pub(super) fn nobody(target: &Arc<Storage>) -> Others {
     let (events, page_entries, shutdown) = (Arc::default(), 1, Shutdown::new());
     Others { stores: vec![], target: Arc::clone(target), events, page_entries, shutdown }
 }
@@ -381,23 +455,9 @@ proptest! {
         let behind = behind.min(ahead - 1);
         let (log, _) = build(&rounds);
         let (_whole_dir, whole) = applied(&rounds);
-        let (_source_dir, source) = applied(&rounds[..ahead]);
-        let (dir, Opened { storage, head, .. }) = applied(&rounds[..behind]);
-        let (target, status) = (Arc::new(storage), status_of(&head));
-        let events = [vec![Event::Page; pages], vec![Event::PageAndFlush, Event::Dies]].concat();
-        let others = Others {
-            stores: vec![Arc::new(source.storage)],
-            target: Arc::clone(&target),
-            events: Arc::new(Mutex::new(VecDeque::from(events))),
-            page_entries: 1,
-            shutdown: Shutdown::new(),
-        };
-        let died = backfill(&target, &status, others).run(head, Reason::Trimmed(trimmed()));
-        let image = crash_image(dir.path());
-        drop((target, status));
-        if died.is_ok() {
+        let Some(image) = interrupted(&rounds[..behind], &rounds[..ahead], pages) else {
             return Ok(());
-        }
+        };
         let Opened { storage, head, unfinished, .. } = open(image.path());
         let (target, status) = (Arc::new(storage), status_of(&head));
         let left = backfill(&target, &status, nobody(&target));
@@ -428,7 +488,7 @@ proptest! {
         });
         let from = if behind == 0 { TxnId(0) } else { log.commits[behind - 1].0.next() };
         let range = LostRange::new(PartitionId(0), from, to, starts);
-        let agreed = Agreed(Arc::new(Mutex::new(range)));
+        let agreed = This(Agreed { number: 0, range });
         let replicas: Vec<_> = (0..2).map(|_| {
             let (dir, Opened { storage, head, .. }) = applied(&rounds[..behind]);
             let (target, status) = (Arc::new(storage), status_of(&head));
@@ -437,14 +497,15 @@ proptest! {
             passing.lost_after = Duration::ZERO;
             let head = passing.run(head, Reason::Trimmed(trimmed())).unwrap();
             assert_eq!((head.progress.next, status.applied().next), (from.max(to), from.max(to)));
-            assert_eq!(status.lost_ranges(), 1);
+            // Of parts alone it is told when a commit record names them.
+            assert_eq!(status.lost_ranges(), u64::from(from < to));
             drop((target, passing));
             let opened = go_on(dir.path(), &log);
             (dir, opened)
         }).collect();
         let [(_, one), (_, other)] = &replicas[..] else { panic!("there are two") };
         prop_assert_eq!(&one.head.progress, &other.head.progress);
-        prop_assert_eq!(one.lost_ranges, 1);
+        prop_assert_eq!(one.lost_ranges, u64::from(from < to));
         let last = log.commits.last().unwrap().0;
         for txn in log.commits.iter().map(|(txn, _, _)| *txn).filter(|txn| *txn >= to) {
             prop_assert_eq!(stored(&one.storage, txn), stored(&other.storage, txn));

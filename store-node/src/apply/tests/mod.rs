@@ -4,6 +4,7 @@ mod assembler;
 mod backfilled;
 mod failing;
 mod partitions;
+mod repeated;
 mod round;
 mod support;
 mod whole;
