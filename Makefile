@@ -3,13 +3,15 @@ SHELL := /bin/bash
 CARGO := scripts/cargo
 CHAOS_SECONDS ?= 1800
 CHAOS_REPORT ?= docs/chaos.md
+SIMULATED_SEEDS ?= 14300
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos build demo-kafka bench audit format clean
+.PHONY: help run test chaos simulate build demo-kafka bench audit format clean
 
 help:
 	@echo 'make run         start two clusters on this machine and watch them replicate (stop with Ctrl-C)'
 	@echo 'make test        format, lints, all tests; a real Kafka is found or started'
 	@echo 'make chaos       half an hour in which something fails every few seconds; writes $(CHAOS_REPORT)'
+	@echo 'make simulate    $(SIMULATED_SEEDS) simulated clusters for each of seven mixes of faults'
 	@echo 'make demo-kafka  the same two clusters as separate processes on a real Kafka'
 	@echo 'make build       an optimised binary: target/release/anabranch'
 	@echo 'make bench       measurements on a real Kafka'
@@ -36,6 +38,11 @@ chaos:
 	ANABRANCH_TEST_CHAOS_SECONDS=$(CHAOS_SECONDS) ANABRANCH_TEST_CHAOS_BOUND_MS=2000 \
 	  ANABRANCH_TEST_CHAOS_REPORT=$(abspath $(CHAOS_REPORT)) \
 	  $(CARGO) test --workspace --test chaos -- --nocapture
+
+# ANABRANCH_TEST_SEED repeats a run; what a failure prints says how.
+simulate:
+	@scripts/dependencies build
+	ANABRANCH_TEST_SEEDS=$(SIMULATED_SEEDS) $(CARGO) test --workspace --test simulation -- --nocapture
 
 build:
 	@scripts/dependencies build

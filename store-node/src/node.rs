@@ -44,6 +44,7 @@ pub struct StoreNode {
     log: Arc<Log>,
     journal: Arc<dyn Journal>,
     opened: Opened,
+    gossip: gossip::Settings,
 }
 
 /// Opens a node and starts it; returns where it listens, with the node catching up meanwhile.
@@ -85,7 +86,8 @@ impl StoreNode {
         let known = Known::new(identity.clone(), configurations.borrow().clone());
         known.write(&config.data_dir)?;
         tracing::info!(node = %membership.node(), slices = log.read().len(), "the store is open");
-        Ok(StoreNode { config, identity, configurations, membership, log, journal, opened })
+        let gossip = gossip::Settings::default();
+        Ok(StoreNode { config, identity, configurations, membership, log, journal, opened, gossip })
     }
 
     /// The same on a disk in memory.
@@ -101,7 +103,8 @@ impl StoreNode {
         let membership = Membership::new(config.node.clone(), declared, config.listen)?;
         let log = Arc::new(Log::new(identity.actor, identity.slices, membership.owned()));
         let opened = Storage::open_in_memory(disk, &StoreOptions::new(&config), &log)?;
-        Ok(StoreNode { config, identity, configurations, membership, log, journal, opened })
+        let gossip = gossip::Settings::leisurely();
+        Ok(StoreNode { config, identity, configurations, membership, log, journal, opened, gossip })
     }
 
     /// What it applies.
@@ -134,7 +137,8 @@ impl StoreNode {
 
     /// Starts all but what serves it and what keeps its store up with the log.
     pub(crate) fn begin(self, tasks: &Tasks, ready: ReadyFlag) -> (Services, Upkeep) {
-        let StoreNode { config, identity, configurations, membership, log, journal, opened } = self;
+        let StoreNode { config, identity, membership, log, journal, .. } = self;
+        let (configurations, opened) = (self.configurations, self.opened);
         let Opened { storage, head, unfinished, lost_ranges } = opened;
         let progress = &head.progress;
         let status = Arc::new(Status::new(progress.next, progress.last, progress.time, ready));
@@ -143,7 +147,7 @@ impl StoreNode {
             cluster = %identity.name.as_str(), next = %progress.next, "the store node starts"
         );
         let node = Started { config, identity, log, storage: Arc::new(storage), status, tasks };
-        let gossip = node.gossip(&membership);
+        let gossip = node.gossip(&membership, self.gossip);
         let mark = ClusterMark::of(node.identity.actor);
         let addressee = Addressee::new(membership.node(), mark);
         // Before anything is applied: it says what has to be kept for the reads of other nodes.
@@ -171,14 +175,14 @@ struct Started<'a> {
 }
 
 impl Started<'_> {
-    fn gossip(&self, membership: &Membership) -> Gossip {
+    fn gossip(&self, membership: &Membership, settings: gossip::Settings) -> Gossip {
         let options = GossipOptions {
             node: membership.node().clone(),
             incarnation: Incarnation(now_millis()),
             actor: self.identity.actor,
             configuration: membership.configuration().clone(),
             tls: self.config.tls.clone(),
-            settings: gossip::Settings::default(),
+            settings,
             status: Arc::clone(&self.status),
         };
         Gossip::start(options, self.tasks)

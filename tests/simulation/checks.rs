@@ -14,8 +14,8 @@ use crate::cluster::{Cluster, Node, pause};
 use crate::readers::told;
 
 /// How often it is looked, in milliseconds, and one look in how many is at all documents.
-const LOOK_MS: u64 = 50;
-const DOCUMENTS_EVERY: u64 = 10;
+const LOOK_MS: u64 = 20;
+const DOCUMENTS_EVERY: u64 = 20;
 /// How long a cluster may take to come to rest, in milliseconds.
 const PATIENCE_MS: u64 = 60_000;
 
@@ -31,6 +31,7 @@ pub(crate) async fn watch(cluster: Arc<Cluster>) {
     for look in 0_u64.. {
         pause(LOOK_MS).await;
         cluster.follow();
+        let is_calm = cluster.mix.name == "calm";
         for node in &cluster.nodes {
             let running = node.running.lock();
             let Some(running) = &*running else { continue };
@@ -39,8 +40,9 @@ pub(crate) async fn watch(cluster: Arc<Cluster>) {
                 check_documents(&cluster, node, running);
             }
         }
-        if cluster.mix.name == "calm" {
+        if is_calm {
             check_reads_are_kept(&cluster);
+            check_is_stable(&cluster);
         }
         if cluster.violation().is_some() {
             return;
@@ -59,6 +61,12 @@ fn look_at(cluster: &Cluster, node: &Node, running: &SimulatedNode, seen: &mut S
     if running.standing().lost_ranges > 0 && !cluster.may_lose() {
         cluster.violate(&format!("ST-5: {name} declares lost what another replica has"));
     }
+    let (_, needed) = running.needs();
+    let unread = cluster.model.lock().unread(needed.into_keys());
+    let next = running.standing().next;
+    if let Some(unread) = unread.filter(|unread| next > *unread && !cluster.may_lose()) {
+        cluster.violate(&format!("ST-5: {name} has come to {next}, and cannot have read {unread}"));
+    }
     // Who has not seen the log's end yet answers nothing.
     let Some(stable) = running.stable() else { return };
     if seen.stable.is_some_and(|before| stable < before) {
@@ -68,11 +76,29 @@ fn look_at(cluster: &Cluster, node: &Node, running: &SimulatedNode, seen: &mut S
     seen.stable = seen.stable.max(Some(stable));
 }
 
+/// A replica of each partition has all that is stable, where none has died.
+fn check_is_stable(cluster: &Cluster) {
+    let (mut reached, mut stable) = (BTreeMap::new(), None);
+    for node in &cluster.nodes {
+        let running = node.running.lock();
+        let next = running.as_ref().map_or(TxnId(0), |running| running.standing().next);
+        stable = stable.max(running.as_ref().and_then(SimulatedNode::stable));
+        let reached: &mut TxnId = reached.entry(node.partition).or_default();
+        *reached = (*reached).max(next);
+    }
+    let behind = reached.iter().find(|(_, next)| stable.is_some_and(|stable| **next <= stable));
+    if let Some((partition, next)) = behind {
+        cluster
+            .violate(&format!("ST-3: {stable:?} is stable, and partition {partition} at {next}"));
+    }
+}
+
 /// The documents of a node, at its newest and its oldest snapshot (ST-1, ST-2, ST-5).
 fn check_documents(cluster: &Cluster, node: &Node, running: &SimulatedNode) {
     let standing = running.standing();
+    let last = standing.next.0.checked_sub(1).map(TxnId);
     // What is lost is as good as anything that replicas agree on.
-    let Some(last) = standing.last.filter(|_| !cluster.may_lose()) else { return };
+    let Some(last) = last.filter(|_| !cluster.may_lose()) else { return };
     for at in BTreeSet::from([last, standing.oldest]) {
         if at > last {
             continue;

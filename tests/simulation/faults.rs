@@ -15,7 +15,7 @@ use crate::mix::Fault;
 const USUAL_DELAY_US: std::ops::Range<u64> = 100..2_000;
 const LONG_DELAY_US: std::ops::Range<u64> = 10_000..250_000;
 /// How long a node rests between two looks at the log, in microseconds.
-const USUAL_REST_US: u64 = 5_000;
+const USUAL_REST_US: u64 = 8_000;
 const LONG_REST_US: u64 = 300_000;
 
 /// Lets things happen for some time, in milliseconds; all has ended when this returns.

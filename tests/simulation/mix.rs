@@ -75,7 +75,7 @@ const MIX: Mix = Mix {
 /// All mixes.
 pub(crate) const MIXES: [Mix; 7] = [
     // Every read has to succeed here.
-    Mix { faults: &[Compact], history_ms: 1, fault_every_ms: 100, ..MIX },
+    Mix { faults: &[Compact, Compact, SlowDisk], history_ms: 1, fault_every_ms: 100, ..MIX },
     Mix {
         name: "crashes",
         faults: &[Crash, Crash, CrashAll, SlowDisk, CrashWriter, Compact],

@@ -1,11 +1,12 @@
 //! What the log says, computed in the plainest way: every committed round, one after the other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use anabranch_core::Value;
 use anabranch_core::document::{Commit as At, Document, Effect};
-use anabranch_core::ids::{ActorId, DocumentId, RoundId, TxnId};
+use anabranch_core::hlc::Hlc;
+use anabranch_core::ids::{ActorId, AppId, DocumentId, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_journal::memory::MemoryJournal;
 use anabranch_journal::metadata::ClusterIdentity;
@@ -19,18 +20,25 @@ pub(crate) struct Model {
     slices: SliceCount,
     reader: Box<dyn Reader>,
     /// Parts that were read, by slice and offset.
-    parts: HashMap<(u16, u64), RoundPart>,
-    /// Commit records whose parts are not all read.
-    waiting: Vec<(TxnId, Commit)>,
+    parts: HashMap<(Slice, u64), RoundPart>,
+    /// By slice, in order, what is to be applied once its parts are read.
+    waiting: BTreeMap<Slice, VecDeque<Waiting>>,
     documents: BTreeMap<Vec<u8>, Document>,
     /// Of each document what it was from a transaction on, as it is stored.
     versions: BTreeMap<Vec<u8>, Vec<(TxnId, Vec<u8>)>>,
     /// By round the first transaction that it was in.
     rounds: BTreeMap<RoundId, TxnId>,
-    /// Every transaction.
-    txns: BTreeSet<TxnId>,
+    last: Option<TxnId>,
     /// By slice which documents each transaction changed.
     changes: BTreeMap<Slice, Vec<(TxnId, Vec<u8>)>>,
+}
+
+/// What a transaction has in a slice.
+struct Waiting {
+    txn: TxnId,
+    hlc: Hlc,
+    app: AppId,
+    offsets: Vec<u64>,
 }
 
 impl Model {
@@ -48,11 +56,11 @@ impl Model {
             slices: cluster.slices,
             reader: log.reader(&from).expect("the topics are there"),
             parts: HashMap::new(),
-            waiting: Vec::new(),
+            waiting: BTreeMap::new(),
             documents: BTreeMap::new(),
             versions: BTreeMap::new(),
             rounds: BTreeMap::new(),
-            txns: BTreeSet::new(),
+            last: None,
             changes: BTreeMap::new(),
         }
     }
@@ -66,16 +74,9 @@ impl Model {
             }
             records.into_iter().for_each(|record| self.take(record));
         }
-        let waiting = std::mem::take(&mut self.waiting);
-        for (txn, commit) in waiting {
-            let is_here = |part: &anabranch_schemas::records::PartLocation| {
-                self.parts.contains_key(&(part.slice.0, part.offset))
-            };
-            // A later one is not applied before one that waits.
-            if self.waiting.is_empty() && commit.parts.iter().all(is_here) {
-                self.apply(txn, &commit);
-            } else {
-                self.waiting.push((txn, commit));
+        for slice in self.slices.all() {
+            while let Some(next) = self.ready(slice) {
+                self.apply(slice, &next);
             }
         }
     }
@@ -84,27 +85,47 @@ impl Model {
         let value = record.value.expect("records of rounds have values");
         if record.at.topic.as_str().ends_with(".txns") {
             let commit = decode(&value).expect("a commit record decodes");
-            self.waiting.push((TxnId(record.offset.0), commit));
+            self.take_commit(TxnId(record.offset.0), commit);
         } else {
             let part = decode(&value).expect("a part decodes");
-            self.parts.insert((record.at.partition.0, record.offset.0), part);
+            self.parts.insert((Slice(record.at.partition.0), record.offset.0), part);
         }
     }
 
-    fn apply(&mut self, txn: TxnId, commit: &Commit) {
-        assert!(self.txns.last().is_none_or(|last| *last < txn), "in the order of the log");
-        self.txns.insert(txn);
+    /// A round that was there before does nothing.
+    fn take_commit(&mut self, txn: TxnId, commit: Commit) {
+        assert!(self.last < Some(txn), "commit records come in order");
+        self.last = Some(txn);
         if self.rounds.contains_key(&commit.round) {
             return;
         }
         self.rounds.insert(commit.round, txn);
-        let at = At { hlc: commit.hlc, actor: self.actor, sequence: txn.0 };
-        let mut changed = BTreeSet::new();
+        let mut by_slice: BTreeMap<Slice, Vec<u64>> = BTreeMap::new();
+        for part in &commit.parts {
+            by_slice.entry(part.slice).or_default().push(part.offset);
+        }
+        for (slice, offsets) in by_slice {
+            let waiting = Waiting { txn, hlc: commit.hlc, app: commit.app, offsets };
+            self.waiting.entry(slice).or_default().push_back(waiting);
+        }
+    }
+
+    /// What comes next in a slice, if all of it is read.
+    fn ready(&mut self, slice: Slice) -> Option<Waiting> {
+        let waiting = self.waiting.get_mut(&slice)?;
+        let is_here = |offset: &u64| self.parts.contains_key(&(slice, *offset));
+        waiting.front()?.offsets.iter().all(is_here).then(|| waiting.pop_front())?
+    }
+
+    fn apply(&mut self, slice: Slice, next: &Waiting) {
+        let Waiting { txn, hlc, app, offsets } = next;
+        let at = At { hlc: *hlc, actor: self.actor, sequence: txn.0 };
         let mut parts: Vec<_> =
-            commit.parts.iter().map(|part| &self.parts[&(part.slice.0, part.offset)]).collect();
+            offsets.iter().map(|offset| &self.parts[&(slice, *offset)]).collect();
         parts.sort_by_key(|part| part.index);
+        let mut changed = BTreeSet::new();
         for mutation in parts.iter().flat_map(|part| &part.mutations) {
-            let id = mutation.id(commit.app).to_bytes();
+            let id = mutation.id(*app).to_bytes();
             let document = self.documents.entry(id.clone()).or_default();
             if document.apply(&mutation.mutation, at).0 == Effect::Changed {
                 changed.insert(id);
@@ -112,15 +133,21 @@ impl Model {
         }
         for id in changed {
             let stored = state::encode(&self.documents[&id]).to_vec();
-            let slice = self.slices.slice_of(anabranch_core::keyspace::Position::of(&id));
-            self.changes.entry(slice).or_default().push((txn, id.clone()));
-            self.versions.entry(id).or_default().push((txn, stored));
+            self.changes.entry(slice).or_default().push((*txn, id.clone()));
+            self.versions.entry(id).or_default().push((*txn, stored));
         }
+    }
+
+    /// The first transaction of which somebody who reads these slices cannot have read all yet: it
+    /// stands behind what another writer has open.
+    pub(crate) fn unread(&self, slices: impl IntoIterator<Item = Slice>) -> Option<TxnId> {
+        let waiting = slices.into_iter().filter_map(|slice| self.waiting.get(&slice)?.front());
+        waiting.map(|waiting| waiting.txn).min()
     }
 
     /// The last transaction.
     pub(crate) fn last(&self) -> Option<TxnId> {
-        self.txns.last().copied()
+        self.last
     }
 
     /// The transaction of a round.

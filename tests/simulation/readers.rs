@@ -131,6 +131,12 @@ impl ReaderClient {
             self.cluster.violate(&format!("ST-4: {} reads at {txn:?}, not {least:?}", self.name));
         }
         self.token = self.token.max(txn);
+        let unread = self.cluster.model.lock().unread(self.cluster.identity.slices.all());
+        if unread.is_some_and(|unread| txn >= Some(unread)) {
+            let unread = unread.unwrap_or_default();
+            self.cluster
+                .violate(&format!("ST-4: {} reads at {txn:?}: {unread} is open", self.name));
+        }
         txn
     }
 }

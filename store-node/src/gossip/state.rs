@@ -60,6 +60,20 @@ impl Default for Settings {
     }
 }
 
+#[cfg(feature = "simulation")]
+impl Settings {
+    /// So slow that simulations are fast.
+    pub(crate) fn leisurely() -> Self {
+        Settings {
+            tick: Duration::from_millis(150),
+            pause: Duration::from_millis(60),
+            ping_after: Duration::from_millis(800),
+            digest_interval: Duration::from_millis(800),
+            ..Settings::default()
+        }
+    }
+}
+
 /// How much of a digest is about peers at most, and how long an answer to one is.
 const DIGEST_BYTES: usize = 640;
 const HURRIED_DIGEST_BYTES: usize = 2 << 10;

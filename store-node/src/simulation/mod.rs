@@ -106,7 +106,7 @@ impl SimulatedNode {
             (Arc::clone(&upkeep.apply.storage), Arc::clone(&upkeep.apply.status));
         let coordinator = services.coordinator.clone();
         world.network().listen(&name, rpc::routes(services));
-        let pace = Arc::new(Pace { is_paused: AtomicBool::new(false), rest_us: 5_000.into() });
+        let pace = Arc::new(Pace { is_paused: AtomicBool::new(false), rest_us: 8_000.into() });
         let keeping_up = keep_up(upkeep, Arc::clone(&pace));
         tasks.spawn("store-node-apply", async move { keeping_up.await.map_err(TaskError::from) });
         let world = world.clone();
