@@ -13,7 +13,9 @@ use std::time::Duration;
 use anabranch_core::Value;
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey};
 use anabranch_journal::metadata::ClusterIdentity;
-use anabranch_journal::rounds::{HlcClock, RoundAppender, RoundWriter, RoundWriterConfig};
+use anabranch_journal::rounds::{
+    Abandoned, HlcClock, RoundAppender, RoundWriter, RoundWriterConfig,
+};
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::{Readiness, ReadyFlag};
 use anabranch_runtime::grpc::AnyOf;
@@ -83,6 +85,13 @@ pub fn run(
     });
     let routes = Hosts::at(listener.local_addr()?, &config.allowed_hosts).guard(http::router(api));
     let shutdown = tasks.shutdown().clone();
+    let abandoned =
+        Abandoned::new(journal.clone(), &cluster.name, cluster.slices, &config.server_name);
+    let until = shutdown.clone();
+    tasks.spawn_thread("ingest-abandoned", move || {
+        abandoned.run(&until);
+        Ok(())
+    });
     let probe = Probe { store, journal, txns: TopicPartition::new(cluster.name.txns(), 0) };
     let until = shutdown.clone();
     tasks.spawn("ingest-readiness", async move {

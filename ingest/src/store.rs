@@ -2,7 +2,8 @@
 //!
 //! The channel connects when it is first used and again whenever it was lost. Everything asked here
 //! only reads, so a call that could not be made is made again until its deadline: a store node
-//! that restarts is a pause, not an error.
+//! that restarts is a pause, not an error. And it is made again beside one that is not answered: the
+//! node may be gone without the connection to it having broken yet.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -19,7 +20,9 @@ use anabranch_runtime::retry::Backoff;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tonic::{Request, Status, Streaming};
 
 use crate::error::{Code, Refusal};
@@ -29,9 +32,18 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// What is left of a deadline after a store node gave up waiting, for its answer to arrive.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 
+/// A store node that has not answered within this time is not waited for alone. It takes longer than
+/// one takes to find out that another one is silent that it has to ask.
+const SILENCE: Duration = Duration::from_millis(600);
+/// How much later the next one is asked when one has failed meanwhile.
+const AFTER_FAILURE: Duration = Duration::from_millis(20);
+/// How many are asked at once at most. Whoever waits for a transaction has to be waited for, too.
+const AT_ONCE: usize = 3;
+
 /// A client of the store node.
 #[derive(Clone)]
 pub(crate) struct Store {
+    nodes: AnyOf,
     client: StoreNodeClient<AnyOf>,
     slices: SliceCount,
     read_wait: Duration,
@@ -72,8 +84,9 @@ pub(crate) struct Rows {
 impl Store {
     /// A client of these store nodes. Does not connect yet.
     pub(crate) fn new(nodes: AnyOf, slices: SliceCount, read_wait: Duration) -> Self {
-        let client = StoreNodeClient::new(nodes).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Store { client, slices, read_wait, stable: Arc::default() }
+        let client = StoreNodeClient::new(nodes.clone());
+        let client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Store { nodes, client, slices, read_wait, stable: Arc::default() }
     }
 
     /// The slices in which these documents are.
@@ -198,7 +211,7 @@ impl Store {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         let mut last = None;
         loop {
-            let refused = match timeout_at(deadline, call(self.client.clone())).await {
+            let refused = match timeout_at(deadline, self.first_answer(&call)).await {
                 Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(status)) if !may_pass(&status) => return Err(refusal(&status)),
                 Ok(Err(status)) => refusal(&status),
@@ -211,6 +224,39 @@ impl Store {
             }
             last = Some(refused);
             sleep_until(next).await;
+        }
+    }
+
+    /// Makes a call, and the same one to the next node beside one that is silent.
+    async fn first_answer<T, F>(
+        &self,
+        call: impl Fn(StoreNodeClient<AnyOf>) -> F,
+    ) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut asked = FuturesUnordered::new();
+        let most = AT_ONCE.min(self.nodes.count());
+        loop {
+            let turn = self.nodes.turn();
+            asked.push(call(self.client.clone()));
+            let mut is_silent = std::pin::pin!(sleep(SILENCE));
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = asked.select_next_some() => match answer {
+                        // Another one may still answer, or the next.
+                        Err(status) if may_pass(&status) && !asked.is_empty() => {
+                            is_silent.as_mut().reset(Instant::now() + AFTER_FAILURE);
+                        }
+                        answer => return answer,
+                    },
+                    () = is_silent.as_mut(), if asked.len() < most => {
+                        self.nodes.pass_over(turn);
+                        break;
+                    }
+                }
+            }
         }
     }
 }
@@ -297,4 +343,37 @@ fn keys(ids: &[Bytes]) -> Result<Vec<DocumentKey>, Refusal> {
     let keys = ids.iter().map(|id| DocumentId::from_bytes(id).map(|id| id.key));
     let keys = keys.collect::<Result<_, _>>();
     keys.map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::doubles::{APP, Cluster};
+
+    #[tokio::test]
+    async fn the_next_node_is_asked_beside_one_that_does_not_answer() {
+        let (silent, other) = (Cluster::start().await, Cluster::start().await);
+        let args = json!({"d": {"_id": "a"}});
+        let written = other.execute("INSERT INTO c DOCUMENTS (:d)", args).await.txn();
+        // The one that is silent waits for a transaction that it never gets.
+        let at_least = written.map(TxnId);
+        let key = DocumentKey::from_value(&anabranch_core::Value::from("a")).unwrap();
+        let app = AppId(APP.parse().unwrap());
+        let id = DocumentId { app, collection: "c".parse().unwrap(), key };
+        let patience = Duration::from_secs(60);
+        let addresses = format!("{},{}", silent.store.address, other.store.address);
+        let nodes = AnyOf::new(&addresses, None).unwrap();
+        let store = Store::new(nodes.clone(), SliceCount::default(), patience);
+        for _ in 0..2 {
+            let found = store.get(&id, at_least, Instant::now() + patience).await;
+            let found = found.unwrap_or_else(|refusal| panic!("{refusal}"));
+            assert!(found.document.is_some());
+            // Whichever was asked first, now it is the other one.
+            nodes.pass_over(nodes.turn());
+        }
+        let read = [&silent, &other].map(|node| node.store.node.reads.load(Ordering::Relaxed));
+        assert!(read.iter().all(|reads| *reads > 0), "{read:?}");
+    }
 }

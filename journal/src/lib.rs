@@ -22,8 +22,8 @@ mod topics;
 
 pub use error::Error;
 pub use log::{
-    Bounds, Cleanup, Journal, NewRecord, Offset, Partition, ReadFrom, Reader, Record, TopicName,
-    TopicPartition, TopicSpec, TransactionalId, Writer,
+    Bounds, Cleanup, Journal, NewRecord, Offset, OpenTransaction, Partition, ReadFrom, Reader,
+    Record, Signature, TopicName, TopicPartition, TopicSpec, TransactionalId, Writer,
 };
 pub use metrics::describe_metrics;
 pub use rotating::RotatingWriter;

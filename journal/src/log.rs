@@ -174,6 +174,26 @@ pub struct Bounds {
     pub end: Offset,
 }
 
+/// A transaction that hides what comes after it in a partition from readers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// Where.
+    pub at: TopicPartition,
+    /// Its first record there.
+    pub first: Offset,
+    /// The offset after the last record of the partition, whoever sees that.
+    pub end: Offset,
+}
+
+/// What a transaction says of its writer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Its id.
+    pub writer: TransactionalId,
+    /// How often its process was fenced under this id within the last minute.
+    pub fenced: u32,
+}
+
 /// Where a reader starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFrom {
@@ -204,6 +224,17 @@ pub trait Journal: Send + Sync + 'static {
 
     /// The ends of a partition as they are now.
     fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error>;
+
+    /// Of each of these partitions the oldest transaction that is open there, if there is one. A log
+    /// of a single process has none: whatever was open ended with the process.
+    fn open_transactions(&self, _: &[TopicPartition]) -> Result<Vec<OpenTransaction>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Whose transaction it is, if it is still there and says so.
+    fn writer_of(&self, _: &OpenTransaction) -> Result<Option<Signature>, Error> {
+        Ok(None)
+    }
 
     /// Gives up everything below `before`.
     fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error>;

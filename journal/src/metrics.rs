@@ -13,6 +13,7 @@ pub(crate) const REFUSED: &str = "anabranch_journal_rounds_refused_total";
 pub(crate) const TRANSACTION_SECONDS: &str = "anabranch_journal_transaction_seconds";
 pub(crate) const UNKNOWN: &str = "anabranch_journal_transactions_unknown_total";
 pub(crate) const RESTARTS: &str = "anabranch_journal_writer_restarts_total";
+pub(crate) const ENDED: &str = "anabranch_journal_transactions_ended_total";
 pub(crate) const LANES_DOWN: &str = "anabranch_journal_lanes_down";
 
 /// Says what the metrics of this crate mean. Once per process, after the recorder is there.
@@ -32,5 +33,6 @@ pub fn describe_metrics() {
     );
     describe_counter!(UNKNOWN, Unit::Count, "transactions of rounds whose outcome is unknown");
     describe_counter!(RESTARTS, Unit::Count, "writers made anew, by the reason");
+    describe_counter!(ENDED, Unit::Count, "transactions ended that other writers had left open");
     describe_gauge!(LANES_DOWN, Unit::Count, "lanes that have no writer at present");
 }

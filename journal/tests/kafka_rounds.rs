@@ -9,10 +9,14 @@ use anabranch_core::keyspace::SliceCount;
 use anabranch_core::{Value, document::Mutation};
 use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
 use anabranch_journal::metadata::{ClusterIdentity, MetadataError, MetadataStore};
-use anabranch_journal::rounds::{HlcClock, Round, RoundAppender, RoundWriter, RoundWriterConfig};
-use anabranch_journal::{
-    Journal, ReadFrom, RotatingWriter, TopicPartition, TransactionalId, cluster_topics, cursors,
+use anabranch_journal::rounds::{
+    Abandoned, HlcClock, Round, RoundAppender, RoundWriter, RoundWriterConfig,
 };
+use anabranch_journal::{
+    Journal, NewRecord, OpenTransaction, ReadFrom, RotatingWriter, Signature, TopicPartition,
+    TransactionalId, cluster_topics, cursors,
+};
+use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{ChangesCursor, Commit, DocumentMutation};
 use anabranch_schemas::topics::ClusterName;
@@ -113,6 +117,44 @@ async fn rounds_are_in_the_log_where_their_callers_were_told() {
     let last = *told.last_key_value().expect("there are some").0;
     let found = tokio::task::spawn_blocking(move || commits(journal.as_ref(), &name, last));
     assert_eq!(found.await.expect("no panic"), told);
+}
+
+/// Until the brokers look for transactions that have timed out, readers would see nothing of what
+/// others write.
+#[test]
+fn what_a_server_leaves_open_is_ended_by_another_one() {
+    let (journal, name, identity) = log();
+    let gone = TransactionalId::from(format!("{name}-round-gone-3"));
+    let mut writer = journal.writer(&gone).expect("a writer");
+    let at = [2, 1].map(|slice| TopicPartition::new(name.rounds(), slice));
+    writer.begin().expect("begin");
+    for at in [&at[0], &at[0], &at[1]] {
+        let (key, value) = ("key".into(), Some("never".into()));
+        writer.append(NewRecord { at: at.clone(), key, value }).expect("append");
+    }
+    let offsets = writer.flush().expect("flush");
+    let open = || journal.open_transactions(&at).expect("what is open");
+    for ((open, at), first) in open().into_iter().zip(&at).zip([offsets[0], offsets[2]]) {
+        let OpenTransaction { at: found, first: begins, end } = open.clone();
+        assert_eq!((&found, begins), (at, first));
+        assert!(end > first);
+        let signature = Some(Signature { writer: gone.clone(), fenced: 0 });
+        assert_eq!(journal.writer_of(&open).expect("an answer"), signature);
+    }
+    assert_eq!(open().len(), 2);
+
+    let shutdown = Shutdown::new();
+    let abandoned = Abandoned::new(journal.clone(), &name, identity.slices, "s1");
+    std::thread::scope(|scope| {
+        scope.spawn(|| abandoned.run(&shutdown));
+        let deadline = Instant::now() + PATIENCE;
+        while !open().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        shutdown.begin();
+    });
+    assert!(open().is_empty());
+    assert!(writer.commit().is_err(), "it was aborted");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What goes wrong in a run: one thing at one process, now here, now there.
 //!
 //! A store node is only harmed while the other nodes of its partition are well: they have caught up,
-//! and the others know it. So one replica of each partition always lives.
+//! and the others know it. So one replica of each partition always lives. While change data capture is
+//! away no store node is made to forget changes, which with the log trimmed may be the last copy.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -64,6 +65,14 @@ const FAULTS: [Fault; 11] = [
     Fault::CutLog(Cut::Silent),
     Fault::CutAll,
 ];
+
+impl Fault {
+    /// Whether a store node may have to copy afterwards what the log does not have any more: then it
+    /// does not know the changes in between.
+    fn makes_copy(self) -> bool {
+        !matches!(self, Fault::Cut(_))
+    }
+}
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,11 +155,15 @@ impl Planned {
     }
 
     /// Whether another fault is in the way.
-    fn is_hindered_by(&self, other: Service) -> bool {
+    fn is_hindered_by(&self, other: &Happened) -> bool {
         let is_server = |service| matches!(service, Service::Ingest(_));
-        other == self.victim
-            || (is_server(other) && is_server(self.victim))
-            || (partition(other).is_some() && partition(other) == partition(self.victim))
+        let forgets = |victim, fault: Fault| partition(victim).is_some() && fault.makes_copy();
+        let (victim, fault) = (self.victim, self.fault);
+        other.victim == victim
+            || (is_server(other.victim) && is_server(victim))
+            || (partition(other.victim).is_some() && partition(other.victim) == partition(victim))
+            || (other.victim == Service::Cdc && forgets(victim, fault))
+            || (victim == Service::Cdc && forgets(other.victim, other.fault))
     }
 }
 
@@ -265,6 +278,7 @@ impl Chaos<'_> {
                     let mut others = (first..first + REPLICAS).filter(|one| *one != number);
                     others.all(|other| nodes.knows(other, number, stable))
                 }
+                Service::Cdc => api.status().is_ok_and(|status| captured(&status) > Some(stable)),
                 _ => true,
             };
             wait_until(&format!("{victim:?} is well again"), PATIENCE, || {
@@ -279,10 +293,16 @@ impl Chaos<'_> {
     }
 }
 
+/// Every change below this transaction is captured, as the status of a cluster says.
+fn captured(status: &serde_json::Value) -> Option<u64> {
+    let parts = status["parts"].as_array()?;
+    parts.iter().find(|part| part["part"] == "cdc")?["next"].as_u64()
+}
+
 /// The next one of what is planned that is possible.
 fn possible(planned: &mut VecDeque<Planned>, active: &[Active]) -> Option<Planned> {
     let is_possible =
-        |one: &Planned| !active.iter().any(|active| one.is_hindered_by(active.happened.victim));
+        |one: &Planned| !active.iter().any(|active| one.is_hindered_by(&active.happened));
     let place = planned.iter().position(is_possible)?;
     planned.remove(place)
 }

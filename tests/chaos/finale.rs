@@ -13,8 +13,8 @@ use anabranch_tests::support::wait_until;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::session::{document, is_answer, rows, seen};
-use crate::stage::{COLLECTIONS, DOCUMENTS};
+use crate::session::{is_answer, rows, seen};
+use crate::stage::{COLLECTIONS, DOCUMENTS, collections, document, documents};
 use crate::{PARTITIONS, REPLICAS, changes};
 
 const AGAIN: Duration = Duration::from_millis(100);
@@ -40,14 +40,13 @@ pub(crate) fn read_replicas(cluster: &mut Cluster, last: Txn) -> Result<Vec<Read
 fn read_all(api: &Api, last: Txn) -> Result<Vec<Read>> {
     let terms = Terms::at(Some(last.0));
     let mut reads = Vec::new();
-    for collection in COLLECTIONS {
+    for collection in collections() {
         let statement = format!("SELECT * FROM {collection}");
         let reply = until_answered(|| api.try_execute_on(&statement, &json!({}), &terms))?;
         let scope = Scope::Collection(collection.to_owned());
         reads.push(read(scope, &reply, rows(collection, &reply.body)?));
         // One by one they also tell their versions.
-        for number in 0..DOCUMENTS {
-            let document = document(collection, number);
+        for document in documents(collection) {
             let reply = until_answered(|| api.try_get_on(collection, &document.id, &terms))?;
             let mut there = BTreeMap::new();
             if reply.status == 200 {
@@ -83,7 +82,7 @@ pub(crate) fn check_changes(cluster: &Cluster, journal: &dyn Journal) -> Result<
         let parts = status["parts"].as_array().context("parts")?;
         Ok(parts.iter().all(|part| part["lagTransactions"] == 0))
     })?;
-    let collections = [&COLLECTIONS[..], &["ticks"]].concat();
+    let collections: Vec<_> = collections().chain(["ticks"]).collect();
     changes::check(journal, &cluster.name().parse()?, &cluster.api(), &collections)
 }
 

@@ -5,8 +5,8 @@
 //! the test's own. Sessions write rounds of several documents and read, with the tokens that they
 //! have and that they give each other. Meanwhile store nodes are killed, wiped, paused, cut off from
 //! each other and from the log, but never all replicas of a partition; now and then a server dies.
-//! In the end everything is read from each replica, all of which must hold the same, and the history
-//! is checked.
+//! The log is trimmed to a few seconds. In the end everything is read from each replica, all of which
+//! must hold the same, and the history is checked.
 //!
 //! `make chaos` runs it for half an hour and writes a report. What can be set:
 //! * `ANABRANCH_TEST_SEED`: what goes wrong when, and what clients do; it is printed.
@@ -23,6 +23,7 @@ mod nodes;
 mod report;
 mod session;
 mod stage;
+mod trim;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ use nodes::Nodes;
 use report::Report;
 use session::Session;
 use stage::{COLLECTIONS, Notes, Stage, id};
+use trim::{Trimmed, Trimmer};
 use watch::Watch;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_anabranch");
@@ -89,6 +91,7 @@ struct Run {
     sessions: Vec<JoinHandle<Vec<Operation>>>,
     prepared: Vec<Operation>,
     watch: Watch,
+    trimmer: JoinHandle<Trimmed>,
     ended: Vec<String>,
 }
 
@@ -125,13 +128,27 @@ impl Run {
 
         let nodes = Arc::new(Nodes::of(&cluster)?);
         let watch = Watch::start(&stage, &finale::one_of_each()?, &nodes);
+        let name = cluster.name().parse()?;
+        let trimmer = Trimmer::new(broker.address(), name, &stage, &nodes)?.start();
         let run = |number| {
             let session = session(number).told(last);
             thread::spawn(move || session.run())
         };
         let sessions = (0..SESSIONS).map(run).collect();
         let (dir, ended) = (dir.to_owned(), Vec::new());
-        Ok(Run { dir, broker, network, cluster, nodes, stage, sessions, prepared, watch, ended })
+        Ok(Run {
+            dir,
+            broker,
+            network,
+            cluster,
+            nodes,
+            stage,
+            sessions,
+            prepared,
+            watch,
+            trimmer,
+            ended,
+        })
     }
 
     fn go(mut self, lasts: Duration) -> Result<()> {
@@ -153,6 +170,7 @@ impl Run {
         }
         history.sessions.push(self.prepared);
         let watched = self.watch.finish()?;
+        let trimmed = self.trimmer.join().map_err(|_| anyhow!("the trimmer panicked"))?;
         stage.check().with_context(|| self.cluster.logs())?;
 
         let mut cluster = self.cluster;
@@ -170,6 +188,7 @@ impl Run {
             happened: &happened,
             watched: &watched,
             history: &history,
+            trimmed,
             refused: stage.refused.load(Ordering::Relaxed),
             events: *events.as_ref().unwrap_or(&0),
             violations: &violations,

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
-use anabranch_tests::cluster::Service;
 use anabranch_tests::history::{Action, History, Violation};
 
 use crate::fault::{Happened, count};
+use crate::trim::Trimmed;
 use crate::watch::{Stretch, Watched};
 
 /// How many of the longest stretches are listed.
@@ -20,6 +20,7 @@ pub(crate) struct Report<'a> {
     pub(crate) happened: &'a [Happened],
     pub(crate) watched: &'a Watched,
     pub(crate) history: &'a History,
+    pub(crate) trimmed: Trimmed,
     pub(crate) refused: u64,
     pub(crate) events: usize,
     pub(crate) violations: &'a [Violation],
@@ -33,22 +34,13 @@ impl Report<'_> {
         self.longest(self.watched.unread.iter().flatten())
     }
 
-    /// The longest time in which a reader saw nothing new, but for those in which a server of the
-    /// HTTP API was away: what it had begun to write hides what comes after it.
+    /// The longest time in which a reader saw nothing new, although there was something.
     pub(crate) fn longest_unstable(&self) -> Duration {
-        let all = self.watched.unstable.iter().flatten();
-        self.longest(all.filter(|stretch| !self.lacks_a_writer(**stretch)))
+        self.longest(self.watched.unstable.iter().flatten())
     }
 
     fn longest<'b>(&self, all: impl Iterator<Item = &'b Stretch>) -> Duration {
         all.map(|stretch| self.awake(*stretch)).max().unwrap_or_default()
-    }
-
-    fn lacks_a_writer(&self, stretch: Stretch) -> bool {
-        self.happened
-            .iter()
-            .filter(|happened| matches!(happened.victim, Service::Ingest(_)))
-            .any(|happened| !happened.stretch().shared(stretch).is_zero())
     }
 
     /// How long a stretch is, without the time in which this process did not run.
@@ -90,7 +82,7 @@ impl Report<'_> {
             page,
             "Six store nodes, three partitions of two replicas each, two ingest servers and change \
              data\ncapture, on Kafka. Clients write and read while processes are killed, wiped, \
-             paused and cut off.\nWritten by `make chaos`; `tests/chaos/` says what is done and \
+             paused and cut off,\nand the log is trimmed to a few seconds. Written by `make chaos`; `tests/chaos/` says what is done and \
              checked.\n"
         )?;
         writeln!(page, "| | |\n|---|---|")?;
@@ -104,13 +96,12 @@ impl Report<'_> {
         row("reads of sessions", self.history.reads().count().to_string())?;
         row("longest of these", seconds(self.slowest(|action| !is_write(action))))?;
         row("reads of probes, without a token", self.watched.answers.to_string())?;
+        let Trimmed { times, up_to } = self.trimmed;
+        row("the log was trimmed", format!("{times} times, in the end up to transaction {up_to}"))?;
         row("requests refused, and made again or given up", self.refused.to_string())?;
         row("change events, each once and in order", self.events.to_string())?;
         row("longest time without reads of a partition", seconds(self.longest_unread()))?;
-        row(
-            "longest time in which a reader saw nothing new, while all servers lived",
-            seconds(self.longest_unstable()),
-        )?;
+        row("longest time in which a reader saw nothing new", seconds(self.longest_unstable()))?;
         row("violations", self.violations.len().to_string())?;
         row("processes that ended by themselves", self.ended.len().to_string())?;
 

@@ -14,7 +14,9 @@ use anabranch_tests::support::Random;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use crate::stage::{COLLECTIONS, DOCUMENTS, Notes, Stage, id};
+use crate::stage::{
+    COLLECTIONS, DOCUMENTS, DRAFTS, Notes, Stage, collections, document, documents,
+};
 
 /// How long a client waits for a read.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -35,6 +37,8 @@ pub(crate) struct Session {
     seen: Option<Txn>,
     written: u64,
     done: Vec<Operation>,
+    /// Its documents that are there now, of those that come and go.
+    drafts: BTreeSet<Document>,
 }
 
 /// What is asked for and not answered yet.
@@ -48,8 +52,8 @@ impl Session {
     pub(crate) fn new(number: usize, stage: Arc<Stage>, notes: Arc<Notes>) -> Self {
         let random = Random::new(stage.seed.wrapping_mul(1_000).wrapping_add(number as u64));
         let server = number % stage.servers();
-        let (seen, done) = (None, Vec::new());
-        Session { number, stage, notes, random, server, seen, written: 0, done }
+        let (seen, written, done, drafts) = (None, 0, Vec::new(), BTreeSet::new());
+        Session { number, stage, notes, random, server, seen, written, done, drafts }
     }
 
     /// Makes all documents, and all others know of them; what it did.
@@ -88,9 +92,10 @@ impl Session {
         }
         let collection = *self.random.one_of(&COLLECTIONS);
         match self.random.below(100) {
-            number @ 0..=49 => {
+            0..=11 => self.change_drafts(),
+            number @ 12..=49 => {
                 let documents = self.some(collection);
-                if number < 35 {
+                if number < 40 {
                     self.update(&documents)?;
                 } else {
                     self.insert(&documents, false)?;
@@ -98,12 +103,16 @@ impl Session {
                 // At once, while other replicas may not have come that far.
                 if self.random.below(2) == 0 { self.query(&documents) } else { Ok(()) }
             }
-            50..=69 => self.get(collection),
+            50..=69 => self.get(),
             70..=84 => {
                 let documents = self.some(collection);
                 self.query(&documents)
             }
-            85..=94 => self.query_all(collection),
+            85..=94 => {
+                let all: Vec<_> = collections().collect();
+                let one = *self.random.one_of(&all[..]);
+                self.query_all(one)
+            }
             _ => {
                 let other = self.random.index(crate::SESSIONS);
                 if let (Some(seen), true) = (self.seen, other != self.number) {
@@ -121,7 +130,7 @@ impl Session {
         numbers.into_iter().map(|number| document(collection, number)).collect()
     }
 
-    /// Sets a register and counts up in several documents.
+    /// Sets a register and counts up in several documents, which are there.
     fn update(&mut self, documents: &[Document]) -> Result<()> {
         let collection = &documents[0].collection;
         let amount = 1 + self.random.below(MOST);
@@ -131,11 +140,6 @@ impl Session {
              WHERE _id IN (:ids)"
         );
         let args = json!({"tag": name, "ids": ids(documents)});
-        let change = |document: &Document, field: &str, effect| Change {
-            document: document.clone(),
-            field: field.to_owned(),
-            effect,
-        };
         let amount = i64::try_from(amount)?;
         let changes = documents.iter().flat_map(|document| {
             let tag = change(document, "tag", Effect::Set(name.clone()));
@@ -149,18 +153,14 @@ impl Session {
     fn insert(&mut self, documents: &[Document], is_first: bool) -> Result<()> {
         let (name, key) = self.name();
         let value = |document: &Document| format!("{name}-{}", document.id);
-        let mut changes = Vec::new();
-        let mut change = |document: &Document, field: &str, effect| {
-            let (document, field) = (document.clone(), field.to_owned());
-            changes.push(Change { document, field, effect });
-        };
-        let mut inserted = Vec::new();
+        let (mut changes, mut inserted) = (Vec::new(), Vec::new());
         for document in documents {
             let mut item = json!({"_id": document.id, "note": value(document)});
-            change(document, "note", Effect::Set(value(document)));
+            changes.push(Change::whole(document.clone(), Effect::Insert));
+            changes.push(change(document, "note", Effect::Set(value(document))));
             if is_first {
                 item["hits"] = json!(0);
-                change(document, "hits", Effect::Add(0));
+                changes.push(change(document, "hits", Effect::Add(0)));
             }
             inserted.push(item);
         }
@@ -168,6 +168,37 @@ impl Session {
         let statement = format!("INSERT INTO {collection} DOCUMENTS (:d) ON ID CONFLICT DO UPDATE");
         let args = json!({"d": inserted});
         self.write(&statement, &args, documents, Write { name: key, changes, outcome: None })
+    }
+
+    /// Changes documents that only this session changes: it knows which are there, and with its token
+    /// every server does, too. So it is known which documents a statement finds.
+    fn change_drafts(&mut self) -> Result<()> {
+        let own = crate::stage::drafts(self.number);
+        let some: BTreeSet<_> =
+            (0..=self.random.below(3)).map(|_| self.random.one_of(&own).clone()).collect();
+        let there: Vec<_> = some.intersection(&self.drafts).cloned().collect();
+        let some: Vec<_> = some.into_iter().collect();
+        match self.random.below(3) {
+            0 if !there.is_empty() => self.delete(&some, &there),
+            1 if there.len() == some.len() => self.update(&some),
+            _ => {
+                self.insert(&some, false)?;
+                self.drafts.extend(some);
+                Ok(())
+            }
+        }
+    }
+
+    /// Deletes these documents, some of which are there.
+    fn delete(&mut self, documents: &[Document], there: &[Document]) -> Result<()> {
+        let (_, key) = self.name();
+        let statement = format!("DELETE FROM {} WHERE _id IN (:ids)", documents[0].collection);
+        let delete = |document: &Document| Change::whole(document.clone(), Effect::Delete);
+        let changes = there.iter().map(delete).collect();
+        let write = Write { name: key, changes, outcome: None };
+        self.write(&statement, &json!({"ids": ids(documents)}), there, write)?;
+        self.drafts.retain(|document| !there.contains(document));
+        Ok(())
     }
 
     /// The name of the next round, and its key, which no other run has.
@@ -205,7 +236,10 @@ impl Session {
         documents: &[Document],
         mut write: Write,
     ) -> Result<()> {
-        let (asked, start) = (self.ask(), Instant::now());
+        let (mut asked, start) = (self.ask(), Instant::now());
+        if documents.iter().any(|document| document.collection == DRAFTS) {
+            asked.token = self.seen;
+        }
         let token = asked.token.map(|Txn(token)| token);
         let terms = Terms { key: Some(&write.name), ..Terms::at(token) };
         let reply = loop {
@@ -227,11 +261,12 @@ impl Session {
         Ok(())
     }
 
-    fn get(&mut self, collection: &str) -> Result<()> {
-        let document = document(collection, self.random.index(DOCUMENTS));
+    fn get(&mut self) -> Result<()> {
+        let all: Vec<_> = collections().flat_map(documents).collect();
+        let document = self.random.one_of(&all).clone();
         let asked = self.ask();
         let api = self.stage.api(self.server);
-        let reply = api.try_get_on(collection, &document.id, &terms(&asked));
+        let reply = api.try_get_on(&document.collection, &document.id, &terms(&asked));
         let scope = Scope::Documents([document.clone()].into());
         self.read(&asked, scope, reply, |reply| {
             if reply.status == 404 {
@@ -312,15 +347,15 @@ pub(crate) fn is_answer(reply: &Reply) -> bool {
     }
 }
 
-pub(crate) fn document(collection: &str, number: usize) -> Document {
-    Document { collection: collection.to_owned(), id: id(number) }
+fn change(document: &Document, field: &str, effect: Effect) -> Change {
+    Change { document: document.clone(), field: field.to_owned(), effect }
 }
 
 fn ids(documents: &[Document]) -> Vec<&str> {
     documents.iter().map(|document| document.id.as_str()).collect()
 }
 
-/// A round has to have changed all the documents that it names: they were there all along.
+/// A round has to have changed these documents: they were there all along.
 fn check_written(reply: &Reply, documents: &[Document]) -> Result<()> {
     ensure!(reply.status == 200 && reply.body["error"].is_null(), "{reply:?}");
     let warnings = reply.body["warnings"].as_array().context("warnings")?;

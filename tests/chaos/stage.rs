@@ -5,17 +5,46 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anabranch_tests::cluster::Api;
-use anabranch_tests::history::{Moment, Server, Txn};
+use anabranch_tests::history::{Document, Moment, Server, Txn};
 use parking_lot::Mutex;
 
-/// The collections that sessions write.
+/// The collections whose documents are always there, and that all sessions write.
 pub(crate) const COLLECTIONS: [&str; 2] = ["items", "carts"];
 /// Documents of each.
 pub(crate) const DOCUMENTS: usize = 24;
+/// The collection whose documents come and go.
+pub(crate) const DRAFTS: &str = "drafts";
+/// Documents of it that one session writes and all read.
+const DRAFTS_OF_EACH: usize = 5;
 
-/// The id of a document.
+/// The id of a document that is always there.
 pub(crate) fn id(number: usize) -> String {
     format!("d{number}")
+}
+
+/// A document that is always there.
+pub(crate) fn document(collection: &str, number: usize) -> Document {
+    Document { collection: collection.to_owned(), id: id(number) }
+}
+
+/// The documents that a session makes and deletes.
+pub(crate) fn drafts(session: usize) -> Vec<Document> {
+    let id = |number| format!("s{session}-{number}");
+    let ids = (0..DRAFTS_OF_EACH).map(id);
+    ids.map(|id| Document { collection: DRAFTS.to_owned(), id }).collect()
+}
+
+/// All collections in which there ever is something that sessions read.
+pub(crate) fn collections() -> impl Iterator<Item = &'static str> {
+    COLLECTIONS.into_iter().chain([DRAFTS])
+}
+
+/// All documents of a collection that ever are there.
+pub(crate) fn documents(collection: &str) -> Vec<Document> {
+    if collection == DRAFTS {
+        return (0..crate::SESSIONS).flat_map(drafts).collect();
+    }
+    (0..DOCUMENTS).map(|number| document(collection, number)).collect()
 }
 
 /// What all threads of a run share.

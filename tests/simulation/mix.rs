@@ -67,7 +67,7 @@ const MIX: Mix = Mix {
     writers: 3,
     readers: 2,
     runs_for_ms: 3_000,
-    history_ms: 200,
+    history_ms: 20_000,
     fault_every_ms: 400,
     faults: &[],
 };
@@ -75,7 +75,12 @@ const MIX: Mix = Mix {
 /// All mixes.
 pub(crate) const MIXES: [Mix; 7] = [
     // Every read has to succeed here.
-    Mix { faults: &[Compact, Compact, SlowDisk], history_ms: 1, fault_every_ms: 100, ..MIX },
+    Mix {
+        faults: &[Compact, Compact, SlowDisk, SlowNetwork],
+        history_ms: 1,
+        fault_every_ms: 100,
+        ..MIX
+    },
     Mix {
         name: "crashes",
         faults: &[Crash, Crash, CrashAll, SlowDisk, CrashWriter, Compact],

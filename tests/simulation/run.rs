@@ -15,6 +15,10 @@ use crate::writers::WriterClient;
 /// When simulations begin, in milliseconds since the Unix epoch.
 const BEGAN_MS: u64 = 1_750_000_000_000;
 
+/// How fast wall time goes: a sample of the log's time, with which history is given up, is taken
+/// every ten seconds.
+const WALL_SPEED: u64 = 50;
+
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -36,7 +40,7 @@ pub(crate) fn run(mix: Mix, seed: u64, bug: Option<Bug>, is_printed: bool) -> Re
         .build()
         .expect("a runtime can be built");
     let report = runtime.block_on(async {
-        let world = World::new(seed, BEGAN_MS);
+        let world = World::new(seed, BEGAN_MS, WALL_SPEED);
         let _entered = world.enter();
         run_in(mix, world.clone(), is_printed).await
     });

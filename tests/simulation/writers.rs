@@ -8,7 +8,7 @@ use anabranch_core::document::Mutation;
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
 use anabranch_core::query::{FieldPath, OnConflict};
 use anabranch_journal::rounds::{HlcClock, Round, RoundAppender};
-use anabranch_journal::{Error, Journal, TransactionalId, Writer};
+use anabranch_journal::{Error, Journal, NewRecord, Offset, TransactionalId, Writer};
 use anabranch_schemas::records::DocumentMutation;
 use uuid::Uuid;
 
@@ -122,10 +122,15 @@ impl WriterClient {
     async fn write(&mut self, rounds: &[Round]) -> Result<Vec<TxnId>, Error> {
         self.begin().await?;
         let mut written = Vec::new();
-        self.may_die(400).await?;
         self.cluster.follow();
-        let writer = self.writer.as_mut().ok_or_else(died)?;
-        written.extend(self.appender.append(writer.as_mut(), rounds)?);
+        let is_half = self.dies(25);
+        let mut writer = HalfWriter { writer: self.writer.take().ok_or_else(died)?, is_half };
+        let appended = self.appender.append(&mut writer, rounds);
+        self.writer = Some(writer.writer);
+        if is_half {
+            return Err(self.die().await?);
+        }
+        written.extend(appended?);
         pause(self.dice.below(8)).await;
         self.may_die(30).await?;
         self.writer.as_mut().ok_or_else(died)?.commit()?;
@@ -149,14 +154,55 @@ impl WriterClient {
     /// Dies once in so many times, if that is to happen: nothing aborts what it has open until it
     /// is started again.
     async fn may_die(&mut self, once_in: u64) -> Result<(), Error> {
-        if !self.cluster.mix.faults.contains(&Fault::CrashWriter) || !self.dice.once_in(once_in) {
-            return Ok(());
-        }
+        if self.dies(once_in) { Err(self.die().await?) } else { Ok(()) }
+    }
+
+    fn dies(&mut self, once_in: u64) -> bool {
+        self.cluster.mix.faults.contains(&Fault::CrashWriter) && self.dice.once_in(once_in)
+    }
+
+    /// Dies, and is started again; what became of the transaction is not known.
+    async fn die(&mut self) -> Result<Error, Error> {
         std::mem::forget(self.writer.take());
         self.cluster.tell(&format!("{} dies", self.id));
         pause(50 + self.dice.below(1_000)).await;
         self.writer = Some(self.cluster.log.writer(&self.id)?);
-        Err(died())
+        Ok(died())
+    }
+}
+
+/// A writer that may die between the parts of rounds and their commit records.
+struct HalfWriter {
+    writer: Box<dyn Writer>,
+    is_half: bool,
+}
+
+impl Writer for HalfWriter {
+    fn begin(&mut self) -> Result<(), Error> {
+        self.writer.begin()
+    }
+
+    fn append(&mut self, record: NewRecord) -> Result<(), Error> {
+        if self.is_half && record.at.topic.as_str().ends_with(".txns") {
+            return Err(died());
+        }
+        self.writer.append(record)
+    }
+
+    fn flush(&mut self) -> Result<Vec<Offset>, Error> {
+        self.writer.flush()
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        self.writer.commit()
+    }
+
+    fn abort(&mut self) -> Result<(), Error> {
+        self.writer.abort()
+    }
+
+    fn is_spent(&self) -> bool {
+        self.writer.is_spent()
     }
 }
 

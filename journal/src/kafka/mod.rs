@@ -15,6 +15,7 @@ mod config;
 mod errors;
 #[cfg(test)]
 mod fetcher;
+mod open;
 mod progress;
 mod query;
 mod reader;
@@ -35,11 +36,12 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use crate::error::Error;
 use crate::log::{
-    Bounds, Journal, Offset, ReadFrom, Reader, TopicName, TopicPartition, TopicSpec,
-    TransactionalId, Writer,
+    Bounds, Journal, Offset, OpenTransaction, ReadFrom, Reader, Signature, TopicName,
+    TopicPartition, TopicSpec, TransactionalId, Writer,
 };
 
-use query::Query;
+use open::Fences;
+use query::{Query, Sees};
 
 pub use config::KafkaConfig;
 pub(crate) use writer::settle;
@@ -67,7 +69,10 @@ pub struct KafkaJournal {
 struct Shared {
     config: KafkaConfig,
     query: Query,
+    /// Asks about what is not committed.
+    uncommitted: Query,
     trouble: Trouble,
+    fences: Mutex<Fences>,
     /// Topics known to exist. One that is made later is found by asking again; one that is
     /// deleted under a running cluster is noticed by the broker's answer.
     topics: RwLock<HashMap<TopicName, TopicFacts>>,
@@ -89,9 +94,11 @@ impl KafkaJournal {
     pub fn connect(config: KafkaConfig) -> Result<Self, Error> {
         config.check()?;
         let trouble = Trouble::default();
-        let query = Query::open(&config, &trouble)?;
-        let topics = RwLock::default();
-        Ok(KafkaJournal { shared: Arc::new(Shared { config, query, trouble, topics }) })
+        let query = Query::open(&config, &trouble, Sees::Committed)?;
+        let uncommitted = Query::open(&config, &trouble, Sees::Everything)?;
+        let (fences, topics) = (Mutex::default(), RwLock::default());
+        let shared = Shared { config, query, uncommitted, trouble, fences, topics };
+        Ok(KafkaJournal { shared: Arc::new(shared) })
     }
 }
 
@@ -110,6 +117,14 @@ impl Journal for KafkaJournal {
 
     fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error> {
         self.shared.bounds(at)
+    }
+
+    fn open_transactions(&self, at: &[TopicPartition]) -> Result<Vec<OpenTransaction>, Error> {
+        open::transactions(&self.shared, at)
+    }
+
+    fn writer_of(&self, open: &OpenTransaction) -> Result<Option<Signature>, Error> {
+        open::writer(&self.shared, open)
     }
 
     fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {

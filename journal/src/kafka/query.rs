@@ -24,21 +24,31 @@ const UNANSWERED: u32 = 3;
 /// How long the thread that takes events waits for one, and so how long it outlives the client.
 const EVENTS: Duration = Duration::from_millis(100);
 
-/// Asks brokers. `read_committed`, so that the end of a partition is its last stable offset;
-/// without a group, since it reads nothing.
+/// What there is for a client: to brokers the end of a partition depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sees {
+    /// Up to the last stable offset.
+    Committed,
+    /// All that was written.
+    Everything,
+}
+
+/// Asks brokers, without a group, since it reads nothing.
 pub(super) struct Query {
     config: KafkaConfig,
+    sees: Sees,
     trouble: Trouble,
     client: Mutex<Arc<BaseConsumer<Quiet>>>,
     unanswered: AtomicU32,
 }
 
 impl Query {
-    pub(super) fn open(config: &KafkaConfig, trouble: &Trouble) -> Result<Self, Error> {
+    pub(super) fn open(config: &KafkaConfig, trouble: &Trouble, sees: Sees) -> Result<Self, Error> {
         Ok(Query {
             config: config.clone(),
+            sees,
             trouble: trouble.clone(),
-            client: Mutex::new(client(config, trouble)?),
+            client: Mutex::new(client(config, trouble, sees)?),
             unanswered: AtomicU32::new(0),
         })
     }
@@ -53,7 +63,7 @@ impl Query {
         self.ask(|client| client.fetch_watermarks(topic, partition, timeout))
     }
 
-    /// The last stable offset of each partition, if it is told. One question to each broker.
+    /// The end of each partition, if it is told. One question to each broker.
     pub(super) fn ends(
         &self,
         partitions: &[&TopicPartition],
@@ -100,7 +110,7 @@ impl Query {
         if !Arc::ptr_eq(&current, asked) {
             return;
         }
-        match client(&self.config, &self.trouble) {
+        match client(&self.config, &self.trouble, self.sees) {
             Ok(new) => {
                 tracing::debug!("no broker has answered for long; asking with a new client");
                 *current = new;
@@ -111,8 +121,16 @@ impl Query {
     }
 }
 
-fn client(config: &KafkaConfig, trouble: &Trouble) -> Result<Arc<BaseConsumer<Quiet>>, Error> {
-    let client = config.consumer(None).create_with_context(Quiet(trouble.clone()));
+fn client(
+    config: &KafkaConfig,
+    trouble: &Trouble,
+    sees: Sees,
+) -> Result<Arc<BaseConsumer<Quiet>>, Error> {
+    let mut settings = config.consumer(None);
+    if sees == Sees::Everything {
+        settings.set("isolation.level", "read_uncommitted");
+    }
+    let client = settings.create_with_context(Quiet(trouble.clone()));
     let client = Arc::new(client.map_err(|error| errors::creation(&error))?);
     let served = Arc::downgrade(&client);
     std::thread::Builder::new()
@@ -137,7 +155,7 @@ mod tests {
     #[test]
     fn a_client_without_answers_is_made_anew() {
         let config = KafkaConfig::new("127.0.0.1:1", "query");
-        let query = Query::open(&config, &Trouble::default()).expect("a client");
+        let query = Query::open(&config, &Trouble::default(), Sees::Committed).expect("a client");
         let first = Arc::clone(&query.client.lock());
         for number in 1..=UNANSWERED {
             assert!(Arc::ptr_eq(&first, &query.client.lock()), "after {} questions", number - 1);

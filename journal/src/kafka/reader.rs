@@ -55,7 +55,7 @@ const AWAY: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The group that no reader joins; its name is what brokers with access control check.
-const GROUP: &str = "anabranch";
+pub(super) const GROUP: &str = "anabranch";
 
 /// Reads committed records of some partitions.
 pub(super) struct KafkaReader {

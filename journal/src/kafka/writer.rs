@@ -20,6 +20,8 @@
 //! coordinator after [`TRANSACTION_TIMEOUT`], aborts it. A crash during commit leaves it committed
 //! or open.
 
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,9 +33,9 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
 use super::config::{SENT_ONCE, TRANSACTION_TIMEOUT};
-use super::{Shared, Trouble, errors};
+use super::{Shared, Trouble, errors, open};
 use crate::error::Error;
-use crate::log::{NewRecord, Offset, TransactionalId, Writer};
+use crate::log::{NewRecord, Offset, TopicPartition, TransactionalId, Writer};
 
 /// A commit that took longer is taken for sent twice, whether a connection broke or not.
 const SLOW: Duration = Duration::from_secs(2);
@@ -48,6 +50,9 @@ pub(super) struct KafkaWriter {
     producer: ThreadedProducer<Context>,
     deliveries: Arc<Deliveries>,
     state: State,
+    /// Where the open transaction has said whose it is.
+    signed: HashSet<TopicPartition>,
+    was_fenced: Cell<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,8 +82,15 @@ impl KafkaWriter {
             .producer(id)
             .create_with_context(context)
             .map_err(|error| errors::creation(&error))?;
-        let writer =
-            KafkaWriter { shared, id: id.clone(), producer, deliveries, state: State::Ready };
+        let writer = KafkaWriter {
+            shared,
+            id: id.clone(),
+            producer,
+            deliveries,
+            state: State::Ready,
+            signed: HashSet::new(),
+            was_fenced: Cell::new(false),
+        };
         let deadline = Instant::now() + writer.shared.config.request_timeout;
         writer.connect(deadline)?;
         writer
@@ -140,7 +152,12 @@ impl KafkaWriter {
                 Some(since) if since.elapsed() >= TRANSACTION_TIMEOUT => {
                     Error::Aborted(format!("it was open for more than {TRANSACTION_TIMEOUT:?}"))
                 }
-                _ => Error::Fenced(self.id.clone()),
+                _ => {
+                    if !self.was_fenced.replace(true) {
+                        self.shared.fences.lock().note(&self.id, Instant::now());
+                    }
+                    Error::Fenced(self.id.clone())
+                }
             };
         }
         match errors::from_code(what, code, text, &self.shared.trouble) {
@@ -179,14 +196,19 @@ impl KafkaWriter {
         }
     }
 
-    /// Hands the record to librdkafka, waiting for room in its queue.
-    fn send(&self, record: &NewRecord, opaque: usize) -> Result<(), KafkaError> {
+    /// Hands the record to librdkafka, waiting for room in its queue. The first one of each partition
+    /// says whose transaction it is.
+    fn send(&mut self, record: &NewRecord, opaque: usize) -> Result<(), KafkaError> {
         let deadline = Instant::now() + self.shared.config.request_timeout;
         let mut message = BaseRecord::with_opaque_to(record.at.topic.as_str(), opaque)
             .partition(i32::from(record.at.partition.0))
             .key(record.key.as_ref());
         if let Some(value) = &record.value {
             message = message.payload(value.as_ref());
+        }
+        if self.signed.insert(record.at.clone()) {
+            let fenced = self.shared.fences.lock().count(&self.id, Instant::now());
+            message = message.headers(open::signature(&self.id, fenced));
         }
         loop {
             match self.producer.send(message) {
@@ -244,6 +266,7 @@ impl Writer for KafkaWriter {
         }
         self.producer.begin_transaction().map_err(|error| self.error("begin", &error, None))?;
         self.deliveries.begin();
+        self.signed.clear();
         self.state = State::Open { since: Instant::now() };
         Ok(())
     }

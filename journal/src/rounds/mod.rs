@@ -11,7 +11,9 @@
 //! * `dispatch`: which lane writes which round next. Pure.
 //! * `lane`: a thread with a writer of its own, one transaction after the other.
 //! * `writer`: the front of it all, async.
+//! * `abandoned`: what other writers leave open when they die.
 
+mod abandoned;
 mod appender;
 mod clock;
 mod dispatch;
@@ -23,7 +25,9 @@ mod tests;
 
 use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
 use anabranch_schemas::records::DocumentMutation;
+use anabranch_schemas::topics::ClusterName;
 
+pub use abandoned::Abandoned;
 pub use appender::{EncodedRound, RoundAppender};
 pub use clock::HlcClock;
 pub use writer::{RoundWriter, RoundWriterConfig};
@@ -42,4 +46,9 @@ pub struct Round {
     pub digest: Vec<u8>,
     /// What it asks, in the order in which it applies.
     pub mutations: Vec<DocumentMutation>,
+}
+
+/// What the transactional ids of a server's lanes begin with; a number follows.
+fn lane_prefix(cluster: &ClusterName, server: &str) -> String {
+    format!("{cluster}-round-{server}-")
 }

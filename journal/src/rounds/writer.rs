@@ -17,7 +17,7 @@ use tokio::time::timeout_at;
 
 use super::dispatch::{Dispatch, Limits, Pending, Ticket};
 use super::lane::{Lane, Shared};
-use super::{Round, RoundAppender};
+use super::{Round, RoundAppender, lane_prefix};
 use crate::error::Error;
 use crate::log::{Journal, TransactionalId};
 use crate::metrics as names;
@@ -121,7 +121,7 @@ impl RoundWriter {
         });
         let writer = RoundWriter { shared, running: receiver, write_timeout };
         for number in 0..lanes {
-            let id = format!("{cluster}-round-{}-{number}", writer.shared.server);
+            let id = lane_prefix(cluster, &writer.shared.server) + &number.to_string();
             let lane = Lane::new(Arc::clone(&writer.shared), number, TransactionalId::from(id));
             std::thread::Builder::new()
                 .name(format!("round-lane-{number}"))

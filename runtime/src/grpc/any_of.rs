@@ -2,7 +2,7 @@
 //!
 //! Calls go to one of them. Once that one cannot be reached, or says that it starts or stops, or that
 //! it is cut off, calls go to the next; whoever made a call that failed makes it again, as he has to
-//! when a single node is away.
+//! when a single node is away. Whoever waits for too long can have it passed over, too.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -60,7 +60,28 @@ impl AnyOf {
         self.nodes.send_replace(channels(addresses, self.tls.as_ref())?);
         Ok(())
     }
+
+    /// How many nodes are known.
+    pub fn count(&self) -> usize {
+        self.nodes.borrow().len()
+    }
+
+    /// Which node calls go to now.
+    pub fn turn(&self) -> Turn {
+        Turn(self.turn.load(Ordering::Relaxed))
+    }
+
+    /// Calls go to the node behind this one, for all copies of this channel. Only the first who finds
+    /// it out moves them on: the next node is not passed over.
+    pub fn pass_over(&self, Turn(turn): Turn) {
+        let next = turn.wrapping_add(1);
+        let _ = self.turn.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
+
+/// Which of the nodes calls go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn(usize);
 
 fn channels(addresses: &str, tls: Option<&TlsFiles>) -> Result<Arc<[Transport]>, GrpcError> {
     addresses.split(',').map(|address| channel(address.trim(), tls)).collect()
@@ -83,29 +104,23 @@ impl Service<http::Request<Body>> for AnyOf {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let (known, turns) = (Arc::clone(&self.nodes), Arc::clone(&self.turn));
+        let this = self.clone();
         Box::pin(async move {
-            let mut watching = known.subscribe();
+            let mut watching = this.nodes.subscribe();
             let nodes = Arc::clone(
                 &*watching
                     .wait_for(|nodes| !nodes.is_empty())
                     .await
                     .expect("the sender is held here"),
             );
-            let turn = turns.load(Ordering::Relaxed);
-            let mut node = nodes[turn % nodes.len()].clone();
+            let turn = this.turn();
+            let mut node = nodes[turn.0 % nodes.len()].clone();
             let answer = match poll_fn(|context| node.poll_ready(context)).await {
                 Ok(()) => node.call(request).await,
                 Err(error) => Err(error),
             };
             if is_away(&answer) {
-                // Only the first that finds out goes on: the next node is not passed over.
-                let _ = turns.compare_exchange(
-                    turn,
-                    turn.wrapping_add(1),
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                );
+                this.pass_over(turn);
             }
             answer
         })
@@ -148,12 +163,20 @@ mod tests {
         let held = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
         let addresses = held.map(|socket| socket.local_addr().unwrap().to_string()).join(",");
         let mut any = AnyOf::new(&addresses, None).unwrap();
-        let first = any.turn.load(Ordering::Relaxed);
+        let Turn(first) = any.turn();
         for turn in first..first + 3 {
-            assert_eq!(any.turn.load(Ordering::Relaxed), turn);
+            assert_eq!(any.turn(), Turn(turn));
             let request = http::Request::builder().uri("/a/B").body(Body::empty()).unwrap();
             assert!(any.call(request).await.is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn a_node_is_passed_over_once_however_many_find_it_silent() {
+        let any = AnyOf::new("127.0.0.1:1,127.0.0.1:2", None).unwrap();
+        let first = any.turn();
+        [first, first].into_iter().for_each(|turn| any.clone().pass_over(turn));
+        assert_eq!(any.turn(), Turn(first.0 + 1));
     }
 
     #[tokio::test]

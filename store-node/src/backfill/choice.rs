@@ -37,7 +37,7 @@ pub(super) fn choose(next: TxnId, heard: Vec<Heard>) -> Choice {
     }
     match best {
         Some((node, progress)) => Choice::From(node, progress),
-        None if silent.is_empty() => Choice::Nobody,
+        None if silent.is_empty() || planted!(LosesUnasked) => Choice::Nobody,
         None => Choice::Unknown(silent),
     }
 }

@@ -55,9 +55,6 @@ impl Agreement for Declared {
         let mut range = LostRange::new(this.partition, next, TxnId(start.0), starts);
         range.declared_by = membership.node().to_string();
         range.declared_ms = now_millis();
-        if planted!(LosesAlone) {
-            return Ok(Some(Agreed { number: 0, range }));
-        }
         Ok(Some(store.declare_lost(&range)?))
     }
 }

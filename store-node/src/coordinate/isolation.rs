@@ -6,8 +6,10 @@ use anabranch_core::cluster::NodeId;
 
 use crate::membership::Membership;
 
-/// A node that is not heard for this long is not heard.
-pub(super) const SILENCE: Duration = Duration::from_secs(3);
+/// A node that is not heard for this long is not heard. Whoever is cut off knows of nothing new, and
+/// reads through it see nothing new until it says so: that has to be within two seconds. A node that
+/// is taken for cut off and is not answers all the same.
+pub(super) const SILENCE: Duration = Duration::from_secs(1);
 
 /// Why a node that hears these nodes does not answer for its cluster; `None` if it does.
 ///

@@ -25,8 +25,8 @@ pub enum Bug {
     AppliesRepeated,
     /// A node that has copied says that its feed goes back as far as before (CDC-1).
     FeedClaimsTooMuch,
-    /// Each replica passes over what it lacks itself (ST-2, ST-5).
-    LosesAlone,
+    /// What those replicas lack that answer is declared lost (ST-5).
+    LosesUnasked,
     /// A flush says that all that was written is durable, and is not (ST-1).
     FlushesHalf,
 }
@@ -44,7 +44,7 @@ impl Bug {
         Bug::ReleasesHalfRounds,
         Bug::AppliesRepeated,
         Bug::FeedClaimsTooMuch,
-        Bug::LosesAlone,
+        Bug::LosesUnasked,
         Bug::FlushesHalf,
     ];
 }

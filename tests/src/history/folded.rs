@@ -16,8 +16,10 @@ pub(super) struct Folded<'a> {
 /// What became of a document.
 #[derive(Default)]
 pub(super) struct Track<'a> {
-    /// The transactions that changed it.
-    touched: Vec<Txn>,
+    /// The transactions that changed it, and whether it was there afterwards.
+    touched: Vec<(Txn, bool)>,
+    /// The transactions that inserted it after it had been deleted.
+    begun: Vec<Txn>,
     pub(super) registers: BTreeMap<&'a str, Vec<Set<'a>>>,
     pub(super) counters: BTreeMap<&'a str, Vec<Added<'a>>>,
 }
@@ -104,17 +106,25 @@ impl<'a> Folded<'a> {
 impl<'a> Track<'a> {
     fn add(&mut self, txn: Txn, round: &'a Write, change: &'a Change) {
         let Change { document, field, effect } = change;
-        if self.touched.last() != Some(&txn) {
-            self.touched.push(txn);
+        let was_there = self.touched.last().map(|(_, is_there)| *is_there);
+        if *effect == Effect::Insert && was_there == Some(false) {
+            self.begun.push(txn);
+        }
+        // What is not there is not deleted.
+        if *effect != Effect::Delete || was_there == Some(true) {
+            self.touched.push((txn, *effect != Effect::Delete));
         }
         let field = field.as_str();
         match effect {
+            Effect::Insert | Effect::Delete => {}
             Effect::Set(value) => {
                 self.registers.entry(field).or_default().push(Set { txn, round, value });
             }
             Effect::Add(amount) => {
                 let all = self.counters.entry(field).or_default();
-                let sum = all.last().map_or(0, |last| last.sum) + amount;
+                let begun = self.begun.last().copied();
+                let last = all.last().filter(|last| Some(last.txn) >= begun);
+                let sum = last.map_or(0, |last| last.sum) + amount;
                 all.push(Added { txn, round, amount: *amount, sum });
             }
         }
@@ -124,17 +134,33 @@ impl<'a> Track<'a> {
 
     /// The transaction that changed it last at a snapshot; `None` while it is not there.
     pub(super) fn version(&self, at: Option<Txn>) -> Option<Txn> {
-        there(&self.touched, at, |txn| *txn).last().copied()
+        let last = there(&self.touched, at, |(txn, _)| *txn).last();
+        last.filter(|(_, is_there)| *is_there).map(|(txn, _)| *txn)
+    }
+
+    /// The transaction that deleted it, if it is deleted at a snapshot.
+    pub(super) fn deleted(&self, at: Option<Txn>) -> Option<Txn> {
+        let last = there(&self.touched, at, |(txn, _)| *txn).last();
+        last.filter(|(_, is_there)| !is_there).map(|(txn, _)| *txn)
+    }
+
+    /// Whether nothing of what a transaction did is there at a snapshot, since the document was
+    /// deleted after it.
+    pub(super) fn is_undone(&self, txn: Option<Txn>, at: Option<Txn>) -> bool {
+        self.deleted(at) > txn || there(&self.begun, at, |txn| *txn).last().copied() > txn
     }
 
     /// A register as it is at a snapshot.
     pub(super) fn register(&self, field: &str, at: Option<Txn>) -> Option<Set<'a>> {
-        there(self.registers.get(field)?, at, |set| set.txn).last().copied()
+        let last = there(self.registers.get(field)?, at, |set| set.txn).last().copied()?;
+        (!self.is_undone(Some(last.txn), at)).then_some(last)
     }
 
-    /// What was added to a counter up to a snapshot.
-    pub(super) fn counted(&self, field: &str, at: Option<Txn>) -> &[Added<'a>] {
+    /// What was added to a counter that is there at a snapshot, up to it, and what was added later.
+    pub(super) fn counted(&self, field: &str, at: Option<Txn>) -> (&[Added<'a>], &[Added<'a>]) {
         let all = self.counters.get(field).map_or(&[][..], Vec::as_slice);
-        there(all, at, |added| added.txn)
+        let (before, later) = all.split_at(there(all, at, |added| added.txn).len());
+        let undone = before.partition_point(|added| self.is_undone(Some(added.txn), at));
+        (&before[undone..], later)
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! What it takes for granted: each value that is written is written once, so a value tells which
 //! round it is of; a field is a register or a counter for good; increments differ, so what a counter
-//! lacks tells which round it lacks; and what became of each write is known in the end.
+//! lacks tells which round it lacks; and what became of each write is known in the end, with the
+//! documents that it found.
 
 mod check;
 mod folded;
@@ -95,26 +96,38 @@ pub enum Action {
 pub struct Write {
     /// Its `Idempotency-Key`.
     pub name: String,
-    /// What it did to which fields; each field once.
+    /// What it did to which fields, each once, and to which documents as a whole, which comes first.
     pub changes: Vec<Change>,
     /// As which transaction it was acknowledged; `None` if it is known not to be there.
     pub outcome: Option<Txn>,
 }
 
-/// What a round did to a field.
+/// What a round did to a field or a document.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The document.
     pub document: Document,
-    /// The field.
+    /// The field; empty for the document as a whole.
     pub field: String,
     /// What became of it.
     pub effect: Effect,
 }
 
-/// What becomes of a field.
+impl Change {
+    /// Of a document as a whole.
+    pub fn whole(document: Document, effect: Effect) -> Self {
+        Change { document, field: String::new(), effect }
+    }
+}
+
+/// What becomes of a field or a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// The document is there. If it was deleted it has nothing of what it had before.
+    Insert,
+    /// The document is no longer there. If a field of it is written it is back, with all that it
+    /// had; whoever inserts it begins anew.
+    Delete,
     /// A register has this value, which no other round sets.
     Set(String),
     /// A counter counts up by so much.

@@ -70,10 +70,15 @@ impl<'a> Look<'a> {
     /// Whether a part of a round is seen, or what came after it; `None` if that cannot be told.
     fn is_seen(&self, change: &'a Change, round: &Write) -> Option<bool> {
         let Change { document, field, effect } = change;
-        if !self.read.scope.contains(document) || *effect == Effect::Add(0) {
+        let track = self.folded.track(document);
+        let is_undone =
+            track.is_some_and(|track| track.is_undone(round.outcome, self.read.snapshot));
+        if !self.read.scope.contains(document) || is_undone || *effect == Effect::Add(0) {
             return None;
         }
         match effect {
+            // Whether a document is there depends on other rounds, too.
+            Effect::Insert | Effect::Delete => None,
             Effect::Set(_) => {
                 let seen = self.seen_round(document, field).and_then(|seen| seen.outcome);
                 let is_there = self
@@ -86,7 +91,7 @@ impl<'a> Look<'a> {
             }
             Effect::Add(_) => {
                 let seen = self.read.seen.get(document)?.fields.get(field)?;
-                let counted = self.folded.track(document)?.counted(field, self.read.snapshot);
+                let (counted, _) = track?.counted(field, self.read.snapshot);
                 let is_right = *seen == Value::Number(counted.last().map_or(0, |last| last.sum));
                 is_right.then_some(round.outcome <= self.read.snapshot)
             }
@@ -119,9 +124,14 @@ impl<'a> Look<'a> {
             self.note(Kind::Invented, &format!("{document} was not asked for"));
         }
         let version = track.and_then(|track| track.version(at));
-        let (Some(track), Some(seen)) = (track, seen) else {
+        let (Some(track), Some(seen), Some(_)) = (track, seen, version) else {
             if let Some(version) = version {
                 let what = format!("{document} is missing, which {version} changed last");
+                self.note(self.kind_of_lack(), &what);
+            } else if let (Some(deleted), Some(_)) =
+                (track.and_then(|track| track.deleted(at)), seen)
+            {
+                let what = format!("{document} is there, which {deleted} deleted");
                 self.note(self.kind_of_lack(), &what);
             } else if seen.is_some() {
                 self.note(Kind::Invented, &format!("{document} is there, which nobody wrote"));
@@ -177,8 +187,8 @@ impl<'a> Look<'a> {
     }
 
     fn counters(&mut self, document: &'a Document, track: &Track<'a>, seen: &'a Seen) {
-        for (&field, all) in &track.counters {
-            let counted = track.counted(field, self.read.snapshot);
+        for &field in track.counters.keys() {
+            let (counted, later) = track.counted(field, self.read.snapshot);
             let expected = counted.last().map(|last| last.sum);
             let found = match seen.fields.get(field) {
                 None => None,
@@ -194,7 +204,7 @@ impl<'a> Look<'a> {
             }
             let difference = found.unwrap_or(0) - expected.unwrap_or(0);
             let place = format!("{document}.{field}");
-            let reason = reason(all, counted.len(), difference);
+            let reason = reason(counted, later, difference);
             if let Some((round, odd)) = reason
                 && self.is_part(document, field, round, odd)
                 && !self.is_end
@@ -262,10 +272,13 @@ impl fmt::Display for Odd {
     }
 }
 
-/// The one round that explains why a counter, to which `there` of these rounds have added, is off
-/// by so much.
-fn reason<'a>(all: &[Added<'a>], there: usize, difference: i64) -> Option<(&'a Write, Odd)> {
-    let (counted, later) = all.split_at(there);
+/// The one round that explains why a counter, to which some rounds have added and others add later,
+/// is off by so much.
+fn reason<'a>(
+    counted: &[Added<'a>],
+    later: &[Added<'a>],
+    difference: i64,
+) -> Option<(&'a Write, Odd)> {
     if difference < 0 {
         return only(counted, -difference).map(|round| (round, Odd::Missing));
     }

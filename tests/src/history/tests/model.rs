@@ -151,6 +151,14 @@ impl World {
             changes.push(Change { document, field, effect });
         };
         for document in &documents {
+            match self.random.below(10) {
+                0 => {
+                    change(document, "", Effect::Delete);
+                    continue;
+                }
+                1 | 2 => change(document, "", Effect::Insert),
+                _ => {}
+            }
             let what = self.random.below(3);
             if what != 0 {
                 change(document, "tag", Effect::Set(name.clone()));
@@ -229,15 +237,27 @@ pub(super) fn see(
     scope: &Scope,
     at: Option<Txn>,
 ) -> BTreeMap<Document, Seen> {
-    let mut there: BTreeMap<_, Seen> = BTreeMap::new();
+    // With whether each is there, or only what it had when it was deleted.
+    let mut all: BTreeMap<_, (Seen, bool)> = BTreeMap::new();
     for (txn, round) in log.iter().filter(|(txn, _)| Some(*txn) <= at) {
         for Change { document, field, effect } in &round.changes {
             if !scope.contains(document) {
                 continue;
             }
-            let seen = there.entry(document.clone()).or_default();
+            let (seen, is_there) = all.entry(document.clone()).or_default();
+            if !*is_there && *effect == Effect::Delete {
+                continue;
+            }
+            let was_there = std::mem::replace(is_there, *effect != Effect::Delete);
             seen.version = Some(*txn);
             let value = match (effect, seen.fields.get(field)) {
+                (Effect::Delete, _) => continue,
+                (Effect::Insert, _) => {
+                    if !was_there {
+                        seen.fields.clear();
+                    }
+                    continue;
+                }
                 (Effect::Set(value), _) => Value::Text(value.clone()),
                 (Effect::Add(amount), Some(Value::Number(sum))) => Value::Number(sum + amount),
                 (Effect::Add(amount), _) => Value::Number(*amount),
@@ -245,5 +265,6 @@ pub(super) fn see(
             seen.fields.insert(field.clone(), value);
         }
     }
-    there
+    let there = all.into_iter().filter(|(_, (_, is_there))| *is_there);
+    there.map(|(document, (seen, _))| (document, seen)).collect()
 }

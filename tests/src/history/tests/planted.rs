@@ -1,11 +1,11 @@
 //! Each anomaly is planted in a history that is right, and found as what it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Shape, World, see};
+use super::model::{COLLECTIONS, Shape, World, see};
 use crate::history::{
-    Action, Change, Document, Effect, History, Kind, Moment, Operation, Read, Scope, Server, Txn,
-    Value, Violation, Write, check,
+    Action, Change, Document, Effect, History, Kind, Moment, Operation, Read, Scope, Seen, Server,
+    Txn, Value, Violation, Write, check,
 };
 
 fn world() -> World {
@@ -149,6 +149,41 @@ fn a_doubled_increment() {
     let found = check(&history);
     let doubled = found.iter().find(|violation| violation.evidence.contains("there twice"));
     assert_eq!(doubled.map(|violation| violation.kind), Some(Kind::Count), "{found:#?}");
+}
+
+/// What a history is found to violate whose readers knew nothing of such a change of a whole document,
+/// the last one that matters in the end.
+fn without_last(effect: &Effect) -> BTreeSet<Kind> {
+    let world = world();
+    let seen = end_of(&world.log);
+    for (index, (_, round)) in world.log.iter().enumerate().rev() {
+        for (place, change) in round.changes.iter().enumerate() {
+            let mut log = world.log.clone();
+            log[index].1.changes.remove(place);
+            if change.effect == *effect && end_of(&log) != seen {
+                return kinds(&world.reading(|log| drop(log[index].1.changes.remove(place))));
+            }
+        }
+    }
+    panic!("no {effect:?} matters in the end");
+}
+
+/// What is there in the end.
+fn end_of(log: &[(Txn, Write)]) -> Vec<BTreeMap<Document, Seen>> {
+    let last = log.last().map(|(txn, _)| *txn);
+    let read = |collection: &str| see(log, &Scope::Collection(collection.to_owned()), last);
+    COLLECTIONS.map(read).into()
+}
+
+#[test]
+fn a_document_that_is_there_although_it_was_deleted() {
+    assert!(without_last(&Effect::Delete).contains(&Kind::Lost));
+}
+
+#[test]
+fn a_document_that_was_inserted_again_and_has_what_it_had_before() {
+    let found = without_last(&Effect::Insert);
+    assert!(found.contains(&Kind::Lost) || found.contains(&Kind::Count), "{found:?}");
 }
 
 #[test]

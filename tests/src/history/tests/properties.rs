@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::model::{Shape, World};
-use crate::history::check;
+use crate::history::{Effect, check};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
@@ -31,6 +31,10 @@ fn what_is_generated_has_something_of_everything() {
     assert!(rounds.filter(|write| write.changes.len() > 2).count() > 20);
     assert!(history.writes().any(|write| write.outcome.is_none()));
     assert!(history.reads().filter(|read| read.seen.len() > 2).count() > 20);
+    for whole in [Effect::Insert, Effect::Delete] {
+        let changes = history.writes().flat_map(|write| &write.changes);
+        assert!(changes.filter(|change| change.effect == whole).count() > 20, "{whole:?}");
+    }
     let taken = history
         .operations()
         .filter(|(_, operation)| matches!(operation.action, crate::history::Action::Take { .. }));
