@@ -66,9 +66,9 @@ const MIX: Mix = Mix {
     replicas_at_least: 1,
     writers: 3,
     readers: 2,
-    runs_for_ms: 3_000,
+    runs_for_ms: 2_000,
     history_ms: 20_000,
-    fault_every_ms: 400,
+    fault_every_ms: 250,
     faults: &[],
 };
 
@@ -107,7 +107,7 @@ pub(crate) const MIXES: [Mix; 7] = [
     Mix {
         name: "everything",
         replicas_at_least: 2,
-        fault_every_ms: 250,
+        fault_every_ms: 150,
         faults: &[
             Crash,
             Wipe,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anabranch_core::Value;
 use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::Slice;
 use anabranch_runtime::grpc::{self, AnyOf};
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
@@ -76,6 +77,7 @@ impl ReaderClient {
             .document
             .map(|json| Value::from_json(json.as_bytes()).expect("a document is JSON"));
         let Some(txn) = self.check_timestamp(&at, reply.txn) else { return Ok(()) };
+        self.check_is_read([self.cluster.identity.slices.slice_of(id.position())], txn);
         let expected = self.cluster.model.lock().seen(&id, txn);
         if found != expected && !self.cluster.may_lose() {
             self.cluster.violate(&format!(
@@ -106,6 +108,7 @@ impl ReaderClient {
             return Ok(());
         }
         let Some(txn) = self.check_timestamp(&at, txn) else { return Ok(()) };
+        self.check_is_read(self.cluster.identity.slices.all(), txn);
         let model = self.cluster.model.lock();
         let expected: BTreeMap<_, _> =
             model.documents(txn).map(|(id, stored)| (id.clone(), stored.to_vec())).collect();
@@ -131,13 +134,15 @@ impl ReaderClient {
             self.cluster.violate(&format!("ST-4: {} reads at {txn:?}, not {least:?}", self.name));
         }
         self.token = self.token.max(txn);
-        let unread = self.cluster.model.lock().unread(self.cluster.identity.slices.all());
-        if unread.is_some_and(|unread| txn >= Some(unread)) {
-            let unread = unread.unwrap_or_default();
-            self.cluster
-                .violate(&format!("ST-4: {} reads at {txn:?}: {unread} is open", self.name));
-        }
         txn
+    }
+
+    /// Nobody can have read yet what is written into these slices by somebody who is not done.
+    fn check_is_read(&self, slices: impl IntoIterator<Item = Slice>, txn: TxnId) {
+        let unread = self.cluster.model.lock().unread(slices);
+        if let Some(unread) = unread.filter(|unread| txn >= *unread) {
+            self.cluster.violate(&format!("ST-4: {} reads at {txn}: {unread} is open", self.name));
+        }
     }
 }
 

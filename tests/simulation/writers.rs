@@ -57,7 +57,7 @@ impl WriterClient {
     pub(crate) async fn run(mut self, until_ms: u64) -> Self {
         while self.cluster.world.elapsed_ms() < until_ms && self.cluster.violation().is_none() {
             pause(1 + self.dice.below(150)).await;
-            let count = 1 + self.dice.below(3);
+            let count = 1 + self.dice.below(2);
             let rounds: Vec<_> = (0..count).map(|_| self.round()).collect();
             self.write_until_acknowledged(&rounds).await;
             // An answer that got lost: it is written again.
