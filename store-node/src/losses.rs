@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use anabranch_core::ids::TxnId;
 use anabranch_core::slicing::PartitionId;
 use anabranch_journal::metadata::{Agreed, MetadataStore};
 use anabranch_journal::{Journal, Offset, TopicPartition};
@@ -68,15 +69,16 @@ fn has_applied(progress: &Progress, agreed: &Agreed) -> bool {
     let Agreed { number, range } = agreed;
     let is_passed = progress.losses.iter().any(|loss| {
         let is_this = (loss.from, loss.to, loss.number) == (range.from, range.to, *number);
-        // Those who began anew may have passed over more.
-        is_this || (loss.from < range.from && range.from < loss.to && range.to <= loss.to)
+        // Those who began anew may have passed over more; one from the very first transaction on
+        // stands for all that an older version of the store did not write down.
+        let is_more = loss.from < range.from || loss.from == TxnId(0);
+        is_this || (is_more && range.from < loss.to && range.to <= loss.to)
     });
     progress.next > range.from && !is_passed
 }
 
 #[cfg(test)]
 mod tests {
-    use anabranch_core::ids::TxnId;
     use anabranch_journal::metadata::LostRange;
 
     use super::*;

@@ -140,14 +140,11 @@ impl Status {
         let end = TxnId(bounds.end.0);
         self.log_end.fetch_max(end.0, Ordering::AcqRel);
         *self.log_seen.lock() = Some(Instant::now());
-        let is_first = {
-            let mut at_start = self.log_end_at_start.lock();
-            let is_first = at_start.is_none();
-            at_start.get_or_insert(end);
-            is_first
-        };
+        let is_first = self.log_end_at_start.lock().is_none();
         if is_first {
+            // Before it is known: who applies meanwhile would count as caught up (ST-3).
             self.raise_catch_up_to(end);
+            *self.log_end_at_start.lock() = Some(end);
             tracing::info!(log_end = %end, "the store node knows the end of the log");
             self.update(|applied| applied.may_be_told = true);
         }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::Value;
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_core::keyspace::{Position, Slice};
 use anabranch_journal::{Journal, ReadFrom, TopicPartition};
 use anabranch_schemas::records::ChangesRecord;
+use anabranch_schemas::state;
 use anabranch_store_node::simulation::SimulatedNode;
 
 use crate::cluster::{Cluster, Node, pause};
@@ -18,6 +20,9 @@ const LOOK_MS: u64 = 20;
 const DOCUMENTS_EVERY: u64 = 20;
 /// How long a cluster may take to come to rest, in milliseconds.
 const PATIENCE_MS: u64 = 60_000;
+
+/// Documents as they are stored, by id.
+type Documents = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// What was seen of a node so far.
 #[derive(Default)]
@@ -31,7 +36,7 @@ pub(crate) async fn watch(cluster: Arc<Cluster>) {
     for look in 0_u64.. {
         pause(LOOK_MS).await;
         cluster.follow();
-        let is_calm = cluster.mix.name == "calm";
+        let is_calm = cluster.mix.reads_succeed;
         for node in &cluster.nodes {
             let running = node.running.lock();
             let Some(running) = &*running else { continue };
@@ -180,6 +185,8 @@ fn captured_behind(cluster: &Cluster, last: TxnId) -> Option<String> {
 struct Captured {
     /// What changed which document, in order.
     changes: Vec<(TxnId, Vec<u8>)>,
+    /// What each made of its document, as a reader sees it.
+    values: Vec<Option<Value>>,
     /// After how many changes a mark stands, and what it says.
     marks: Vec<(usize, TxnId)>,
     lost: Vec<(TxnId, TxnId)>,
@@ -201,6 +208,8 @@ fn captured(cluster: &Cluster, slice: Slice) -> Captured {
             match ChangesRecord::decode(&value).expect("a record of changes decodes") {
                 ChangesRecord::Change(change) => {
                     captured.changes.push((change.txn, change.id().to_bytes()));
+                    let after = state::decode(&change.state).expect("a state decodes");
+                    captured.values.push(after.value());
                 }
                 ChangesRecord::Resolved(mark) => {
                     captured.marks.push((captured.changes.len(), mark.txn));
@@ -233,7 +242,7 @@ pub(crate) fn check_end(cluster: &Cluster, acknowledged: &[(RoundId, TxnId)]) {
 
 /// Replicas hold the same, also where something was lost (ST-2).
 fn check_replicas(cluster: &Cluster) {
-    let mut first: BTreeMap<usize, (&Node, BTreeMap<Vec<u8>, Vec<u8>>)> = BTreeMap::new();
+    let mut first: BTreeMap<usize, (&Node, Documents)> = BTreeMap::new();
     for node in &cluster.nodes {
         let running = node.running.lock();
         let Some(running) = &*running else { continue };
@@ -259,6 +268,17 @@ fn check_changes(cluster: &Cluster, slice: Slice) {
     let model = cluster.model.lock();
     let is_lost = |txn: TxnId| captured.lost.iter().any(|(from, to)| (*from..=*to).contains(&txn));
     let loses = cluster.may_lose();
+    if !captured.lost.is_empty() && !cluster.may_copy() {
+        cluster.violate(&format!("CDC-1: slice {} says that it lost what was kept", slice.0));
+    }
+    let wrong = captured
+        .changes
+        .iter()
+        .zip(&captured.values)
+        .find(|((txn, id), value)| !loses && model.value(id, *txn) != **value);
+    if let Some(((txn, _), value)) = wrong {
+        cluster.violate(&format!("CDC-1: slice {}: {txn} is said to make {value:?}", slice.0));
+    }
     let all = model.changes(slice);
     let expected: Vec<_> = all.iter().filter(|(txn, _)| !is_lost(*txn)).cloned().collect();
     check_order(cluster, slice, &captured.changes);

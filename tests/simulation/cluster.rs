@@ -27,7 +27,7 @@ use crate::model::Model;
 use crate::node_log::NodeLog;
 
 /// When simulations begin, in milliseconds since the Unix epoch.
-const BEGAN_MS: u64 = 1_750_000_000_000;
+pub(crate) const BEGAN_MS: u64 = 1_750_000_000_000;
 
 /// A cluster, and what is known of it.
 pub(crate) struct Cluster {
@@ -119,6 +119,18 @@ impl Cluster {
     /// Whether what nobody has may be declared lost.
     pub(crate) fn may_lose(&self) -> bool {
         self.mix.faults.contains(&Fault::TrimAll)
+    }
+
+    /// Whether a store may have to copy what the log no longer has, and lack the changes before that.
+    pub(crate) fn may_copy(&self) -> bool {
+        let copies = [Fault::Wipe, Fault::Trim, Fault::TrimAll];
+        copies.iter().any(|fault| self.mix.faults.contains(fault))
+    }
+
+    /// Every node would begin a read at this timestamp or a later one.
+    pub(crate) fn stable_everywhere(&self) -> Option<TxnId> {
+        let stable = self.nodes.iter().map(|node| node.running.lock().as_ref()?.stable());
+        stable.min().flatten()
     }
 
     /// The addresses of all store nodes, as they are from somebody.

@@ -140,6 +140,10 @@ fn every_planted_bug_is_found() {
         let mix = mix_of(bug);
         match run_seeds(mix, BUG_SEEDS, Some(bug)).failed {
             Some((seed, violation)) => {
+                let ids = ["IN-", "ST-", "CDC-"];
+                assert!(ids.iter().any(|id| violation.starts_with(id)), "{bug:?}: {violation}");
+                let without = run(mix, seed, None, false);
+                assert_eq!(without.violation, None, "{bug:?}: it is not for the bug");
                 let (mix, found_after) = (mix.name, began.elapsed());
                 let told: String = violation.chars().take(160).collect();
                 println!("{bug:?}: mix '{mix}', seed {seed}, after {found_after:?}: {told}");

@@ -48,6 +48,8 @@ pub(crate) struct Mix {
     /// How many clients write, and how many read.
     pub(crate) writers: usize,
     pub(crate) readers: usize,
+    /// Whether nothing happens for which a read may fail.
+    pub(crate) reads_succeed: bool,
     /// For how long, in milliseconds.
     pub(crate) runs_for_ms: u64,
     /// How far back reads can name their timestamp, in milliseconds.
@@ -66,6 +68,7 @@ const MIX: Mix = Mix {
     replicas_at_least: 1,
     writers: 3,
     readers: 2,
+    reads_succeed: false,
     runs_for_ms: 2_000,
     history_ms: 20_000,
     fault_every_ms: 250,
@@ -77,6 +80,7 @@ pub(crate) const MIXES: [Mix; 7] = [
     // Every read has to succeed here.
     Mix {
         faults: &[Compact, Compact, SlowDisk, SlowNetwork],
+        reads_succeed: true,
         history_ms: 1,
         fault_every_ms: 100,
         ..MIX

@@ -85,7 +85,7 @@ impl Model {
         let value = record.value.expect("records of rounds have values");
         if record.at.topic.as_str().ends_with(".txns") {
             let commit = decode(&value).expect("a commit record decodes");
-            self.take_commit(TxnId(record.offset.0), commit);
+            self.take_commit(TxnId(record.offset.0), &commit);
         } else {
             let part = decode(&value).expect("a part decodes");
             self.parts.insert((Slice(record.at.partition.0), record.offset.0), part);
@@ -93,7 +93,7 @@ impl Model {
     }
 
     /// A round that was there before does nothing.
-    fn take_commit(&mut self, txn: TxnId, commit: Commit) {
+    fn take_commit(&mut self, txn: TxnId, commit: &Commit) {
         assert!(self.last < Some(txn), "commit records come in order");
         self.last = Some(txn);
         if self.rounds.contains_key(&commit.round) {
@@ -170,10 +170,14 @@ impl Model {
         self.versions.iter().filter_map(move |(id, versions)| Some((id, newest(versions, at)?)))
     }
 
+    /// What a document is at a timestamp, without its id.
+    pub(crate) fn value(&self, id: &[u8], at: TxnId) -> Option<Value> {
+        state::decode(self.stored(id, at)?).expect("the model encoded it").value()
+    }
+
     /// A document as a reader sees it at a timestamp.
     pub(crate) fn seen(&self, id: &DocumentId, at: TxnId) -> Option<Value> {
-        let stored = self.stored(&id.to_bytes(), at)?;
-        let value = state::decode(stored).expect("the model encoded it").value()?;
+        let value = self.value(&id.to_bytes(), at)?;
         let Value::Object(mut fields) = value else { return Some(value) };
         fields.insert("_id".to_owned(), id.key.to_value());
         Some(Value::Object(fields))

@@ -64,19 +64,23 @@ impl ReaderClient {
         self.cluster.tell(&format!("{} is refused: {code}: {}", self.name, status.message()));
         // What is stable can be read, wherever nothing fails.
         let is_starting = code == "catching_up";
-        if self.cluster.mix.name == "calm" && !is_starting {
+        if self.cluster.mix.reads_succeed && !is_starting {
             self.cluster.violate(&format!("ST-4: a read fails: {code}: {}", status.message()));
         }
     }
 
     async fn get(&mut self, at: proto::ReadAt) -> Result<(), Status> {
+        let stable = self.cluster.stable_everywhere();
         let id = document(self.dice.below(DOCUMENTS));
         let request = proto::GetRequest { document_id: id.to_bytes().into(), at: Some(at) };
         let reply = self.client.get(request).await?.into_inner();
         let found = reply
             .document
             .map(|json| Value::from_json(json.as_bytes()).expect("a document is JSON"));
-        let Some(txn) = self.check_timestamp(&at, reply.txn) else { return Ok(()) };
+        let Some(txn) = self.check_timestamp(&at, reply.txn) else {
+            self.check_is_nothing(stable);
+            return Ok(());
+        };
         self.check_is_read([self.cluster.identity.slices.slice_of(id.position())], txn);
         let expected = self.cluster.model.lock().seen(&id, txn);
         if found != expected && !self.cluster.may_lose() {
@@ -90,6 +94,7 @@ impl ReaderClient {
     }
 
     async fn scan(&mut self, at: proto::ReadAt) -> Result<(), Status> {
+        let stable = self.cluster.stable_everywhere().max(at.at_least.map(TxnId));
         let request = proto::ScanRequest {
             app: APP.0.as_bytes().to_vec().into(),
             collection: COLLECTION.to_owned(),
@@ -105,6 +110,7 @@ impl ReaderClient {
         }
         // Without an item nobody says which timestamp it was.
         if found.is_empty() {
+            self.check_is_nothing(stable);
             return Ok(());
         }
         let Some(txn) = self.check_timestamp(&at, txn) else { return Ok(()) };
@@ -135,6 +141,16 @@ impl ReaderClient {
         }
         self.token = self.token.max(txn);
         txn
+    }
+
+    /// Whoever is told nothing at all reads before the first document.
+    fn check_is_nothing(&self, stable: Option<TxnId>) {
+        let model = self.cluster.model.lock();
+        let is_there = stable.is_some_and(|stable| model.documents(stable).next().is_some());
+        drop(model);
+        if is_there && !self.cluster.may_lose() {
+            self.cluster.violate(&format!("ST-4: {} reads nothing past {stable:?}", self.name));
+        }
     }
 
     /// Nobody can have read yet what is written into these slices by somebody who is not done.

@@ -6,14 +6,11 @@ use anabranch_runtime::simulation::World;
 use anabranch_store_node::simulation::{Bug, plant};
 
 use crate::checks;
-use crate::cluster::Cluster;
+use crate::cluster::{BEGAN_MS, Cluster};
 use crate::faults;
 use crate::mix::Mix;
 use crate::readers::ReaderClient;
 use crate::writers::WriterClient;
-
-/// When simulations begin, in milliseconds since the Unix epoch.
-const BEGAN_MS: u64 = 1_750_000_000_000;
 
 /// How fast wall time goes: a sample of the log's time, with which history is given up, is taken
 /// every ten seconds.

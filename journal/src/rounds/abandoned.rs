@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(150);
 const LATE: Duration = Duration::from_millis(450);
 /// How long a transaction may be open before it is ended. Most take a tenth of that at most.
 const PATIENCE: Duration = Duration::from_millis(600);
+/// Longer than this brokers do not take to end transactions, unless they stand still.
+const MOST_ENDING: Duration = Duration::from_secs(1);
 /// How many are looked into at once at most.
 const AT_ONCE: usize = 8;
 /// How long at most, for a writer whose transactions were ended. Then brokers end them, too.
@@ -56,7 +58,9 @@ impl Abandoned {
         server: &str,
     ) -> Self {
         let rounds = (0..slices.get()).map(|slice| TopicPartition::new(cluster.rounds(), slice));
-        let partitions = rounds.chain([TopicPartition::new(cluster.txns(), 0)]).collect();
+        // What is open in `txns` hides everything, so it comes first.
+        let partitions = [TopicPartition::new(cluster.txns(), 0)].into_iter().chain(rounds);
+        let partitions = partitions.collect();
         let own = super::lane_prefix(cluster, server);
         Abandoned { journal, partitions, own, seen: Seen::default() }
     }
@@ -88,6 +92,7 @@ impl Abandoned {
     /// All at once: a server has several lanes, and to open a writer takes long if there is something
     /// to abort.
     fn end_all(&mut self, overdue: &[(OpenTransaction, Duration)]) {
+        let began = Instant::now();
         let (claimed, this) = (Mutex::default(), &*self);
         std::thread::scope(|scope| {
             for (open, age) in overdue {
@@ -102,8 +107,7 @@ impl Abandoned {
                 }
             }
         });
-        // It was not idle: nothing was missed in between.
-        self.seen.go_on(Instant::now());
+        self.seen.go_on(began, Instant::now());
     }
 
     /// Ends a transaction, unless its writer has more time or is one of this process. Each writer is
@@ -165,9 +169,14 @@ impl Seen {
         self.last = Some(now);
     }
 
-    /// There was a reason not to look until now.
-    fn go_on(&mut self, now: Instant) {
-        self.last = Some(now);
+    /// There was a reason not to look between two times: nothing was missed. But if that took long
+    /// the brokers stood still, and so did those whose transactions are open.
+    fn go_on(&mut self, began: Instant, now: Instant) {
+        if now - began <= MOST_ENDING {
+            self.last = Some(now);
+        } else {
+            self.looks.clear();
+        }
     }
 
     /// For how long it is known that a transaction is open.
@@ -220,7 +229,7 @@ mod tests {
         seen.note(&[open(5, 7)], later);
         assert_eq!(seen.age(&open(5, 7), later), Duration::ZERO);
         let later = later + LATE * 2;
-        seen.go_on(later);
+        seen.go_on(later, later);
         seen.note(&[open(5, 7)], later);
         assert_eq!(seen.age(&open(5, 7), later), LATE * 2, "there was a reason");
         for look in 0..1_000 {

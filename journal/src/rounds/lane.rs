@@ -224,6 +224,8 @@ impl Lane {
         }
     }
 
+    /// Another writer of this id has taken over: one of those who end what was open for too long, or
+    /// a server of the same name. The rounds were not written, and are written again.
     fn fenced(&mut self, batch: Vec<Pending>, error: &Error) {
         self.fenced += 1;
         if self.fenced < FENCED_TOO_OFTEN {
@@ -231,11 +233,12 @@ impl Lane {
             return self.retry(batch, error);
         }
         let told = format!(
-            "another process writes as server '{}'; each needs a name of its own",
-            self.shared.server
+            "it was fenced {} times in a row: another process may write as server '{}'; each needs a \
+             name of its own",
+            self.fenced, self.shared.server
         );
         tracing::error!(writer = %self.id, "{told}");
-        refuse(batch, &Error::Unavailable(told));
+        self.retry(batch, &Error::Unavailable(told));
     }
 
     /// Lets rounds that were not written wait again, if they still can.

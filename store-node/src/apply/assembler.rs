@@ -149,8 +149,8 @@ impl Assembler {
     /// next.
     pub(crate) fn release(&mut self) -> Result<Option<Round>, BrokenPart> {
         let Some(head) = self.commits.front() else { return Ok(None) };
-        let mut awaited = head.commit.parts.iter().filter(|part| self.is_awaited(part));
-        if awaited.next().is_some() && !planted!(ReleasesHalfRounds) {
+        let is_awaited = head.commit.parts.iter().any(|part| self.is_awaited(part));
+        if is_awaited && !planted!(ReleasesHalfRounds) {
             return Ok(None);
         }
         if let Some(broken) = head.commit.parts.iter().find_map(|part| self.broken(part)) {

@@ -193,15 +193,15 @@ impl View {
             tokio::select! {
                 biased;
                 () = shutdown.begun() => return Ok(()),
-                () = tokio::time::sleep(LOOK) => {}
-                () = applied.changed() => {}
-                () = heard.changed() => {}
                 changed = configurations.changed(), if may_change => {
                     // Nobody may be left who could tell of another.
                     may_change = changed.is_ok();
                     let configuration = configurations.borrow_and_update().clone();
                     self.take_in(configuration);
                 }
+                () = tokio::time::sleep(LOOK) => {}
+                () = applied.changed() => {}
+                () = heard.changed() => {}
             }
         }
     }

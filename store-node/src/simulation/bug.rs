@@ -19,7 +19,7 @@ pub enum Bug {
     BackfillsWithoutRounds,
     /// Versions are dropped although somebody reads them (ST-4).
     CollectsHeld,
-    /// A round is released once one of its parts is here (ST-5).
+    /// A round is released although parts of it may still come (ST-5).
     ReleasesHalfRounds,
     /// A repeated round is applied again (ST-2).
     AppliesRepeated,

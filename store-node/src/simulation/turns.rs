@@ -14,11 +14,12 @@ use tokio::runtime::Handle;
 use super::bug;
 
 type Waited = Box<dyn Any + Send>;
+type Waiting = Pin<Box<dyn Future<Output = Waited> + Send>>;
 
 /// What a thread does at the end of its turn.
 enum Turn<T> {
     /// It waits for this.
-    Wait(Pin<Box<dyn Future<Output = Waited> + Send>>),
+    Wait(Waiting),
     /// It is done.
     Done(T),
 }
@@ -26,7 +27,7 @@ enum Turn<T> {
 /// The thread's side of it.
 #[derive(Clone)]
 pub(crate) struct Thread {
-    wait: Rc<dyn Fn(Pin<Box<dyn Future<Output = Waited> + Send>>)>,
+    wait: Rc<dyn Fn(Waiting)>,
     waited: Rc<Receiver<Waited>>,
 }
 

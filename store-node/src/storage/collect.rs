@@ -161,7 +161,7 @@ impl VersionFilter {
             self.document.extend_from_slice(document);
             self.newer = None;
         }
-        !self.newer.replace(txn).is_some_and(|newer| newer <= self.oldest)
+        self.newer.replace(txn).is_none_or(|newer| newer > self.oldest)
     }
 }
 

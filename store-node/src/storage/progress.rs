@@ -179,13 +179,17 @@ pub(super) fn decode_progress(value: &[u8]) -> Result<Progress, Error> {
             })
             .collect::<Result<_, TryGetError>>()?;
         let Some(observed) = IntervalMap::from_entries(entries) else { return Ok(None) };
-        let losses = if version <= SECOND_VERSION { 0 } else { value.try_get_u32()? };
-        let losses = (0..losses)
-            .map(|_| {
-                let (from, to) = (TxnId(value.try_get_u64()?), TxnId(value.try_get_u64()?));
-                Ok(Loss { from, to, number: value.try_get_u32()? })
-            })
-            .collect::<Result<_, TryGetError>>()?;
+        let losses = if version <= SECOND_VERSION {
+            // Whatever was lost by then it may have passed over: nobody wrote down what.
+            vec![Loss { from: TxnId(0), to: next, number: 0 }]
+        } else {
+            (0..value.try_get_u32()?)
+                .map(|_| {
+                    let (from, to) = (TxnId(value.try_get_u64()?), TxnId(value.try_get_u64()?));
+                    Ok(Loss { from, to, number: value.try_get_u32()? })
+                })
+                .collect::<Result<_, TryGetError>>()?
+        };
         let progress =
             Progress { next, last, time, observed, slices, oldest_readable, feed_start, losses };
         Ok(value.is_empty().then_some(progress))
