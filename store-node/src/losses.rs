@@ -99,6 +99,13 @@ mod tests {
     }
 
     #[test]
+    fn a_store_of_an_older_version_may_have_passed_over_what_was_lost_by_then() {
+        let all = Some((0, 20, 0));
+        assert!(!has(20, all, (0, 5, 3)) && !has(20, all, (5, 20, 3)));
+        assert!(has(30, all, (22, 25, 0)), "what was lost since counts");
+    }
+
+    #[test]
     fn who_has_come_into_what_is_lost_and_did_not_pass_over_it_has_applied_it() {
         let lost = (7, 20, 1);
         assert!(!has(7, None, lost), "it has not come there yet");

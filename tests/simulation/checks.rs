@@ -160,7 +160,7 @@ pub(crate) async fn rest(cluster: &Cluster) {
         if cluster.violation().is_some() {
             return;
         }
-        pause(50).await;
+        pause(200).await;
     }
 }
 

@@ -69,9 +69,9 @@ const MIX: Mix = Mix {
     writers: 3,
     readers: 2,
     reads_succeed: false,
-    runs_for_ms: 2_000,
+    runs_for_ms: 1_400,
     history_ms: 20_000,
-    fault_every_ms: 250,
+    fault_every_ms: 180,
     faults: &[],
 };
 

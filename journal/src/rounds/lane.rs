@@ -202,9 +202,12 @@ impl Lane {
             ErrorKind::Fenced => "fenced",
             _ => "failed",
         };
+        let fenced = (kind == ErrorKind::Fenced).then(|| self.fenced(error));
+        let error = fenced.as_ref().unwrap_or(error);
         self.drop_writer(reason, Some(error));
         match kind {
-            ErrorKind::Fenced => self.fenced(batch, error),
+            // Nothing of it was written: it is written again.
+            ErrorKind::Fenced => self.retry(batch, error),
             ErrorKind::Retry if !matches!(error, Error::DiskFull(_)) => {
                 tracing::warn!(writer = %self.id, %error, "a transaction of rounds failed");
                 self.retry(batch, error);
@@ -225,20 +228,20 @@ impl Lane {
     }
 
     /// Another writer of this id has taken over: one of those who end what was open for too long, or
-    /// a server of the same name. The rounds were not written, and are written again.
-    fn fenced(&mut self, batch: Vec<Pending>, error: &Error) {
+    /// a server of the same name. What to tell whoever waits.
+    fn fenced(&mut self, error: &Error) -> Error {
         self.fenced += 1;
         if self.fenced < FENCED_TOO_OFTEN {
             tracing::warn!(writer = %self.id, "fenced; taking over again");
-            return self.retry(batch, error);
+            return error.clone();
         }
         let told = format!(
-            "it was fenced {} times in a row: another process may write as server '{}'; each needs a \
-             name of its own",
-            self.fenced, self.shared.server
+            "writer '{}' was fenced {} times in a row: another process may write as server '{}'; each \
+             needs a name of its own",
+            self.id, self.fenced, self.shared.server
         );
-        tracing::error!(writer = %self.id, "{told}");
-        self.retry(batch, &Error::Unavailable(told));
+        tracing::error!("{told}");
+        Error::Unavailable(told)
     }
 
     /// Lets rounds that were not written wait again, if they still can.
