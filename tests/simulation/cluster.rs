@@ -223,7 +223,7 @@ impl Cluster {
             CdcConfig { mark_interval_ms: 100, idle_mark_interval_ms: 300, ..CdcConfig::default() };
         let nodes = AnyOf::new(&self.addresses("capture"), None).expect("these are addresses");
         let ready = Readiness::new().register("capture");
-        let log = Arc::new(self.log.clone());
+        let log = Arc::new(NodeLog::new(self.log.clone()));
         anabranch_cdc::run(config, self.identity.clone(), nodes, log, &tasks, ready);
         *capture = Some(tasks);
     }
