@@ -152,20 +152,22 @@ fn rounds(cluster: &Cluster, slice: Slice) -> TopicPartition {
     TopicPartition::new(cluster.identity.name.rounds(), slice.0)
 }
 
+/// All partitions in which rounds stand.
+fn partitions(cluster: &Cluster) -> impl Iterator<Item = TopicPartition> {
+    let slices = cluster.identity.slices.all().map(|slice| rounds(cluster, slice));
+    slices.chain([txns(cluster)])
+}
+
 fn start_of(cluster: &Cluster, at: &TopicPartition) -> Offset {
     cluster.log.bounds(at).expect("the topic is there").start
 }
 
 /// Whether another replica has, durably, all that the log no longer has.
 fn has_another(cluster: &Cluster, node: &Node) -> bool {
-    let mut topics = cluster.identity.slices.all().map(|slice| rounds(cluster, slice));
-    let nothing_trimmed =
-        topics.by_ref().chain([txns(cluster)]).all(|at| start_of(cluster, &at) == Offset(0));
-    let others = cluster.nodes.iter();
-    let mut others = others.filter(|other| {
-        other.partition == node.partition && other.name != node.name && has_all(cluster, other)
-    });
-    cluster.may_lose() || nothing_trimmed || others.next().is_some()
+    let nothing_trimmed = partitions(cluster).all(|at| start_of(cluster, &at) == Offset(0));
+    let is_another = |other: &&Node| other.partition == node.partition && other.name != node.name;
+    let mut others = cluster.nodes.iter().filter(is_another);
+    cluster.may_lose() || nothing_trimmed || others.any(|other| has_all(cluster, other))
 }
 
 fn has_all(cluster: &Cluster, node: &Node) -> bool {
@@ -187,8 +189,8 @@ fn trim(cluster: &Cluster) {
             *best = needs;
         }
     }
-    let partitions = cluster.nodes.iter().map(|node| node.partition).max().unwrap_or_default() + 1;
-    if best.len() < partitions {
+    let count = cluster.nodes.iter().map(|node| node.partition).max().unwrap_or_default() + 1;
+    if best.len() < count {
         return;
     }
     let next = best.values().map(|(next, _)| *next).min().unwrap_or_default();
@@ -203,8 +205,7 @@ fn trim(cluster: &Cluster) {
 
 /// Trims all of it.
 fn trim_all(cluster: &Cluster) {
-    let slices = cluster.identity.slices.all().map(|slice| rounds(cluster, slice));
-    for at in slices.chain([txns(cluster)]) {
+    for at in partitions(cluster) {
         let end = cluster.log.bounds(&at).expect("the topic is there").end;
         trim_to(cluster, &at, end);
     }
