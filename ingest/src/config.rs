@@ -47,6 +47,10 @@ pub struct IngestConfig {
     pub load_round_bytes: usize,
     /// How many rounds of one bulk load are on their way at once.
     pub load_rounds_in_flight: usize,
+    /// How long a document that was deleted goes on hiding what it was, in milliseconds: until then
+    /// a concurrent write of another cluster can bring it back whole. Of several servers the one
+    /// with the shortest time decides.
+    pub tombstone_time_to_live_ms: u64,
     /// The names of hosts, without ports, that the server answers to beside IP addresses and
     /// `localhost`; `"*"` is any. If there are none, a listener that is not on the loopback answers
     /// to any.
@@ -72,6 +76,7 @@ impl Default for IngestConfig {
             load_round_documents: 1_000,
             load_round_bytes: 1 << 20,
             load_rounds_in_flight: 8,
+            tombstone_time_to_live_ms: 30 * 24 * 60 * 60 * 1000,
             allowed_hosts: Vec::new(),
         }
     }
@@ -97,6 +102,7 @@ impl IngestConfig {
             load_round_documents,
             load_round_bytes,
             load_rounds_in_flight,
+            tombstone_time_to_live_ms,
             allowed_hosts,
         } = self;
         let positive = [
@@ -113,6 +119,7 @@ impl IngestConfig {
             ("load_round_documents", *load_round_documents > 0),
             ("load_round_bytes", *load_round_bytes > 0),
             ("load_rounds_in_flight", *load_rounds_in_flight > 0),
+            ("tombstone_time_to_live_ms", *tombstone_time_to_live_ms > 0),
         ];
         let wrong = |setting, reason: &str| Error::Setting { setting, reason: reason.to_owned() };
         if let Some((setting, _)) = positive.into_iter().find(|(_, positive)| !positive) {
@@ -143,6 +150,10 @@ impl IngestConfig {
 
     pub(crate) fn header_timeout(&self) -> Duration {
         Duration::from_millis(self.header_timeout_ms)
+    }
+
+    pub(crate) fn tombstone_time_to_live(&self) -> Duration {
+        Duration::from_millis(self.tombstone_time_to_live_ms)
     }
 
     pub(crate) fn body_idle_timeout(&self) -> Duration {

@@ -18,6 +18,7 @@ mod document;
 mod doubles;
 mod error;
 mod execute;
+mod expiry;
 mod hosts;
 mod http;
 mod idempotency;

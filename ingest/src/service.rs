@@ -14,7 +14,7 @@ use anabranch_core::Value;
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey};
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::rounds::{
-    Abandoned, HlcClock, RoundAppender, RoundWriter, RoundWriterConfig,
+    Abandoned, Expiries, HlcClock, RoundAppender, RoundWriter, RoundWriterConfig,
 };
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::{Readiness, ReadyFlag};
@@ -28,6 +28,7 @@ use uuid::Uuid;
 use crate::config::IngestConfig;
 use crate::error::{Error, Refusal};
 use crate::execute::{Executor, RoundLog};
+use crate::expiry;
 use crate::hosts::Hosts;
 use crate::http::{self, Api, server};
 use crate::limits::Limits;
@@ -71,7 +72,12 @@ pub fn run(
     metrics::describe();
     let Context { journal, cluster, store_node, readiness, ready, metrics } = context;
     let store = Store::new(store_node, cluster.slices, config.read_wait());
-    let writer = Arc::new(round_writer(&config, &journal, &cluster)?);
+    let clock = Arc::new(HlcClock::system());
+    let appender = RoundAppender::new(&cluster.name, cluster.actor, cluster.slices, clock);
+    let mut settings = RoundWriterConfig::new(&config.server_name);
+    settings.write_timeout = config.request_timeout();
+    let writer = RoundWriter::open(journal.clone(), &cluster.name, appender.clone(), settings)?;
+    let writer = Arc::new(writer);
     let rounds = Rounds::new(writer.clone(), store.clone());
     let log = RoundLog::new(journal.clone(), cluster.name.clone());
     let api = Arc::new(Api {
@@ -92,6 +98,13 @@ pub fn run(
         abandoned.run(&until);
         Ok(())
     });
+    let (server, time_to_live) = (&config.server_name, config.tombstone_time_to_live());
+    let expiries = Expiries::new(journal.clone(), &cluster.name, appender, server, time_to_live);
+    let until = shutdown.clone();
+    tasks.spawn("ingest-expiry", async move {
+        expiry::run(expiries, time_to_live, &until).await;
+        Ok(())
+    });
     let probe = Probe { store, journal, txns: TopicPartition::new(cluster.name.txns(), 0) };
     let until = shutdown.clone();
     tasks.spawn("ingest-readiness", async move {
@@ -104,18 +117,6 @@ pub fn run(
         Ok(())
     });
     Ok(())
-}
-
-fn round_writer(
-    config: &IngestConfig,
-    journal: &Arc<dyn Journal>,
-    cluster: &ClusterIdentity,
-) -> Result<RoundWriter, Error> {
-    let clock = Arc::new(HlcClock::system());
-    let appender = RoundAppender::new(&cluster.name, cluster.actor, cluster.slices, clock);
-    let mut settings = RoundWriterConfig::new(&config.server_name);
-    settings.write_timeout = config.request_timeout();
-    Ok(RoundWriter::open(journal.clone(), &cluster.name, appender, settings)?)
 }
 
 /// Tries what requests need.

@@ -19,13 +19,15 @@ use anabranch_core::keyspace::Slice;
 use anabranch_core::query::{FieldPath, OnConflict};
 
 use crate::records::{
-    Change, ChangeRef, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation, Lost,
-    Metadata, Operation, PartLocation, PartialChanges, RemoteCursor, Resolved, RoundPart,
+    Change, ChangeRef, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation, Expiry,
+    Lost, Metadata, Operation, PartLocation, PartialChanges, RemoteCursor, Resolved, RoundPart,
+    TxnsRecord,
 };
 use crate::{Record, decode, encode, state};
 
 fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+    // Tests run in the directory of their package.
+    PathBuf::from("golden").join(name)
 }
 
 /// Checks the pair of the version that is written: the bytes give the value, and the value gives
@@ -88,12 +90,12 @@ fn path(dotted: &str) -> FieldPath {
     FieldPath::new(dotted.split('.').map(str::to_owned).collect()).unwrap()
 }
 
+fn at(actor: u128, sequence: u64) -> At {
+    let hlc = Hlc::from_millis(1_700_000_000_000 + sequence);
+    At { hlc, actor: ActorId(uuid(actor)), sequence }
+}
+
 fn document() -> Document {
-    let at = |actor, sequence| At {
-        hlc: Hlc::from_millis(1_700_000_000_000 + sequence),
-        actor: ActorId(uuid(actor)),
-        sequence,
-    };
     let mut document = Document::default();
     let fields = json(
         r#"{"name":"é","n":-5,"x":0.25,"ok":true,"none":null,"list":[1,{"a":[]}],"m":{"k":{}}}"#,
@@ -135,6 +137,12 @@ fn state_of_a_document() {
     counter.shares.insert(ShareId { actor: ActorId(uuid(2)), begun: 3 }, share);
     check_bytes("state", 2, &sample, |document| state::encode(document).to_vec(), decode);
     check_bytes("state-empty", 2, &Document::default(), |d| state::encode(d).to_vec(), decode);
+    sample.apply(&Mutation::Delete, at(1, 12));
+    let tombstone = |document: &Document| state::tombstone(&state::encode(document)).unwrap();
+    assert_eq!((tombstone(&sample), tombstone(&document())), (sample.tombstone(), None));
+    assert!(sample.tombstone().is_some() && sample.expire(Hlc(u64::MAX)));
+    check_bytes("state-expired", 2, &sample, |d| state::encode(d).to_vec(), decode);
+    assert_eq!(tombstone(&sample), None);
     assert_eq!(decode(&old_bytes("state")), document_of_version_1());
     assert_eq!(decode(&old_bytes("state-empty")), Document::default());
 }
@@ -172,7 +180,7 @@ fn round_part() {
 }
 
 #[test]
-fn commit() {
+fn what_stands_in_txns() {
     let part = |slice, offset| PartLocation { slice: Slice(slice), offset, checksum: u32::MAX };
     let commit = Commit {
         round: RoundId(uuid(7)),
@@ -185,6 +193,11 @@ fn commit() {
         parts: vec![part(0, 0), part(15, 1 << 50)],
     };
     check("commit", &commit);
+    let expiry = Expiry { hlc: commit.hlc, time_to_live_ms: 1 << 40 };
+    check("expiry", &expiry);
+    let either = |bytes: &[u8]| TxnsRecord::decode(bytes).unwrap();
+    assert_eq!(either(&encode(&expiry)), TxnsRecord::Expiry(expiry));
+    assert_eq!(either(&encode(&commit)), TxnsRecord::Commit(commit.clone()));
     let local = Commit { origin_txn: None, digest: vec![], parts: vec![], ..commit };
     check("commit-local", &local);
 }

@@ -88,6 +88,54 @@ pub struct Commit {
 }
 record!(Commit, "commit", "commit.v1.avsc");
 
+/// What documents hide that were deleted long ago is dropped, as of this transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiry {
+    /// Its time, by this cluster's clocks.
+    #[serde(with = "avro::long")]
+    pub hlc: Hlc,
+    /// For how long they go on hiding it, in milliseconds of the log's time.
+    #[serde(with = "avro::long")]
+    pub time_to_live_ms: u64,
+}
+record!(Expiry, "expiry", "expiry.v1.avsc");
+
+/// What stands in topic `txns`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TxnsRecord {
+    /// Makes a round part of history.
+    Commit(Commit),
+    /// Drops what deleted documents hide.
+    Expiry(Expiry),
+}
+
+impl TxnsRecord {
+    /// Reads any of them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        if avro::is::<Expiry>(bytes) {
+            avro::decode(bytes).map(TxnsRecord::Expiry)
+        } else {
+            avro::decode(bytes).map(TxnsRecord::Commit)
+        }
+    }
+
+    /// Its time, by this cluster's clocks.
+    pub fn hlc(&self) -> Hlc {
+        match self {
+            TxnsRecord::Commit(commit) => commit.hlc,
+            TxnsRecord::Expiry(expiry) => expiry.hlc,
+        }
+    }
+
+    /// Where the parts of its round stand, if it is one.
+    pub fn parts(&self) -> &[PartLocation] {
+        match self {
+            TxnsRecord::Commit(commit) => &commit.parts,
+            TxnsRecord::Expiry(_) => &[],
+        }
+    }
+}
+
 /// The CRC-32C that a [`PartLocation`] has of a record's value.
 pub fn part_checksum(value: &[u8]) -> u32 {
     crc32c::crc32c(value)

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use prost::Message;
-use prost::encoding::{self, WireType};
+use prost::encoding::{self, DecodeContext, WireType};
 use uuid::Uuid;
 
 use anabranch_core::document::{
@@ -26,6 +26,9 @@ mod wire {
 /// and reads as if it had begun at 0.
 const VERSION: u8 = 2;
 const OLDEST_VERSION: u8 = 1;
+/// Numbers of a document's members.
+const DELETED: u32 = 5;
+const FIELDS: u32 = 7;
 
 /// Bytes that are not a document's state.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +61,7 @@ pub fn encode_after(prefix: &[u8], document: &Document) -> Bytes {
     let generation = names.stamp(*generation);
     // Fields come last, but name the stamps that come first.
     let mut body = Vec::with_capacity(512);
-    names.put_fields(7, fields, &mut body);
+    names.put_fields(FIELDS, fields, &mut body);
     let head = wire::Document {
         actors: names.actors,
         stamps: names.stamps,
@@ -110,7 +113,7 @@ impl InsertedStates {
     /// The state of a document with these fields.
     pub fn encode(&mut self, fields: &BTreeMap<String, Value>) -> Bytes {
         self.buffer.truncate(self.head_bytes);
-        put_inserted(7, fields, self.stamp, &mut self.buffer);
+        put_inserted(FIELDS, fields, self.stamp, &mut self.buffer);
         Bytes::copy_from_slice(&self.buffer)
     }
 }
@@ -135,12 +138,40 @@ fn put_inserted(tag: u32, fields: &BTreeMap<String, Value>, stamp: u64, to: &mut
 
 /// The state that `bytes` hold.
 pub fn decode(bytes: &[u8]) -> Result<Document, StateError> {
+    read(body(bytes)?)
+}
+
+/// When the document was deleted whose state `bytes` hold, as [`Document::tombstone`] has it. What
+/// comes before the fields tells: they are not read.
+pub fn tombstone(bytes: &[u8]) -> Result<Option<Hlc>, StateError> {
+    let broken = |error: prost::DecodeError| StateError(error.to_string());
+    let body = body(bytes)?;
+    let (mut rest, mut head, mut is_deleted) = (body, body.len(), false);
+    while !rest.is_empty() {
+        let start = body.len() - rest.len();
+        let (tag, kind) = encoding::decode_key(&mut rest).map_err(broken)?;
+        if tag == FIELDS {
+            head = start;
+            break;
+        }
+        is_deleted |= tag == DELETED;
+        encoding::skip_field(kind, tag, &mut rest, DecodeContext::default()).map_err(broken)?;
+    }
+    // Most were never deleted.
+    if is_deleted { Ok(read(&body[..head])?.tombstone()) } else { Ok(None) }
+}
+
+/// What follows the version.
+fn body(bytes: &[u8]) -> Result<&[u8], StateError> {
+    match bytes.split_first() {
+        Some((OLDEST_VERSION..=VERSION, body)) => Ok(body),
+        Some((version, _)) => Err(StateError(format!("unknown version {version}"))),
+        None => Err(StateError("no bytes".to_owned())),
+    }
+}
+
+fn read(body: &[u8]) -> Result<Document, StateError> {
     let broken = |reason: &str| StateError(reason.to_owned());
-    let body = match bytes.split_first() {
-        Some((OLDEST_VERSION..=VERSION, body)) => body,
-        Some((version, _)) => return Err(StateError(format!("unknown version {version}"))),
-        None => return Err(broken("no bytes")),
-    };
     let message = wire::Document::decode(body).map_err(|error| StateError(error.to_string()))?;
     let wire::Document { actors, stamps, versions, updated, deleted, generation, fields } = message;
     let actors = actors

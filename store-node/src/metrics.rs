@@ -10,6 +10,7 @@ const DOCUMENTS: &str = "anabranch_store_node_changed_documents_total";
 const REPEATED: &str = "anabranch_store_node_repeated_rounds_total";
 const CONFLICTS: &str = "anabranch_store_node_conflicting_inserts_total";
 const TOO_LARGE: &str = "anabranch_store_node_too_large_documents_total";
+const EXPIRED: &str = "anabranch_store_node_expired_documents_total";
 const MISPLACED: &str = "anabranch_store_node_misplaced_mutations_total";
 const LOG_READ: &str = "anabranch_store_node_log_read_bytes_total";
 const LOST: &str = "anabranch_store_node_lost_parts_total";
@@ -49,6 +50,7 @@ pub(crate) fn describe() {
     describe_counter!(REPEATED, "Rounds that were applied before and did nothing");
     describe_counter!(CONFLICTS, "Inserts that found their document there");
     describe_counter!(TOO_LARGE, "Documents that a round left as they were: too large after it");
+    describe_counter!(EXPIRED, "Deleted documents that lost what they hid");
     describe_counter!(MISPLACED, "Mutations in a slice that is not their document's: ignored");
     describe_counter!(LOG_READ, "Bytes of records read from the log, by topic");
     describe_counter!(LOST, "Parts of rounds whose data was not in the log: lost");
@@ -92,6 +94,7 @@ pub(crate) struct BatchCounts {
     pub(crate) repeated: u64,
     pub(crate) conflicts: u64,
     pub(crate) too_large: u64,
+    pub(crate) expired: u64,
     pub(crate) misplaced: u64,
     pub(crate) lost: u64,
     pub(crate) orphans: u64,
@@ -104,6 +107,7 @@ pub(crate) fn record_batch(counts: BatchCounts, took: Duration) {
         repeated,
         conflicts,
         too_large,
+        expired,
         misplaced,
         lost,
         orphans,
@@ -115,6 +119,7 @@ pub(crate) fn record_batch(counts: BatchCounts, took: Duration) {
         (REPEATED, repeated),
         (CONFLICTS, conflicts),
         (TOO_LARGE, too_large),
+        (EXPIRED, expired),
         (MISPLACED, misplaced),
         (LOST, lost),
         (ORPHANS, orphans),

@@ -127,7 +127,8 @@ fn mix_of(bug: Bug) -> Mix {
         Bug::SpliceBeforeApply | Bug::ReleasesHalfRounds | Bug::ForgetsItsPast => "crashes",
         Bug::AppliesRepeated | Bug::FlushesHalf => "crashes",
         Bug::ReadsUnreached => "network",
-        Bug::BackfillsMoving | Bug::BackfillsWithoutRounds | Bug::LosesUnasked => "backfill",
+        Bug::BackfillsMoving | Bug::BackfillsWithoutRounds => "backfill",
+        Bug::BackfillsWithoutTombstones | Bug::LosesUnasked => "backfill",
         Bug::FeedClaimsTooMuch => "capture",
     })
 }

@@ -7,11 +7,11 @@ use anabranch_core::Value;
 use anabranch_core::document::{Commit as At, Document, Effect};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, RoundId, TxnId};
-use anabranch_core::keyspace::{Slice, SliceCount};
+use anabranch_core::keyspace::{Position, Slice, SliceCount};
 use anabranch_journal::memory::MemoryJournal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, ReadFrom, Reader, Record, TopicPartition};
-use anabranch_schemas::records::{Commit, RoundPart};
+use anabranch_schemas::records::{Commit, RoundPart, TxnsRecord};
 use anabranch_schemas::{decode, state};
 
 /// The model of one cluster.
@@ -29,16 +29,27 @@ pub(crate) struct Model {
     /// By round the first transaction that it was in.
     rounds: BTreeMap<RoundId, TxnId>,
     last: Option<TxnId>,
+    /// The log's time.
+    time: Hlc,
     /// By slice which documents each transaction changed.
     changes: BTreeMap<Slice, Vec<(TxnId, Vec<u8>)>>,
 }
 
+/// By so much a writer's clock can be ahead of the log's.
+const MAX_DRIFT_MS: u64 = 60_000;
+
 /// What a transaction has in a slice.
-struct Waiting {
-    txn: TxnId,
-    hlc: Hlc,
-    app: AppId,
-    offsets: Vec<u64>,
+enum Waiting {
+    Round { txn: TxnId, hlc: Hlc, app: AppId, offsets: Vec<u64> },
+    Expiry { txn: TxnId, before: Hlc },
+}
+
+impl Waiting {
+    fn txn(&self) -> TxnId {
+        match self {
+            Waiting::Round { txn, .. } | Waiting::Expiry { txn, .. } => *txn,
+        }
+    }
 }
 
 impl Model {
@@ -61,6 +72,7 @@ impl Model {
             versions: BTreeMap::new(),
             rounds: BTreeMap::new(),
             last: None,
+            time: Hlc(0),
             changes: BTreeMap::new(),
         }
     }
@@ -84,18 +96,34 @@ impl Model {
     fn take(&mut self, record: Record) {
         let value = record.value.expect("records of rounds have values");
         if record.at.topic.as_str().ends_with(".txns") {
-            let commit = decode(&value).expect("a commit record decodes");
-            self.take_commit(TxnId(record.offset.0), &commit);
+            let read = TxnsRecord::decode(&value).expect("a record of txns decodes");
+            self.take_txn(TxnId(record.offset.0), record.timestamp_ms, read);
         } else {
             let part = decode(&value).expect("a part decodes");
             self.parts.insert((Slice(record.at.partition.0), record.offset.0), part);
         }
     }
 
-    /// A round that was there before does nothing.
-    fn take_commit(&mut self, txn: TxnId, commit: &Commit) {
+    fn take_txn(&mut self, txn: TxnId, appended_ms: u64, record: TxnsRecord) {
         assert!(self.last < Some(txn), "commit records come in order");
         self.last = Some(txn);
+        let latest = Hlc::from_millis(appended_ms + MAX_DRIFT_MS);
+        self.time = self.time.max(record.hlc().min(latest));
+        match record {
+            TxnsRecord::Commit(commit) => self.take_commit(txn, &commit),
+            TxnsRecord::Expiry(expiry) => {
+                let before = self.time.millis().saturating_sub(expiry.time_to_live_ms);
+                let before = Hlc::from_millis(before);
+                for slice in self.slices.all() {
+                    let expiry = Waiting::Expiry { txn, before };
+                    self.waiting.entry(slice).or_default().push_back(expiry);
+                }
+            }
+        }
+    }
+
+    /// A round that was there before does nothing.
+    fn take_commit(&mut self, txn: TxnId, commit: &Commit) {
         if self.rounds.contains_key(&commit.round) {
             return;
         }
@@ -105,7 +133,8 @@ impl Model {
             by_slice.entry(part.slice).or_default().push(part.offset);
         }
         for (slice, offsets) in by_slice {
-            let waiting = Waiting { txn, hlc: commit.hlc, app: commit.app, offsets };
+            let (hlc, app) = (commit.hlc, commit.app);
+            let waiting = Waiting::Round { txn, hlc, app, offsets };
             self.waiting.entry(slice).or_default().push_back(waiting);
         }
     }
@@ -114,11 +143,18 @@ impl Model {
     fn ready(&mut self, slice: Slice) -> Option<Waiting> {
         let waiting = self.waiting.get_mut(&slice)?;
         let is_here = |offset: &u64| self.parts.contains_key(&(slice, *offset));
-        waiting.front()?.offsets.iter().all(is_here).then(|| waiting.pop_front())?
+        let is_ready = match waiting.front()? {
+            Waiting::Round { offsets, .. } => offsets.iter().all(is_here),
+            Waiting::Expiry { .. } => true,
+        };
+        if is_ready { waiting.pop_front() } else { None }
     }
 
     fn apply(&mut self, slice: Slice, next: &Waiting) {
-        let Waiting { txn, hlc, app, offsets } = next;
+        let (txn, hlc, app, offsets) = match next {
+            Waiting::Round { txn, hlc, app, offsets } => (txn, hlc, app, offsets),
+            Waiting::Expiry { txn, before } => return self.expire(slice, *txn, *before),
+        };
         let at = At { hlc: *hlc, actor: self.actor, sequence: txn.0 };
         let mut parts: Vec<_> =
             offsets.iter().map(|offset| &self.parts[&(slice, *offset)]).collect();
@@ -138,11 +174,20 @@ impl Model {
         }
     }
 
+    fn expire(&mut self, slice: Slice, txn: TxnId, before: Hlc) {
+        for (id, document) in &mut self.documents {
+            if self.slices.slice_of(Position::of(id)) == slice && document.expire(before) {
+                let stored = state::encode(document).to_vec();
+                self.versions.entry(id.clone()).or_default().push((txn, stored));
+            }
+        }
+    }
+
     /// The first transaction of which somebody who reads these slices cannot have read all yet: it
     /// stands behind what another writer has open.
     pub(crate) fn unread(&self, slices: impl IntoIterator<Item = Slice>) -> Option<TxnId> {
         let waiting = slices.into_iter().filter_map(|slice| self.waiting.get(&slice)?.front());
-        waiting.map(|waiting| waiting.txn).min()
+        waiting.map(Waiting::txn).min()
     }
 
     /// The last transaction.

@@ -2,6 +2,7 @@
 //! open, and whose answers get lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::Value;
 use anabranch_core::document::Mutation;
@@ -125,6 +126,11 @@ impl WriterClient {
         self.cluster.follow();
         let is_half = self.dies(25);
         let mut writer = HalfWriter { writer: self.writer.take().ok_or_else(died)?, is_half };
+        if !is_half && self.dice.once_in(12) {
+            // Of the log's time, which passes fast: much of what is deleted is due soon.
+            let time_to_live = Duration::from_millis(self.dice.below(20_000));
+            self.appender.append_expiry(&mut writer, time_to_live)?;
+        }
         let appended = self.appender.append(&mut writer, rounds);
         self.writer = Some(writer.writer);
         if is_half {

@@ -17,7 +17,7 @@ use anabranch_journal::{
 };
 use anabranch_runtime::grpc::CODE_KEY;
 use anabranch_runtime::tasks::Shutdown;
-use anabranch_schemas::records::{ChangesCursor, Commit, Resolved, RoundPart};
+use anabranch_schemas::records::{ChangesCursor, Commit, Resolved, RoundPart, TxnsRecord};
 use anabranch_schemas::store::store_node_server::StoreNode;
 use anabranch_schemas::store::{
     FeedReply, FeedRequest, GetReply, GetRequest, OutcomeReply, OutcomeRequest, QueryReply,
@@ -60,7 +60,10 @@ pub(super) fn follow(node: &Node, journal: &dyn Journal, name: &ClusterName, shu
         for record in reader.poll(Duration::from_millis(20)).unwrap() {
             let value = record.value.unwrap();
             if record.at == txns {
-                commits.push((TxnId(record.offset.0), decode(&value).unwrap()));
+                // It keeps what deleted documents hide.
+                if let TxnsRecord::Commit(commit) = TxnsRecord::decode(&value).unwrap() {
+                    commits.push((TxnId(record.offset.0), commit));
+                }
             } else {
                 let at = (record.at.partition.0, record.offset.0);
                 parts.insert(at, decode(&value).unwrap());

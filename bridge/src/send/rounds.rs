@@ -93,13 +93,9 @@ impl Rounds {
 
     /// A commit record was read.
     pub(crate) fn commit(&mut self, txn: TxnId, commit: &Commit) -> Result<(), Error> {
-        if txn < self.next {
+        if !self.is_news(txn)? {
             return Ok(());
         }
-        if self.last_commit.is_some_and(|last| last >= txn) {
-            return Err(Error::Corrupt(format!("commit record {txn} came out of order")));
-        }
-        self.last_commit = Some(txn);
         let mut slices = Vec::new();
         // Other apps' rounds only move the position on.
         if commit.app == self.source.app {
@@ -132,6 +128,28 @@ impl Rounds {
         self.pending.push_back(Pending { txn, round, slices });
         self.advance();
         Ok(())
+    }
+
+    /// A transaction was read that is nothing to a receiver: it only moves the position on.
+    pub(crate) fn pass(&mut self, txn: TxnId) -> Result<(), Error> {
+        if self.is_news(txn)? {
+            let (round, slices) = (link::Round::default(), Vec::new());
+            self.pending.push_back(Pending { txn, round, slices });
+            self.advance();
+        }
+        Ok(())
+    }
+
+    /// Takes note of a transaction; whether it was not handed out before.
+    fn is_news(&mut self, txn: TxnId) -> Result<bool, Error> {
+        if txn < self.next {
+            return Ok(false);
+        }
+        if self.last_commit.is_some_and(|last| last >= txn) {
+            return Err(Error::Corrupt(format!("commit record {txn} came out of order")));
+        }
+        self.last_commit = Some(txn);
+        Ok(true)
     }
 
     /// Whether a change of this transaction is of use: else it was handed out before.

@@ -26,6 +26,8 @@
 //!   if the versions it names are known here, else it would not forget it anyway, and it is sent
 //!   those back, not the ones that are known. Whoever names an id and versions that it never had
 //!   learns whether they are here, and nothing else (BR-3).
+//! * What a deleted document hid may have expired: it tells no more whether it was wanted. Who says
+//!   that it holds versions of it that are known here is sent what is left of it: no field.
 //! * Of what the receiver says it holds in a version that includes all that is here, it is sent
 //!   nothing: to merge that would change nothing.
 //! * Of what the receiver says it holds and is unknown here, it is told nothing, and keeps it. It
@@ -145,11 +147,15 @@ impl Selector {
         if self.queries.wants(&document_id.collection, &fields) {
             return Share::State;
         }
+        let is_known = |held| document.versions.covers(held);
+        if document.is_expired() && held.is_some_and(is_known) {
+            return Share::State;
+        }
         if self.wrote_all_of(document) {
             return Share::Nothing;
         }
         let has_part = || document.versions.iter().any(|(actor, _)| self.is_of_receiver(actor));
-        match held.filter(|held| document.versions.covers(held)) {
+        match held.filter(|held| is_known(held)) {
             Some(held) => Share::Left(held),
             None if has_part() => Share::Left(&document.versions),
             None => Share::Nothing,

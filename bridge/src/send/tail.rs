@@ -25,7 +25,7 @@ use anabranch_core::keyspace::Slice;
 use anabranch_journal::{
     Error as JournalError, Journal, Offset, ReadFrom, Reader, Record, TopicPartition,
 };
-use anabranch_schemas::records::{ChangesRecord, Commit};
+use anabranch_schemas::records::{ChangesRecord, TxnsRecord};
 use anabranch_schemas::topics::ClusterName;
 
 use super::batch::BatchLimits;
@@ -97,7 +97,7 @@ impl Tail {
             if may_read_commits {
                 let wait = if rounds.lacks_commits() { POLL } else { Duration::ZERO };
                 for record in commits.poll(wait)? {
-                    read_commit(&mut rounds, &record)?;
+                    read_txn(&mut rounds, &record)?;
                 }
             }
             if !self.hand_out(&mut rounds, &mut told) {
@@ -262,12 +262,15 @@ impl ChangesReader {
     }
 }
 
-fn read_commit(rounds: &mut Rounds, record: &Record) -> Result<(), Error> {
+fn read_txn(rounds: &mut Rounds, record: &Record) -> Result<(), Error> {
     let what = || format!("{} at {}", record.at, record.offset);
     let Some(value) = &record.value else {
         return Err(Error::Corrupt(format!("{}: a commit record without value", what())));
     };
-    let commit: Commit = anabranch_schemas::decode(value)
-        .map_err(|source| Error::Record { what: what(), source })?;
-    rounds.commit(TxnId(record.offset.0), &commit)
+    let txn = TxnId(record.offset.0);
+    match TxnsRecord::decode(value).map_err(|source| Error::Record { what: what(), source })? {
+        TxnsRecord::Commit(commit) => rounds.commit(txn, &commit),
+        // Each cluster drops what it hides by its own log.
+        TxnsRecord::Expiry(_) => rounds.pass(txn),
+    }
 }

@@ -11,10 +11,9 @@ use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{
     Journal, NewRecord, Offset, ReadFrom, Record, TopicPartition, cluster_topics,
 };
-use anabranch_schemas::decode;
-use anabranch_schemas::records::Commit;
+use anabranch_schemas::records::TxnsRecord;
 use anabranch_schemas::topics::ClusterName;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::report::{Measurement, Steal, histogram_of};
 
@@ -71,9 +70,16 @@ impl Mark {
                 }
             }
         }
-        let rounds = commits.into_iter().map(|commit| {
-            let value = commit.value.as_deref().context("a commit record is empty")?;
-            let content: Commit = decode(value).context("read a commit record")?;
+        let rounds = commits.into_iter().filter_map(|commit| {
+            match commit.value.as_deref().map(TxnsRecord::decode) {
+                None => Some(Err(anyhow!("a commit record is empty"))),
+                Some(Ok(TxnsRecord::Commit(content))) => Some(Ok((commit, content))),
+                Some(Ok(TxnsRecord::Expiry(_))) => None,
+                Some(Err(error)) => Some(Err(error).context("read a commit record")),
+            }
+        });
+        let rounds = rounds.map(|round| {
+            let (commit, content) = round?;
             let parts = content.parts.iter();
             let mut records: Vec<_> =
                 parts.filter_map(|part| parts_of.remove(&(part.slice.0, part.offset))).collect();

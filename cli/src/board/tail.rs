@@ -9,8 +9,7 @@ use anabranch_journal::{
     Bounds, Error as JournalError, Journal, Offset, ReadFrom, Reader, Record, TopicPartition,
 };
 use anabranch_runtime::clock::now_millis;
-use anabranch_schemas::decode;
-use anabranch_schemas::records::Commit;
+use anabranch_schemas::records::TxnsRecord;
 
 use super::POLL;
 
@@ -147,8 +146,8 @@ impl Read {
 }
 
 fn written_at(record: &Record) -> Option<u64> {
-    let commit: Commit = decode(record.value.as_deref()?).ok()?;
-    Some(commit.hlc.millis())
+    let read = TxnsRecord::decode(record.value.as_deref()?).ok()?;
+    Some(read.hlc().millis())
 }
 
 #[cfg(test)]
@@ -162,6 +161,7 @@ mod tests {
     use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
     use anabranch_journal::{Cleanup, NewRecord, TopicSpec, TransactionalId, Writer};
     use anabranch_schemas::encode;
+    use anabranch_schemas::records::Commit;
     use bytes::Bytes;
     use uuid::Uuid;
 

@@ -6,7 +6,8 @@
 //!
 //! A document keeps its fields when it is deleted, hidden: a concurrent update with a later stamp
 //! brings the whole of it back, never a husk. An insert over a deleted document begins a new
-//! generation, whose stamp is a floor for every field: what is older stays hidden for ever.
+//! generation, whose stamp is a floor for every field: what is older stays hidden for ever. What
+//! was deleted long ago loses its fields ([`Document::expire`]).
 
 mod field;
 mod mutation;
@@ -14,6 +15,7 @@ mod stamp;
 #[cfg(test)]
 mod tests;
 
+use crate::hlc::Hlc;
 use crate::ids::ActorId;
 use crate::value::Value;
 
@@ -34,7 +36,8 @@ pub const MAX_BYTES: usize = 5 * 1024 * 1024;
 pub struct Document {
     /// What this state includes.
     pub versions: VersionVector,
-    /// The last change that was not a delete; `None` only in an empty state.
+    /// The last change that was not a delete; `None` only in an empty state and in one that
+    /// [`Document::expire`] has left.
     pub updated: Option<Stamp>,
     /// The last delete.
     pub deleted: Option<Stamp>,
@@ -63,6 +66,29 @@ impl Document {
     /// The latest stamp in it.
     pub fn last_write(&self) -> Option<Stamp> {
         self.updated.max(self.deleted)
+    }
+
+    /// When it was deleted, if what it was is still here.
+    pub fn tombstone(&self) -> Option<Hlc> {
+        self.updated.filter(|_| !self.is_visible())?;
+        self.deleted.map(|deleted| deleted.hlc)
+    }
+
+    /// Drops what a document still hides that was deleted before a time. Who deleted it stays, and
+    /// when: nothing that is older brings it back, here or elsewhere, and an insert hides what it
+    /// was from those who still have that. Whether anything was dropped.
+    pub fn expire(&mut self, before: Hlc) -> bool {
+        let is_due = self.tombstone().is_some_and(|deleted| deleted < before);
+        if is_due {
+            self.updated = None;
+            self.fields.clear();
+        }
+        is_due
+    }
+
+    /// Whether it was deleted and has expired.
+    pub fn is_expired(&self) -> bool {
+        self.updated.is_none() && self.deleted.is_some()
     }
 
     /// Joins two states of the same document. Whether anything changed.

@@ -82,7 +82,7 @@ impl Document {
             }
             Mutation::Update { .. } => Effect::Unchanged,
             Mutation::Delete => self.delete(commit),
-            Mutation::Merge(state) => changed(self.join(state, Some(commit.actor))),
+            Mutation::Merge(state) => changed(self.hear(state, commit)),
             Mutation::Evict(state)
                 if self.updated.is_some() && state.versions.covers(&self.versions) =>
             {
@@ -166,6 +166,23 @@ impl Document {
         self.deleted = Some(stamp);
         self.versions.include(stamp.actor, stamp.sequence);
         Effect::Changed
+    }
+
+    /// Joins a state that another cluster sent.
+    ///
+    /// One that brings back what has expired here comes from who had not heard of the delete. It
+    /// begins a new generation: other clusters may still have what was dropped here, and would see
+    /// it beside this for ever.
+    fn hear(&mut self, state: &Document, commit: Commit) -> bool {
+        let had_expired = self.is_expired();
+        let changed = self.join(state, Some(commit.actor));
+        if had_expired && let Some(Value::Object(fields)) = self.value() {
+            let stamp = self.stamp(commit);
+            self.fields = field::new(fields, stamp);
+            self.generation = Some(stamp);
+            self.include(stamp);
+        }
+        changed
     }
 
     /// The stamp of a write at `commit`: above every stamp that is already here.

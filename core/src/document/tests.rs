@@ -92,6 +92,87 @@ fn operations_give_what_a_reader_expects() {
     }
 }
 
+/// A document that was deleted and has lost its fields, and one that has not.
+fn expired_and_not() -> [Document; 2] {
+    let whole = history(&[insert(r#"{"a":1,"m":{"x":1}}"#), Mutation::Delete]);
+    let deleted = whole.tombstone().unwrap();
+    let mut expired = whole.clone();
+    assert!(!expired.expire(deleted), "only what was deleted before");
+    assert!(expired.expire(Hlc(deleted.0 + 1)) && !expired.expire(Hlc(u64::MAX)));
+    assert_eq!((expired.tombstone(), expired.fields.len()), (None, 0));
+    [expired, whole]
+}
+
+#[test]
+fn what_has_expired_comes_back_only_as_something_new() {
+    for late in [set("a", "2"), increment("n", 1), unset("a"), Mutation::Delete] {
+        let [mut expired, _] = expired_and_not();
+        assert_eq!(expired.apply(&late, commit(0, 900, 90)).0, Effect::Unchanged, "{late:?}");
+    }
+    // What it hid stays hidden also where it is still there.
+    let [mut expired, whole] = expired_and_not();
+    expired.apply(&insert(r#"{"b":2}"#), commit(0, 900, 90));
+    for joined in [merged(&whole, &expired), merged(&expired, &whole)] {
+        assert_eq!((seen(&joined), &joined), (r#"{"b":2}"#.to_owned(), &expired));
+    }
+}
+
+#[test]
+fn what_has_expired_hears_of_what_others_write() {
+    let [expired, whole] = expired_and_not();
+    assert_eq!(merged(&expired, &whole), expired, "it knows all of that");
+    // What was written elsewhere before the delete does not bring it back, what came later does.
+    for (millis, expected) in [(50, "none"), (900, r#"{"a":1,"b":3,"m":{"x":1}}"#)] {
+        let mut other = history(&[insert(r#"{"a":1,"m":{"x":1}}"#)]);
+        other.apply(&set("b", "3"), commit(1, millis, 1));
+        assert_eq!(seen(&merged(&expired, &other)), expected);
+        assert_eq!(seen(&merged(&other, &expired)), expected);
+    }
+}
+
+/// One cluster has dropped what another one still hides, and a third one, which had not known all
+/// of it, brings the document back.
+#[test]
+fn what_comes_back_after_it_has_expired_is_the_same_everywhere() {
+    let first = history(&[insert(r#"{"a":1,"n":1}"#)]);
+    let mut away = first.clone();
+    let mut whole = first;
+    whole.apply(&set("c", "5"), commit(0, 200, 20));
+    whole.apply(&increment("n", 3), commit(0, 201, 21));
+    whole.apply(&Mutation::Delete, commit(0, 202, 22));
+    away.apply(&set("b", "2"), commit(2, 900, 1));
+    away.apply(&increment("n", 1), commit(2, 901, 2));
+    let mut expired = whole.clone();
+    assert!(expired.expire(Hlc(u64::MAX)));
+    let hear = |here: &mut Document, state: &Document, actor, sequence| {
+        here.apply(&Mutation::Merge(state.clone()), commit(actor, 950, sequence)).0
+    };
+    // The one that still has it hears of the write first, or of what became of it.
+    for late in [false, true] {
+        let (mut one, mut other, mut third) = (expired.clone(), whole.clone(), away.clone());
+        if late {
+            hear(&mut other, &away, 1, 30);
+            assert_eq!(seen(&other), r#"{"a":1,"b":2,"c":5,"n":5}"#);
+        }
+        assert_eq!(hear(&mut one, &away, 0, 31), Effect::Changed);
+        assert_eq!(hear(&mut one, &away, 0, 32), Effect::Unchanged);
+        hear(&mut other, &one, 1, 33);
+        hear(&mut third, &one, 2, 34);
+        hear(&mut one, &other, 0, 35);
+        for document in [&one, &other, &third] {
+            assert_eq!((seen(document).as_str(), document), (r#"{"a":1,"b":2,"n":2}"#, &one));
+        }
+    }
+    // Two that have both dropped it.
+    let (mut one, mut other) = (expired.clone(), expired);
+    hear(&mut one, &away, 0, 31);
+    hear(&mut other, &away, 1, 32);
+    let before = one.clone();
+    hear(&mut one, &other, 0, 33);
+    hear(&mut other, &before, 1, 34);
+    assert_eq!((seen(&one).as_str(), &one), (r#"{"a":1,"b":2,"n":2}"#, &other));
+}
+
 #[test]
 fn equal_writes_change_nothing() {
     let before = history(&[insert(r#"{"a":1,"m":{"x":[1]},"n":3}"#), increment("n", 4)]);

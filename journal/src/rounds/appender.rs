@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_schemas::encode;
 use anabranch_schemas::records::{
-    Commit, DocumentMutation, PartLocation, RoundPartRef, part_checksum,
+    Commit, DocumentMutation, Expiry, PartLocation, RoundPartRef, part_checksum,
 };
 use anabranch_schemas::topics::ClusterName;
 use bytes::Bytes;
@@ -202,6 +203,24 @@ impl RoundAppender {
         }
         let offsets = writer.flush()?;
         Ok(last(&offsets, rounds.len())?.iter().map(|offset| TxnId(offset.0)).collect())
+    }
+
+    /// Appends to the open transaction of `writer` that documents drop what they hide if they were
+    /// deleted longer ago than that, and gives its transaction id, which holds once it is committed.
+    ///
+    /// # Errors
+    /// Those of the writer; the transaction is to be aborted.
+    pub fn append_expiry(
+        &self,
+        writer: &mut dyn Writer,
+        time_to_live: Duration,
+    ) -> Result<TxnId, Error> {
+        let time_to_live_ms = u64::try_from(time_to_live.as_millis()).unwrap_or(u64::MAX);
+        let expiry = Expiry { hlc: self.clock.now(), time_to_live_ms };
+        let (at, value) = (self.txns.clone(), Some(encode(&expiry)));
+        writer.append(NewRecord { at, key: Bytes::new(), value })?;
+        let offsets = writer.flush()?;
+        Ok(TxnId(last(&offsets, 1)?[0].0))
     }
 
     fn commit_record<'a>(

@@ -11,12 +11,14 @@
 //! * `dispatch`: which lane writes which round next. Pure.
 //! * `lane`: a thread with a writer of its own, one transaction after the other.
 //! * `writer`: the front of it all, async.
+//! * `expiry`: a record between rounds, by which what was deleted long ago is dropped.
 //! * `abandoned`: what other writers leave open when they die.
 
 mod abandoned;
 mod appender;
 mod clock;
 mod dispatch;
+mod expiry;
 mod lane;
 mod writer;
 
@@ -30,6 +32,7 @@ use anabranch_schemas::topics::ClusterName;
 pub use abandoned::Abandoned;
 pub use appender::{EncodedRound, RoundAppender};
 pub use clock::HlcClock;
+pub use expiry::Expiries;
 pub use writer::{RoundWriter, RoundWriterConfig};
 
 /// Mutations that become visible together.

@@ -55,6 +55,9 @@ pub(super) struct Applier {
     /// Bytes and commit records that were received and are not yet told to be released.
     pub(super) held: Held,
     pub(super) persistence: Persistence,
+    /// How many documents an expiry drops, and how many it looks at for a batch.
+    pub(super) expires_at_most: usize,
+    pub(super) expires_at_once: usize,
 }
 
 /// How applying ended.
@@ -172,8 +175,11 @@ impl Applier {
         metrics::set_waiting(bytes, commits);
     }
 
-    /// Applies as many rounds as are ready and fit a batch. False if none was.
+    /// Applies as many rounds as are ready and fit a batch, or an expiry. False if there was none.
     fn apply_batch(&mut self) -> Result<bool, Error> {
+        if let Some(expiring) = self.assembler.expiring() {
+            return self.apply_expiry(expiring).map(|()| true);
+        }
         let began = Instant::now();
         let storage = Arc::clone(&self.storage);
         // What is written is about twice what was read: versions and changes.
@@ -207,7 +213,7 @@ impl Applier {
     }
 
     /// How far the assembler has come, but not past a round that failed: it is still to be applied.
-    fn come_to(&self, failed: Option<&Failed>) -> Come {
+    pub(super) fn come_to(&self, failed: Option<&Failed>) -> Come {
         let mut come = Come { next: self.assembler.next(), slices: self.assembler.read() };
         if let Some((txn, parts)) = failed.and_then(|failed| failed.round.as_ref()) {
             come.next = *txn;
@@ -220,7 +226,12 @@ impl Applier {
         come
     }
 
-    fn write(&mut self, mut batch: Batch<'_>, done: &Done, come: Come) -> Result<(), Error> {
+    pub(super) fn write(
+        &mut self,
+        mut batch: Batch<'_>,
+        done: &Done,
+        come: Come,
+    ) -> Result<(), Error> {
         let mut progress = self.progress.clone();
         progress.observe(self.log.owned(), come.next);
         progress.slices = come.slices;
@@ -260,7 +271,7 @@ impl Applier {
 }
 
 /// How far a batch comes.
-struct Come {
+pub(super) struct Come {
     next: TxnId,
     slices: Vec<SliceRead>,
 }
@@ -275,7 +286,7 @@ impl Come {
 }
 
 /// What ends a batch before its time.
-struct Failed {
+pub(super) struct Failed {
     error: Error,
     /// The round that the assembler has given and that was not applied.
     round: Option<(TxnId, Vec<PartLocation>)>,

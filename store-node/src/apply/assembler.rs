@@ -17,7 +17,7 @@ use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
 use anabranch_journal::Offset;
 use anabranch_schemas::RecordError;
-use anabranch_schemas::records::{Commit, PartLocation, RoundPart};
+use anabranch_schemas::records::{Commit, Expiry, PartLocation, RoundPart, TxnsRecord};
 
 use crate::log::Log;
 use crate::storage::SliceRead;
@@ -46,8 +46,18 @@ pub(crate) struct Part {
 #[derive(Debug)]
 pub(crate) struct Committed {
     pub(crate) txn: TxnId,
+    /// When the log took it.
     pub(crate) timestamp_ms: u64,
-    pub(crate) commit: Commit,
+    pub(crate) record: TxnsRecord,
+}
+
+/// An expiry whose turn it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expiring {
+    pub(crate) txn: TxnId,
+    /// When the log took it.
+    pub(crate) timestamp_ms: u64,
+    pub(crate) expiry: Expiry,
 }
 
 /// A round whose turn it is.
@@ -145,19 +155,23 @@ impl Assembler {
         slice.position = slice.position.max(position);
     }
 
-    /// The next round, if all of it is here or known not to come. One that is broken stays the
-    /// next.
+    /// The next round, if that is what is next and all of it is here or known not to come. One that
+    /// is broken stays the next.
     pub(crate) fn release(&mut self) -> Result<Option<Round>, BrokenPart> {
-        let Some(head) = self.commits.front() else { return Ok(None) };
-        let is_awaited = head.commit.parts.iter().any(|part| self.is_awaited(part));
+        let front = self.commits.front().map(|front| &front.record);
+        let Some(TxnsRecord::Commit(commit)) = front else { return Ok(None) };
+        let is_awaited = commit.parts.iter().any(|part| self.is_awaited(part));
         if is_awaited && !planted!(ReleasesHalfRounds) {
             return Ok(None);
         }
-        if let Some(broken) = head.commit.parts.iter().find_map(|part| self.broken(part)) {
+        if let Some(broken) = commit.parts.iter().find_map(|part| self.broken(part)) {
             return Err(broken);
         }
-        let Committed { txn, timestamp_ms, commit } =
-            self.commits.pop_front().expect("there is a first one");
+        let Some(Committed { txn, timestamp_ms, record: TxnsRecord::Commit(commit) }) =
+            self.commits.pop_front()
+        else {
+            unreachable!("it was the first one");
+        };
         let mut parts = Vec::with_capacity(commit.parts.len());
         let mut lost = Vec::new();
         for location in &commit.parts {
@@ -172,6 +186,22 @@ impl Assembler {
         parts.sort_by_key(|(_, part)| part.index);
         self.drop_orphans(timestamp_ms);
         Ok(Some(Round { txn, timestamp_ms, commit, parts, lost }))
+    }
+
+    /// The expiry that is next, if that is what is next. It stays the next until it is passed.
+    pub(crate) fn expiring(&self) -> Option<Expiring> {
+        let Committed { txn, timestamp_ms, record: TxnsRecord::Expiry(expiry) } =
+            self.commits.front()?
+        else {
+            return None;
+        };
+        Some(Expiring { txn: *txn, timestamp_ms: *timestamp_ms, expiry: *expiry })
+    }
+
+    /// The expiry that is next is done.
+    pub(crate) fn pass_expiring(&mut self) {
+        assert!(self.expiring().is_some(), "a round is released");
+        self.commits.pop_front();
     }
 
     /// Whether a part stands in a slice that is read, or nowhere.
@@ -224,7 +254,7 @@ impl Assembler {
 
     /// The slices that have to be read on for the next round.
     pub(crate) fn missing(&self) -> Vec<Slice> {
-        let parts = self.commits.front().into_iter().flat_map(|head| &head.commit.parts);
+        let parts = self.commits.front().into_iter().flat_map(|head| head.record.parts());
         let mut missing: Vec<_> =
             parts.filter(|part| self.is_awaited(part)).map(|part| part.slice).collect();
         missing.sort_unstable();

@@ -82,12 +82,15 @@ impl Documents for BatchDocuments<'_, '_> {
         if let Some(stored) = self.recent.get(id) {
             return decode(decode_version(&stored)?);
         }
-        self.stored.get(id)?.map_or(Ok(None), decode)
+        self.stored.get(id)?.map_or(Ok(None), |(_, version)| decode(version))
     }
 
     fn put(&mut self, new: NewVersion<'_>) {
-        let NewVersion { slice, id, stored, event } = new;
+        let NewVersion { slice, id, stored, tombstone, event } = new;
         self.batch.put_change(slice, &id, &event);
+        if let Some(deleted) = tombstone {
+            self.batch.put_tombstone(deleted, &id);
+        }
         let stored = stored.unwrap_or(Bytes::from_static(FORGOTTEN));
         self.batch.put_version(&id, self.txn, &stored);
         if self.batch.bytes() < self.full_bytes {

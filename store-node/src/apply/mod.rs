@@ -2,12 +2,14 @@
 //!
 //! Two threads read ([`sources`]), bounded by what a third says it can take ([`demand`]); the
 //! third puts rounds together ([`assembler`]), computes what they do ([`round`], [`touched`])
-//! and writes it ([`applier`]). The two middle ones are pure.
+//! and writes it ([`applier`]). The two middle ones are pure. Between rounds stand records by which
+//! what was deleted long ago is dropped ([`expire`]).
 
 mod applier;
 mod assembler;
 mod demand;
 mod documents;
+mod expire;
 mod images;
 mod round;
 mod run;
@@ -108,6 +110,8 @@ impl Apply {
             held: Held::default(),
             progress,
             persistence: self.persistence.clone(),
+            expires_at_most: expire::AT_MOST,
+            expires_at_once: expire::PAGE,
         };
         Parted { commits, parts, inputs, applier }
     }

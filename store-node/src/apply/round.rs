@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, Stamp};
+use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::keyspace::{Position, Slice};
 use anabranch_schemas::records::{ChangeRef, Commit, DocumentMutation, RoundPart};
@@ -36,6 +37,8 @@ pub(crate) struct NewVersion<'a> {
     pub(crate) id: Bytes,
     /// The state in its stored form; `None` if the document is to be forgotten.
     pub(crate) stored: Option<Bytes>,
+    /// When it was deleted, if it is a tombstone ([`Document::tombstone`]).
+    pub(crate) tombstone: Option<Hlc>,
     pub(crate) event: ChangeRef<'a>,
 }
 

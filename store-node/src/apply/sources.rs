@@ -14,7 +14,7 @@ use anabranch_journal::{
 };
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::Shutdown;
-use anabranch_schemas::records::{Commit, part_checksum};
+use anabranch_schemas::records::{TxnsRecord, part_checksum};
 use anabranch_schemas::{RecordError, decode};
 
 use super::assembler::{Committed, Part};
@@ -136,7 +136,7 @@ impl Commits {
 
     fn hand_over(&mut self, records: &[Record]) -> bool {
         metrics::record_log_read("txns", records.iter().map(bytes).sum());
-        let commits = match records.iter().map(decode_commit).collect::<Result<Vec<_>, _>>() {
+        let commits = match records.iter().map(decode_txn).collect::<Result<Vec<_>, _>>() {
             Ok(commits) => commits,
             Err(error) => {
                 self.source.give(Input::Failed(error));
@@ -154,11 +154,11 @@ impl Commits {
     }
 }
 
-fn decode_commit(record: &Record) -> Result<Committed, Error> {
-    let commit = decode::<Commit>(record.value.as_deref().unwrap_or_default());
-    let commit = commit.map_err(|error| corrupt(&record.at, record.offset, &error))?;
+fn decode_txn(record: &Record) -> Result<Committed, Error> {
+    let decoded = TxnsRecord::decode(record.value.as_deref().unwrap_or_default());
+    let decoded = decoded.map_err(|error| corrupt(&record.at, record.offset, &error))?;
     let txn = TxnId(record.offset.0);
-    Ok(Committed { txn, timestamp_ms: record.timestamp_ms, commit })
+    Ok(Committed { txn, timestamp_ms: record.timestamp_ms, record: decoded })
 }
 
 /// A record that has to be applied and does not decode.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use anabranch_core::Value;
 use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, MAX_BYTES, Mutation};
+use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{Collection, DocumentKey};
 use anabranch_core::keyspace::Slice;
 use anabranch_core::query::OnConflict;
@@ -72,6 +73,7 @@ struct Written<'a> {
     added: &'a [&'a str],
     /// The state in its stored form.
     stored: Bytes,
+    tombstone: Option<Hlc>,
 }
 
 impl Touched {
@@ -129,6 +131,7 @@ impl Touched {
                 before: "{}",
                 added: &fields.keys().map(String::as_str).collect::<Vec<_>>(),
                 stored: states.encode(&fields),
+                tombstone: None,
             };
             // What one request inserts was measured there.
             let fits = written.stored.len() <= MAX_STATE_BYTES;
@@ -151,18 +154,20 @@ impl Touched {
         };
         let before = self.before.take();
         let stored = state::encode_after(STATE_PREFIX, &last);
+        let tombstone = last.tombstone().filter(|_| !evicted);
         let fits = evicted || fits(self.merged, before.as_ref(), &last, stored.len());
         let before = before.filter(|_| existed);
         let Difference { before, added } =
             difference(before.as_ref(), Some(&last).filter(|_| exists));
         let before = before.to_json();
-        let written = Written { operation, existed, before: &before, added: &added, stored };
+        let (before, added) = (before.as_str(), added.as_slice());
+        let written = Written { operation, existed, before, added, stored, tombstone };
         self.give(at, written, fits, give);
     }
 
     fn give(self, at: At<'_>, written: Written<'_>, fits: bool, give: impl FnOnce(Finished<'_>)) {
         let Touched { id, slice, collection, key, .. } = self;
-        let Written { operation, existed, before, added, stored } = written;
+        let Written { operation, existed, before, added, stored, tombstone } = written;
         let texts =
             id.len() + before.len() + added.iter().map(|name| name.len() + 5).sum::<usize>();
         if !fits || EVENT_OVERHEAD + texts + stored.len() > MAX_CHANGE_BYTES {
@@ -183,7 +188,7 @@ impl Touched {
             state: &stored[STATE_PREFIX.len()..],
         };
         let kept = (operation != Operation::Evict).then(|| stored.clone());
-        give(Finished::Changed(NewVersion { slice, id, stored: kept, event }));
+        give(Finished::Changed(NewVersion { slice, id, stored: kept, tombstone, event }));
     }
 }
 

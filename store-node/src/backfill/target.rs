@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::cluster::{Epoch, NodeId};
+use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Error as JournalError;
 use anabranch_journal::metadata::Agreed;
@@ -159,6 +160,7 @@ impl Backfill {
 
     /// Passes over what is lost.
     fn pass_over(&self, head: Head, agreed: &Agreed) -> Result<Head, Error> {
+        self.take_back_expiry(&head)?;
         let Head { progress: before, timeline } = head;
         let progress = passed_over(&before, agreed, &self.log);
         let mut batch = Batch::new(&self.storage, 1024);
@@ -186,6 +188,30 @@ impl Backfill {
         self.status.set_applied(progress.next, progress.last, progress.time);
         self.status.set_backfilling(None);
         Ok(Head { progress, timeline })
+    }
+
+    /// Removes what an expiry has written that is not applied to the end, and now never will be: no
+    /// other replica has that.
+    fn take_back_expiry(&self, head: &Head) -> Result<(), Error> {
+        let mut last = None;
+        loop {
+            self.persistence.check()?;
+            let most = self.removed_at_once;
+            let listed = self.storage.tombstones(Hlc(u64::MAX), last.as_ref(), most)?;
+            let mut batch = Batch::new(&self.storage, 1024);
+            let mut newest = self.storage.newest_versions();
+            for (_, id) in &listed {
+                let written = newest.get(id)?.map(|(txn, _)| txn);
+                if let Some(txn) = written.filter(|txn| *txn >= head.progress.next) {
+                    batch.remove_entry(Table::Versions, id, txn)?;
+                }
+            }
+            self.persistence.write(batch, &head.progress)?;
+            if listed.len() < most {
+                return Ok(());
+            }
+            last = listed.into_iter().next_back();
+        }
     }
 
     /// Records that transactions are lost, also in the feed: there it is what the last of them did.

@@ -17,6 +17,8 @@ pub enum Bug {
     BackfillsMoving,
     /// What became of rounds is not handed over (ST-2).
     BackfillsWithoutRounds,
+    /// Tombstones that are handed over are not listed (ST-2).
+    BackfillsWithoutTombstones,
     /// Versions are dropped although somebody reads them (ST-4).
     CollectsHeld,
     /// A round is released although parts of it may still come (ST-5).
@@ -33,13 +35,14 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 13] = [
         Bug::SpliceBeforeApply,
         Bug::StableIsMaximum,
         Bug::ForgetsItsPast,
         Bug::ReadsUnreached,
         Bug::BackfillsMoving,
         Bug::BackfillsWithoutRounds,
+        Bug::BackfillsWithoutTombstones,
         Bug::CollectsHeld,
         Bug::ReleasesHalfRounds,
         Bug::AppliesRepeated,

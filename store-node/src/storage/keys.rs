@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `default` | kind (1 byte), then by kind | format, identity, progress, timeline, lost parts and ranges, an unfinished backfill |
+//! | `default` | kind (1 byte), then by kind | format, identity, progress, timeline, lost parts and ranges, an unfinished backfill, tombstones |
 //! | `versions` | canonical document id, 0, be64(!txn) | a version of the document |
 //! | `changes` | be64(txn), be16(chunk) | slices of a transaction, and its changes in chunks |
 //! | `rounds` | round id (16 bytes) | what became of the round |
@@ -11,6 +11,8 @@
 //! Versions of a document lie together, the newest first. No canonical `_id` holds a zero byte, so
 //! the zero that follows it keeps the documents in the order of their ids and apart from those
 //! whose id begins with theirs; the last nine bytes have a fixed form, so a key reads back.
+
+use std::ops::Range;
 
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
@@ -24,6 +26,7 @@ const TIMELINE: u8 = 3;
 const LOST: u8 = 4;
 pub(super) const UNFINISHED: &[u8] = &[5];
 const LOST_RANGE: u8 = 6;
+const TOMBSTONE: u8 = 7;
 
 /// Bytes after the document id: a zero and the transaction.
 const VERSION_SUFFIX: usize = 9;
@@ -137,6 +140,33 @@ pub(super) fn lost_ranges() -> (Vec<u8>, Vec<u8>) {
     (vec![LOST_RANGE], vec![LOST_RANGE + 1])
 }
 
+/// The key under which a document is listed that was deleted at a time.
+pub(super) fn tombstone_key(deleted: Hlc, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(9 + id.len());
+    key.push(TOMBSTONE);
+    key.extend_from_slice(&deleted.0.to_be_bytes());
+    key.extend_from_slice(id);
+    key
+}
+
+/// Time and document of such a key.
+pub(super) fn split_tombstone_key(key: &[u8]) -> Option<(Hlc, &[u8])> {
+    let (deleted, id) = key.strip_prefix(&[TOMBSTONE])?.split_first_chunk::<8>()?;
+    Some((Hlc(u64::from_be_bytes(*deleted)), id))
+}
+
+/// The first key past such a one.
+pub(super) fn past_tombstone(deleted: Hlc, id: &[u8]) -> Vec<u8> {
+    let mut key = tombstone_key(deleted, id);
+    key.push(0);
+    key
+}
+
+/// What the keys of all lie between that were deleted before a time.
+pub(super) fn tombstones(before: Hlc) -> Range<Vec<u8>> {
+    tombstone_key(Hlc(0), &[])..tombstone_key(before, &[])
+}
+
 /// What the keys of all lost parts lie between.
 #[cfg(test)]
 pub(super) fn lost_range() -> (Vec<u8>, Vec<u8>) {
@@ -169,6 +199,10 @@ mod tests {
             assert_eq!(split_change_key(&change_key(TxnId(txn), 7)), Some((TxnId(txn), 7)));
             assert_eq!(split_timeline_key(&timeline_key(Hlc(txn))), Some(Hlc(txn)));
         }
+        assert_eq!(split_tombstone_key(&tombstone_key(Hlc(3), b"id")), Some((Hlc(3), &b"id"[..])));
+        let all = tombstones(Hlc(4));
+        assert!(all.contains(&tombstone_key(Hlc(3), &[0xff; 9])));
+        assert!(!all.contains(&tombstone_key(Hlc(4), b"")));
         assert_eq!(split_version_key(b"short"), None);
         assert_eq!(split_change_key(b"12345678"), None);
     }

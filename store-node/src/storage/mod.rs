@@ -16,6 +16,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod tombstones;
 mod unfinished;
 mod values;
 
@@ -41,6 +42,7 @@ pub(crate) use self::open::{Head, Opened, StoreOptions};
 pub(crate) use self::progress::{Loss, Progress, SliceRead};
 pub(crate) use self::scan::{FeedPosition, NewestVersions};
 pub(crate) use self::timeline::{Sample, Timeline};
+pub(crate) use self::tombstones::Tombstone;
 pub(crate) use self::unfinished::Unfinished;
 pub(crate) use self::values::{
     FORGOTTEN, IndexedChange, Outcome, STATE_PREFIX, Version, decode_version,

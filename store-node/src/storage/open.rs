@@ -27,8 +27,9 @@ use crate::config::StoreNodeConfig;
 use crate::error::Error;
 use crate::log::Log;
 
-/// The version of the whole layout.
-const FORMAT_VERSION: u32 = 1;
+/// The version of the whole layout. The first one had no list of tombstones.
+const FORMAT_VERSION: u32 = 2;
+const FIRST_FORMAT_VERSION: u32 = 1;
 
 /// What a store needs to know of its settings.
 #[derive(Clone, Debug)]
@@ -144,15 +145,16 @@ impl Storage {
 
     fn load(&self, format: &[u8], identity: &Identity) -> Result<Progress, Error> {
         let path = self.path.display();
-        match <[u8; 4]>::try_from(format).map(u32::from_be_bytes) {
-            Ok(FORMAT_VERSION) => {}
-            Ok(version) => {
+        let format = <[u8; 4]>::try_from(format).map(u32::from_be_bytes).ok();
+        match format {
+            Some(FIRST_FORMAT_VERSION | FORMAT_VERSION) => {}
+            Some(version) => {
                 return Err(Error::DataDir(format!(
                     "the store in '{path}' has format {version}; this program knows format \
                      {FORMAT_VERSION}: use the version of anabranch that wrote it, or a newer one"
                 )));
             }
-            Err(_) => return Err(Error::CorruptStore("its format does not decode".to_owned())),
+            None => return Err(Error::CorruptStore("its format does not decode".to_owned())),
         }
         let stored = self.read_once(keys::IDENTITY)?;
         let stored: Identity = stored
@@ -174,6 +176,13 @@ impl Storage {
         let progress = self.progress()?;
         if progress.slices.len() != usize::from(identity.slices.get()) {
             return Err(Error::CorruptStore("its positions make no sense".to_owned()));
+        }
+        if format == Some(FIRST_FORMAT_VERSION) {
+            self.list_tombstones(&progress)?;
+            let mut writes = self.engine.writes(64);
+            writes.put(Family::Default, keys::FORMAT, FORMAT_VERSION.to_be_bytes());
+            self.engine.write(writes).map_err(|error| self.failed("write", error))?;
+            self.flush()?;
         }
         Ok(progress)
     }

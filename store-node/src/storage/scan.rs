@@ -24,13 +24,18 @@ pub(crate) struct NewestVersions<'a> {
 }
 
 impl NewestVersions<'_> {
-    /// The newest version of a document, if there is any.
-    pub(crate) fn get(&mut self, id: &[u8]) -> Result<Option<Version<'_>>, Error> {
+    /// The newest version of a document and who wrote it, if there is any.
+    pub(crate) fn get(&mut self, id: &[u8]) -> Result<Option<(TxnId, Version<'_>)>, Error> {
         keys::set_version(&mut self.key, id, TxnId(u64::MAX));
         self.versions.seek(&self.key);
         match self.versions.item() {
-            Some((key, value)) if split(key)?.0 == id => decode_version(value).map(Some),
-            Some(_) => Ok(None),
+            Some((key, value)) => {
+                let (found, txn) = split(key)?;
+                if found != id {
+                    return Ok(None);
+                }
+                decode_version(value).map(|version| Some((txn, version)))
+            }
             None => {
                 let status = self.versions.status();
                 status.map(|()| None).map_err(|error| self.storage.failed("read", error))
@@ -181,7 +186,7 @@ impl Storage {
     }
 }
 
-fn split(key: &[u8]) -> Result<(&[u8], TxnId), Error> {
+pub(super) fn split(key: &[u8]) -> Result<(&[u8], TxnId), Error> {
     keys::split_version_key(key)
         .ok_or_else(|| Error::CorruptStore("the key of a version does not decode".into()))
 }

@@ -1,7 +1,9 @@
 //! What is refused as a data directory, and helpers of other tests.
 
+use std::ops::Range;
 use std::path::Path;
 
+use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, TxnId};
 use anabranch_core::keyspace::{Intervals, SliceCount};
 use rocksdb::DB;
@@ -42,6 +44,16 @@ impl Storage {
             false => writes.delete(Family::Versions, key),
         }
         self.engine.write(writes).unwrap();
+    }
+
+    /// Makes the store one of the first format.
+    pub(crate) fn without_list_for_test(&self) {
+        let mut writes = self.engine.writes(64);
+        let Range { start, end } = keys::tombstones(Hlc(u64::MAX));
+        writes.delete_range(Family::Default, &start, &end);
+        writes.put(Family::Default, keys::FORMAT, 1_u32.to_be_bytes());
+        self.engine.write(writes).unwrap();
+        self.engine.flush().unwrap();
     }
 
     /// How many lost parts are recorded.
@@ -106,9 +118,9 @@ fn a_store_in_use_is_refused() {
 fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path(), 1, 16).unwrap();
-    opened.storage.put_for_test(Family::Default, keys::FORMAT, &2_u32.to_be_bytes());
+    opened.storage.put_for_test(Family::Default, keys::FORMAT, &3_u32.to_be_bytes());
     drop(opened);
-    assert!(refusal(dir.path()).contains("has format 2; this program knows format 1"));
+    assert!(refusal(dir.path()).contains("has format 3; this program knows format 2"));
 }
 
 #[test]

@@ -89,7 +89,12 @@ impl Batch<'_> {
                 }
                 self.writes.put(Family::Rounds, &entry.key, &entry.value);
             }
-            Table::Versions => self.put_version(&entry.key, entry.txn, &entry.value),
+            Table::Versions => {
+                self.put_version(&entry.key, entry.txn, &entry.value);
+                if !planted!(BackfillsWithoutTombstones) {
+                    self.list_version(&entry.key, &entry.value)?;
+                }
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use anabranch_core::document::{Commit as At, Document, Effect};
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_journal::{Journal, Offset, ReadFrom, TopicPartition};
 use anabranch_schemas::decode;
-use anabranch_schemas::records::{Commit, RoundPart};
+use anabranch_schemas::records::{RoundPart, TxnsRecord};
 
 use super::log::{ACTOR, identity};
 
@@ -36,7 +36,9 @@ impl Model {
         let mut model = Model::default();
         let mut seen = BTreeSet::new();
         for ((_, txn), value) in commits {
-            let commit: Commit = decode(&value).unwrap();
+            let TxnsRecord::Commit(commit) = TxnsRecord::decode(&value).unwrap() else {
+                panic!("nothing expires here");
+            };
             let before = model.documents.clone();
             let mut changed = BTreeSet::new();
             if seen.insert(commit.round) {

@@ -217,3 +217,16 @@ fn records_that_contradict_each_other_are_corruption() {
     assert!(is_corrupt(rounds.commit(TxnId(6), &commit(APP, None, &[SLICES]))));
     assert!(is_corrupt(rounds.mark(Slice(SLICES), TxnId(5))));
 }
+
+#[test]
+fn what_is_no_round_moves_the_position_on_in_its_turn() {
+    let mut rounds = Rounds::new(source(), TxnId(0), BatchLimits::default());
+    rounds.commit(TxnId(0), &commit(APP, None, &[1])).unwrap();
+    rounds.pass(TxnId(2)).unwrap();
+    assert_eq!(rounds.next(), TxnId(0), "the round before it is not whole");
+    rounds.mark(Slice(1), TxnId(0)).unwrap();
+    assert_eq!((rounds.next(), rounds.pending()), (TxnId(3), 0));
+    rounds.pass(TxnId(2)).unwrap();
+    assert_eq!(rounds.next(), TxnId(3), "it was handed out");
+    assert!(rounds.pass(TxnId(4)).and(rounds.pass(TxnId(4))).is_ok());
+}

@@ -172,6 +172,26 @@ fn a_snapshot_has_what_is_wanted_and_tells_what_left() {
     is(unwanted, false, &[RECEIVER, HERE], |document| Share::Left(&document.versions));
 }
 
+/// What was deleted long ago has no field by which to tell whether it was wanted.
+#[test]
+fn an_expired_delete_is_sent_to_who_has_what_was_deleted() {
+    let id = DocumentId { app: APP, collection: "c".parse().unwrap(), key: key() };
+    let held = document(WANTED.unwrap(), false, &[HERE]);
+    let mut deleted = held.clone();
+    let at = At { hlc: Hlc(u64::MAX >> 1), actor: HERE_ACTOR, sequence: 1_000 };
+    deleted.apply(&Mutation::Delete, at);
+    assert!(deleted.expire(Hlc(u64::MAX)));
+    let unknown = document(WANTED.unwrap(), false, &[HERE, 99]);
+    let selector = selector();
+    let share = |held| selector.share(&id, &deleted, held);
+    assert_eq!(share(Some(&held.versions)), Share::State);
+    assert_eq!(share(Some(&deleted.versions)), Share::Nothing);
+    assert_eq!([share(None), share(Some(&unknown.versions))], [Share::Nothing, Share::Nothing]);
+    let mut there = held;
+    there.apply(&Mutation::Merge(deleted), At { sequence: 1, actor: ActorId(Uuid::nil()), ..at });
+    assert!(!there.is_visible());
+}
+
 /// What a snapshot sends of a document, to a receiver that holds versions of `held`.
 fn answer(fields: &str, actors: &[u128], held: Option<&Document>) -> Option<link::Change> {
     let document_id: Bytes =

@@ -1,13 +1,15 @@
 //! From a round to records.
 
+use std::time::Duration;
+
 use anabranch_core::ids::{ActorId, TxnId};
 use uuid::Uuid;
 
-use super::support::{ACTOR, APP, Bench, insert, round};
+use super::support::{ACTOR, APP, Bench, Fault, insert, round};
 use crate::error::Error;
 use crate::log::{Journal, TransactionalId};
 use crate::rotating::run_transaction;
-use crate::rounds::{Round, RoundAppender};
+use crate::rounds::{Expiries, Round, RoundAppender};
 
 fn append(bench: &Bench, appender: &RoundAppender, rounds: &[Round]) -> Result<Vec<TxnId>, Error> {
     let mut writer = bench.journal.log.writer(&TransactionalId::from("test")).unwrap();
@@ -31,6 +33,26 @@ fn a_round_is_its_parts_and_a_commit_record() {
     let (_, second, _) = &rounds[1];
     assert_eq!((second.origin, second.origin_txn), (remote.0, Some(remote.1)));
     assert!(first.hlc < second.hlc);
+}
+
+#[test]
+fn an_expiry_is_a_record_between_rounds() {
+    let bench = Bench::new();
+    let time_to_live = Duration::from_secs(60);
+    let (journal, appender) = (bench.journal.faulty(), bench.appender.clone());
+    let expiries = Expiries::new(journal, &bench.cluster, appender, "s1", time_to_live);
+    assert_eq!(expiries.write().unwrap(), None, "there is nothing that could expire");
+    let first = append(&bench, &bench.appender, &[round(1, 1)]).unwrap()[0];
+    bench.journal.fail([Fault::CommitFails]);
+    assert!(expiries.write().is_err());
+    let [expired, again] = [(); 2].map(|()| expiries.write().unwrap().unwrap());
+    let second = append(&bench, &bench.appender, &[round(2, 1)]).unwrap()[0];
+    assert!([first, expired, again, second].is_sorted());
+    let written = bench.expiries();
+    assert_eq!(written.iter().map(|(txn, _)| *txn).collect::<Vec<_>>(), [expired, again]);
+    assert!(written.iter().all(|(_, expiry)| expiry.time_to_live_ms == 60_000));
+    let hlc = |index: usize| bench.rounds()[index].1.hlc;
+    assert!([hlc(0), written[0].1.hlc, written[1].1.hlc, hlc(1)].is_sorted());
 }
 
 #[test]

@@ -10,7 +10,9 @@ use anabranch_core::ids::{ActorId, AppId, DocumentKey, RoundId, TxnId};
 use anabranch_core::keyspace::SliceCount;
 use anabranch_core::query::OnConflict;
 use anabranch_schemas::decode;
-use anabranch_schemas::records::{Commit, DocumentMutation, RoundPart, part_checksum};
+use anabranch_schemas::records::{
+    Commit, DocumentMutation, Expiry, RoundPart, TxnsRecord, part_checksum,
+};
 use anabranch_schemas::topics::ClusterName;
 use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
@@ -195,6 +197,22 @@ impl Bench {
         records
     }
 
+    fn txns(&self) -> impl Iterator<Item = (Record, TxnsRecord)> {
+        self.read(&self.cluster.txns(), 0).into_iter().map(|record| {
+            let read = TxnsRecord::decode(record.value.as_deref().unwrap()).unwrap();
+            (record, read)
+        })
+    }
+
+    /// All expiries in the log in their order.
+    pub(super) fn expiries(&self) -> Vec<(TxnId, Expiry)> {
+        let expiry = |(record, read): (Record, TxnsRecord)| match read {
+            TxnsRecord::Expiry(expiry) => Some((TxnId(record.offset.0), expiry)),
+            TxnsRecord::Commit(_) => None,
+        };
+        self.txns().filter_map(expiry).collect()
+    }
+
     /// All rounds in the log in their order. Each is checked to be whole, and no part to be
     /// without its commit record (IN-2).
     pub(super) fn rounds(&self) -> Vec<(TxnId, Commit, Vec<DocumentMutation>)> {
@@ -205,8 +223,8 @@ impl Bench {
             parts.extend(records);
         }
         let mut rounds = Vec::new();
-        for record in self.read(&self.cluster.txns(), 0) {
-            let commit: Commit = decode(record.value.as_deref().unwrap()).unwrap();
+        for (record, read) in self.txns() {
+            let TxnsRecord::Commit(commit) = read else { continue };
             assert_eq!(record.key, commit.round.0.as_bytes()[..]);
             let mut mutations = Vec::new();
             for (index, location) in commit.parts.iter().enumerate() {

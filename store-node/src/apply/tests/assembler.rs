@@ -11,7 +11,7 @@ use anabranch_schemas::records::part_checksum;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::support::{TestLog, TestRound, arbitrary_rounds, everything, json, slices};
+use super::support::{TestLog, TestRound, arbitrary_rounds, commit_of, everything, json, slices};
 use crate::apply::assembler::{Assembler, Committed, Part, Round};
 use crate::storage::SliceRead;
 
@@ -97,7 +97,7 @@ fn another_record_in_the_place_of_a_part_is_a_loss() {
             assembler.add_part(part);
         }
         let (txn, timestamp_ms) = (committed.txn, committed.timestamp_ms);
-        assembler.add_commit(Committed { txn, timestamp_ms, commit: committed.commit.clone() });
+        assembler.add_commit(Committed { txn, timestamp_ms, record: committed.record.clone() });
         let rounds = released(&mut assembler);
         assert_eq!(rounds[0].lost.len(), 1, "change {change}");
         assert_eq!(rounds[0].lost[0].slice, Slice(1));
@@ -117,7 +117,7 @@ fn a_part_that_does_not_decode_stops_at_its_round_if_the_commit_record_vouches_f
     assembler.add_commit(log.committed(0));
     let mut second = log.committed(0);
     second.txn = TxnId(2);
-    second.commit.parts = vec![location];
+    commit_of(&mut second).parts = vec![location];
     assert_eq!(location.checksum, part_checksum(&garbage));
     assembler.add_commit(second);
     assert!(assembler.release().unwrap().is_some());
@@ -144,7 +144,7 @@ fn parts_without_a_commit_record_are_dropped_long_after() {
     assert_eq!(assembler.take_orphans(), 0);
     later.txn = TxnId(2);
     later.timestamp_ms += 10 * 60 * 1000;
-    later.commit.parts.clear();
+    commit_of(&mut later).parts.clear();
     assembler.add_commit(later);
     assert_eq!(released(&mut assembler).len(), 1);
     assert_eq!(assembler.take_orphans(), 1);
@@ -223,7 +223,14 @@ proptest! {
                 reading = Reading::from(fresh, &log);
             }
             reading.step(pick);
-            while let Some(round) = reading.assembler.release().unwrap() {
+            loop {
+                if let Some(expiring) = reading.assembler.expiring() {
+                    prop_assert!(reading.assembler.release().unwrap().is_none(), "not before");
+                    reading.assembler.pass_expiring();
+                    out.push(expiring.txn);
+                    continue;
+                }
+                let Some(round) = reading.assembler.release().unwrap() else { break };
                 prop_assert!(round.lost.is_empty());
                 let mutations: usize =
                     round.parts.iter().map(|(_, part)| part.mutations.len()).sum();

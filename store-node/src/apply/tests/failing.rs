@@ -15,7 +15,7 @@ use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::tasks::Shutdown;
 use uuid::Uuid;
 
-use super::support::{Model, TestLog, TestRound, id, json, slices};
+use super::support::{Model, TestLog, TestRound, commit_of, id, json, slices};
 use super::whole::{LONG, applier, build, catch_up, check, feed, inputs, open, put, seen};
 use crate::apply::applier::Retention;
 use crate::apply::sources::Input;
@@ -150,8 +150,9 @@ fn one_clock_that_is_a_day_ahead_makes_nothing_a_day_older() {
     let mut all = inputs(&log, &opened.head.progress, 1_000);
     for input in &mut all {
         if let Input::Commits(commits, _) = input {
-            let hlc = commits[50].commit.hlc.millis() + 25 * 60 * 60 * 1000;
-            commits[50].commit.hlc = Hlc::from_millis(hlc);
+            let commit = commit_of(&mut commits[50]);
+            let hlc = commit.hlc.millis() + 25 * 60 * 60 * 1000;
+            commit.hlc = Hlc::from_millis(hlc);
         }
     }
     let retention = Retention { history_ms: 120_000, feed_ms: 120_000 };

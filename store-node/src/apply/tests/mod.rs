@@ -2,6 +2,7 @@
 
 mod assembler;
 mod backfilled;
+mod expired;
 mod failing;
 mod partitions;
 mod repeated;

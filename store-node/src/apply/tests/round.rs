@@ -10,7 +10,9 @@ use anabranch_schemas::limits::{MAX_CHANGE_BYTES, MAX_STATE_BYTES};
 use anabranch_schemas::records::{Change, Operation};
 use anabranch_schemas::{decode, state};
 
-use super::support::{ACTOR, REMOTE, TestLog, TestRound, everything, id, json, path, remote_state};
+use super::support::{
+    ACTOR, REMOTE, TestLog, TestRound, commit_of, everything, id, json, path, remote_state,
+};
 use crate::apply::assembler::{Assembler, Round};
 use crate::apply::round::{self, Documents, Effects, NewVersion};
 use crate::error::Error;
@@ -204,8 +206,8 @@ fn what_came_from_elsewhere_keeps_its_origin() {
     let slice = *world.log.parts.keys().next().unwrap();
     assembler.add_part(world.log.part(slice, 0));
     let mut committed = world.log.committed(0);
-    committed.commit.origin = REMOTE;
-    committed.commit.origin_txn = Some(TxnId(77));
+    commit_of(&mut committed).origin = REMOTE;
+    commit_of(&mut committed).origin_txn = Some(TxnId(77));
     assembler.add_commit(committed);
     let round = assembler.release().unwrap().unwrap();
     world.stored.apply(round);
@@ -222,7 +224,7 @@ fn a_mutation_in_a_slice_that_is_not_its_documents_does_nothing() {
     let mut part = world.log.part(slice, 0);
     let mut committed = world.log.committed(0);
     part.slice.0 = (slice.0 + 1) % 4;
-    committed.commit.parts[0].slice = part.slice;
+    commit_of(&mut committed).parts[0].slice = part.slice;
     assembler.add_part(part);
     assembler.add_commit(committed);
     let round = assembler.release().unwrap().unwrap();

@@ -10,7 +10,7 @@ use anabranch_core::keyspace::{Intervals, Slice, SliceCount};
 use anabranch_core::query::{FieldPath, OnConflict};
 use anabranch_journal::Offset;
 use anabranch_schemas::records::{
-    Commit, DocumentMutation, PartLocation, RoundPart, part_checksum,
+    Commit, DocumentMutation, Expiry, PartLocation, RoundPart, TxnsRecord, part_checksum,
 };
 use anabranch_schemas::{decode, encode};
 use bytes::Bytes;
@@ -46,17 +46,36 @@ pub(super) fn path(name: &str) -> FieldPath {
     FieldPath::new(vec![name.to_owned()]).unwrap()
 }
 
-/// A round as a test wants it.
+/// A round as a test wants it, or an expiry.
 #[derive(Clone, Debug)]
 pub(super) struct TestRound {
+    /// From [`EXPIRY`] on it is one, with the time to live added to it.
     pub(super) id: u128,
     pub(super) mutations: Vec<(i64, Mutation)>,
+}
+
+const EXPIRY: u128 = 1 << 64;
+/// How many documents one of them drops here.
+pub(super) const EXPIRES_AT_MOST: usize = 4;
+
+impl TestRound {
+    /// What was deleted longer ago expires.
+    pub(super) fn expiry(time_to_live_ms: u64) -> Self {
+        TestRound { id: EXPIRY + u128::from(time_to_live_ms), mutations: Vec::new() }
+    }
+
+    /// If it is one.
+    pub(super) fn time_to_live_ms(&self) -> Option<u64> {
+        self.id.checked_sub(EXPIRY).map(|ms| u64::try_from(ms).unwrap())
+    }
 }
 
 /// The records of rounds, as they would be read.
 #[derive(Debug, Default)]
 pub(super) struct TestLog {
     pub(super) commits: Vec<(TxnId, Commit, Bytes)>,
+    /// What stands in place of some of those.
+    pub(super) expiries: BTreeMap<TxnId, Expiry>,
     /// By slice: offset and value.
     pub(super) parts: BTreeMap<Slice, Vec<(Offset, Bytes)>>,
 }
@@ -89,6 +108,9 @@ impl TestLog {
             mutations: i32::try_from(round.mutations.len()).unwrap(),
             parts: locations,
         };
+        if let Some(time_to_live_ms) = round.time_to_live_ms() {
+            self.expiries.insert(txn, Expiry { hlc: commit.hlc, time_to_live_ms });
+        }
         self.commits.push((txn, commit.clone(), encode(&commit)));
         txn
     }
@@ -102,7 +124,11 @@ impl TestLog {
 
     pub(super) fn committed(&self, index: usize) -> Committed {
         let (txn, commit, _) = &self.commits[index];
-        Committed { txn: *txn, timestamp_ms: commit.hlc.millis(), commit: commit.clone() }
+        let record = match self.expiries.get(txn) {
+            Some(expiry) => TxnsRecord::Expiry(*expiry),
+            None => TxnsRecord::Commit(commit.clone()),
+        };
+        Committed { txn: *txn, timestamp_ms: commit.hlc.millis(), record }
     }
 
     pub(super) fn part(&self, slice: Slice, index: usize) -> Part {
@@ -115,6 +141,14 @@ impl TestLog {
             checksum: part_checksum(value),
             content: decode(value),
         }
+    }
+}
+
+/// The commit record that is one.
+pub(super) fn commit_of(committed: &mut Committed) -> &mut Commit {
+    match &mut committed.record {
+        TxnsRecord::Commit(commit) => commit,
+        TxnsRecord::Expiry(expiry) => panic!("{expiry:?} is no commit record"),
     }
 }
 
@@ -135,7 +169,18 @@ impl Model {
         let before = self.documents.clone();
         let mut touched = BTreeSet::new();
         let mut conflicts = BTreeSet::new();
-        if self.seen.insert(round.id) {
+        if let Some(time_to_live_ms) = round.time_to_live_ms() {
+            let before = Hlc::from_millis(hlc.millis() - time_to_live_ms);
+            let due = self.documents.iter_mut().filter_map(|(number, document)| {
+                let deleted = document.tombstone().filter(|deleted| *deleted < before)?;
+                Some((deleted, id(*number).to_bytes(), document))
+            });
+            let mut due: Vec<_> = due.collect();
+            due.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+            due.into_iter().take(EXPIRES_AT_MOST).for_each(|(_, _, document)| {
+                document.expire(before);
+            });
+        } else if self.seen.insert(round.id) {
             let at = At { hlc, actor: ACTOR, sequence: txn.0 };
             // In the order of slices, as they stand in the log; within one as they were asked.
             let mut mutations = round.mutations.clone();
@@ -242,5 +287,6 @@ fn arbitrary_mutation() -> impl Strategy<Value = Mutation> {
 pub(super) fn arbitrary_rounds(most: usize) -> impl Strategy<Value = Vec<TestRound>> {
     let mutations = prop::collection::vec((0_i64..6, arbitrary_mutation()), 0..6);
     let round = (mutations, 0_u128..100).prop_map(|(mutations, id)| TestRound { id, mutations });
-    prop::collection::vec(round, 1..most)
+    let expiry = prop::sample::select(vec![0, 500, 1_500]).prop_map(TestRound::expiry);
+    prop::collection::vec(prop_oneof![8 => round, 1 => expiry], 1..most)
 }
