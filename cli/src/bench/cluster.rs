@@ -21,14 +21,16 @@ use tokio::sync::watch;
 
 use super::place::{ANYWHERE, PATIENCE, Place, PlaceFlags};
 use super::report::{Measurement, Steal, histogram, spread, table};
-use super::requests::{bulk_loads, single_reads, single_writes};
+use super::requests::{bulk_loads, single_reads, single_writes, until_there};
 use crate::client::Client;
 use crate::cluster::Plan;
 use crate::host::{self, Host};
 use crate::output::{print, say};
 use crate::settings::Settings;
 
-const REQUEST: u64 = 1_000;
+/// Documents of a round: so few that an empty node copies what another one has, and does not read
+/// the log instead.
+const ROUND: u64 = 200;
 const CLIENTS: usize = 16;
 /// How often it is looked whether a node is ready.
 const POLL: Duration = Duration::from_millis(5);
@@ -63,6 +65,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
             // The first time warms up.
             let series = format!("s{number}");
             let writes = single_writes(cluster.http, &series, CLIENTS, requests).await?;
+            until_there(cluster.http, &series, requests).await?;
             let reads = single_reads(cluster.http, &series, CLIENTS, requests).await?;
             last = vec![writes, reads];
         }
@@ -81,9 +84,10 @@ pub(super) async fn run(args: Args) -> Result<()> {
 async fn rejoin(place: &Place, documents: u64, repeat: u32) -> Result<()> {
     let mut cluster = Cluster::start(place, 1, 2).await?;
     say(format_args!("loading {documents} documents"));
-    bulk_loads(&cluster.api, "a", 4, documents, REQUEST).await?;
+    bulk_loads(&cluster.api, "a", 4, documents, ROUND).await?;
     let mut names = cluster.nodes.keys().cloned().collect::<Vec<_>>().into_iter();
     let (stays, wiped) = (names.next().context("two")?, names.next().context("two")?);
+    cluster.restart(&stays).await?;
     let (mut all, mut ratios) = (Vec::new(), Vec::new());
     for number in 0..repeat {
         say(format_args!("measuring, {} of {repeat}", number + 1));
@@ -217,6 +221,13 @@ impl<'a> Cluster<'a> {
             }
         };
         tokio::time::timeout(PATIENCE, waiting).await.context("a store node does not come up")
+    }
+
+    /// Starts a node anew and waits until it has applied all that was written.
+    async fn restart(&mut self, node: &NodeId) -> Result<()> {
+        self.stop(node).await?;
+        self.begin(node).await?;
+        self.ready(node).await
     }
 
     async fn stop(&mut self, node: &NodeId) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -16,8 +16,12 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 
 use super::documents::{document, document_id, lines};
+use super::place::PATIENCE;
 use super::report::{Measurement, Steal, histogram, micros};
 use crate::client::{Client, EXAMPLE_APP};
+
+/// How often it is looked whether something is there.
+const POLL: Duration = Duration::from_millis(5);
 
 /// Writes `count` documents, each with a statement of its own, from so many clients at once.
 pub(super) async fn single_writes(
@@ -37,6 +41,19 @@ pub(super) async fn single_reads(
     count: u64,
 ) -> Result<Measurement> {
     single(Kind::Read, address, series, clients, count).await
+}
+
+/// Waits until the last of `count` documents can be read: what was written becomes stable a little
+/// later.
+pub(super) async fn until_there(address: SocketAddr, series: &str, count: u64) -> Result<()> {
+    let mut connection = Connection::open(address).await?;
+    let reading = async {
+        while !connection.finds(series, count.saturating_sub(1)).await? {
+            tokio::time::sleep(POLL).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, reading).await.context("what was written is not there")?
 }
 
 #[derive(Clone, Copy)]
@@ -121,14 +138,19 @@ impl Connection {
 
     /// Reads that document.
     pub(super) async fn read_one(&mut self, series: &str, number: u64) -> Result<()> {
+        let is_there = self.finds(series, number).await?;
+        ensure!(is_there, "document {} is not there", document_id(series, number));
+        Ok(())
+    }
+
+    /// Whether that document is there.
+    async fn finds(&mut self, series: &str, number: u64) -> Result<bool> {
         let id = document_id(series, number);
         let body = self.execute(format!(
             r#"{{"statement":"SELECT * FROM bench WHERE _id = :id","args":{{"id":"{id}"}}}}"#
         ));
         let body = body.await?;
-        let is_there = body.windows(id.len()).any(|text| text == id.as_bytes());
-        ensure!(is_there, "document {id} is not there");
-        Ok(())
+        Ok(body.windows(id.len()).any(|text| text == id.as_bytes()))
     }
 
     async fn execute(&mut self, body: String) -> Result<Bytes> {
