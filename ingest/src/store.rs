@@ -16,7 +16,7 @@ use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_core::query::Args;
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::grpc::{self, AnyOf};
-use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::retry::{Backoff, Budget};
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use bytes::Bytes;
@@ -37,6 +37,10 @@ const ANSWER_TIME: Duration = Duration::from_millis(100);
 const SILENCE: Duration = Duration::from_millis(600);
 /// How much later the next one is asked when one has failed meanwhile.
 const AFTER_FAILURE: Duration = Duration::from_millis(20);
+/// So many calls pay for one that is made beside another, and so many of these are saved up: about
+/// as many as wait for a node when that goes silent.
+const CALLS_PER_EXTRA: u32 = 10;
+const MOST_EXTRA: u32 = 1_024;
 /// How many are asked at once at most. Whoever waits for a transaction has to be waited for, too.
 const AT_ONCE: usize = 3;
 
@@ -50,6 +54,7 @@ pub(crate) struct Store {
     /// Every transaction below this was stable when some node answered. Nodes hear of each other a
     /// little later: no read is older than one before it, whichever node answers.
     stable: Arc<AtomicU64>,
+    extra: Arc<Budget>,
 }
 
 /// What became of a round.
@@ -86,7 +91,8 @@ impl Store {
     pub(crate) fn new(nodes: AnyOf, slices: SliceCount, read_wait: Duration) -> Self {
         let client = StoreNodeClient::new(nodes.clone());
         let client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Store { nodes, client, slices, read_wait, stable: Arc::default() }
+        let extra = Arc::new(Budget::new(CALLS_PER_EXTRA, MOST_EXTRA));
+        Store { nodes, client, slices, read_wait, stable: Arc::default(), extra }
     }
 
     /// The slices in which these documents are.
@@ -227,7 +233,8 @@ impl Store {
         }
     }
 
-    /// Makes a call, and the same one to the next node beside one that is silent.
+    /// Makes a call, and the same one to the next node beside one that is silent, as far as the
+    /// budget allows.
     async fn first_answer<T, F>(
         &self,
         call: impl Fn(StoreNodeClient<AnyOf>) -> F,
@@ -237,6 +244,7 @@ impl Store {
     {
         let mut asked = FuturesUnordered::new();
         let most = AT_ONCE.min(self.nodes.count());
+        self.extra.save();
         loop {
             let turn = self.nodes.turn();
             asked.push(call(self.client.clone()));
@@ -253,7 +261,10 @@ impl Store {
                     },
                     () = is_silent.as_mut(), if asked.len() < most => {
                         self.nodes.pass_over(turn);
-                        break;
+                        if self.extra.spend() {
+                            break;
+                        }
+                        is_silent.as_mut().reset(Instant::now() + SILENCE);
                     }
                 }
             }
@@ -373,7 +384,18 @@ mod tests {
             // Whichever was asked first, now it is the other one.
             nodes.pass_over(nodes.turn());
         }
-        let read = [&silent, &other].map(|node| node.store.node.reads.load(Ordering::Relaxed));
-        assert!(read.iter().all(|reads| *reads > 0), "{read:?}");
+        let reads = || [&silent, &other].map(|node| node.store.node.reads.load(Ordering::Relaxed));
+        assert!(reads().iter().all(|reads| *reads > 0), "{:?}", reads());
+        // Where all are slow, more questions would make them slower.
+        while store.extra.spend() {}
+        let mut alone = Vec::new();
+        while alone.last() != Some(&false) && alone.len() < 3 {
+            let found = store.get(&id, at_least, Instant::now() + SILENCE * 2).await;
+            alone.push(found.is_ok());
+            if found.is_ok() {
+                nodes.pass_over(nodes.turn());
+            }
+        }
+        assert!(!alone[alone.len() - 1], "the silent one was waited for alone: {alone:?}");
     }
 }

@@ -1,5 +1,6 @@
-//! How long to wait before the next try.
+//! How long to wait before the next try, and how often to ask twice.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::chance;
@@ -32,9 +33,54 @@ impl Backoff {
     }
 }
 
+/// How many calls may be made twice: one for so many that are made, and some that are saved up.
+/// Where all are slow, asking twice would make all slower.
+#[derive(Debug)]
+pub struct Budget {
+    calls_per_extra: i64,
+    most: i64,
+    saved: AtomicI64,
+}
+
+impl Budget {
+    /// One extra call for so many calls; at first and at most `most_extra` are saved up.
+    pub fn new(calls_per_extra: u32, most_extra: u32) -> Self {
+        let calls_per_extra = i64::from(calls_per_extra);
+        let most = calls_per_extra * i64::from(most_extra);
+        Budget { calls_per_extra, most, saved: most.into() }
+    }
+
+    /// A call is made.
+    pub fn save(&self) {
+        let more = |saved: i64| (saved < self.most).then_some(saved + 1);
+        // Nothing is added to what is full.
+        let _ = self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// Whether one may be made beside those.
+    pub fn spend(&self) -> bool {
+        let less = |saved: i64| {
+            let left = saved - self.calls_per_extra;
+            (left >= 0).then_some(left)
+        };
+        self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn so_many_calls_pay_for_one_that_is_made_twice() {
+        let budget = Budget::new(3, 2);
+        budget.save();
+        assert_eq!([(); 3].map(|()| budget.spend()), [true, true, false], "no more was saved up");
+        (0..2).for_each(|_| budget.save());
+        assert!(!budget.spend());
+        budget.save();
+        assert_eq!([(); 2].map(|()| budget.spend()), [true, false]);
+    }
 
     #[test]
     fn delays_double_up_to_the_most_and_begin_anew() {

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
-use crate::apply::{Apply, Ended, Retention};
+use crate::apply::{Apply, Retention};
 use crate::backfill::{ASK_AGAIN, Backfill, Declared, REMOVED_AT_ONCE, Reason, Remote, Source};
 use crate::config::StoreNodeConfig;
 use crate::coordinate::{Coordinator, Remember, View};
@@ -330,20 +330,11 @@ impl Upkeep {
         let Upkeep { apply, backfill, mut head, .. } = self;
         loop {
             if let Some(reason) = reason.take() {
-                head = match backfill.run(head, reason) {
-                    Ok(head) => head,
-                    Err(Error::Shutdown) => return Ok(()),
-                    Err(error) => return apply.status.halt_if_corrupt(error),
-                };
+                let Some(filled) = apply.filled(backfill.run(head, reason))? else { return Ok(()) };
+                head = filled;
             }
-            match apply.run(head)? {
-                Ended::ForGood => return Ok(()),
-                Ended::Trimmed(here, trimmed) => {
-                    tracing::warn!(%trimmed, "the log no longer has what comes next");
-                    head = *here;
-                    reason = Some(Reason::Trimmed(trimmed));
-                }
-            }
+            let Some(trimmed) = apply.run(head)?.trimmed() else { return Ok(()) };
+            (head, reason) = (trimmed.0, Some(trimmed.1));
         }
     }
 

@@ -37,6 +37,19 @@ pub(crate) fn read_replicas(cluster: &mut Cluster, last: Txn) -> Result<Vec<Read
     Ok(reads)
 }
 
+/// Fails unless something that was deleted has expired since the store nodes were started.
+pub(crate) fn check_expired(cluster: &Cluster) -> Result<()> {
+    const EXPIRED: &str = "anabranch_store_node_expired_documents_total";
+    let mut expired = 0;
+    for number in 0..PARTITIONS * REPLICAS {
+        let metrics = cluster.api_of(Service::StoreNode(number)).metrics()?;
+        let count = metrics.lines().find_map(|line| line.strip_prefix(EXPIRED));
+        expired += count.map_or(Ok(0), |count| count.trim().parse::<u64>())?;
+    }
+    ensure!(expired > 0, "nothing that was deleted has expired");
+    Ok(())
+}
+
 fn read_all(api: &Api, last: Txn) -> Result<Vec<Read>> {
     let terms = Terms::at(Some(last.0));
     let mut reads = Vec::new();

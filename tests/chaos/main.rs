@@ -49,6 +49,8 @@ use stage::{COLLECTIONS, Notes, Stage, id};
 use trim::{Trimmed, Trimmer};
 use watch::Watch;
 
+/// How long what was deleted goes on hiding what it was: so short that much of it expires.
+const TOMBSTONES_LIVE_MS: &str = "3000";
 const BINARY: &str = env!("CARGO_BIN_EXE_anabranch");
 const PARTITIONS: usize = 3;
 const REPLICAS: usize = 2;
@@ -116,6 +118,7 @@ impl Run {
             bridge: None,
             network: Some(Arc::clone(&network)),
             logs,
+            settings: vec![("ANABRANCH_INGEST__TOMBSTONE_TIME_TO_LIVE_MS", TOMBSTONES_LIVE_MS)],
         };
         let mut cluster = Cluster::new(&binary, dir, "chaos", &broker.address(), &layout)?;
         cluster.start_all()?;
@@ -175,10 +178,12 @@ impl Run {
 
         let mut cluster = self.cluster;
         let mut checks = vec![cluster.verify().context("ST-2, after all faults")];
+        let expired = finale::check_expired(&cluster);
         let last = history.writes().filter_map(|write| write.outcome).max();
         let end = finale::read_replicas(&mut cluster, last.context("a round")?);
         history.end = end.with_context(|| cluster.logs())?;
         checks.push(cluster.verify().context("ST-2, after all restarts"));
+        checks.push(expired);
         let violations = check(&history);
         let kafka = KafkaConfig::new(self.broker.address(), "chaos-test");
         let events = finale::check_changes(&cluster, &KafkaJournal::connect(kafka)?);

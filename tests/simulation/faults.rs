@@ -6,16 +6,16 @@ use std::sync::Arc;
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
 use anabranch_journal::{Journal, Offset, TopicPartition};
+use anabranch_runtime::simulation::Network;
+use anabranch_store_node::simulation::Pace;
 
 use crate::cluster::{Cluster, Node, pause};
 use crate::dice::Dice;
 use crate::mix::Fault;
 
-/// How long a message takes, in microseconds.
-const USUAL_DELAY_US: std::ops::Range<u64> = 100..2_000;
+/// How long a message takes when all take long, in microseconds.
 const LONG_DELAY_US: std::ops::Range<u64> = 10_000..250_000;
-/// How long a node rests between two looks at the log, in microseconds.
-const USUAL_REST_US: u64 = 8_000;
+/// How long a node with a slow disk rests between two looks at the log, in microseconds.
 const LONG_REST_US: u64 = 300_000;
 
 /// Lets things happen for some time, in milliseconds; all has ended when this returns.
@@ -88,7 +88,7 @@ async fn happen(cluster: Arc<Cluster>, fault: Fault, mut dice: Dice) {
         Fault::SlowNetwork => {
             cluster.world.network().set_delay(LONG_DELAY_US);
             pause(for_ms).await;
-            cluster.world.network().set_delay(USUAL_DELAY_US);
+            cluster.world.network().set_delay(Network::USUAL_DELAY_US);
         }
         Fault::CutFromLog => {
             node.log.cut(true);
@@ -98,7 +98,7 @@ async fn happen(cluster: Arc<Cluster>, fault: Fault, mut dice: Dice) {
         Fault::SlowDisk => {
             rest_for(node, LONG_REST_US);
             pause(for_ms).await;
-            rest_for(node, USUAL_REST_US);
+            rest_for(node, Pace::USUAL_REST_US);
         }
         Fault::Trim => trim(&cluster),
         Fault::TrimAll => trim_all(&cluster),

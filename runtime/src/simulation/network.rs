@@ -66,7 +66,7 @@ impl Default for Network {
         let state = State {
             servers: BTreeMap::new(),
             cut: BTreeSet::new(),
-            delay_us: 100..2_000,
+            delay_us: Network::USUAL_DELAY_US,
             started: 0,
         };
         Network(Arc::new(Shared { state: Mutex::new(state), changed: Watched::new(()) }))
@@ -74,6 +74,9 @@ impl Default for Network {
 }
 
 impl Network {
+    /// How long a message takes if nothing else is said, in microseconds.
+    pub const USUAL_DELAY_US: Range<u64> = 100..2_000;
+
     /// Serves under a name. What was served there before is gone.
     pub fn listen(&self, name: &str, routes: Routes) {
         let mut state = self.0.state.lock();

@@ -22,6 +22,7 @@ use super::demand::Demand;
 use super::documents::RecentStates;
 use super::run::{Done, Run};
 use super::sources::Input;
+use crate::backfill::Reason;
 use crate::error::Error;
 use crate::log::Log;
 use crate::metrics::{self, BatchCounts};
@@ -66,6 +67,20 @@ pub(crate) enum Ended {
     ForGood,
     /// The log no longer has what comes after this.
     Trimmed(Box<Head>, JournalError),
+}
+
+impl Ended {
+    /// Where to go on, and why something is to be taken from other replicas; `None` if it ended for
+    /// good.
+    pub(crate) fn trimmed(self) -> Option<(Head, Reason)> {
+        match self {
+            Ended::ForGood => None,
+            Ended::Trimmed(head, trimmed) => {
+                tracing::warn!(%trimmed, "the log no longer has what comes next");
+                Some((*head, Reason::Trimmed(trimmed)))
+            }
+        }
+    }
 }
 
 /// What the reading threads count as waiting.

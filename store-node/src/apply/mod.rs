@@ -78,6 +78,15 @@ impl Apply {
         applier.run(&inputs)
     }
 
+    /// Where a backfill has come to; `None` if the node stops, or is halted by what it found.
+    pub(crate) fn filled(&self, done: Result<Head, Error>) -> Result<Option<Head>, Error> {
+        match done {
+            Ok(head) => Ok(Some(head)),
+            Err(Error::Shutdown) => Ok(None),
+            Err(error) => self.status.halt_if_corrupt(error).map(|()| None),
+        }
+    }
+
     /// What is needed to apply the log from `head` on; its readers wait that long for what is not
     /// there yet.
     pub(crate) fn begin(&self, head: Head, poll: Duration) -> Parted {

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::cluster::NodeId;
 use anabranch_runtime::grpc;
+use anabranch_runtime::retry::Budget;
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::replica_client::ReplicaClient;
@@ -28,10 +28,9 @@ const HEDGE: Duration = Duration::from_millis(30);
 /// And one that has not within this time never is: its connection may be dead, which takes longer to
 /// be found out.
 const SILENCE: Duration = Duration::from_millis(400);
-/// So many calls pay for one that is made twice, and so many of these are saved up: where all are
-/// slow, asking twice would make all slower.
-const CALLS_PER_HEDGE: i64 = 10;
-const MOST_HEDGES: i64 = 20;
+/// So many calls pay for one that is made twice, and so many of these are saved up.
+const CALLS_PER_HEDGE: u32 = 10;
+const MOST_HEDGES: u32 = 20;
 
 /// A client of another node, which says whom it means.
 pub(crate) type Client = ReplicaClient<InterceptedService<grpc::Transport, Addressed>>;
@@ -125,13 +124,13 @@ pub(super) struct Peers {
     mark: ClusterMark,
     clients: Mutex<BTreeMap<NodeId, (String, Client)>>,
     /// What is saved up for calls that are made twice, in calls.
-    savings: AtomicI64,
+    hedges: Budget,
 }
 
 impl Peers {
     pub(super) fn new(tls: Option<TlsFiles>, mark: ClusterMark) -> Self {
-        let savings = AtomicI64::new(MOST_HEDGES * CALLS_PER_HEDGE);
-        Peers { tls, mark, clients: Mutex::default(), savings }
+        let hedges = Budget::new(CALLS_PER_HEDGE, MOST_HEDGES);
+        Peers { tls, mark, clients: Mutex::default(), hedges }
     }
 
     /// A client of the node at this address.
@@ -162,7 +161,7 @@ impl Peers {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        self.save();
+        self.hedges.save();
         let mut waiting = replicas.into_iter().peekable();
         let mut asked = FuturesUnordered::new();
         let mut failure: Option<Status> = None;
@@ -187,7 +186,7 @@ impl Peers {
                 },
                 () = is_slow.as_mut(), if may_hedge => {
                     hedge = false;
-                    let next = if self.spend() { waiting.next() } else { None };
+                    let next = if self.hedges.spend() { waiting.next() } else { None };
                     asked.extend(next.map(|next| named(next.node, call(next.replica))));
                 }
                 () = is_silent.as_mut(), if waiting.peek().is_some() => {
@@ -196,18 +195,6 @@ impl Peers {
                 }
             }
         }
-    }
-
-    fn save(&self) {
-        let most = MOST_HEDGES * CALLS_PER_HEDGE;
-        let more = |saved: i64| (saved < most).then_some(saved + 1);
-        // Nothing is added to what is full.
-        let _ = self.savings.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-    }
-
-    fn spend(&self) -> bool {
-        let less = |saved: i64| (saved >= CALLS_PER_HEDGE).then_some(saved - CALLS_PER_HEDGE);
-        self.savings.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 }
 
@@ -239,7 +226,7 @@ fn away(failure: Option<Status>) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -319,7 +306,7 @@ mod tests {
         assert_eq!(ask(&peers, &both, Hedge::Never).await.1, 1);
         let hanging = [(Does::Hangs, true), (Does::Answers, true)];
         assert_eq!(ask(&peers, &hanging, Hedge::When).await.1, 2);
-        peers.savings.store(0, Ordering::Relaxed);
+        while peers.hedges.spend() {}
         assert_eq!(ask(&peers, &both, Hedge::When).await.1, 1, "nothing is saved up");
     }
 

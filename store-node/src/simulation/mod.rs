@@ -24,8 +24,6 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::apply::Ended;
-use crate::backfill::Reason;
 use crate::config::StoreNodeConfig;
 use crate::coordinate::Coordinator;
 use crate::error::Error;
@@ -106,7 +104,10 @@ impl SimulatedNode {
             (Arc::clone(&upkeep.apply.storage), Arc::clone(&upkeep.apply.status));
         let coordinator = services.coordinator.clone();
         world.network().listen(&name, rpc::routes(services));
-        let pace = Arc::new(Pace { is_paused: AtomicBool::new(false), rest_us: 8_000.into() });
+        let pace = Arc::new(Pace {
+            is_paused: AtomicBool::new(false),
+            rest_us: Pace::USUAL_REST_US.into(),
+        });
         let keeping_up = keep_up(upkeep, Arc::clone(&pace));
         tasks.spawn("store-node-apply", async move { keeping_up.await.map_err(TaskError::from) });
         let world = world.clone();
@@ -197,6 +198,9 @@ impl SimulatedNode {
 }
 
 impl Pace {
+    /// How long it rests if nothing else is said, in microseconds.
+    pub const USUAL_REST_US: u64 = 8_000;
+
     /// It stands still, but for what it answers; or goes on.
     pub fn pause(&self, is_paused: bool) {
         self.is_paused.store(is_paused, Ordering::Relaxed);
@@ -229,11 +233,8 @@ async fn keep_up(upkeep: Upkeep, pace: Arc<Pace>) -> Result<(), Error> {
             };
             let (back, done) = turns::on_thread(run).await;
             backfill = back;
-            head = match done {
-                Ok(head) => head,
-                Err(Error::Shutdown) => return Ok(()),
-                Err(error) => return apply.status.halt_if_corrupt(error),
-            };
+            let Some(filled) = apply.filled(done)? else { return Ok(()) };
+            head = filled;
         }
         let mut applying = apply.begin(head, Duration::ZERO);
         let ended = loop {
@@ -243,12 +244,7 @@ async fn keep_up(upkeep: Upkeep, pace: Arc<Pace>) -> Result<(), Error> {
                 Err(ended) => break ended,
             }
         };
-        match ended {
-            Ended::ForGood => return Ok(()),
-            Ended::Trimmed(here, trimmed) => {
-                head = *here;
-                reason = Some(Reason::Trimmed(trimmed));
-            }
-        }
+        let Some(trimmed) = ended.trimmed() else { return Ok(()) };
+        (head, reason) = (trimmed.0, Some(trimmed.1));
     }
 }

@@ -121,11 +121,20 @@ pub struct Layout {
     pub network: Option<Arc<Network>>,
     /// Where each store node finds the log, if that is not where all others do.
     pub logs: Vec<String>,
+    /// Settings of all its services, as variables of their environment.
+    pub settings: Vec<(&'static str, &'static str)>,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Layout { partitions: None, ingests: 1, bridge: None, network: None, logs: Vec::new() }
+        Layout {
+            partitions: None,
+            ingests: 1,
+            bridge: None,
+            network: None,
+            logs: Vec::new(),
+            settings: Vec::new(),
+        }
     }
 }
 
@@ -156,6 +165,7 @@ pub struct Cluster {
     declared: Option<Value>,
     network: Option<Arc<Network>>,
     commands: BTreeMap<Service, Vec<String>>,
+    settings: Vec<(&'static str, &'static str)>,
     binary: PathBuf,
     processes: BTreeMap<Service, Process>,
     /// Clients of each service's admin address; all but those of ingest use the HTTP API of the
@@ -231,6 +241,7 @@ impl Cluster {
             declared,
             network: layout.network.clone(),
             commands,
+            settings: layout.settings.clone(),
             binary: binary.to_owned(),
             processes: BTreeMap::new(),
             apis,
@@ -304,6 +315,7 @@ impl Cluster {
         let mut command = Command::new("sh");
         command.args(["-c", r#"ulimit -c unlimited 2> /dev/null; exec "$0" "$@""#]);
         command.arg(&self.binary).args(&self.commands[&service]).current_dir(&self.dir);
+        command.envs(self.settings.iter().copied());
         let log = self.dir.join(format!("{}.log", service.name()));
         let name = format!("{} of {}", service.name(), self.name);
         let process = Process::spawn(&name, &command, &log)?;
