@@ -40,7 +40,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let address = host::address(&listener)?;
         let name = service.cluster.name.clone();
         let (admin, hosts) = (service.settings.listen_admin, &config.allowed_hosts);
-        let routes = ingest::admin_routes(admin, hosts, service.journal.clone(), name, None);
+        let operated = ingest::Operated {
+            journal: service.journal.clone(),
+            cluster: name,
+            replications: None,
+            is_one_process: false,
+        };
+        let routes = ingest::admin_routes(admin, hosts, operated);
         let context = ingest::Context {
             journal: service.journal,
             cluster: service.cluster,

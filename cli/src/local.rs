@@ -123,8 +123,14 @@ impl Start<'_> {
         let (links, bridge) = bridge.map(|bridge| (bridge.status, bridge.address)).unzip();
 
         let probe = links.clone().map(crate::bridge::probe);
-        let (name, hosts) = (cluster.name.clone(), &settings.ingest.allowed_hosts);
-        let resources = ingest::admin_routes(addresses.1, hosts, journal.clone(), name, probe);
+        let hosts = &settings.ingest.allowed_hosts;
+        let operated = ingest::Operated {
+            journal: journal.clone(),
+            cluster: cluster.name.clone(),
+            replications: probe,
+            is_one_process: true,
+        };
+        let resources = ingest::admin_routes(addresses.1, hosts, operated);
         let board = Board::new(cluster.clone(), journal, readiness.clone(), links);
         let board = board.asking(store_node).with_ingest();
         let routes = resources.merge(board::routes(board));

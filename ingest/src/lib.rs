@@ -29,7 +29,7 @@ mod rounds;
 mod service;
 mod store;
 
-pub use admin::{ReplicationProbe, admin_routes};
+pub use admin::{Operated, ReplicationProbe, admin_routes};
 pub use config::IngestConfig;
 pub use error::Error;
 pub use service::{Context, run};

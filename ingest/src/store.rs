@@ -15,7 +15,7 @@ use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_core::query::Args;
 use anabranch_journal::rounds::Round;
-use anabranch_runtime::grpc::{self, AnyOf};
+use anabranch_runtime::grpc::{self, AnyOf, Turn};
 use anabranch_runtime::retry::{Backoff, Budget};
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
@@ -89,8 +89,7 @@ pub(crate) struct Rows {
 impl Store {
     /// A client of these store nodes. Does not connect yet.
     pub(crate) fn new(nodes: AnyOf, slices: SliceCount, read_wait: Duration) -> Self {
-        let client = StoreNodeClient::new(nodes.clone());
-        let client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let client = client(nodes.clone());
         let extra = Arc::new(Budget::new(CALLS_PER_EXTRA, MOST_EXTRA));
         Store { nodes, client, slices, read_wait, stable: Arc::default(), extra }
     }
@@ -234,7 +233,8 @@ impl Store {
     }
 
     /// Makes a call, and the same one to the next node beside one that is silent, as far as the
-    /// budget allows.
+    /// budget allows. Once another one has answered, all calls go there: a node may be silent since
+    /// it waits for what no node ever gets.
     async fn first_answer<T, F>(
         &self,
         call: impl Fn(StoreNodeClient<AnyOf>) -> F,
@@ -242,34 +242,47 @@ impl Store {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let mut asked = FuturesUnordered::new();
-        let most = AT_ONCE.min(self.nodes.count());
         self.extra.save();
+        let most = AT_ONCE.min(self.nodes.count());
+        let first = self.nodes.turn();
+        let mut asked = FuturesUnordered::new();
+        asked.push(named(first, call(self.client.clone())));
+        let mut next = first.next();
+        let mut is_silent = std::pin::pin!(sleep(SILENCE));
         loop {
-            let turn = self.nodes.turn();
-            asked.push(call(self.client.clone()));
-            let mut is_silent = std::pin::pin!(sleep(SILENCE));
-            loop {
-                tokio::select! {
-                    biased;
-                    answer = asked.select_next_some() => match answer {
-                        // Another one may still answer, or the next.
-                        Err(status) if may_pass(&status) && !asked.is_empty() => {
-                            is_silent.as_mut().reset(Instant::now() + AFTER_FAILURE);
+            tokio::select! {
+                biased;
+                answer = asked.select_next_some() => match answer {
+                    // Another one may still answer, or the next.
+                    (_, Err(status)) if may_pass(&status) && !asked.is_empty() => {
+                        is_silent.as_mut().reset(Instant::now() + AFTER_FAILURE);
+                    }
+                    (turn, answer) => {
+                        if answer.is_ok() {
+                            self.nodes.go_on(first, turn);
                         }
-                        answer => return answer,
-                    },
-                    () = is_silent.as_mut(), if asked.len() < most => {
-                        self.nodes.pass_over(turn);
-                        if self.extra.spend() {
-                            break;
-                        }
-                        is_silent.as_mut().reset(Instant::now() + SILENCE);
+                        return answer;
+                    }
+                },
+                () = is_silent.as_mut(), if asked.len() < most => {
+                    is_silent.as_mut().reset(Instant::now() + SILENCE);
+                    if self.extra.spend() {
+                        let client = client(self.nodes.at(next));
+                        asked.push(named(next, call(client)));
+                        next = next.next();
                     }
                 }
             }
         }
     }
+}
+
+async fn named<T>(turn: Turn, call: impl Future<Output = T>) -> (Turn, T) {
+    (turn, call.await)
+}
+
+fn client(nodes: AnyOf) -> StoreNodeClient<AnyOf> {
+    StoreNodeClient::new(nodes).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 impl Rows {
@@ -381,7 +394,7 @@ mod tests {
             let found = store.get(&id, at_least, Instant::now() + patience).await;
             let found = found.unwrap_or_else(|refusal| panic!("{refusal}"));
             assert!(found.document.is_some());
-            // Whichever was asked first, now it is the other one.
+            // Whichever was asked first, now it is the other one; and next time this one.
             nodes.pass_over(nodes.turn());
         }
         let reads = || [&silent, &other].map(|node| node.store.node.reads.load(Ordering::Relaxed));

@@ -14,6 +14,7 @@ pub(crate) const TRANSACTION_SECONDS: &str = "anabranch_journal_transaction_seco
 pub(crate) const UNKNOWN: &str = "anabranch_journal_transactions_unknown_total";
 pub(crate) const RESTARTS: &str = "anabranch_journal_writer_restarts_total";
 pub(crate) const ENDED: &str = "anabranch_journal_transactions_ended_total";
+pub(crate) const OPEN_SECONDS: &str = "anabranch_journal_open_transaction_seconds";
 pub(crate) const LANES_DOWN: &str = "anabranch_journal_lanes_down";
 
 /// Says what the metrics of this crate mean. Once per process, after the recorder is there.
@@ -34,5 +35,11 @@ pub fn describe_metrics() {
     describe_counter!(UNKNOWN, Unit::Count, "transactions of rounds whose outcome is unknown");
     describe_counter!(RESTARTS, Unit::Count, "writers made anew, by the reason");
     describe_counter!(ENDED, Unit::Count, "transactions ended that other writers had left open");
+    describe_gauge!(
+        OPEN_SECONDS,
+        Unit::Seconds,
+        "how long the oldest transaction of rounds has been open, up to 10: alarm if it stays there, \
+         nothing that comes after it can be read"
+    );
     describe_gauge!(LANES_DOWN, Unit::Count, "lanes that have no writer at present");
 }

@@ -14,7 +14,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use crate::simulation;
 use crate::tls::TlsFiles;
 
-pub use any_of::AnyOf;
+pub use any_of::{AnyOf, Turn};
 
 /// How calls get to a node.
 #[cfg(not(feature = "simulation"))]

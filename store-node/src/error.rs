@@ -102,6 +102,9 @@ pub enum Error {
     /// A read took longer than it may.
     #[error("the read took longer than {0} ms")]
     Expired(u64),
+    /// Nobody took what a read had found.
+    #[error("nothing that the read found was taken for {0} ms")]
+    Untaken(u64),
     /// Too many reads run at once.
     #[error("{0} reads are running, as many as may at once")]
     Overloaded(usize),
@@ -145,6 +148,7 @@ impl Error {
             | Error::NotHere
             | Error::PartitionAway(_)
             | Error::Expired(_)
+            | Error::Untaken(_)
             | Error::Overloaded(_) => ErrorKind::Retry,
             Error::CorruptStore(_) | Error::CorruptRecord { .. } | Error::Halted(_) => {
                 ErrorKind::Corrupt
@@ -177,7 +181,7 @@ impl Error {
             Error::CatchingUp { .. } => "catching_up",
             Error::TooOld { .. } => "too_old",
             Error::FeedTrimmed { .. } => "feed_trimmed",
-            Error::Expired(_) => "read_expired",
+            Error::Expired(_) | Error::Untaken(_) => "read_expired",
             Error::Overloaded(_) => "overloaded",
             Error::Statement(error) => error.code(),
             Error::NotHere => "not_here",

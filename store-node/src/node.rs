@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::Slice;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
@@ -33,7 +34,7 @@ use crate::persistence::Persistence;
 use crate::read::{Reads, blocking};
 use crate::rpc::{self, Addressee, Local, Services};
 use crate::status::Status;
-use crate::storage::{Head, Opened, Storage, StoreOptions, Unfinished};
+use crate::storage::{Head, Opened, Progress, Storage, StoreOptions, Unfinished};
 
 /// A node that is open and not yet started.
 pub struct StoreNode {
@@ -233,6 +234,7 @@ impl Started<'_> {
             ask_again: ASK_AGAIN,
             lost_after: Duration::from_millis(self.config.lost_after_ms),
             removed_at_once: REMOVED_AT_ONCE,
+            log_has: self.log_has(&apply.journal),
             agreement: Box::new(Declared {
                 journal: Arc::clone(&apply.journal),
                 cluster: self.identity.name.clone(),
@@ -247,6 +249,23 @@ impl Started<'_> {
             }),
         };
         (apply, backfill)
+    }
+
+    /// Says whether the log has all that comes after a position; not if that is not known.
+    fn log_has(&self, journal: &Arc<dyn Journal>) -> Box<dyn Fn(&Progress) -> bool + Send> {
+        let (journal, log) = (Arc::clone(journal), Arc::clone(&self.log));
+        let name = self.identity.name.clone();
+        Box::new(move |progress| {
+            let starts_by = |at: TopicPartition, position: u64| {
+                journal.bounds(&at).is_ok_and(|bounds| bounds.start.0 <= position)
+            };
+            let has = |slice: &Slice| {
+                let position = progress.slices[usize::from(slice.0)].position();
+                starts_by(TopicPartition::new(name.rounds(), slice.0), position.0)
+            };
+            starts_by(TopicPartition::new(name.txns(), 0), progress.next.0)
+                && log.read().iter().all(has)
+        })
     }
 
     fn losses(&self, membership: &Membership, journal: &Arc<dyn Journal>) -> Losses {

@@ -278,6 +278,11 @@ impl Status {
         is_news
     }
 
+    /// Whether this is wrong.
+    pub(crate) fn has_trouble(&self, trouble: Trouble) -> bool {
+        self.troubles.lock().contains_key(&trouble)
+    }
+
     /// Waits until `txn` is applied.
     pub(crate) async fn reach(&self, txn: TxnId, patience: Duration) -> Result<Applied, Error> {
         self.wait(

@@ -37,12 +37,18 @@ pub(crate) fn run(mix: Mix, seed: u64, bug: Option<Bug>, is_printed: bool) -> Re
         .build()
         .expect("a runtime can be built");
     let report = runtime.block_on(async {
-        let world = World::new(seed, BEGAN_MS, WALL_SPEED);
+        let world = World::new(seed_of(mix, seed), BEGAN_MS, WALL_SPEED);
         let _entered = world.enter();
         run_in(mix, world.clone(), is_printed).await
     });
     plant(None);
     report
+}
+
+/// Each mix has seeds of its own: what clients do is drawn from them, too.
+fn seed_of(mix: Mix, seed: u64) -> u64 {
+    let salted = |seed: u64, byte| (seed ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mix.name.bytes().fold(seed, salted)
 }
 
 async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {

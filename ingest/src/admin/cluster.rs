@@ -35,6 +35,12 @@ pub(super) fn admit(
     before: Option<&ClusterSpec>,
     after: &ClusterSpec,
 ) -> Result<(), Refusal> {
+    if admin.is_one_process {
+        let message = "this process is the whole cluster, and its one store node has everything";
+        return Err(Refusal::new(Code::ClusterInUse, message).with_hint(
+            "to have several store nodes run ingest, store-node and cdc by themselves, on Kafka",
+        ));
+    }
     let moved = match before {
         Some(before) => moves(before, after),
         None => Some("the cluster would get its first configuration".to_owned()),

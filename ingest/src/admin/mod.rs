@@ -36,10 +36,23 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub type ReplicationProbe =
     Arc<dyn Fn(AppId, &ResourceName) -> Option<serde_json::Value> + Send + Sync>;
 
+/// A cluster, as those see it who operate it.
+pub struct Operated {
+    /// Its log, which has the resources.
+    pub journal: Arc<dyn Journal>,
+    /// Its name.
+    pub cluster: ClusterName,
+    /// What is known of the replications that run in this process.
+    pub replications: Option<ReplicationProbe>,
+    /// This process is the whole cluster: its one store node has everything, whatever is declared.
+    pub is_one_process: bool,
+}
+
 /// What the handlers share.
 struct Admin {
     journal: Arc<dyn Journal>,
     cluster: ClusterName,
+    is_one_process: bool,
     /// Opened when it is first needed: the journal may not be there when the process starts.
     metadata: Mutex<Option<Arc<MetadataStore>>>,
     replications: Option<ReplicationProbe>,
@@ -48,23 +61,14 @@ struct Admin {
 /// The routes for operators of a cluster, `/api/v1/resources` and `/openapi.json`, for a listener
 /// at `address`. They answer to the names in `allowed_hosts`, as
 /// [`IngestConfig::allowed_hosts`](crate::IngestConfig::allowed_hosts) says.
-pub fn admin_routes(
-    address: SocketAddr,
-    allowed_hosts: &[String],
-    journal: Arc<dyn Journal>,
-    cluster: ClusterName,
-    replications: Option<ReplicationProbe>,
-) -> Router {
-    Hosts::at(address, allowed_hosts).guard(routes(journal, cluster, replications))
+pub fn admin_routes(address: SocketAddr, allowed_hosts: &[String], operated: Operated) -> Router {
+    Hosts::at(address, allowed_hosts).guard(routes(operated))
 }
 
-fn routes(
-    journal: Arc<dyn Journal>,
-    cluster: ClusterName,
-    replications: Option<ReplicationProbe>,
-) -> Router {
+fn routes(operated: Operated) -> Router {
+    let Operated { journal, cluster, replications, is_one_process } = operated;
     let metadata = Mutex::new(None);
-    let admin = Arc::new(Admin { journal, cluster, metadata, replications });
+    let admin = Arc::new(Admin { journal, cluster, is_one_process, metadata, replications });
     let one = get(resources::read).put(resources::write).delete(resources::remove);
     Router::new()
         .route("/api/v1/resources", get(resources::list))

@@ -28,8 +28,17 @@ async fn start() -> (Cluster, Router) {
     cluster.journal.ensure_topics(&topics).unwrap();
     let probe: ReplicationProbe = Arc::new(|_, name| Some(json!({"of": name.as_str()})));
     let loopback = "127.0.0.1:8081".parse().unwrap();
-    let routes = admin_routes(loopback, &[], cluster.journal.clone(), name, Some(probe));
+    let journal = cluster.journal.clone();
+    let operated =
+        Operated { journal, cluster: name, replications: Some(probe), is_one_process: false };
+    let routes = admin_routes(loopback, &[], operated);
     (cluster, routes)
+}
+
+/// A cluster of which nothing else is known.
+fn operated(journal: Arc<dyn Journal>, is_one_process: bool) -> Operated {
+    let cluster = "east".parse().unwrap();
+    Operated { journal, cluster, replications: None, is_one_process }
 }
 
 async fn send(
@@ -177,10 +186,9 @@ async fn a_replication_says_how_far_it_is() {
 #[tokio::test]
 async fn a_page_that_was_given_our_address_gets_nothing() {
     let (cluster, router) = start().await;
-    let name: ClusterName = "east".parse().unwrap();
     let loopback = "127.0.0.1:8081".parse().unwrap();
-    let configured =
-        admin_routes(loopback, &["db.example".to_owned()], cluster.journal.clone(), name, None);
+    let hosts = ["db.example".to_owned()];
+    let configured = admin_routes(loopback, &hosts, operated(cluster.journal.clone(), false));
     for (router, host, expected) in [
         (&router, "evil.example:8081", 403),
         (&router, "localhost:8081", 200),

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anabranch_core::keyspace::SliceCount;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::topics::ClusterName;
-use metrics::counter;
+use metrics::{counter, gauge};
 use parking_lot::Mutex;
 
 use crate::error::Error;
@@ -86,6 +86,10 @@ impl Abandoned {
             let age = self.seen.age(&open, now);
             (open, age)
         });
+        let aged: Vec<_> = aged.collect();
+        let oldest = aged.iter().map(|(_, age)| *age).max().unwrap_or_default();
+        gauge!(names::OPEN_SECONDS).set(oldest.as_secs_f64());
+        let aged = aged.into_iter();
         Ok(aged.filter(|(_, age)| *age >= PATIENCE).take(AT_ONCE).collect())
     }
 

@@ -73,15 +73,31 @@ impl AnyOf {
 
     /// Calls go to the node behind this one, for all copies of this channel. Only the first who finds
     /// it out moves them on: the next node is not passed over.
-    pub fn pass_over(&self, Turn(turn): Turn) {
-        let next = turn.wrapping_add(1);
-        let _ = self.turn.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
+    pub fn pass_over(&self, turn: Turn) {
+        self.go_on(turn, turn.next());
+    }
+
+    /// Calls that went to one node go to another one from now on, for all copies of this channel.
+    pub fn go_on(&self, Turn(from): Turn, Turn(to): Turn) {
+        let _ = self.turn.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// A channel of its own to the same nodes, whose calls go to this one at first.
+    pub fn at(&self, Turn(turn): Turn) -> Self {
+        AnyOf { turn: Arc::new(turn.into()), ..self.clone() }
     }
 }
 
 /// Which of the nodes calls go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn(usize);
+
+impl Turn {
+    /// That of the node behind it.
+    pub fn next(self) -> Self {
+        Turn(self.0.wrapping_add(1))
+    }
+}
 
 fn channels(addresses: &str, tls: Option<&TlsFiles>) -> Result<Arc<[Transport]>, GrpcError> {
     addresses.split(',').map(|address| channel(address.trim(), tls)).collect()
@@ -176,7 +192,12 @@ mod tests {
         let any = AnyOf::new("127.0.0.1:1,127.0.0.1:2", None).unwrap();
         let first = any.turn();
         [first, first].into_iter().for_each(|turn| any.clone().pass_over(turn));
-        assert_eq!(any.turn(), Turn(first.0 + 1));
+        assert_eq!(any.turn(), first.next());
+        let aside = any.at(first);
+        aside.pass_over(first);
+        assert_eq!((aside.turn(), any.turn()), (first.next(), first.next()), "it has its own turn");
+        any.go_on(first, first);
+        assert_eq!(any.turn(), first.next(), "others have moved on");
     }
 
     #[tokio::test]

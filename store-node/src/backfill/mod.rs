@@ -33,7 +33,7 @@ pub(crate) use self::lost::Agreement;
 pub(crate) use self::lost::Declared;
 pub(crate) use self::replicas::Remote;
 #[cfg(test)]
-pub(crate) use self::replicas::{Fetched, Heard, Position, Replicas, Wanted, read_entries};
+pub(crate) use self::replicas::{Fetched, Fill, Heard, Position, Replicas, Wanted, read_entries};
 #[cfg(test)]
 pub(crate) use self::source::Cursor;
 pub(crate) use self::source::Source;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::wire;
-use crate::coordinate::{Client, Coordinator, worse};
+use crate::coordinate::{Client, Coordinator};
 use crate::storage::{Entry, Progress, Table};
 use crate::waiting;
 
@@ -71,12 +71,24 @@ pub(crate) struct Wanted {
 /// What comes of a table.
 #[derive(Debug)]
 pub(crate) enum Fetched {
-    /// The next entries, and the key up to which they go.
-    Entries(Vec<Entry>, Vec<u8>),
+    /// The next entries.
+    Entries(Fill),
     /// That was all.
     All,
-    /// None of the replicas could go on.
-    Failed(Status),
+    /// None of the replicas could go on. One of them may, later.
+    Failed,
+    /// All of the replicas have said that they no longer have it.
+    Gone,
+}
+
+/// Some entries of a table.
+#[derive(Debug)]
+pub(crate) struct Fill {
+    pub(crate) entries: Vec<Entry>,
+    /// The key up to which they go.
+    pub(crate) after: Vec<u8>,
+    /// Nothing follows.
+    pub(crate) is_last: bool,
 }
 
 impl Replicas for Remote {
@@ -128,18 +140,18 @@ impl Remote {
 
     async fn forward(&self, mut wanted: Wanted, given: &mpsc::Sender<Fetched>) -> Fetched {
         let last = TxnId(wanted.until.0.saturating_sub(1));
-        let mut failure: Option<Status> = None;
+        let mut all_gone = true;
         for (node, client) in self.coordinator.others(last) {
             match self.forward_from(client, &mut wanted, given).await {
                 Ok(()) => return Fetched::All,
                 Err(status) => {
                     tracing::info!(%node, %status, "a replica does not hand over");
-                    failure = Some(worse(failure.take(), status, is_gone));
+                    // Who does not answer may have it.
+                    all_gone &= is_gone(&status);
                 }
             }
         }
-        let none = || Status::unavailable("this node's partition has no other replica");
-        Fetched::Failed(failure.unwrap_or_else(none))
+        if all_gone { Fetched::Gone } else { Fetched::Failed }
     }
 
     async fn forward_from(
@@ -156,7 +168,8 @@ impl Remote {
         while let Some(reply) = timeout(SILENCE, replies.message()).await.map_err(silent)?? {
             let entries = read_entries(reply.entries, wanted)?;
             wanted.after = reply.after.to_vec();
-            let fetched = Fetched::Entries(entries, wanted.after.clone());
+            let (after, is_last) = (wanted.after.clone(), reply.is_last);
+            let fetched = Fetched::Entries(Fill { entries, after, is_last });
             given.send(fetched).await.map_err(|_| Status::cancelled("the node stops"))?;
         }
         Ok(())
@@ -175,7 +188,7 @@ impl Remote {
 }
 
 /// Whether a node said that it no longer has the snapshot that is copied.
-pub(super) fn is_gone(status: &Status) -> bool {
+fn is_gone(status: &Status) -> bool {
     grpc::code_of(status) == Some("too_old")
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::wire;
 use crate::error::Error;
 use crate::log::Log;
-use crate::read::{Page, Reads, Replies, blocking};
+use crate::read::{Kind, Page, Reads, Replies, blocking};
 use crate::status::{Applied, Status};
 use crate::storage::{Storage, Table};
 
@@ -72,9 +72,14 @@ impl Source {
         let after = request.after;
         let (page_entries, page_looked) = (PAGE_ENTRIES, PAGE_LOOKED);
         let cursor = |_| Cursor { part, table, txns, after, page_entries, page_looked };
-        self.reads.open("entries", MAX_STREAM, snapshot, cursor, Cursor::next, |_, mut pages| {
-            pages.pop().unwrap_or_default()
-        })
+        self.reads.open(
+            Kind::Entries,
+            MAX_STREAM,
+            snapshot,
+            cursor,
+            Cursor::next,
+            |_, mut pages| pages.pop().unwrap_or_default(),
+        )
     }
 
     /// How far this node is, if it may tell already.
@@ -130,6 +135,7 @@ impl Cursor {
         let is_last = last.is_none();
         let given = || reply.entries.last().map(|entry| entry.key.clone());
         reply.after = last.or_else(given).unwrap_or(from);
+        reply.is_last = is_last;
         self.after = reply.after.clone();
         Ok(Page { items: vec![reply], is_last })
     }

@@ -16,7 +16,7 @@ use tonic::Status as Refusal;
 
 use super::choice::{Choice, choose};
 use super::lost::{Agreement, passed_over};
-use super::replicas::{Fetched, Replicas, Wanted, is_gone};
+use super::replicas::{Fetched, Fill, Replicas, Wanted};
 use crate::error::Error;
 use crate::log::Log;
 use crate::metrics;
@@ -26,7 +26,7 @@ use crate::storage::{Batch, Entry, Head, Progress, Sample, Storage, Table, Timel
 
 /// How long until replicas that could not give are asked again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// How often they are asked for a snapshot before another one is asked for.
+/// How often they are asked before the log is taken instead, if it has everything.
 const TRIES: u32 = 120;
 /// With so few transactions an empty node reads the log: that keeps its feed complete.
 const FEW: u64 = 1_000;
@@ -41,6 +41,8 @@ pub(crate) struct Backfill {
     pub(crate) persistence: Persistence,
     pub(crate) replicas: Box<dyn Replicas>,
     pub(crate) agreement: Box<dyn Agreement>,
+    /// Whether the log has all that comes after this.
+    pub(crate) log_has: Box<dyn Fn(&Progress) -> bool + Send>,
     /// How long to wait before replicas that could not give are asked again ([`ASK_AGAIN`]).
     pub(crate) ask_again: Duration,
     /// How long all of them have to lack something before it is declared lost.
@@ -67,6 +69,16 @@ enum Found {
     Lost(Box<Agreed>),
     /// Nobody who answers has more, and that is enough to know.
     Nobody,
+}
+
+/// How the fetching of a table ended.
+enum End {
+    /// All of it is here.
+    All,
+    /// Nobody who answers can go on.
+    Failed,
+    /// Nobody has it any more.
+    Gone,
 }
 
 /// How far fetching has come.
@@ -280,18 +292,19 @@ impl Backfill {
         loop {
             self.tell(&unfinished);
             let before = unfinished.after.clone();
-            let Err(refusal) = self.copy_table(head, &mut unfinished)? else {
-                match unfinished.table {
-                    Table::Rounds => {
-                        unfinished.table = Table::Versions;
-                        unfinished.after.clear();
-                        continue;
-                    }
-                    Table::Versions => return Ok(Copied::All(unfinished)),
+            match self.copy_table(head, &mut unfinished)? {
+                End::All if unfinished.table == Table::Rounds => {
+                    unfinished.table = Table::Versions;
+                    unfinished.after.clear();
+                    continue;
                 }
-            };
+                End::All => return Ok(Copied::All(unfinished)),
+                End::Gone => return Ok(Copied::Gone(unfinished)),
+                End::Failed => {}
+            }
             tries = if unfinished.after == before { tries + 1 } else { 0 };
-            if is_gone(&refusal) || tries >= TRIES {
+            // What the log has need not be waited for. What it does not have a replica may bring back.
+            if tries >= TRIES && (self.log_has)(&head.progress) {
                 return Ok(Copied::Gone(unfinished));
             }
             self.persistence.pause(self.ask_again)?;
@@ -299,13 +312,10 @@ impl Backfill {
     }
 
     /// Fetches what is not here yet of the table that is being fetched.
-    fn copy_table(
-        &self,
-        head: &Head,
-        unfinished: &mut Unfinished,
-    ) -> Result<Result<(), Refusal>, Error> {
-        if planted!(BackfillsWithoutRounds) && unfinished.table == Table::Rounds {
-            return Ok(Ok(()));
+    fn copy_table(&self, head: &Head, unfinished: &mut Unfinished) -> Result<End, Error> {
+        let is_left_out = planted!(BackfillsWithoutRounds) && unfinished.table == Table::Rounds;
+        if unfinished.is_complete || is_left_out {
+            return Ok(End::All);
         }
         let wanted = Wanted {
             since: unfinished.since,
@@ -316,16 +326,22 @@ impl Backfill {
         for fetched in self.replicas.fetch(wanted) {
             self.persistence.check()?;
             match fetched {
-                Fetched::Entries(entries, after) => {
+                Fetched::Entries(Fill { entries, after, is_last }) => {
                     unfinished.after = after;
+                    // Whoever gave it may be gone before it is asked whether there is more.
+                    unfinished.is_complete = is_last && unfinished.table == Table::Versions;
                     self.write(head, unfinished, &entries)?;
+                    if unfinished.is_complete {
+                        return Ok(End::All);
+                    }
                 }
-                Fetched::All => return Ok(Ok(())),
-                Fetched::Failed(refusal) => return Ok(Err(refusal)),
+                Fetched::All => return Ok(End::All),
+                Fetched::Failed => return Ok(End::Failed),
+                Fetched::Gone => return Ok(End::Gone),
             }
         }
         self.persistence.check()?;
-        Ok(Err(Refusal::internal("what fetches has ended")))
+        Ok(End::Failed)
     }
 
     /// Writes entries and how far they go, in one batch.

@@ -6,7 +6,7 @@ use tonic::Status;
 /// Which of two failures to tell of: what a node said rather than that another was not reached. But
 /// that something is gone, as `is_gone` says, is told only if all of them say so, and then by the
 /// one that goes back farthest.
-pub(crate) fn worse(
+pub(super) fn worse(
     before: Option<Status>,
     now: Status,
     is_gone: impl Fn(&Status) -> bool,

@@ -18,6 +18,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(1);
 pub(super) fn isolation(
     membership: &Membership,
     is_heard: impl Fn(&NodeId) -> bool,
+    reads_log: bool,
 ) -> Option<String> {
     let (configuration, seconds) = (membership.configuration(), SILENCE.as_secs());
     let own = configuration.member(membership.node())?.partition;
@@ -29,6 +30,10 @@ pub(super) fn isolation(
         });
     }
     let nodes = || configuration.replicas(own);
+    let is_alone = nodes().all(|node| node == membership.node() || !is_heard(node));
+    if is_alone && nodes().count() > 1 && !reads_log {
+        return Some("neither the log nor another store node is reached: cut off?".to_owned());
+    }
     let heard = nodes().filter(|node| *node == membership.node() || is_heard(node)).count();
     let quorum = configuration.quorum(own);
     (heard < quorum).then(|| {
@@ -49,7 +54,7 @@ mod tests {
         let configuration = configuration(1, cluster, quorum);
         let listen = ([127, 0, 0, 1], 7070).into();
         let membership = Membership::new(Some(node("a")), Some(configuration), listen).unwrap();
-        isolation(&membership, |node| heard.contains(&node.as_str())).is_some()
+        isolation(&membership, |node| heard.contains(&node.as_str()), true).is_some()
     }
 
     #[test]
@@ -74,5 +79,19 @@ mod tests {
         assert!(is_isolated(cluster, Some(3), &["c"]));
         assert!(!is_isolated(cluster, Some(1), &[]));
         assert!(!is_isolated(&[&["a"]], None, &[]), "it is alone");
+    }
+
+    /// One that is a quorum by itself knows of nothing new without the log.
+    #[test]
+    fn who_reaches_nothing_is_cut_off() {
+        let is_isolated = |cluster: &[&[&str]], heard: &[&str]| {
+            let configuration = configuration(1, cluster, Some(1));
+            let listen = ([127, 0, 0, 1], 7070).into();
+            let membership = Membership::new(Some(node("a")), Some(configuration), listen).unwrap();
+            isolation(&membership, |node| heard.contains(&node.as_str()), false).is_some()
+        };
+        assert!(is_isolated(&[&["a", "b"]], &[]));
+        assert!(!is_isolated(&[&["a", "b"]], &["b"]), "the log is away, for both perhaps");
+        assert!(!is_isolated(&[&["a"]], &[]), "there is no other");
     }
 }

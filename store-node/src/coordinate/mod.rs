@@ -45,7 +45,6 @@ use crate::error::Error;
 use crate::read::parse_select;
 use crate::rpc::{Local, Replies, app, document_id, oldest_of, refuse, refused, replies};
 
-pub(crate) use self::failure::worse;
 pub(crate) use self::replicas::Client;
 pub(crate) use self::view::{Remember, View};
 

@@ -19,18 +19,22 @@ pub(crate) struct Candidate {
 
 /// The nodes in the order in which to ask them to read at `at`: first those that have come that
 /// far, of these this node itself and then whoever is suspected least; then the others, whoever has
-/// come farthest first. What was heard is a little old, so all of them are in it.
+/// come farthest first. What was heard is a little old, so all of them are in it. Those that are
+/// equally good take turns from one timestamp to the next.
 pub(crate) fn order(mut candidates: Vec<Candidate>, at: TxnId) -> Vec<Candidate> {
     let reached = |candidate: &Candidate| candidate.base > at;
-    candidates.sort_by(|a, b| {
+    let better = |a: &Candidate, b: &Candidate| {
         let by_suspicion = || a.suspicion.share().total_cmp(&b.suspicion.share());
-        let by_base = || b.base.cmp(&a.base);
-        reached(b)
-            .cmp(&reached(a))
-            .then_with(|| if reached(a) { b.is_here.cmp(&a.is_here) } else { by_base() })
-            .then_with(by_suspicion)
-            .then_with(by_base)
-            .then_with(|| a.node.cmp(&b.node))
-    });
+        let by_place = || match reached(a) {
+            true => b.is_here.cmp(&a.is_here),
+            false => b.base.cmp(&a.base),
+        };
+        reached(b).cmp(&reached(a)).then_with(by_place).then_with(by_suspicion)
+    };
+    candidates.sort_by(|a, b| better(a, b).then_with(|| a.node.cmp(&b.node)));
+    let equal = candidates.iter().take_while(|next| better(&candidates[0], next).is_eq()).count();
+    if let Some(turn) = usize::try_from(at.0).ok().and_then(|at| at.checked_rem(equal)) {
+        candidates[..equal].rotate_left(turn);
+    }
     candidates
 }

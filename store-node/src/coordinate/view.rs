@@ -281,7 +281,8 @@ impl View {
     /// be the first to be started: the next one may be started only once this one is ready.
     fn note_isolation(&self) {
         let is_heard = |node: &NodeId| self.gossip.silence(node) < SILENCE;
-        let why = isolation(&self.membership(), is_heard);
+        let reads_log = !self.status.has_trouble(Trouble::Commits);
+        let why = isolation(&self.membership(), is_heard, reads_log);
         self.is_cut_off.store(why.is_some(), Ordering::Release);
         if why.is_none() {
             self.has_heard.store(true, Ordering::Release);

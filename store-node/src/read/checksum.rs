@@ -14,7 +14,7 @@ use futures::Stream;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::page::Page;
-use super::{Reads, Snapshot};
+use super::{Kind, Reads, Snapshot};
 use crate::error::Error;
 use crate::log::Log;
 use crate::storage::Storage;
@@ -164,7 +164,7 @@ impl Reads {
             let reply = items.pop().unwrap_or_default();
             proto::ChecksumReply { txn, ..reply }
         };
-        self.open("checksum", self.max_read, snapshot, cursor, ChecksumCursor::next, reply)
+        self.open(Kind::Checksum, self.max_read, snapshot, cursor, ChecksumCursor::next, reply)
     }
 }
 

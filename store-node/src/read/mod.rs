@@ -28,7 +28,7 @@ use crate::storage::{Hold, Storage};
 
 pub(crate) use self::checksum::{ChecksumStream, Cut, Sum};
 pub(crate) use self::page::Page;
-pub(crate) use self::stream::{QueryStream, Replies, ScanStream};
+pub(crate) use self::stream::{Kind, QueryStream, Replies, ScanStream};
 
 /// What reads need.
 #[derive(Clone)]
@@ -36,6 +36,8 @@ pub(crate) struct Reads {
     storage: Arc<Storage>,
     status: Arc<Status>,
     streams: Arc<Semaphore>,
+    /// Those of replicas that copy or compare: clients that take nothing are not in their way.
+    replica_streams: Arc<Semaphore>,
     max_streams: usize,
     max_read: Duration,
     shutdown: Shutdown,
@@ -66,8 +68,8 @@ impl Reads {
         max_read: Duration,
         shutdown: Shutdown,
     ) -> Self {
-        let streams = Arc::new(Semaphore::new(max_streams));
-        Reads { storage, status, streams, max_streams, max_read, shutdown }
+        let [streams, replica_streams] = [(); 2].map(|()| Arc::new(Semaphore::new(max_streams)));
+        Reads { storage, status, streams, replica_streams, max_streams, max_read, shutdown }
     }
 
     /// The snapshot that a request asks for, waited for as long as it says.

@@ -33,6 +33,36 @@ pub(crate) type ScanStream = Replies<proto::ScanReply>;
 /// Reads the next page.
 type Read<C, T> = fn(&mut C, &Storage) -> Result<Page<T>, Error>;
 
+/// How long nobody may take a page that is there. A stream has one of few places.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What a stream is, and so whose places it takes one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Query,
+    Scan,
+    Checksum,
+    Entries,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Query => "query",
+            Kind::Scan => "scan",
+            Kind::Checksum => "checksum",
+            Kind::Entries => "entries",
+        }
+    }
+
+    fn is_of_replicas(self) -> bool {
+        match self {
+            Kind::Query | Kind::Scan => false,
+            Kind::Checksum | Kind::Entries => true,
+        }
+    }
+}
+
 /// What reads the pages of a stream.
 struct Pages<C, T> {
     storage: Arc<Storage>,
@@ -52,14 +82,15 @@ impl Reads {
     /// A stream of what a cursor reads from a snapshot; it may take so long.
     pub(crate) fn open<C: Send + 'static, T: Send + 'static, R: Send + 'static>(
         &self,
-        kind: &'static str,
+        kind: Kind,
         max_read: Duration,
         snapshot: Snapshot,
         cursor: impl FnOnce(TxnId) -> C,
         read: Read<C, T>,
         reply: fn(Option<u64>, Vec<T>) -> R,
     ) -> Result<Replies<R>, Error> {
-        let permit = Arc::clone(&self.streams).try_acquire_owned();
+        let places = if kind.is_of_replicas() { &self.replica_streams } else { &self.streams };
+        let permit = Arc::clone(places).try_acquire_owned();
         let txn = snapshot.txn.map(|txn| txn.0);
         // One page waits while the next is read.
         let (taken, pages) = mpsc::channel(1);
@@ -73,7 +104,7 @@ impl Reads {
             shutdown: self.shutdown.clone(),
             _snapshot: snapshot,
             _permit: permit.map_err(|_| Error::Overloaded(self.max_streams))?,
-            _open: OpenStream::new(kind),
+            _open: OpenStream::new(kind.name()),
         };
         let open = Open { pages, reading: Some(tokio::spawn(reading.run())) };
         Ok(Box::pin(stream::try_unfold(open, move |mut open| async move {
@@ -92,7 +123,7 @@ impl Reads {
     ) -> Result<QueryStream, Error> {
         let cursor = |at| QueryCursor::new(app, select, after, at);
         let reply = |txn, items| proto::QueryReply { txn, items, stable: None };
-        self.open("query", self.max_read, snapshot, cursor, QueryCursor::next, reply)
+        self.open(Kind::Query, self.max_read, snapshot, cursor, QueryCursor::next, reply)
     }
 
     /// The states of all documents of a collection. There is always at least one reply.
@@ -110,7 +141,7 @@ impl Reads {
         }
         let cursor = |at| ScanCursor::new(prefix, after, at);
         let reply = |txn, items| proto::ScanReply { txn, items };
-        self.open("scan", self.max_read, snapshot, cursor, ScanCursor::next, reply)
+        self.open(Kind::Scan, self.max_read, snapshot, cursor, ScanCursor::next, reply)
     }
 }
 
@@ -150,10 +181,14 @@ impl<C: Send + 'static, T: Send + 'static> Pages<C, T> {
 
     /// False if nobody takes pages any more.
     async fn give(&mut self, items: Vec<T>) -> Result<bool, Error> {
+        let (idle_ms, idle) = (IDLE.as_millis(), Instant::now() + IDLE);
         tokio::select! {
             biased;
             given = self.taken.send(items) => Ok(given.is_ok()),
             () = tokio::time::sleep_until(self.deadline) => Err(Error::Expired(self.max_read_ms)),
+            () = tokio::time::sleep_until(idle) => {
+                Err(Error::Untaken(u64::try_from(idle_ms).unwrap_or(u64::MAX)))
+            }
             () = self.shutdown.begun() => Err(Error::Shutdown),
         }
     }

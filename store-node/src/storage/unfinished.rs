@@ -13,7 +13,9 @@ use super::progress::{Progress, decode_progress, encode_progress};
 use super::{Storage, keys};
 use crate::error::Error;
 
-const VERSION: u8 = 1;
+/// The newest version. The first one did not say that nothing is left.
+const VERSION: u8 = 2;
+const FIRST_VERSION: u8 = 1;
 
 /// A backfill that has begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,12 +30,15 @@ pub(crate) struct Unfinished {
     pub(crate) after: Vec<u8>,
     /// How many entries came so far.
     pub(crate) entries: u64,
+    /// Nothing is left to be fetched.
+    pub(crate) is_complete: bool,
 }
 
 impl Unfinished {
     /// One of which nothing was fetched yet.
     pub(crate) fn new(since: TxnId, to: Progress) -> Self {
-        Unfinished { since, to, table: Table::Rounds, after: Vec::new(), entries: 0 }
+        let (table, after, entries) = (Table::Rounds, Vec::new(), 0);
+        Unfinished { since, to, table, after, entries, is_complete: false }
     }
 }
 
@@ -101,7 +106,7 @@ impl Batch<'_> {
 }
 
 fn encode(unfinished: &Unfinished) -> Vec<u8> {
-    let Unfinished { since, to, table, after, entries } = unfinished;
+    let Unfinished { since, to, table, after, entries, is_complete } = unfinished;
     let mut value = vec![VERSION];
     value.put_u64(since.0);
     value.put_u64(*entries);
@@ -109,6 +114,7 @@ fn encode(unfinished: &Unfinished) -> Vec<u8> {
         Table::Rounds => 0,
         Table::Versions => 1,
     });
+    value.put_u8((*is_complete).into());
     value.put_u32(u32::try_from(after.len()).expect("a key is no longer than a document's id"));
     value.put_slice(after);
     value.put_slice(&encode_progress(to));
@@ -119,7 +125,8 @@ fn decode(value: &[u8]) -> Result<Unfinished, Error> {
     let broken = || Error::CorruptStore("an unfinished backfill does not decode".to_owned());
     let read = || -> Result<Option<(Unfinished, &[u8])>, TryGetError> {
         let mut value = value;
-        if value.try_get_u8()? != VERSION {
+        let version = value.try_get_u8()?;
+        if !(FIRST_VERSION..=VERSION).contains(&version) {
             return Ok(None);
         }
         let since = TxnId(value.try_get_u64()?);
@@ -129,11 +136,16 @@ fn decode(value: &[u8]) -> Result<Unfinished, Error> {
             1 => Table::Versions,
             _ => return Ok(None),
         };
+        let is_complete = match if version == FIRST_VERSION { 0 } else { value.try_get_u8()? } {
+            0 => false,
+            1 => true,
+            _ => return Ok(None),
+        };
         let length = usize::try_from(value.try_get_u32()?).expect("32 bits fit an address");
         let Some((after, rest)) = value.split_at_checked(length) else { return Ok(None) };
         let after = after.to_vec();
         let to = Progress::start(0);
-        Ok(Some((Unfinished { since, to, table, after, entries }, rest)))
+        Ok(Some((Unfinished { since, to, table, after, entries, is_complete }, rest)))
     };
     let (unfinished, rest) = read().ok().flatten().ok_or_else(broken)?;
     let to = decode_progress(rest).map_err(|_| broken())?;
@@ -153,7 +165,8 @@ mod tests {
         to.last = Some(TxnId(7));
         to.time = Hlc(3);
         to.slices[1].end = Offset(4);
-        Unfinished { since: TxnId(2), to, table: Table::Versions, after: vec![1, 0, 2], entries: 5 }
+        let (since, table, after) = (TxnId(2), Table::Versions, vec![1, 0, 2]);
+        Unfinished { since, to, table, after, entries: 5, is_complete: true }
     }
 
     #[test]
@@ -172,8 +185,10 @@ mod tests {
     #[test]
     fn the_layout_is_frozen() {
         let number = |number| [0, 0, 0, 0, 0, 0, 0, number];
-        let head = [&[1][..], &number(2), &number(5), &[1, 0, 0, 0, 3, 1, 0, 2]].concat();
-        let value = encode(&unfinished());
-        assert_eq!(value, [head, encode_progress(&unfinished().to)].concat());
+        let to = encode_progress(&unfinished().to);
+        let head = [&[2][..], &number(2), &number(5), &[1, 1, 0, 0, 0, 3, 1, 0, 2]].concat();
+        assert_eq!(encode(&unfinished()), [head, to.clone()].concat());
+        let old = [&[1][..], &number(2), &number(5), &[1, 0, 0, 0, 3, 1, 0, 2], &to].concat();
+        assert_eq!(decode(&old).unwrap(), Unfinished { is_complete: false, ..unfinished() });
     }
 }

@@ -194,7 +194,6 @@ async fn of_two_changes_the_second_is_admitted_on_what_the_first_left() {
     let (cluster, router) = start().await;
     assert_eq!(put(&router, &declared(&one(&["a", "b"]))).await.status, StatusCode::CREATED);
     write(&cluster);
-    let name: ClusterName = "east".parse().unwrap();
     let (journal, first) = (cluster.journal.clone(), AtomicBool::new(true));
     let faulty = FaultyJournal::new(cluster.journal.clone(), move |step| {
         if matches!(step, Step::Writer(_)) && first.swap(false, Ordering::SeqCst) {
@@ -205,9 +204,20 @@ async fn of_two_changes_the_second_is_admitted_on_what_the_first_left() {
         Fate::Done
     });
     let loopback = "127.0.0.1:8081".parse().unwrap();
-    let slow = admin_routes(loopback, &[], Arc::new(faulty), name, None);
+    let slow = admin_routes(loopback, &[], operated(Arc::new(faulty), false));
     let reply = put(&slow, &declared(&one(&["b"]))).await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (409, "cluster_in_use"));
     let shown = send(&router, Method::GET, PATH, &Value::Null, &[]).await.json();
     assert_eq!(shown["spec"], one(&["a"]));
+}
+
+/// Its store node would go on to have everything.
+#[tokio::test]
+async fn a_cluster_of_one_process_gets_no_other_nodes() {
+    let (cluster, _) = start().await;
+    let loopback = "127.0.0.1:8081".parse().unwrap();
+    let whole = admin_routes(loopback, &[], operated(cluster.journal.clone(), true));
+    let reply = put(&whole, &declared(&one(&["a"]))).await;
+    assert_eq!((reply.status.as_u16(), reply.code().as_str()), (409, "cluster_in_use"));
+    assert_eq!(send(&whole, Method::GET, PATH, &Value::Null, &[]).await.status.as_u16(), 404);
 }

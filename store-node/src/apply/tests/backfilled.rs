@@ -20,18 +20,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use tempfile::TempDir;
-use tonic::Status as Refusal;
 
 use super::support::{TestLog, TestRound, arbitrary_rounds, everything, slices};
 use super::whole::{
     LONG, applier, build, catch_up, changes, crash_image, feed, inputs, open, put, seen,
 };
 use crate::backfill::{
-    Agreement, Backfill, Cursor, Fetched, Heard, Position, Reason, Replicas, Wanted, read_entries,
+    Agreement, Backfill, Cursor, Fetched, Fill, Heard, Position, Reason, Replicas, Wanted,
+    read_entries,
 };
 use crate::error::Error;
 use crate::persistence::Persistence;
-use crate::rpc::refuse;
 use crate::status::Status;
 use crate::storage::{FeedPosition, Head, Opened, Storage, Table};
 
@@ -78,13 +77,9 @@ impl Replicas for Others {
     }
 
     fn fetch(&self, wanted: Wanted) -> Box<dyn Iterator<Item = Fetched> + '_> {
-        let gone = || {
-            let gone = Error::TooOld { wanted: TxnId(0), oldest: TxnId(1) };
-            Fetched::Failed(refuse(&gone))
-        };
         let can_give = |store: &&Arc<Storage>| store.progress().unwrap().next >= wanted.until;
         let Some(store) = self.stores.iter().find(can_give) else {
-            return Box::new(std::iter::once(gone()));
+            return Box::new(std::iter::once(Fetched::Gone));
         };
         let mut cursor = Some(Cursor {
             part: None,
@@ -106,8 +101,8 @@ impl Replicas for Others {
             match self.events.lock().pop_front().unwrap_or(Event::Page) {
                 Event::Page => {}
                 Event::PageAndFlush => self.target.flush().unwrap(),
-                Event::Fails => return Some(Fetched::Failed(Refusal::unavailable("it is away"))),
-                Event::Gone => return Some(gone()),
+                Event::Fails => return Some(Fetched::Failed),
+                Event::Gone => return Some(Fetched::Gone),
                 Event::Dies => {
                     self.shutdown.begin();
                     return None;
@@ -117,7 +112,8 @@ impl Replicas for Others {
             cursor = (!page.is_last).then_some(reading);
             let reply = page.items.into_iter().next().unwrap();
             let entries = read_entries(reply.entries, &wanted).unwrap();
-            Some(Fetched::Entries(entries, reply.after.to_vec()))
+            let (after, is_last) = (reply.after.to_vec(), reply.is_last);
+            Some(Fetched::Entries(Fill { entries, after, is_last }))
         }))
     }
 }
@@ -144,6 +140,7 @@ pub(super) fn backfill(target: &Arc<Storage>, status: &Arc<Status>, others: Othe
         persistence: Persistence::new(Arc::clone(status), others.shutdown.clone()),
         replicas: Box::new(others),
         agreement: Box::new(Nothing),
+        log_has: Box::new(|_| true),
         ask_again: Duration::ZERO,
         lost_after: Duration::MAX,
         removed_at_once: 2,
@@ -531,4 +528,68 @@ fn events(storage: &Storage, until: TxnId) -> Vec<(TxnId, Bytes, Bytes)> {
         })
         .unwrap();
     all
+}
+
+fn several() -> Vec<TestRound> {
+    let round = |id| TestRound { id, mutations: vec![put(i64::try_from(id % 6).unwrap(), 1)] };
+    (0..12).map(round).collect()
+}
+
+/// The only replica that has it is away for longer than anybody would wait who has a choice: what was
+/// copied is kept, since the log does not have it.
+#[test]
+fn what_was_copied_is_kept_for_as_long_as_its_replica_is_away() {
+    let away = vec![Event::Fails; 500];
+    let events = [vec![Event::Page; 14], away, vec![Event::Dies]].concat();
+    for log_has in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (_source_dir, source) = applied(&several());
+        let Opened { storage, head, .. } = open(dir.path());
+        let (target, status) = (Arc::new(storage), status_of(&head));
+        let others = Others {
+            stores: vec![Arc::new(source.storage)],
+            target: Arc::clone(&target),
+            events: Arc::new(Mutex::new(VecDeque::from(events.clone()))),
+            page_entries: 1,
+            shutdown: Shutdown::new(),
+        };
+        let copying =
+            Backfill { log_has: Box::new(move |_| log_has), ..backfill(&target, &status, others) };
+        assert!(copying.run(head, Reason::Trimmed(trimmed())).is_err(), "the node has died");
+        let kept = target.unfinished().unwrap().map_or(0, |unfinished| unfinished.entries);
+        assert_eq!(kept > 0, !log_has, "{kept} entries");
+    }
+}
+
+/// The replica dies for good right after it has given the last entry: that it was the last is known.
+#[test]
+fn who_has_the_last_entry_needs_nobody_any_more() {
+    let (log, _) = build(&several());
+    let (_whole_dir, whole) = applied(&several());
+    let mut finished = 0;
+    for writes in 0..60 {
+        let (_source_dir, source) = applied(&several());
+        let dir = tempfile::tempdir().unwrap();
+        let Opened { storage, head, .. } = open(dir.path());
+        let (target, status) = (Arc::new(storage), status_of(&head));
+        let others = Others { stores: vec![Arc::new(source.storage)], ..nobody(&target) };
+        let mut copying = backfill(&target, &status, others);
+        copying.persistence = copying.persistence.clone().dying_after(writes);
+        if copying.run(head, Reason::Trimmed(trimmed())).is_ok() {
+            break;
+        }
+        target.flush().unwrap();
+        drop((copying, target));
+        let Opened { storage, head, unfinished, .. } = open(dir.path());
+        let Some(unfinished) = unfinished.filter(|unfinished| unfinished.is_complete) else {
+            continue;
+        };
+        let (target, status) = (Arc::new(storage), status_of(&head));
+        let alone = backfill(&target, &status, nobody(&target));
+        alone.run(head, Reason::Interrupted(unfinished)).unwrap();
+        drop((alone, target));
+        check(&go_on(dir.path(), &log), &whole, &log);
+        finished += 1;
+    }
+    assert!(finished > 0, "none died between the last entry and the end");
 }
