@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch};
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::OnConflict;
 use anabranch_runtime::grpc;
@@ -14,7 +15,7 @@ use anabranch_schemas::records::Change;
 use anabranch_schemas::store as proto;
 use bytes::Bytes;
 
-use self::support::cluster::{CARS, Cluster, PARTITIONS, REPLICAS, name, scan_cars};
+use self::support::cluster::{CARS, Cluster, PARTITIONS, REPLICAS, configuration, name, scan_cars};
 use self::support::log::car;
 use self::support::model::Model;
 use self::support::{Node, PATIENCE_MS, at, exactly, insert, put, until, within};
@@ -129,6 +130,35 @@ async fn a_round_over_several_partitions_has_one_outcome() {
         let expected: BTreeSet<_> = taken.iter().map(|number| car(*number).to_bytes()).collect();
         assert_eq!(conflicts, expected);
     }
+    cluster.stop().await;
+}
+
+/// Of two nodes both have to have what is read, until that is changed: without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_node_follows_a_newer_configuration() {
+    let spec = |quorum| ClusterSpec { quorum: Some(quorum), ..configuration(1, 2).spec().clone() };
+    let both = Configuration::new(Epoch(1), spec(2)).unwrap();
+    let one = ClusterSpec { quorum: Some(1), ..both.spec().clone() };
+    let mut cluster = Cluster::start_in(both, |_| {}).await;
+    let before = cluster.write_some();
+    let read = async |cluster: &Cluster| {
+        let reply = cluster.nodes[&name(0, 0)].get(&car(3), waiting()).await.unwrap();
+        reply.txn.map(TxnId)
+    };
+    within("all is stable", async { while read(&cluster).await < Some(before) {} }).await;
+    cluster.stop_node(&name(0, 1)).await;
+    let after = cluster.write(vec![(3, put("{}"))]);
+    // It has it, as who names it sees; and nobody else may see it, since the other one is away.
+    let node = &cluster.nodes[&name(0, 0)];
+    assert!(node.get(&car(3), at(after)).await.unwrap().txn >= Some(after.0));
+    assert!(read(&cluster).await < Some(after));
+    node.configure(Configuration::new(Epoch(2), one.clone()).unwrap());
+    within("it is stable", async { while read(&cluster).await < Some(after) {} }).await;
+    // An older one that comes late changes nothing.
+    let strict = ClusterSpec { quorum: Some(2), ..one };
+    node.configure(Configuration::new(Epoch(1), strict).unwrap());
+    let last = cluster.write(vec![(3, put("{}"))]);
+    within("it stays stable", async { while read(&cluster).await < Some(last) {} }).await;
     cluster.stop().await;
 }
 

@@ -2,7 +2,7 @@
 //! that says what does not hold. [`conformance_tests!`](crate::conformance_tests) makes one
 //! `#[test]` of each, for the implementation that a [`Harness`] opens:
 //!
-//! ```ignore
+//! ```text
 //! anabranch_journal::conformance_tests!(EmbeddedHarness);
 //! ```
 //!

@@ -62,7 +62,11 @@ impl Cluster {
         replicas: usize,
         change: fn(&mut StoreNodeConfig),
     ) -> Self {
-        let configuration = configuration(partitions, replicas);
+        Self::start_in(configuration(partitions, replicas), change).await
+    }
+
+    /// Of this configuration.
+    pub async fn start_in(configuration: Configuration, change: fn(&mut StoreNodeConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(journal(&dir.path().join("log")));
         let nodes = BTreeMap::new();

@@ -26,6 +26,7 @@ use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_store_node::{Configurations, StoreNodeConfig, run};
+use tokio::sync::watch;
 
 /// How long something that has to happen may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,6 +70,7 @@ pub struct Node {
     pub client: StoreNodeClient<grpc::Transport>,
     pub readiness: Readiness,
     pub address: String,
+    configurations: watch::Sender<Option<Configuration>>,
     tasks: Tasks,
 }
 
@@ -97,14 +99,19 @@ impl Node {
         let readiness = Readiness::new();
         let tasks = Tasks::new(Shutdown::new());
         let ready = readiness.register("store node");
-        let address = run(config, log::identity(), declared(configuration), journal, &tasks, ready)
-            .await
-            .unwrap();
+        let (configurations, declared) = watch::channel(configuration);
+        let started = run(config, log::identity(), declared, journal, &tasks, ready);
+        let address = started.await.unwrap();
         // The certificates of tests are for this name.
         let host = if tls.is_some() { "localhost" } else { "127.0.0.1" };
         let address = format!("{host}:{}", address.port());
         let client = client(&address, tls);
-        Node { client, readiness, address, tasks }
+        Node { client, readiness, address, configurations, tasks }
+    }
+
+    /// Tells it of a configuration while it runs.
+    pub fn configure(&self, configuration: Configuration) {
+        self.configurations.send_replace(Some(configuration));
     }
 
     /// Waits until it is ready.
@@ -181,7 +188,7 @@ impl Node {
 
 /// A configuration that does not change.
 pub fn declared(configuration: Option<Configuration>) -> Configurations {
-    tokio::sync::watch::channel(configuration).1
+    watch::channel(configuration).1
 }
 
 /// A client of a node.
