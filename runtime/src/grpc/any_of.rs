@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use axum::http;
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
@@ -26,7 +27,7 @@ const AWAY: [&str; 4] = ["catching_up", "shutting_down", "partition_away", CUT_O
 #[derive(Clone, Debug)]
 pub struct AnyOf {
     tls: Option<TlsFiles>,
-    nodes: Arc<watch::Sender<Arc<[Transport]>>>,
+    nodes: Arc<watch::Sender<Arc<[Node]>>>,
     /// How often it went on to the next.
     turn: Arc<AtomicUsize>,
 }
@@ -88,6 +89,13 @@ impl AnyOf {
     }
 }
 
+/// One of the nodes.
+#[derive(Clone, Debug)]
+struct Node {
+    address: String,
+    transport: Transport,
+}
+
 /// Which of the nodes calls go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn(usize);
@@ -99,8 +107,12 @@ impl Turn {
     }
 }
 
-fn channels(addresses: &str, tls: Option<&TlsFiles>) -> Result<Arc<[Transport]>, GrpcError> {
-    addresses.split(',').map(|address| channel(address.trim(), tls)).collect()
+fn channels(addresses: &str, tls: Option<&TlsFiles>) -> Result<Arc<[Node]>, GrpcError> {
+    let node = |address: &str| {
+        let transport = channel(address, tls)?;
+        Ok(Node { address: address.to_owned(), transport })
+    };
+    addresses.split(',').map(|address| node(address.trim())).collect()
 }
 
 /// What a call fails with that reaches no node.
@@ -130,15 +142,15 @@ impl Service<http::Request<Body>> for AnyOf {
                     .expect("the sender is held here"),
             );
             let turn = this.turn();
-            let mut node = nodes[turn.0 % nodes.len()].clone();
-            let answer = match poll_fn(|context| node.poll_ready(context)).await {
-                Ok(()) => node.call(request).await,
+            let Node { address, mut transport } = nodes[turn.0 % nodes.len()].clone();
+            let answer = match poll_fn(|context| transport.poll_ready(context)).await {
+                Ok(()) => transport.call(request).await,
                 Err(error) => Err(error),
             };
             if is_away(&answer) {
                 this.pass_over(turn);
             }
-            answer
+            answer.map(|response| understood(response, &address))
         })
     }
 }
@@ -146,11 +158,28 @@ impl Service<http::Request<Body>> for AnyOf {
 fn is_away(answer: &Answer) -> bool {
     match answer {
         Err(_) => true,
+        Ok(response) if is_foreign(response) => true,
         Ok(response) => response
             .headers()
             .get(CODE_KEY)
             .is_some_and(|code| AWAY.iter().any(|away| code.as_bytes() == away.as_bytes())),
     }
+}
+
+/// Whether it comes from a server of something else: ours answer whatever they are asked.
+fn is_foreign(response: &http::Response<Body>) -> bool {
+    !response.status().is_success()
+}
+
+/// An answer as it is, or what it means that it is none of ours.
+fn understood(response: http::Response<Body>, address: &str) -> http::Response<Body> {
+    if !is_foreign(&response) {
+        return response;
+    }
+    let status = response.status();
+    let what =
+        format!("the server at {address} is none of the cluster's: it answers HTTP {status}");
+    Status::unavailable(what).into_http()
 }
 
 #[cfg(test)]
@@ -171,6 +200,22 @@ mod tests {
         assert!(is_away(&answer(Some("cut_off"))));
         assert!(!is_away(&answer(Some("not_reached"))));
         assert!(!is_away(&answer(None)));
+    }
+
+    #[test]
+    fn who_answers_as_none_of_ours_does_is_passed_over_and_named() {
+        let foreign = || {
+            let response = http::Response::builder().status(404);
+            response.body(Body::empty()).unwrap()
+        };
+        assert!(is_away(&Ok(foreign())));
+        let told = understood(foreign(), "10.0.0.2:7070");
+        let status = Status::from_header_map(told.headers()).unwrap();
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert!(status.message().contains("10.0.0.2:7070"), "{status:?}");
+        assert!(
+            Status::from_header_map(understood(answer(None).unwrap(), "a").headers()).is_none()
+        );
     }
 
     #[tokio::test]
