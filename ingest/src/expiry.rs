@@ -15,29 +15,41 @@ const SELDOM: Duration = Duration::from_secs(60);
 /// Of how many parts of its time to live something may be dropped late by one.
 const PARTS: u32 = 24;
 
-/// Writes records until the shutdown begins; one that is being written is waited for.
+/// How long the end of the process waits for a record that is being written.
+const FINISH: Duration = Duration::from_secs(1);
+
+/// Writes records until the shutdown begins.
 pub(crate) async fn run(expiries: Expiries, time_to_live: Duration, shutdown: &Shutdown) {
     let expiries = Arc::new(expiries);
-    let earlier = Arc::clone(&expiries);
-    match tokio::task::spawn_blocking(move || earlier.recover()).await {
-        Ok(Ok(())) => {}
-        // It times out, or another server ends it.
-        Ok(Err(error)) => tracing::warn!(%error, "an earlier expiry may be open"),
-        Err(error) => tracing::error!(%error, "an earlier expiry may be open"),
-    }
+    let mut is_first = true;
     loop {
-        tokio::select! {
-            biased;
-            () = shutdown.begun() => return,
-            () = sleep(period(time_to_live)) => {}
-        }
         let expiries = Arc::clone(&expiries);
-        match tokio::task::spawn_blocking(move || expiries.write()).await {
+        // What an earlier process has left open would else stay so until it times out.
+        let recovers = std::mem::replace(&mut is_first, false);
+        let writing = tokio::task::spawn_blocking(move || match recovers {
+            true => expiries.recover().map(|()| None),
+            false => expiries.write(),
+        });
+        let over = async {
+            shutdown.begun().await;
+            sleep(FINISH).await;
+        };
+        let written = tokio::select! {
+            biased;
+            written = writing => written,
+            () = over => return,
+        };
+        match written {
             Ok(Ok(Some(txn))) => tracing::debug!(%txn, "what was deleted long ago is dropped"),
             Ok(Ok(None)) => {}
             // The next one does what this one would have done.
             Ok(Err(error)) => tracing::warn!(%error, "no expiry was written"),
             Err(error) => tracing::error!(%error, "no expiry was written"),
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.begun() => return,
+            () = sleep(period(time_to_live)) => {}
         }
     }
 }

@@ -303,7 +303,7 @@ impl Backfill {
                 End::Failed => {}
             }
             tries = if unfinished.after == before { tries + 1 } else { 0 };
-            // What the log has need not be waited for. What it does not have a replica may bring back.
+            // What the log has need not be waited for; what it does not have may come back.
             if tries >= TRIES && (self.log_has)(&head.progress) {
                 return Ok(Copied::Gone(unfinished));
             }

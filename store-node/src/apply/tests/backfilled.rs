@@ -535,8 +535,8 @@ fn several() -> Vec<TestRound> {
     (0..12).map(round).collect()
 }
 
-/// The only replica that has it is away for longer than anybody would wait who has a choice: what was
-/// copied is kept, since the log does not have it.
+/// The only replica that has it is away for longer than anybody would wait who has a choice: what
+/// was copied is kept, since the log does not have it.
 #[test]
 fn what_was_copied_is_kept_for_as_long_as_its_replica_is_away() {
     let away = vec![Event::Fails; 500];
