@@ -8,13 +8,12 @@ use std::collections::HashMap;
 
 use anabranch_core::document::Document;
 use anabranch_core::ids::TxnId;
-use anabranch_schemas::state;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 use super::round::{Documents, NewVersion};
 use crate::error::Error;
-use crate::storage::{Batch, FORGOTTEN, NewestVersions, Version, decode_version};
+use crate::storage::{Batch, FORGOTTEN, NewestVersions, Version, decode_state, decode_version};
 
 /// How many bytes of ids and states a generation holds before the next one begins.
 const GENERATION_BYTES: usize = 16 << 20;
@@ -73,10 +72,7 @@ pub(super) struct BatchDocuments<'s, 'r> {
 impl Documents for BatchDocuments<'_, '_> {
     fn newest(&mut self, id: &[u8]) -> Result<Option<Document>, Error> {
         let decode = |version| match version {
-            Version::State(state) => {
-                let state = state::decode(state);
-                state.map(Some).map_err(|error| Error::CorruptStore(error.to_string()))
-            }
+            Version::State(state) => decode_state(state).map(Some),
             Version::Evicted => Ok(None),
         };
         if let Some(stored) = self.recent.get(id) {

@@ -21,7 +21,7 @@ use super::assembler::Expiring;
 use super::run::{Done, log_time};
 use crate::error::Error;
 use crate::metrics;
-use crate::storage::{Batch, STATE_PREFIX, Tombstone, Version};
+use crate::storage::{Batch, STATE_PREFIX, Tombstone, Version, decode_state};
 
 /// How many documents are dropped by one record. The rest waits for the next: nothing is applied
 /// meanwhile, on any replica. No setting, since all replicas have to drop the same.
@@ -86,8 +86,7 @@ impl Applier {
                 return Ok(passed);
             }
             let Some((writer, Version::State(state))) = newest.get(id)? else { continue };
-            let decoded = state::decode(state);
-            let mut document = decoded.map_err(|error| Error::CorruptStore(error.to_string()))?;
+            let mut document = decode_state(state)?;
             // Another is due by another delete, or not. What an earlier batch has done counts.
             let is_done =
                 writer == expiry.txn && document.deleted.map(|at| at.hlc) == Some(*deleted);

@@ -14,17 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::Value;
-use anabranch_core::document::Document;
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::{Select, Statement, parse};
 use anabranch_runtime::tasks::{self, Shutdown};
-use anabranch_schemas::{state, store as proto};
+use anabranch_schemas::store as proto;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::status::Status;
-use crate::storage::{Hold, Storage};
+use crate::storage::{Hold, Storage, decode_state};
 
 pub(crate) use self::checksum::{ChecksumStream, Cut, Sum};
 pub(crate) use self::page::Page;
@@ -171,10 +170,6 @@ fn with_id(value: Value, id: &DocumentId) -> Value {
     let Value::Object(mut fields) = value else { return value };
     fields.insert("_id".to_owned(), id.key.to_value());
     Value::Object(fields)
-}
-
-fn decode_state(state: &[u8]) -> Result<Document, Error> {
-    state::decode(state).map_err(|error| Error::CorruptStore(error.to_string()))
 }
 
 fn decode_id(id: &[u8]) -> Result<DocumentId, Error> {

@@ -8,9 +8,9 @@ use anabranch_core::query::Select;
 use anabranch_schemas::store as proto;
 use bytes::Bytes;
 
-use super::{Found, decode_id, decode_state, find, with_id};
+use super::{Found, decode_id, find, with_id};
 use crate::error::Error;
-use crate::storage::Storage;
+use crate::storage::{Storage, decode_state};
 
 /// How much one page holds.
 const PAGE_ITEMS: usize = 500;

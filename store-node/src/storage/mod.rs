@@ -45,7 +45,7 @@ pub(crate) use self::timeline::{Sample, Timeline};
 pub(crate) use self::tombstones::Tombstone;
 pub(crate) use self::unfinished::Unfinished;
 pub(crate) use self::values::{
-    FORGOTTEN, IndexedChange, Outcome, STATE_PREFIX, Version, decode_version,
+    FORGOTTEN, IndexedChange, Outcome, STATE_PREFIX, Version, decode_state, decode_version,
 };
 
 /// An open store.

@@ -1,8 +1,10 @@
 //! Values of the store. Each begins with a byte for its version; only the newest is written.
 
+use anabranch_core::document::Document;
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
+use anabranch_schemas::state;
 use bytes::{Buf, BufMut, Bytes, TryGetError};
 
 use crate::error::Error;
@@ -64,6 +66,11 @@ pub(crate) fn decode_version(value: &[u8]) -> Result<Version<'_>, Error> {
         [VERSION, EVICTED] => Ok(Version::Evicted),
         _ => Err(broken("a version of a document")),
     }
+}
+
+/// Reads the state of a version.
+pub(crate) fn decode_state(state: &[u8]) -> Result<Document, Error> {
+    state::decode(state).map_err(|error| Error::CorruptStore(error.to_string()))
 }
 
 /// Only time and transaction are at fixed places, for whoever needs no more.
