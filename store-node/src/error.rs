@@ -91,6 +91,15 @@ pub enum Error {
         /// The oldest one that can be.
         oldest: TxnId,
     },
+    /// The node lost other transactions than the snapshot that is copied lacks.
+    #[error(
+        "this node does not have that snapshot: of what is below transaction {until} it passed over \
+         something else that was declared lost"
+    )]
+    OtherSnapshot {
+        /// The end of the snapshot.
+        until: TxnId,
+    },
     /// The feed no longer has these changes.
     #[error("changes from transaction {wanted} on are no longer kept; the first is {start}")]
     FeedTrimmed {
@@ -159,6 +168,7 @@ impl Error {
             | Error::NoMember(_)
             | Error::Listen { .. }
             | Error::TooOld { .. }
+            | Error::OtherSnapshot { .. }
             | Error::FeedTrimmed { .. }
             | Error::Statement(_)
             | Error::InvalidRequest(_) => ErrorKind::Invalid,
@@ -180,6 +190,7 @@ impl Error {
             Error::NotReached { .. } => "not_reached",
             Error::CatchingUp { .. } => "catching_up",
             Error::TooOld { .. } => "too_old",
+            Error::OtherSnapshot { .. } => "other_snapshot",
             Error::FeedTrimmed { .. } => "feed_trimmed",
             Error::Expired(_) | Error::Untaken(_) => "read_expired",
             Error::Overloaded(_) => "overloaded",

@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::wire;
 use crate::coordinate::{Client, Coordinator};
-use crate::storage::{Entry, Progress, Table};
+use crate::storage::{Entry, Loss, Progress, Table};
 use crate::waiting;
 
 /// How long a replica may take to say where it is, and how long it may say nothing within a stream.
@@ -66,6 +66,8 @@ pub(crate) struct Wanted {
     pub(crate) table: Table,
     /// The last key that is here; empty before the first.
     pub(crate) after: Vec<u8>,
+    /// What was passed over of these transactions in the snapshot that is copied.
+    pub(crate) losses: Vec<Loss>,
 }
 
 /// What comes of a table.
@@ -176,20 +178,21 @@ impl Remote {
     }
 
     fn request(&self, wanted: &Wanted) -> proto::EntriesRequest {
-        let Wanted { since, until, table, after } = wanted;
+        let Wanted { since, until, table, after, losses } = wanted;
         proto::EntriesRequest {
             intervals: wire::intervals(&self.part),
             since: since.0,
             until: until.0,
             table: wire::table(*table).into(),
             after: after.clone().into(),
+            losses: wire::losses(losses),
         }
     }
 }
 
-/// Whether a node said that it no longer has the snapshot that is copied.
+/// Whether a node said that it has not got the snapshot that is copied, and never will.
 fn is_gone(status: &Status) -> bool {
-    grpc::code_of(status) == Some("too_old")
+    matches!(grpc::code_of(status), Some("too_old" | "other_snapshot"))
 }
 
 /// Refuses what was not asked for: what a node does not know to be wrong it would keep for ever.

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::log::Log;
 use crate::read::{Kind, Page, Reads, Replies, blocking};
 use crate::status::{Applied, Status};
-use crate::storage::{Storage, Table};
+use crate::storage::{Loss, Progress, Storage, Table};
 
 /// How much one page holds.
 const PAGE_BYTES: usize = 1 << 20;
@@ -67,6 +67,9 @@ impl Source {
             return Err(Error::NotReached { wanted: last, next });
         }
         let snapshot = self.reads.held(last)?;
+        let storage = Arc::clone(&self.storage);
+        let progress = blocking(move || storage.progress()).await?;
+        check_snapshot(&progress, &txns, &wire::read_losses(&request.losses))?;
         // Mostly all that is here is wanted: then no position has to be computed.
         let part = (*self.log.owned() != part).then_some(part);
         let after = request.after;
@@ -92,6 +95,20 @@ impl Source {
     fn check_part(&self, part: &[proto::Interval]) -> Result<Intervals, Error> {
         let part = wire::read_intervals(part)?;
         if self.log.owned().covers(&part) { Ok(part) } else { Err(Error::NotHere) }
+    }
+}
+
+/// Whether the snapshot at the end of these transactions is the one that is copied. It is another
+/// one if this node has passed over what whoever gave the first part of it had applied: only then
+/// was it lost (ST-2).
+fn check_snapshot(
+    progress: &Progress,
+    txns: &Range<TxnId>,
+    expected: &[Loss],
+) -> Result<(), Error> {
+    match progress.losses_in(txns) == expected {
+        true => Ok(()),
+        false => Err(Error::OtherSnapshot { until: txns.end }),
     }
 }
 
@@ -143,5 +160,26 @@ impl Cursor {
     fn wants(&self, key: &[u8], txn: TxnId) -> bool {
         let is_there = || self.part.as_ref().is_none_or(|part| part.contains(Position::of(key)));
         txn >= self.txns.start && (self.table == Table::Rounds || is_there())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_passed_over_something_else_has_another_snapshot() {
+        let loss = |from, to, number| Loss { from: TxnId(from), to: TxnId(to), number };
+        let losses = vec![loss(3, 5, 0), loss(20, 30, 1), loss(60, 70, 0)];
+        let progress = Progress { next: TxnId(80), losses, ..Progress::start(1) };
+        let check = |since, until, expected: &[Loss]| {
+            check_snapshot(&progress, &(TxnId(since)..TxnId(until)), expected)
+        };
+        assert!(check(10, 50, &[loss(20, 30, 1)]).is_ok());
+        assert!(check(30, 50, &[]).is_ok(), "what whoever asks has anyway does not matter");
+        let lacks_it = check(10, 50, &[]).unwrap_err();
+        assert_eq!(lacks_it.code(), "other_snapshot");
+        assert!(check(10, 50, &[loss(20, 30, 0)]).is_err(), "other parts were lost");
+        assert!(check(30, 50, &[loss(40, 45, 0)]).is_err(), "it was applied here");
     }
 }

@@ -317,9 +317,11 @@ impl Backfill {
         if unfinished.is_complete || is_left_out {
             return Ok(End::All);
         }
+        let txns = unfinished.since..unfinished.to.next;
         let wanted = Wanted {
-            since: unfinished.since,
-            until: unfinished.to.next,
+            losses: unfinished.to.losses_in(&txns),
+            since: txns.start,
+            until: txns.end,
             table: unfinished.table,
             after: unfinished.after.clone(),
         };

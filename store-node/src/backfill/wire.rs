@@ -36,10 +36,6 @@ pub(super) fn position(progress: &Progress) -> proto::PositionReply {
         end: read.end.0,
         waiting: read.waiting.iter().map(|offset| offset.0).collect(),
     };
-    let loss = |loss: &Loss| {
-        let Loss { from, to, number } = *loss;
-        proto::Loss { from: from.0, to: to.0, number }
-    };
     proto::PositionReply {
         next: next.0,
         last: last.map(|last| last.0),
@@ -47,7 +43,7 @@ pub(super) fn position(progress: &Progress) -> proto::PositionReply {
         slices: slices.iter().map(slice).collect(),
         // Not for the progress to say.
         lacks_next: false,
-        losses: losses.iter().map(loss).collect(),
+        losses: self::losses(losses),
     }
 }
 
@@ -64,17 +60,12 @@ pub(super) fn read_position(
         let is_ordered = read.waiting.windows(2).all(|pair| pair[0] < pair[1]);
         is_ordered && read.waiting.last().is_none_or(|last| *last < read.end)
     };
-    let loss = |loss: &proto::Loss| Loss {
-        from: TxnId(loss.from),
-        to: TxnId(loss.to),
-        number: loss.number,
-    };
     let progress = Progress {
         next: TxnId(reply.next),
         last: reply.last.map(TxnId),
         time: Hlc(reply.time),
         slices: reply.slices.iter().map(read).collect(),
-        losses: reply.losses.iter().map(loss).collect(),
+        losses: read_losses(&reply.losses),
         ..Progress::start(0)
     };
     if progress.slices.len() != usize::from(slices.get()) {
@@ -89,6 +80,25 @@ pub(super) fn read_position(
         return Err("its position makes no sense");
     }
     Ok(progress)
+}
+
+/// What was passed over.
+pub(super) fn losses(losses: &[Loss]) -> Vec<proto::Loss> {
+    let loss = |loss: &Loss| {
+        let Loss { from, to, number } = *loss;
+        proto::Loss { from: from.0, to: to.0, number }
+    };
+    losses.iter().map(loss).collect()
+}
+
+/// Reads what was passed over.
+pub(super) fn read_losses(losses: &[proto::Loss]) -> Vec<Loss> {
+    let loss = |loss: &proto::Loss| Loss {
+        from: TxnId(loss.from),
+        to: TxnId(loss.to),
+        number: loss.number,
+    };
+    losses.iter().map(loss).collect()
 }
 
 pub(super) fn table(table: Table) -> proto::Table {

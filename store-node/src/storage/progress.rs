@@ -110,6 +110,11 @@ impl Progress {
         self.observed == expected
     }
 
+    /// What was passed over of these transactions.
+    pub(crate) fn losses_in(&self, txns: &Range<TxnId>) -> Vec<Loss> {
+        self.losses.iter().filter(|loss| txns.contains(&loss.from)).copied().collect()
+    }
+
     /// Where to read on in each slice.
     pub(crate) fn positions(&self) -> Vec<Offset> {
         self.slices.iter().map(SliceRead::position).collect()
