@@ -30,5 +30,7 @@ mod worker;
 pub use config::BridgeConfig;
 pub use error::Error;
 pub use link::RefusalCode;
+#[cfg(feature = "simulation")]
+pub use runner::run_simulated;
 pub use runner::{Bridge, run};
 pub use status::{Connected, Progress, ReplicationStatus, StatusHandle};

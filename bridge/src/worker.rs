@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::oneshot;
 
+use anabranch_runtime::threads;
+
 use crate::error::Error;
 
 /// A thread. It is told to stop when this is dropped, or earlier by what it works on ending.
@@ -30,9 +32,7 @@ impl<T: Send + 'static> Worker<T> {
             // The receiver is gone if nobody waits any more.
             let _ = report.send(result);
         };
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(run)
+        threads::start(name, run)
             .map_err(|error| Error::Invalid(format!("thread '{name}' cannot start: {error}")))?;
         Ok(Worker { done: Some(done), stop })
     }

@@ -106,7 +106,7 @@ impl Capture {
     /// readers would else take what follows for all there is.
     async fn pass_over(&self, next: TxnId, start: TxnId) -> Result<(), Error> {
         let (journal, cluster) = (self.journal.clone(), self.cluster.clone());
-        blocking(move || {
+        waiting(move || {
             let (mut writer, position) = ChangesWriter::open(&journal, cluster)?;
             if position.next != next {
                 return Ok(());
@@ -126,7 +126,7 @@ impl Capture {
     /// From fencing to the first error, or to the shutdown.
     async fn capture(&self) -> Result<(), Error> {
         let (journal, cluster) = (self.journal.clone(), self.cluster.clone());
-        let (writer, start) = blocking(move || ChangesWriter::open(&journal, cluster)).await?;
+        let (writer, start) = waiting(move || ChangesWriter::open(&journal, cluster)).await?;
         self.lag.written(start.next);
         let feed = self.open_feed(start.next).await?;
         self.ready.set_ready();
@@ -245,7 +245,7 @@ impl Sequence<'_> {
         let batch = self.batch.take();
         let next = batch.next();
         let mut writer = self.writer.take().expect("it is back from the last transaction");
-        let (writer, written) = blocking(move || {
+        let (writer, written) = waiting(move || {
             let written = writer.write(&batch, mark_all);
             if written.is_ok() {
                 metrics::wrote(&batch);
@@ -262,8 +262,8 @@ impl Sequence<'_> {
 }
 
 /// Runs what blocks on a thread for that.
-async fn blocking<T: Send + 'static>(
+async fn waiting<T: Send + 'static>(
     body: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tasks::blocking(body).await.map_err(|_| Error::Shutdown)?
+    tasks::waiting(body).await.map_err(|_| Error::Shutdown)?
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_journal::rounds::Expiries;
-use anabranch_runtime::tasks::Shutdown;
+use anabranch_runtime::tasks::{Shutdown, waiting};
 use tokio::time::sleep;
 
 /// How often at most and at least.
@@ -26,7 +26,7 @@ pub(crate) async fn run(expiries: Expiries, time_to_live: Duration, shutdown: &S
         let expiries = Arc::clone(&expiries);
         // What an earlier process has left open would else stay so until it times out.
         let recovers = std::mem::replace(&mut is_first, false);
-        let writing = tokio::task::spawn_blocking(move || match recovers {
+        let writing = waiting(move || match recovers {
             true => expiries.recover().map(|()| None),
             false => expiries.write(),
         });

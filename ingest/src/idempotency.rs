@@ -8,6 +8,7 @@
 use std::str::FromStr;
 
 use anabranch_core::ids::{AppId, RoundId};
+use anabranch_runtime::chance::unique_id;
 use uuid::Uuid;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -55,12 +56,12 @@ impl RequestName {
 
     /// The id of the request's round number `part`.
     pub(crate) fn round(&self, part: u64) -> RoundId {
-        RoundId(self.derive("round", part).unwrap_or_else(Uuid::now_v7))
+        RoundId(self.derive("round", part).unwrap_or_else(unique_id))
     }
 
     /// The id of the document at `index` of the request, if it brings none.
     pub(crate) fn document(&self, index: u64) -> String {
-        self.derive("document", index).unwrap_or_else(Uuid::now_v7).to_string()
+        self.derive("document", index).unwrap_or_else(unique_id).to_string()
     }
 
     fn derive(&self, what: &str, number: u64) -> Option<Uuid> {

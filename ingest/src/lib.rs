@@ -27,6 +27,8 @@ mod load;
 mod metrics;
 mod rounds;
 mod service;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod store;
 
 pub use admin::{Operated, ReplicationProbe, admin_routes};

@@ -35,7 +35,7 @@ impl RoundSink for RoundWriter {
         round: &'a Round,
         deadline: Instant,
     ) -> BoxFuture<'a, Result<TxnId, journal::Error>> {
-        Box::pin(self.write_by(round, deadline.into_std()))
+        Box::pin(self.write_by(round, deadline))
     }
 }
 

@@ -19,8 +19,9 @@ use anabranch_journal::rounds::{
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::{Readiness, ReadyFlag};
 use anabranch_runtime::grpc::AnyOf;
-use anabranch_runtime::tasks::{Shutdown, Tasks};
+use anabranch_runtime::tasks::{Shutdown, Tasks, blocking};
 use anabranch_runtime::telemetry::MetricsHandle;
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -57,6 +58,13 @@ pub struct Context {
     pub metrics: Option<MetricsHandle>,
 }
 
+/// A server that runs, and does not listen yet.
+pub(crate) struct Started {
+    /// What it answers.
+    pub(crate) routes: Router,
+    writer: Arc<RoundWriter>,
+}
+
 /// Starts a server on `listener`. It runs until the shutdown of `tasks` begins; then requests that
 /// run are finished, and what waits for the journal is written.
 ///
@@ -68,6 +76,23 @@ pub fn run(
     context: Context,
     tasks: &Tasks,
 ) -> Result<(), Error> {
+    let hosts = Hosts::at(listener.local_addr()?, &config.allowed_hosts);
+    let Started { routes, writer } = start(&config, context, tasks)?;
+    let (routes, shutdown) = (hosts.guard(routes), tasks.shutdown().clone());
+    tasks.spawn("ingest", async move {
+        server::serve(listener, routes, &config, &shutdown).await;
+        writer.shutdown().await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Starts all of a server but its listener.
+pub(crate) fn start(
+    config: &IngestConfig,
+    context: Context,
+    tasks: &Tasks,
+) -> Result<Started, Error> {
     config.check()?;
     metrics::describe();
     let Context { journal, cluster, store_node, readiness, ready, metrics } = context;
@@ -81,15 +106,14 @@ pub fn run(
     let rounds = Rounds::new(writer.clone(), store.clone());
     let log = RoundLog::new(journal.clone(), cluster.name.clone());
     let api = Arc::new(Api {
-        limits: Limits::new(&config),
-        executor: Executor::new(&config, store.clone(), rounds.clone(), log),
-        loader: Loader::new(&config, store.clone(), rounds, tasks.shutdown().clone()),
+        limits: Limits::new(config),
+        executor: Executor::new(config, store.clone(), rounds.clone(), log),
+        loader: Loader::new(config, store.clone(), rounds, tasks.shutdown().clone()),
         store: store.clone(),
         readiness,
         metrics,
         config: config.clone(),
     });
-    let routes = Hosts::at(listener.local_addr()?, &config.allowed_hosts).guard(http::router(api));
     let shutdown = tasks.shutdown().clone();
     let abandoned =
         Abandoned::new(journal.clone(), &cluster.name, cluster.slices, &config.server_name);
@@ -106,17 +130,12 @@ pub fn run(
         Ok(())
     });
     let probe = Probe { store, journal, txns: TopicPartition::new(cluster.name.txns(), 0) };
-    let until = shutdown.clone();
+    let until = shutdown;
     tasks.spawn("ingest-readiness", async move {
         probe.run(&ready, &until).await;
         Ok(())
     });
-    tasks.spawn("ingest", async move {
-        server::serve(listener, routes, &config, &shutdown).await;
-        writer.shutdown().await;
-        Ok(())
-    });
-    Ok(())
+    Ok(Started { routes: http::router(api), writer })
 }
 
 /// Tries what requests need.
@@ -138,6 +157,7 @@ impl Probe {
             }
         };
         tokio::select! {
+            biased;
             () = shutdown.begun() => ready.set_not_ready("shutting down"),
             () = trying => {}
         }
@@ -145,7 +165,7 @@ impl Probe {
 
     async fn try_once(&self) -> Result<(), Refusal> {
         let (journal, txns) = (self.journal.clone(), self.txns.clone());
-        let bounds = tokio::task::spawn_blocking(move || journal.bounds(&txns)).await;
+        let bounds = blocking(move || journal.bounds(&txns)).await;
         if let Ok(Err(error)) = bounds {
             return Err(Refusal::of_journal(&error));
         }

@@ -11,11 +11,12 @@
 //! reads until it sees that one, when everything before it is decided.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_schemas::topics::ClusterName;
 use anabranch_schemas::{Record as Schema, decode, encode};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::log::{Journal, NewRecord, Offset, ReadFrom, Record, TopicPartition, Writer};

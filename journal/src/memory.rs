@@ -15,15 +15,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use anabranch_runtime::threads::Signal;
+use parking_lot::{Mutex, MutexGuard};
 
 use self::partition::PartitionLog;
 use self::reader::MemoryReader;
 use self::writer::MemoryWriter;
 use crate::error::Error;
 use crate::log::{
-    Bounds, Journal, Offset, ReadFrom, Reader, TopicName, TopicPartition, TopicSpec,
-    TransactionalId, Writer,
+    Bounds, Journal, Offset, OpenTransaction, ReadFrom, Reader, Signature, TopicName,
+    TopicPartition, TopicSpec, TransactionalId, Writer,
 };
 use crate::topics::check_settings;
 
@@ -36,7 +37,7 @@ pub struct MemoryJournal {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    changed: Signal,
     now_ms: AtomicU64,
 }
 
@@ -45,6 +46,8 @@ struct State {
     topics: BTreeMap<TopicName, Topic>,
     /// The newest writer of each id.
     epochs: BTreeMap<TransactionalId, u64>,
+    /// How often a writer of each id found out that it was fenced.
+    fenced: BTreeMap<TransactionalId, u32>,
     /// What the open transaction of each id wrote.
     open: BTreeMap<TransactionalId, Vec<(TopicPartition, Offset)>>,
 }
@@ -164,6 +167,29 @@ impl Journal for MemoryJournal {
         let state = self.shared.lock();
         let partition = state.partition(at)?;
         Ok(Bounds { start: partition.start(), end: partition.stable_end() })
+    }
+
+    fn open_transactions(&self, of: &[TopicPartition]) -> Result<Vec<OpenTransaction>, Error> {
+        let state = self.shared.lock();
+        let mut found = Vec::new();
+        for at in of {
+            let partition = state.partition(at)?;
+            let (first, end) = (partition.stable_end(), partition.end());
+            if first < end {
+                found.push(OpenTransaction { at: at.clone(), first, end });
+            }
+        }
+        Ok(found)
+    }
+
+    fn writer_of(&self, open: &OpenTransaction) -> Result<Option<Signature>, Error> {
+        let state = self.shared.lock();
+        let is_it = |written: &(TopicPartition, Offset)| *written == (open.at.clone(), open.first);
+        let of = state.open.iter().find(|(_, written)| written.iter().any(is_it));
+        Ok(of.map(|(writer, _)| {
+            let fenced = state.fenced.get(writer).copied().unwrap_or_default();
+            Signature { writer: writer.clone(), fenced }
+        }))
     }
 
     fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {

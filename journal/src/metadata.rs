@@ -24,7 +24,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::ActorId;
@@ -36,6 +36,7 @@ use anabranch_schemas::{decode, encode};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::log::{

@@ -1,4 +1,6 @@
-//! Chance: which of many that do the same does it when.
+//! Chance: which of many that do the same does it when, and what nobody else has.
+
+use uuid::Uuid;
 
 /// A number, all of them equally likely.
 pub fn number() -> u64 {
@@ -7,6 +9,19 @@ pub fn number() -> u64 {
         return number;
     }
     rand::random()
+}
+
+/// An id that nothing else has. Those of a process sort as they were made.
+pub fn unique_id() -> Uuid {
+    #[cfg(feature = "simulation")]
+    if let Some(number) = crate::simulation::number() {
+        let random = [[0; 2].as_slice(), &number.to_be_bytes()].concat();
+        let random = random.try_into().expect("it is ten bytes long");
+        let builder =
+            uuid::Builder::from_unix_timestamp_millis(crate::clock::now_millis(), &random);
+        return builder.into_uuid();
+    }
+    Uuid::now_v7()
 }
 
 /// A number from 0 on and below 1.

@@ -11,5 +11,6 @@ pub mod retry;
 pub mod simulation;
 pub mod tasks;
 pub mod telemetry;
+pub mod threads;
 pub mod tls;
 pub mod watched;

@@ -44,6 +44,46 @@ impl Shutdown {
 
 type Task = (&'static str, JoinHandle<Result<(), TaskError>>);
 
+#[cfg(feature = "simulation")]
+tokio::task_local! {
+    /// Those of the simulated process that runs.
+    static OWNER: Tasks;
+}
+
+/// Starts a task that is none of [`Tasks`]: whoever starts it sees to it.
+pub fn spawn<F>(task: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    #[cfg(feature = "simulation")]
+    if let Ok(owner) = OWNER.try_with(Tasks::clone) {
+        let task = tokio::spawn(OWNER.scope(owner.clone(), task));
+        owner.alive.lock().push(task.abort_handle());
+        return task;
+    }
+    tokio::spawn(task)
+}
+
+/// A task that is started by other means than [`spawn`].
+pub fn owned<F: Future>(task: F) -> impl Future<Output = F::Output> {
+    #[cfg(feature = "simulation")]
+    let task = {
+        let owner = OWNER.try_with(Tasks::clone).unwrap_or_default();
+        OWNER.scope(owner, task)
+    };
+    task
+}
+
+/// What runs on a thread of the simulated process that runs.
+#[cfg(feature = "simulation")]
+pub(crate) fn owning<T>(body: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let owner = OWNER.try_with(Tasks::clone).ok();
+    move || match owner {
+        Some(owner) => OWNER.sync_scope(owner, body),
+        None => body(),
+    }
+}
+
 /// Runs what blocks on a thread for that. In a simulation, where all happens in one order, it runs
 /// at once.
 ///
@@ -64,6 +104,23 @@ pub async fn blocking<T: Send + 'static>(
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(ShuttingDown),
     }
+}
+
+/// Runs what itself waits, for a log or for others, on a thread for that.
+///
+/// # Errors
+/// As [`blocking`].
+///
+/// # Panics
+/// If it panics.
+pub async fn waiting<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ShuttingDown> {
+    #[cfg(feature = "simulation")]
+    if crate::simulation::is_on() {
+        return Ok(crate::simulation::on_thread(work).await);
+    }
+    blocking(work).await
 }
 
 /// The runtime is being shut down, and takes no more work.
@@ -120,6 +177,8 @@ impl Tasks {
         F: Future<Output = Result<(), TaskError>> + Send + 'static,
     {
         let tasks = self.clone();
+        #[cfg(feature = "simulation")]
+        let task = OWNER.scope(self.clone(), task);
         let task = tokio::spawn(task);
         #[cfg(feature = "simulation")]
         self.alive.lock().push(task.abort_handle());
@@ -142,6 +201,10 @@ impl Tasks {
         name: &'static str,
         body: impl FnOnce() -> Result<(), TaskError> + Send + 'static,
     ) {
+        #[cfg(feature = "simulation")]
+        if crate::simulation::is_on() {
+            return self.spawn(name, async { crate::simulation::on_thread(body).await });
+        }
         let (done, wait) = tokio::sync::oneshot::channel();
         let tasks = self.clone();
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -186,7 +249,7 @@ impl Tasks {
         }
     }
 
-    /// Ends all tasks where they are, as a crash does; threads only see the shutdown.
+    /// Ends all tasks and threads where they are, as a crash does.
     #[cfg(feature = "simulation")]
     pub fn crash(&self) {
         self.alive.lock().drain(..).for_each(|task| task.abort());

@@ -57,6 +57,12 @@ impl<T> Watched<T> {
     }
 }
 
+impl<T> Clone for Watcher<T> {
+    fn clone(&self) -> Self {
+        Watcher { shared: Arc::clone(&self.shared), seen: self.seen }
+    }
+}
+
 impl<T> Watcher<T> {
     /// The value now, which does not change while this is held.
     pub fn get(&self) -> RwLockReadGuard<'_, T> {

@@ -33,7 +33,6 @@ pub mod simulation;
 mod stability;
 mod status;
 mod storage;
-mod waiting;
 
 pub use config::StoreNodeConfig;
 pub use error::Error;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anabranch_core::ErrorKind;
 use anabranch_runtime::tasks::Shutdown;
+use anabranch_runtime::threads;
 use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::status::{Status, Trouble};
 use crate::storage::{Batch, Progress};
-use crate::waiting;
 
 /// How often a store that cannot be written is tried: out of step with the 5 seconds at which
 /// RocksDB looks whether a full disk has space again, which a write at that moment would disturb.
@@ -92,7 +92,7 @@ impl Persistence {
         let until = Instant::now() + time;
         while Instant::now() < until {
             self.check()?;
-            waiting::sleep(PAUSE);
+            threads::sleep(PAUSE);
         }
         Ok(())
     }

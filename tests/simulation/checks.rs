@@ -13,6 +13,7 @@ use anabranch_schemas::state;
 use anabranch_store_node::simulation::SimulatedNode;
 
 use crate::cluster::{Cluster, Node, pause};
+use crate::faults;
 use crate::readers::told;
 
 /// How often it is looked, in milliseconds, and one look in how many is at all documents.
@@ -43,6 +44,11 @@ pub(crate) async fn watch(cluster: Arc<Cluster>) {
             look_at(&cluster, node, running, seen.entry(node.name.clone()).or_default());
             if look.is_multiple_of(DOCUMENTS_EVERY) {
                 check_documents(&cluster, node, running);
+            }
+        }
+        for server in &cluster.servers {
+            if let Some(task) = cluster.failed_part(server) {
+                cluster.violate(&format!("{}: its task '{task}' has failed", server.name));
             }
         }
         if is_calm {
@@ -151,17 +157,25 @@ pub(crate) async fn rest(cluster: &Cluster) {
     loop {
         cluster.follow();
         let Some(last) = cluster.model.lock().last() else { return };
-        let behind = cluster.nodes.iter().find_map(|node| behind(node, last));
-        let behind = behind.or_else(|| captured_behind(cluster, last));
-        let Some(behind) = behind else { return };
+        let lacking = open(cluster)
+            .or_else(|| cluster.nodes.iter().find_map(|node| behind(node, last)))
+            .or_else(|| captured_behind(cluster, last));
+        let Some(lacking) = lacking else { return };
         if cluster.world.elapsed_ms() - began > PATIENCE_MS {
-            return cluster.violate(&format!("it does not come to rest: {behind}"));
+            return cluster.violate(&format!("it does not come to rest: {lacking}"));
         }
         if cluster.violation().is_some() {
             return;
         }
         pause(200).await;
     }
+}
+
+/// What a writer that died has left open, and hides what comes after it.
+fn open(cluster: &Cluster) -> Option<String> {
+    let open = cluster.log.open_transactions(&faults::partitions(cluster).collect::<Vec<_>>());
+    let open = open.expect("the topics are there");
+    open.first().map(|open| format!("a transaction is open in {}, from {} on", open.at, open.first))
 }
 
 /// What a node still lacks.

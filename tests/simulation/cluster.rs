@@ -2,7 +2,6 @@
 //! between them, and what is known of them.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +24,8 @@ use uuid::Uuid;
 use crate::mix::{Fault, Mix};
 use crate::model::Model;
 use crate::node_log::NodeLog;
+use crate::servers::Server;
+use crate::story::Story;
 
 /// When simulations begin, in milliseconds since the Unix epoch.
 pub(crate) const BEGAN_MS: u64 = 1_750_000_000_000;
@@ -39,9 +40,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     spec: ClusterSpec,
     capture: Mutex<Option<Tasks>>,
-    /// What went wrong first.
-    violation: Mutex<Option<String>>,
-    trace: Mutex<Trace>,
+    pub(crate) servers: Vec<Server>,
+    story: Arc<Story>,
 }
 
 /// A store node.
@@ -55,16 +55,9 @@ pub(crate) struct Node {
     needs: Mutex<(TxnId, BTreeMap<Slice, Offset>)>,
 }
 
-/// What happened, in order.
-#[derive(Default)]
-struct Trace {
-    hash: DefaultHasher,
-    is_printed: bool,
-}
-
 impl Cluster {
     /// A cluster that runs. Within a runtime whose time is paused.
-    pub(crate) fn start(mix: Mix, world: World, is_printed: bool) -> Arc<Self> {
+    pub(crate) fn start(mix: Mix, world: World, story: Arc<Story>) -> Arc<Self> {
         let among = |least: u64, most: u64| least + world.number() % (most - least + 1);
         let partitions = among(1, mix.partitions);
         let replicas = among(mix.replicas_at_least, mix.replicas);
@@ -95,6 +88,8 @@ impl Cluster {
                 needs: Mutex::default(),
             }));
         }
+        let server = |number| Server::new(format!("ingest-{number}"), NodeLog::new(log.clone()));
+        let servers = (0..mix.servers).map(server).collect();
         let model = Mutex::new(Model::new(&log, &identity));
         let spec = ClusterSpec { partitions: declared, quorum: None };
         let cluster = Arc::new(Cluster {
@@ -106,12 +101,11 @@ impl Cluster {
             nodes,
             spec,
             capture: Mutex::new(None),
-            violation: Mutex::new(None),
-            trace: Mutex::new(Trace { is_printed, ..Trace::default() }),
+            servers,
+            story,
         });
-        for node in &cluster.nodes {
-            cluster.start_node(node);
-        }
+        cluster.nodes.iter().for_each(|node| cluster.start_node(node));
+        cluster.servers.iter().for_each(|server| cluster.start_server(server));
         cluster.start_capture();
         cluster
     }
@@ -239,33 +233,23 @@ impl Cluster {
     /// Ends all of it.
     pub(crate) fn stop(&self) {
         self.crash_capture();
+        self.servers.iter().for_each(|server| self.crash_server(server));
         self.nodes.iter().for_each(|node| self.crash_node(node));
     }
 
-    /// Something that must never happen has happened. What comes first is told.
+    /// Something that must never happen has happened.
     pub(crate) fn violate(&self, what: &str) {
-        self.tell(&format!("VIOLATION {what}"));
-        self.violation.lock().get_or_insert_with(|| what.to_owned());
+        self.story.violate(what);
     }
 
     /// What went wrong, if anything did.
     pub(crate) fn violation(&self) -> Option<String> {
-        self.violation.lock().clone()
+        self.story.violation()
     }
 
     /// Notes what happens.
     pub(crate) fn tell(&self, what: &str) {
-        let at_ms = self.world.elapsed_ms();
-        let mut trace = self.trace.lock();
-        (at_ms, what).hash(&mut trace.hash);
-        if trace.is_printed {
-            println!("{:>6} ms  {what}", at_ms);
-        }
-    }
-
-    /// All that happened, as a number.
-    pub(crate) fn fingerprint(&self) -> u64 {
-        self.trace.lock().hash.finish()
+        self.story.tell(what);
     }
 
     /// What the log has by now is in the model, and records that are appended have this time.

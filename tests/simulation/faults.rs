@@ -109,6 +109,24 @@ async fn happen(cluster: Arc<Cluster>, fault: Fault, mut dice: Dice) {
         }
         // Writers die by themselves.
         Fault::CrashWriter => {}
+        Fault::CrashServer => {
+            let server = dice.one_of(&cluster.servers);
+            cluster.crash_server(server);
+            pause(for_ms).await;
+            cluster.start_server(server);
+        }
+        Fault::CutServer => {
+            let server = dice.one_of(&cluster.servers);
+            if dice.once_in(2) {
+                server.log.lock().cut(true);
+            } else {
+                server.log.lock().leave_unanswered(2);
+            }
+            pause(for_ms).await;
+            // It may have died and be another one now.
+            server.log.lock().cut(false);
+            server.log.lock().leave_unanswered(0);
+        }
         Fault::CrashCapture => {
             cluster.crash_capture();
             pause(for_ms).await;
@@ -138,7 +156,8 @@ fn isolate(cluster: &Cluster, node: &Node, is_cut: bool) {
     let network = cluster.world.network();
     let readers = (0..cluster.mix.readers).map(|number| format!("reader-{number}"));
     let nodes = cluster.nodes.iter().map(|node| node.name.to_string());
-    for other in nodes.chain(readers).chain(["capture".to_owned()]) {
+    let servers = cluster.servers.iter().map(|server| server.name.clone());
+    for other in nodes.chain(readers).chain(servers).chain(["capture".to_owned()]) {
         network.cut(node.name.as_str(), &other, is_cut);
         network.cut(&other, node.name.as_str(), is_cut);
     }
@@ -153,7 +172,7 @@ fn rounds(cluster: &Cluster, slice: Slice) -> TopicPartition {
 }
 
 /// All partitions in which rounds stand.
-fn partitions(cluster: &Cluster) -> impl Iterator<Item = TopicPartition> {
+pub(crate) fn partitions(cluster: &Cluster) -> impl Iterator<Item = TopicPartition> {
     let slices = cluster.identity.slices.all().map(|slice| rounds(cluster, slice));
     slices.chain([txns(cluster)])
 }

@@ -14,6 +14,9 @@ mod model;
 mod node_log;
 mod readers;
 mod run;
+mod servers;
+mod story;
+mod users;
 mod writers;
 
 #[global_allocator]
@@ -111,6 +114,11 @@ fn capture() {
 }
 
 #[test]
+fn ingest() {
+    check("ingest");
+}
+
+#[test]
 fn losses() {
     check("losses");
 }
@@ -160,6 +168,6 @@ fn the_same_seed_gives_the_same_run() {
     for mix in MIXES {
         let (one, two) = (run(mix, 7, None, false), run(mix, 7, None, false));
         assert_eq!(one, two, "mix '{}'", mix.name);
-        assert!(one.writes > 20 && one.reads > 5, "{one:?}");
+        assert!(one.writes > 20 && one.reads > 3, "{one:?}");
     }
 }

@@ -29,6 +29,10 @@ pub(crate) enum Fault {
     Compact,
     /// Whoever writes dies with its transaction open, and is started again a while later.
     CrashWriter,
+    /// An ingest server dies, and is started again a while later.
+    CrashServer,
+    /// An ingest server does not reach the log, or gets no answers to some of its commits.
+    CutServer,
     /// Change data capture dies, and is started again a while later.
     CrashCapture,
     /// Wall time jumps, back or forth.
@@ -48,6 +52,9 @@ pub(crate) struct Mix {
     /// How many clients write, and how many read.
     pub(crate) writers: usize,
     pub(crate) readers: usize,
+    /// How many ingest servers there are, and how many use them.
+    pub(crate) servers: usize,
+    pub(crate) users: usize,
     /// Whether nothing happens for which a read may fail.
     pub(crate) reads_succeed: bool,
     /// For how long, in milliseconds.
@@ -68,6 +75,8 @@ const MIX: Mix = Mix {
     replicas_at_least: 1,
     writers: 3,
     readers: 2,
+    servers: 0,
+    users: 0,
     reads_succeed: false,
     runs_for_ms: 1_400,
     history_ms: 20_000,
@@ -76,7 +85,7 @@ const MIX: Mix = Mix {
 };
 
 /// All mixes.
-pub(crate) const MIXES: [Mix; 7] = [
+pub(crate) const MIXES: [Mix; 8] = [
     // Every read has to succeed here.
     Mix {
         faults: &[Compact, Compact, SlowDisk, SlowNetwork],
@@ -105,6 +114,24 @@ pub(crate) const MIXES: [Mix; 7] = [
     Mix {
         name: "capture",
         faults: &[CrashCapture, Wipe, Crash, Trim, Cut, SlowNetwork, Compact],
+        ..MIX
+    },
+    Mix {
+        name: "ingest",
+        writers: 1,
+        readers: 0,
+        servers: 2,
+        users: 3,
+        faults: &[
+            CrashServer,
+            CrashServer,
+            CutServer,
+            CutServer,
+            Crash,
+            Cut,
+            SlowNetwork,
+            SlowDisk,
+        ],
         ..MIX
     },
     Mix { name: "losses", faults: &[TrimAll, Wipe, Crash, CutFromLog, Pause], ..MIX },

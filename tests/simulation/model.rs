@@ -200,6 +200,11 @@ impl Model {
         self.rounds.get(&round).copied()
     }
 
+    /// Whether it is the first transaction of a round.
+    pub(crate) fn has(&self, txn: TxnId) -> bool {
+        self.rounds.values().any(|first| *first == txn)
+    }
+
     /// What a slice's documents were changed by, in order.
     pub(crate) fn changes(&self, slice: Slice) -> &[(TxnId, Vec<u8>)] {
         self.changes.get(&slice).map_or(&[], Vec::as_slice)

@@ -1,43 +1,98 @@
-//! The log as one node sees it: it may not reach it. To whoever reads that is silence, as it is with
-//! brokers that are gone.
+//! The log as one process sees it: it may not reach it, and what it writes takes a while. To whoever
+//! reads a log that cannot be reached that is silence, as it is with brokers that are gone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_journal::memory::MemoryJournal;
 use anabranch_journal::{
-    Bounds, Error, Journal, Offset, ReadFrom, Reader, Record, TopicPartition, TopicSpec,
-    TransactionalId, Writer,
+    Bounds, Error, Journal, NewRecord, Offset, OpenTransaction, ReadFrom, Reader, Record,
+    Signature, TopicPartition, TopicSpec, TransactionalId, Writer,
 };
+use anabranch_runtime::{chance, simulation, threads};
 
-/// The log as one node sees it.
+/// How long a step of a transaction takes at most, in microseconds.
+const STEP_US: u64 = 4_000;
+/// How long it takes to find out that no broker answers.
+const TIMEOUT: Duration = Duration::from_millis(700);
+
+/// The log as one process sees it.
 #[derive(Clone)]
 pub(crate) struct NodeLog {
     log: MemoryJournal,
-    is_cut: Arc<AtomicBool>,
+    way: Arc<Way>,
+}
+
+/// How a process gets to the log.
+#[derive(Default)]
+struct Way {
+    is_cut: AtomicBool,
+    /// The process has died: nothing of it ends what it has begun.
+    is_dead: AtomicBool,
+    /// Of how many commits one gets no answer; 0: all get one.
+    unanswered: AtomicU64,
 }
 
 struct NodeReader {
     reader: Box<dyn Reader>,
-    is_cut: Arc<AtomicBool>,
+    way: Arc<Way>,
+}
+
+/// A writer whose steps take their time.
+struct NodeWriter {
+    /// Gone once nobody knows what became of its transaction.
+    writer: Option<Box<dyn Writer>>,
+    way: Arc<Way>,
 }
 
 impl NodeLog {
     pub(crate) fn new(log: MemoryJournal) -> Self {
-        NodeLog { log, is_cut: Arc::default() }
+        NodeLog { log, way: Arc::default() }
     }
 
     /// It cannot be reached any more, or again.
     pub(crate) fn cut(&self, is_cut: bool) {
-        self.is_cut.store(is_cut, Ordering::Relaxed);
+        self.way.is_cut.store(is_cut, Ordering::Relaxed);
+    }
+
+    /// One commit in so many gets no answer; 0: all get one.
+    pub(crate) fn leave_unanswered(&self, one_in: u64) {
+        self.way.unanswered.store(one_in, Ordering::Relaxed);
+    }
+
+    /// The process dies: what it has open stays so.
+    pub(crate) fn die(&self) {
+        self.way.is_dead.store(true, Ordering::Relaxed);
+    }
+
+    /// The log as the next process of that name sees it.
+    pub(crate) fn revive(&self) -> Self {
+        let way = Way::default();
+        way.is_cut.store(self.way.is_cut(), Ordering::Relaxed);
+        NodeLog { log: self.log.clone(), way: Arc::new(way) }
     }
 
     fn reached(&self) -> Result<&MemoryJournal, Error> {
-        match self.is_cut.load(Ordering::Relaxed) {
+        self.way.check().map(|()| &self.log)
+    }
+}
+
+impl Way {
+    fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.is_cut() {
             true => Err(Error::Unavailable("no broker answers".to_owned())),
-            false => Ok(&self.log),
+            false => Ok(()),
         }
+    }
+
+    fn loses_answer(&self) -> bool {
+        let one_in = self.unanswered.load(Ordering::Relaxed);
+        one_in > 0 && chance::number().is_multiple_of(one_in)
     }
 }
 
@@ -47,16 +102,26 @@ impl Journal for NodeLog {
     }
 
     fn writer(&self, id: &TransactionalId) -> Result<Box<dyn Writer>, Error> {
-        self.reached()?.writer(id)
+        take_time();
+        let writer = Some(self.reached()?.writer(id)?);
+        Ok(Box::new(NodeWriter { writer, way: Arc::clone(&self.way) }))
     }
 
     fn reader(&self, from: &[(TopicPartition, ReadFrom)]) -> Result<Box<dyn Reader>, Error> {
         let reader = self.log.reader(from)?;
-        Ok(Box::new(NodeReader { reader, is_cut: Arc::clone(&self.is_cut) }))
+        Ok(Box::new(NodeReader { reader, way: Arc::clone(&self.way) }))
     }
 
     fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error> {
         self.reached()?.bounds(at)
+    }
+
+    fn open_transactions(&self, of: &[TopicPartition]) -> Result<Vec<OpenTransaction>, Error> {
+        self.reached()?.open_transactions(of)
+    }
+
+    fn writer_of(&self, open: &OpenTransaction) -> Result<Option<Signature>, Error> {
+        self.reached()?.writer_of(open)
     }
 
     fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {
@@ -69,15 +134,99 @@ impl Journal for NodeLog {
 }
 
 impl Reader for NodeReader {
-    /// Nothing can come while it would wait: all happens in one thread.
-    fn poll(&mut self, _: Duration) -> Result<Vec<Record>, Error> {
-        match self.is_cut.load(Ordering::Relaxed) {
-            true => Ok(Vec::new()),
-            false => self.reader.poll(Duration::ZERO),
+    fn poll(&mut self, timeout: Duration) -> Result<Vec<Record>, Error> {
+        // Elsewhere nothing can come while it would wait: all happens in one thread.
+        let timeout = if simulation::may_wait() { timeout } else { Duration::ZERO };
+        if self.way.is_cut() {
+            if !timeout.is_zero() {
+                threads::sleep(timeout);
+            }
+            return Ok(Vec::new());
         }
+        self.reader.poll(timeout)
     }
 
     fn position(&self, at: &TopicPartition) -> Option<Offset> {
         self.reader.position(at)
+    }
+}
+
+impl NodeWriter {
+    fn writer(&mut self) -> Result<&mut dyn Writer, Error> {
+        take_time();
+        self.way.check()?;
+        match &mut self.writer {
+            Some(writer) => Ok(writer.as_mut()),
+            None => Err(Error::Aborted("the writer has to be opened anew".to_owned())),
+        }
+    }
+
+    /// Nobody knows what became of it: what is open stays so.
+    fn forget(&mut self) {
+        std::mem::forget(self.writer.take());
+    }
+}
+
+impl Writer for NodeWriter {
+    fn begin(&mut self) -> Result<(), Error> {
+        self.writer()?.begin()
+    }
+
+    fn append(&mut self, record: NewRecord) -> Result<(), Error> {
+        self.way.check()?;
+        match &mut self.writer {
+            Some(writer) => writer.append(record),
+            None => Err(Error::Aborted("the writer has to be opened anew".to_owned())),
+        }
+    }
+
+    fn flush(&mut self) -> Result<Vec<Offset>, Error> {
+        self.writer()?.flush()
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        let unknown = || Error::Unknown("the commit gets no answer".to_owned());
+        match self.writer() {
+            Ok(writer) => writer.commit()?,
+            Err(_) => {
+                wait(TIMEOUT);
+                self.forget();
+                return Err(unknown());
+            }
+        }
+        take_time();
+        if self.way.is_cut() || self.way.loses_answer() {
+            wait(TIMEOUT);
+            self.forget();
+            return Err(unknown());
+        }
+        Ok(())
+    }
+
+    fn abort(&mut self) -> Result<(), Error> {
+        self.writer()?.abort()
+    }
+
+    fn is_spent(&self) -> bool {
+        self.writer.as_ref().is_none_or(|writer| writer.is_spent())
+    }
+}
+
+impl Drop for NodeWriter {
+    fn drop(&mut self) {
+        if self.way.is_cut() || self.way.is_dead.load(Ordering::Relaxed) {
+            self.forget();
+        }
+    }
+}
+
+/// What asks brokers takes a while, on a thread that can wait.
+fn take_time() {
+    wait(Duration::from_micros(chance::number() % STEP_US));
+}
+
+fn wait(time: Duration) {
+    if simulation::may_wait() {
+        threads::sleep(time);
     }
 }

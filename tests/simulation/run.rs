@@ -10,6 +10,8 @@ use crate::cluster::{BEGAN_MS, Cluster};
 use crate::faults;
 use crate::mix::Mix;
 use crate::readers::ReaderClient;
+use crate::story::Story;
+use crate::users::{User, check_counters};
 use crate::writers::WriterClient;
 
 /// How fast wall time goes: a sample of the log's time, with which history is given up, is taken
@@ -52,7 +54,8 @@ fn seed_of(mix: Mix, seed: u64) -> u64 {
 }
 
 async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {
-    let cluster = Cluster::start(mix, world, is_printed);
+    let story = Arc::new(Story::new(world.clone(), is_printed));
+    let cluster = Cluster::start(mix, world, Arc::clone(&story));
     let watching = tokio::spawn(checks::watch(Arc::clone(&cluster)));
     let until_ms = mix.runs_for_ms;
     let writers: Vec<_> = (0..mix.writers)
@@ -63,6 +66,10 @@ async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {
         .map(|number| ReaderClient::new(Arc::clone(&cluster), number))
         .map(|reader| tokio::spawn(reader.run(until_ms)))
         .collect();
+    let users: Vec<_> = (0..mix.users)
+        .map(|number| User::new(Arc::clone(&cluster), number))
+        .map(|user| tokio::spawn(user.run(until_ms)))
+        .collect();
     faults::run(Arc::clone(&cluster), until_ms).await;
     let mut acknowledged = Vec::new();
     for writer in writers {
@@ -72,6 +79,11 @@ async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {
     for reader in readers {
         reads += reader.await.expect("a reader does not panic").answered;
     }
+    let mut told = Vec::new();
+    for user in users {
+        told.push(user.await.expect("a user does not panic").told);
+    }
+    reads += told.iter().map(|told| told.answered).sum::<u64>();
     // All is well again, and somebody writes once more.
     cluster.nodes.iter().for_each(|node| cluster.start_node(node));
     cluster.start_capture();
@@ -80,13 +92,14 @@ async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {
     checks::rest(&cluster).await;
     if cluster.violation().is_none() {
         checks::check_end(&cluster, &acknowledged);
+        check_counters(&cluster, &told);
     }
     watching.abort();
     cluster.stop();
     Report {
-        violation: cluster.violation(),
-        writes: acknowledged.len(),
+        violation: story.violation(),
+        writes: acknowledged.len() + told.iter().map(|told| told.written.len()).sum::<usize>(),
         reads,
-        fingerprint: cluster.fingerprint(),
+        fingerprint: story.fingerprint(),
     }
 }

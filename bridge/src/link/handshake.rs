@@ -1,19 +1,14 @@
-//! From an address or an accepted connection to a link: TLS, then one Hello in each direction.
+//! From an address or an accepted connection to a link: one Hello in each direction.
 //!
 //! The dialling side speaks first, so that the listening side, which serves many apps, can find
 //! its replication before it answers. Every wait has a bound.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ServerConfig};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tokio_util::codec::Framed;
 use uuid::Uuid;
 
@@ -24,18 +19,16 @@ use anabranch_schemas::topics::ClusterName;
 
 use super::codec::MessageCodec;
 use super::session::Timing;
-use super::trust::{certified_cluster, explain};
+use super::transport::{Caller, Connection, Dialler, Duplex};
 use super::{RefusalCode, VERSION};
 use crate::error::Error;
 
-/// How long to wait for a connection, and for each step of the handshake.
+/// How long to wait for each step of the handshake.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long whoever connects may take to show a certificate.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for a refusal to be sent.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(super) type Stream = Framed<TlsStream<TcpStream>, MessageCodec>;
+pub(super) type Stream = Framed<Box<dyn Duplex>, MessageCodec>;
 
 /// Who this side is.
 #[derive(Clone, Debug)]
@@ -77,21 +70,14 @@ pub(crate) struct Incoming {
 /// Dials `address` for `app`.
 pub(crate) async fn dial(
     address: &str,
-    tls: &Arc<ClientConfig>,
+    dialler: &Dialler,
     local: &Local,
     app: AppId,
 ) -> Result<Link, Error> {
-    let name = server_name(address)?;
-    let connection = |source| Error::Connection { what: "dial", peer: address.to_owned(), source };
-    let tcp = within(TcpStream::connect(address)).await.map_err(connection)?;
-    tcp.set_nodelay(true).map_err(connection)?;
-    let stream = within(TlsConnector::from(tls.clone()).connect(name, tcp))
-        .await
-        .map_err(|error| explain(error, "dial", address))?;
-    let mut stream = Framed::new(TlsStream::from(stream), MessageCodec::new());
+    let Connection { stream, certified, .. } = dialler.dial(address).await?;
+    let mut stream = Framed::new(stream, MessageCodec::new());
     send(&mut stream, hello(local, app), address).await?;
     let answered = receive(&mut stream, address).await;
-    let certified = certified(&stream);
     let peer = match answered.and_then(|hello| peer(hello, address, local, certified)) {
         Ok(peer) if peer.app != app => {
             let reason = format!("asked for app {app}, and the answer is about {}", peer.app);
@@ -105,22 +91,10 @@ pub(crate) async fn dial(
 
 impl Incoming {
     /// Hears who dialled.
-    pub(crate) async fn receive(
-        tcp: TcpStream,
-        tls: &Arc<ServerConfig>,
-        local: &Local,
-    ) -> Result<Self, Error> {
-        let connection =
-            |source| Error::Connection { what: "accept", peer: "a connection".to_owned(), source };
-        let address = tcp.peer_addr().map_err(connection)?.to_string();
-        tcp.set_nodelay(true).map_err(connection)?;
-        // So far anybody can have connected.
-        let accepted = timeout(ACCEPT_TIMEOUT, TlsAcceptor::from(tls.clone()).accept(tcp)).await;
-        let accepted = accepted.map_err(std::io::Error::from).and_then(|accepted| accepted);
-        let stream = accepted.map_err(|error| explain(error, "accept", &address))?;
-        let mut stream = Framed::new(TlsStream::from(stream), MessageCodec::new());
+    pub(crate) async fn receive(caller: Caller, local: &Local) -> Result<Self, Error> {
+        let Connection { stream, certified, address } = caller.prove().await?;
+        let mut stream = Framed::new(stream, MessageCodec::new());
         let heard = receive(&mut stream, &address).await;
-        let certified = certified(&stream);
         let peer = heard.and_then(|hello| peer(hello, &address, local, certified));
         let peer = tell_refusal(&mut stream, peer).await?;
         Ok(Incoming { stream, peer })
@@ -182,12 +156,6 @@ fn hello(local: &Local, app: AppId) -> Kind {
         app: Bytes::copy_from_slice(app.0.as_bytes()),
         now_ms: now_millis(),
     })
-}
-
-/// The cluster that the other side's certificate names.
-fn certified(stream: &Stream) -> Option<String> {
-    let (_, session) = stream.get_ref().get_ref();
-    session.peer_certificates()?.first().and_then(certified_cluster)
 }
 
 /// What a Hello says, if this side can talk with its sender, whose certificate names `certified`.
@@ -263,17 +231,4 @@ async fn receive(stream: &mut Stream, peer: &str) -> Result<Hello, Error> {
         Some(Ok(Kind::Refusal(refusal))) => Err(super::session::refused(refusal)),
         Some(Ok(_)) => Err(Error::protocol("the first message is not a hello")),
     }
-}
-
-async fn within<T>(step: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
-    timeout(STEP_TIMEOUT, step).await?
-}
-
-/// The host of `host:port`, as the certificate has to name it.
-fn server_name(address: &str) -> Result<ServerName<'static>, Error> {
-    let wrong =
-        |reason: &str| Error::Address { address: address.to_owned(), reason: reason.to_owned() };
-    let (host, _) = address.rsplit_once(':').ok_or_else(|| wrong("it is not host:port"))?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    ServerName::try_from(host.to_owned()).map_err(|_| wrong("its host cannot be a host's name"))
 }

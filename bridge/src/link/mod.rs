@@ -19,6 +19,7 @@ mod handshake;
 mod session;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod trust;
 
 pub(crate) use codec::MAX_FRAME_BYTES;
@@ -29,6 +30,7 @@ pub(crate) use flow::{
 };
 pub(crate) use handshake::{Incoming, Link, Local, Peer, dial};
 pub(crate) use session::{Handlers, run};
+pub(crate) use transport::{Caller, Dialler, Listener};
 pub(crate) use trust::explain;
 
 /// The version of the protocol that this program speaks.

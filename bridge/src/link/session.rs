@@ -15,10 +15,8 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsStream;
 use tokio_util::codec::{Encoder, FramedRead};
 
 use anabranch_runtime::clock::now_millis;
@@ -27,6 +25,7 @@ use anabranch_schemas::link::{Batch, Holdings, Ping, Received, Refusal, Subscrib
 use super::Link;
 use super::codec::{FrameError, MessageCodec};
 use super::handshake::refusal;
+use super::transport::Duplex;
 use crate::error::Error;
 
 /// When a link is kept alive and given up.
@@ -92,6 +91,7 @@ where
         error
     };
     let error = tokio::select! {
+        biased;
         error = read_all(frames, &heard, silence, handlers, &peer) => error,
         error = writing => error.of_peer(&peer),
         error = work => error,
@@ -154,7 +154,7 @@ where
 }
 
 async fn write_all(
-    write: &mut WriteHalf<TlsStream<TcpStream>>,
+    write: &mut WriteHalf<Box<dyn Duplex>>,
     buffer: &mut BytesMut,
     mut outgoing: mpsc::Receiver<Kind>,
     ping_interval: Duration,
@@ -228,7 +228,7 @@ impl Heard {
 
 /// Notes when bytes arrive.
 struct Listening {
-    inner: ReadHalf<TlsStream<TcpStream>>,
+    inner: ReadHalf<Box<dyn Duplex>>,
     heard: Heard,
 }
 

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_rustls::{TlsConnector, TlsStream};
+use tokio_rustls::TlsConnector;
 use tokio_util::codec::{Decoder, Framed};
 use uuid::Uuid;
 
@@ -21,6 +21,7 @@ use anabranch_schemas::link::{Batch, Hello, Holdings, Ping, Received, Refusal, m
 use super::codec::{MAX_HELLO_BYTES, MessageCodec};
 use super::handshake::Stream;
 use super::session::Timing;
+use super::transport::{Dialler, Duplex, Listener};
 use super::{Handlers, Incoming, Link, Local, RefusalCode, VERSION, dial, run};
 use crate::doubles::Certificates;
 use crate::error::Error;
@@ -45,8 +46,8 @@ async fn listening(tls: &TlsFiles) -> (String, tokio::task::JoinHandle<Accepted>
     let address = listener.local_addr().unwrap().to_string();
     let config = server_config(tls).unwrap();
     let task = tokio::spawn(async move {
-        let (tcp, _) = listener.accept().await.unwrap();
-        Incoming::receive(tcp, &config, &local("east", 1)).await
+        let caller = Listener::Tls(listener, config).accept().await.unwrap();
+        Incoming::receive(caller, &local("east", 1)).await
     });
     (address, task)
 }
@@ -54,7 +55,7 @@ async fn listening(tls: &TlsFiles) -> (String, tokio::task::JoinHandle<Accepted>
 /// The errors of a west that dials and an east that listens and does not refuse.
 async fn errors(west: &TlsFiles, east: &TlsFiles) -> (Option<Error>, Option<Error>) {
     let (address, task) = listening(east).await;
-    let config = client_config(west).unwrap();
+    let config = Dialler::Tls(client_config(west).unwrap());
     let dialling =
         tokio::spawn(async move { dial(&address, &config, &local("west", 2), APP).await });
     let accepted = task.await.unwrap();
@@ -127,7 +128,7 @@ async fn a_dialler_without_certificate_or_tls_is_told_apart() {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let dialled = dial(&address, &Arc::new(config), &local("west", 2), APP).await;
+    let dialled = dial(&address, &Dialler::Tls(Arc::new(config)), &local("west", 2), APP).await;
     assert!(text(dialled.err()).contains("requires a certificate of this cluster"));
     assert!(text(task.await.unwrap().err()).contains("shows no certificate"));
 }
@@ -138,7 +139,8 @@ async fn raw(address: &str, tls: &TlsFiles) -> Stream {
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let connector = TlsConnector::from(client_config(tls).unwrap());
     let stream = connector.connect(name, tcp).await.unwrap();
-    Framed::new(TlsStream::from(stream), MessageCodec::new())
+    let stream: Box<dyn Duplex> = Box::new(stream);
+    Framed::new(stream, MessageCodec::new())
 }
 
 fn hello() -> Hello {
@@ -190,7 +192,7 @@ async fn what_makes_no_sense_is_refused_with_a_code() {
 async fn an_answer_about_another_app_is_refused() {
     let (_files, east, west) = pair();
     let (address, task) = listening(&east).await;
-    let config = client_config(&west).unwrap();
+    let config = Dialler::Tls(client_config(&west).unwrap());
     let dialling =
         tokio::spawn(async move { dial(&address, &config, &local("west", 2), APP).await.err() });
     let mut incoming = task.await.unwrap().unwrap();
@@ -219,7 +221,7 @@ async fn run_idle(link: Link, work: impl Future<Output = Error>) -> Error {
 async fn linked() -> (Link, Link) {
     let (_files, east, west) = pair();
     let (address, task) = listening(&east).await;
-    let config = client_config(&west).unwrap();
+    let config = Dialler::Tls(client_config(&west).unwrap());
     let dialling =
         tokio::spawn(async move { dial(&address, &config, &local("west", 2), APP).await });
     let incoming = task.await.unwrap().unwrap();
@@ -317,6 +319,7 @@ async fn a_link_that_breaks_is_noticed_at_once() {
 async fn an_address_that_makes_no_sense_is_named() {
     let certificates = Certificates::new(&["east"]);
     let config = client_config(&certificates.tls("east", &["east"])).unwrap();
+    let config = Dialler::Tls(config);
     for address in ["nowhere", "a b:1"] {
         let error = dial(address, &config, &local("west", 2), APP).await.err();
         assert!(matches!(&error, Some(Error::Address { .. })), "{error:?}");

@@ -1,9 +1,9 @@
 //! What was handed on for writing on a link, and how much of it is in the log: so that whoever asks
 //! the store node what is held sees everything that came before.
 
-use std::sync::{Condvar, Mutex, MutexGuard};
-
 use anabranch_core::ids::TxnId;
+use anabranch_runtime::threads::Signal;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::Error;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 #[derive(Debug, Default)]
 pub(crate) struct Handed {
     state: Mutex<State>,
-    changed: Condvar,
+    changed: Signal,
 }
 
 #[derive(Debug, Default)]
@@ -48,9 +48,10 @@ impl Handed {
     /// Waits until all that was handed on is in the log, and gives the last transaction that this
     /// link wrote. Blocks.
     pub(crate) fn settle(&self) -> Result<Option<TxnId>, Error> {
-        let waiting = |state: &mut State| state.written < state.handed && !state.ended;
-        let state = self.changed.wait_while(self.lock(), waiting);
-        let state = state.expect("nothing panics while it is held");
+        let mut state = self.lock();
+        while state.written < state.handed && !state.ended {
+            self.changed.wait(&mut state, None);
+        }
         if state.written < state.handed { Err(Error::Closed) } else { Ok(state.last_txn) }
     }
 
@@ -60,7 +61,7 @@ impl Handed {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it is held")
+        self.state.lock()
     }
 }
 

@@ -14,11 +14,12 @@ mod tests;
 mod writer;
 
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use anabranch_core::ids::RoundId;
 use anabranch_journal::rounds::{Round, RoundAppender};
+use anabranch_runtime::chance::unique_id;
 use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::threads;
 use anabranch_schemas::link;
 
 pub(crate) use handed::Handed;
@@ -63,6 +64,7 @@ impl Receiving {
     /// Waits for one of them to fail. The failure of one makes the other end.
     pub(crate) async fn failed(&mut self) -> Error {
         let (write, prepare) = tokio::select! {
+            biased;
             write = self.write.ended() => match write {
                 Err(error) => return error,
                 // Nothing is made ready any more.
@@ -95,11 +97,11 @@ fn prepare_all(
     mut batches: mpsc::Receiver<link::Batch>,
     ready: &mpsc::Sender<Encoded>,
 ) -> Result<(), Error> {
-    while let Some(batch) = batches.blocking_recv() {
+    while let Some(batch) = threads::receive(&mut batches) {
         let number = batch.number;
         let prepared = preparer.prepare(batch, now_millis())?;
         handed.hand(number);
-        if ready.blocking_send(encode(preparer, appender, prepared)?).is_err() {
+        if threads::send(ready, encode(preparer, appender, prepared)?).is_err() {
             return Ok(());
         }
     }
@@ -113,7 +115,7 @@ fn encode(
 ) -> Result<Encoded, Error> {
     let Prepared { number, rounds, dead_letters, cursor, documents, bytes, sent_ms } = prepared;
     let round = |round: ReceivedRound| Round {
-        id: RoundId(Uuid::now_v7()),
+        id: RoundId(unique_id()),
         app: preparer.app,
         origin: Some((round.origin, round.origin_txn)),
         digest: Vec::new(),

@@ -12,10 +12,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::hlc::Hlc;
@@ -26,6 +27,7 @@ use anabranch_journal::{
 };
 use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::threads;
 use anabranch_schemas::encode;
 use anabranch_schemas::link::{self, message::Kind};
 use anabranch_schemas::records::{DeadLetter, RemoteCursor};
@@ -104,7 +106,7 @@ impl LinkWriter {
         self.say(Kind::Subscribe(self.subscribe(held)))?;
         let mut told = Told::new(position.as_deref());
         self.tell_holdings(&mut told, position.as_deref())?;
-        while let Some(first) = batches.blocking_recv() {
+        while let Some(first) = threads::receive(&mut batches) {
             let mut together = vec![first];
             let (mut documents, mut bytes) = (together[0].documents, together[0].bytes);
             while documents < MAX_DOCUMENTS
@@ -142,7 +144,7 @@ impl LinkWriter {
                     tracing::warn!(%error, "what is held cannot be listed; trying again");
                     self.reporter.update(|status| status.last_error = Some(error.to_string()));
                     has_failed = true;
-                    std::thread::sleep(backoff.next_delay());
+                    threads::sleep(backoff.next_delay());
                 }
                 listed => {
                     if has_failed && listed.is_ok() {
@@ -249,6 +251,6 @@ impl LinkWriter {
     }
 
     fn say(&self, kind: Kind) -> Result<(), Error> {
-        self.outgoing.blocking_send(kind).map_err(|_| Error::Closed)
+        threads::send(&self.outgoing, kind).map_err(|_| Error::Closed)
     }
 }

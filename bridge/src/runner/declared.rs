@@ -13,6 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use anabranch_core::ids::AppId;
+use anabranch_runtime::tasks::owned;
 use anabranch_schemas::resources::{ReplicationSpec, ResourceName};
 
 use super::watch::Declared;
@@ -75,10 +76,10 @@ impl<R: Replications> Runner<R> {
             running.insert(key.clone(), (spec.clone(), stop));
         }
         for (key, run) in starting {
-            tasks.spawn(async move {
+            tasks.spawn(owned(async move {
                 run.await;
                 key
-            });
+            }));
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use anabranch_core::ids::TxnId;
 use anabranch_journal::{Offset, TopicPartition};
+use anabranch_runtime::threads;
 
 use super::Context;
 use crate::error::Error;
@@ -23,7 +24,7 @@ pub(super) fn held(context: &Context, handed: Arc<Handed>) -> Held {
         let written = handed.settle()?;
         let end = journal.bounds(&txns)?.end;
         match last(written, end) {
-            Some(least) => runtime.block_on(store.document(id, least)),
+            Some(least) => threads::block_on(&runtime, store.document(id, least)),
             None => Ok(None),
         }
     })
@@ -39,7 +40,8 @@ pub(super) fn list(context: &Context, preparer: Preparer, handed: Arc<Handed>) -
         let end = journal.bounds(&txns)?.end;
         let has_more = match last(handed.last_txn(), end) {
             Some(least) => {
-                runtime.block_on(scan(&store, &preparer, &mut listing, least, may_go_on))?
+                let scanning = scan(&store, &preparer, &mut listing, least, may_go_on);
+                threads::block_on(&runtime, scanning)?
             }
             None => false,
         };

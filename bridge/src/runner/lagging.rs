@@ -6,6 +6,7 @@ use std::time::Duration;
 use anabranch_core::ids::TxnId;
 use anabranch_journal::{Error as JournalError, Journal, Offset, ReadFrom, TopicPartition};
 use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::tasks::{ShuttingDown, waiting};
 
 use super::Context;
 use super::replication::Wanted;
@@ -21,17 +22,14 @@ pub(super) async fn tell(context: Arc<Context>, wanted: Arc<Wanted>) {
         let (journal, looked) = (context.journal.clone(), wanted.clone());
         let txns = TopicPartition::new(context.cluster.name.txns(), 0);
         let look = move || look(&*journal, txns, &looked);
-        match tokio::task::spawn_blocking(look).await {
+        match waiting(look).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let (app, name) = (wanted.app, &wanted.name);
                 tracing::debug!(%app, replication = %name, %error, "the lag is not known");
             }
-            Err(error) => {
-                // It panicked, or the process is stopping: the link goes on without.
-                tracing::error!(%error, "the lag is not told any more");
-                return std::future::pending().await;
-            }
+            // The link goes on without.
+            Err(ShuttingDown) => return std::future::pending().await,
         }
         tell_once(&wanted);
         tokio::time::sleep(INTERVAL).await;

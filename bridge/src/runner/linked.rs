@@ -103,6 +103,7 @@ impl Work {
         };
         let work = async {
             tokio::select! {
+                biased;
                 error = self.serve(subscription, holdings, &window) => error,
                 error = failed(receiving.as_mut()) => error,
                 end = end => end.unwrap_or(Error::Shutdown),

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use anabranch_runtime::tasks::Shutdown;
+use anabranch_runtime::tasks::{self, Shutdown};
 
 use super::Context;
 use crate::error::Error;
-use crate::link::{Incoming, RefusalCode};
+use crate::link::{Caller, Incoming, Listener, RefusalCode};
 
 /// How many connections may be in their handshake at once; more wait to be accepted. One that is
 /// silent has its place for two seconds.
@@ -19,7 +18,7 @@ const MAX_HANDSHAKES: usize = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the shutdown begins.
-pub(super) async fn accept_all(context: Arc<Context>, listener: TcpListener, shutdown: Shutdown) {
+pub(super) async fn accept_all(context: Arc<Context>, mut listener: Listener, shutdown: Shutdown) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     loop {
         let accepted = async {
@@ -27,14 +26,16 @@ pub(super) async fn accept_all(context: Arc<Context>, listener: TcpListener, shu
             listener.accept().await.map(|accepted| (accepted, room))
         };
         let accepted = tokio::select! {
-            accepted = accepted => accepted,
+            biased;
             () = shutdown.begun() => return,
+            accepted = accepted => accepted,
         };
         match accepted {
-            Ok(((tcp, address), room)) => {
+            Ok((caller, room)) => {
                 let context = context.clone();
-                tokio::spawn(async move {
-                    match hand_over(&context, tcp).await {
+                tasks::spawn(async move {
+                    let address = caller.address().to_owned();
+                    match hand_over(&context, caller).await {
                         Ok(()) => {}
                         // Whoever scans ports is not worth a line.
                         Err(error @ (Error::Connection { .. } | Error::Closed)) => {
@@ -58,8 +59,8 @@ pub(super) async fn accept_all(context: Arc<Context>, listener: TcpListener, shu
     }
 }
 
-async fn hand_over(context: &Context, tcp: TcpStream) -> Result<(), Error> {
-    let incoming = Incoming::receive(tcp, &context.server, &context.local).await?;
+async fn hand_over(context: &Context, caller: Caller) -> Result<(), Error> {
+    let incoming = Incoming::receive(caller, &context.local).await?;
     match context.registry.choose(&incoming.peer) {
         Ok(inbox) => {
             if let Err(unsent) = inbox.try_send(incoming) {

@@ -24,7 +24,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -35,11 +34,12 @@ use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::tls::{client_config, server_config};
+use anabranch_runtime::watched::{Watched, Watcher};
 use anabranch_schemas::resources::ReplicationSpec;
 
 use crate::config::BridgeConfig;
 use crate::error::Error;
-use crate::link::Local;
+use crate::link::{Dialler, Listener, Local};
 use crate::metrics;
 use crate::status::StatusHandle;
 use crate::store::Store;
@@ -64,8 +64,7 @@ struct Context {
     local: Local,
     store: Store,
     appender: RoundAppender,
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
+    dialler: Dialler,
     registry: Registry,
     status: StatusHandle,
 }
@@ -90,33 +89,67 @@ pub async fn run(
                       make them with 'anabranch ca' and name the files in 'bridge.tls'";
         Error::Invalid(reason.to_owned())
     })?;
-    let clock = Arc::new(HlcClock::system());
-    let context = Arc::new(Context {
-        local: Local {
-            cluster: cluster.name.clone(),
-            actor: cluster.actor,
-            max_clock_drift: Duration::from_millis(max_clock_drift_ms),
-        },
-        store: Store::new(store_node),
-        appender: RoundAppender::new(&cluster.name, cluster.actor, cluster.slices, clock),
-        server: server_config(&tls)?,
-        client: client_config(&tls)?,
-        registry: Registry::default(),
-        status: StatusHandle::default(),
-        journal,
-        cluster,
-    });
+    let (server, dialler) = (server_config(&tls)?, Dialler::Tls(client_config(&tls)?));
     let failed = |source| Error::Listen { address: listen, source };
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
+    let context = Context::new(cluster, store_node, journal, dialler, max_clock_drift_ms);
     let status = context.status.clone();
-    start(&context, listener, tasks, ready);
     tracing::info!(%address, cluster = %context.cluster.name, "the bridge listens");
+    start(&Arc::new(context), Listener::Tls(listener, server), tasks, ready);
     Ok(Bridge { address, status })
 }
 
-fn start(context: &Arc<Context>, listener: TcpListener, tasks: &Tasks, ready: ReadyFlag) {
-    let (declared, changes) = tokio::sync::watch::channel(Declared::new());
+/// Starts the bridge of a cluster in a simulation, as the process of this name: `cluster.bridge`,
+/// since that stands for its certificate. The host that others dial is the same.
+#[cfg(feature = "simulation")]
+pub fn run_simulated(
+    name: &str,
+    max_clock_drift_ms: u64,
+    cluster: ClusterIdentity,
+    store_node: AnyOf,
+    journal: Arc<dyn Journal>,
+    tasks: &Tasks,
+    ready: ReadyFlag,
+) -> StatusHandle {
+    let world = anabranch_runtime::simulation::current().expect("it runs in a simulation");
+    let listener = Listener::Simulated(world.network().accept_streams(name));
+    let dialler = Dialler::Simulated(name.to_owned());
+    let context = Context::new(cluster, store_node, journal, dialler, max_clock_drift_ms);
+    let status = context.status.clone();
+    start(&Arc::new(context), listener, tasks, ready);
+    status
+}
+
+impl Context {
+    fn new(
+        cluster: ClusterIdentity,
+        store_node: AnyOf,
+        journal: Arc<dyn Journal>,
+        dialler: Dialler,
+        max_clock_drift_ms: u64,
+    ) -> Self {
+        let clock = Arc::new(HlcClock::system());
+        Context {
+            local: Local {
+                cluster: cluster.name.clone(),
+                actor: cluster.actor,
+                max_clock_drift: Duration::from_millis(max_clock_drift_ms),
+            },
+            store: Store::new(store_node),
+            appender: RoundAppender::new(&cluster.name, cluster.actor, cluster.slices, clock),
+            dialler,
+            registry: Registry::default(),
+            status: StatusHandle::default(),
+            journal,
+            cluster,
+        }
+    }
+}
+
+fn start(context: &Arc<Context>, listener: Listener, tasks: &Tasks, ready: ReadyFlag) {
+    let declared = Watched::new(Declared::new());
+    let changes = declared.watch();
     let (journal, cluster) = (context.journal.clone(), context.cluster.name.clone());
     let shutdown = tasks.shutdown().clone();
     tasks.spawn_thread("bridge-watch", move || {
@@ -136,17 +169,18 @@ fn start(context: &Arc<Context>, listener: TcpListener, tasks: &Tasks, ready: Re
 /// Runs what is declared until the shutdown begins.
 async fn run_declared(
     context: Arc<Context>,
-    mut changes: tokio::sync::watch::Receiver<Declared>,
+    mut changes: Watcher<Declared>,
     shutdown: Shutdown,
 ) -> Result<(), Error> {
     let mut runner = Runner::new(Running(context));
     loop {
-        let declared = changes.borrow_and_update().clone();
+        let declared = changes.see().clone();
         runner.adjust(&declared);
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() { break },
-            ended = runner.ended() => ended?,
+            biased;
             () = shutdown.begun() => break,
+            ended = runner.ended() => ended?,
+            () = changes.changed() => {}
         }
     }
     runner.stop().await

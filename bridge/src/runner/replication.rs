@@ -16,6 +16,7 @@ use anabranch_core::ErrorKind;
 use anabranch_core::ids::AppId;
 use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tasks;
 use anabranch_schemas::resources::{OnLeave, ReplicationSpec, ResourceName};
 
 use super::Context;
@@ -112,6 +113,7 @@ impl Replication {
     pub(super) async fn run(self, stop: CancellationToken) {
         let telling = lagging::tell(self.context.clone(), self.wanted.clone());
         tokio::select! {
+            biased;
             () = self.replicate(stop) => {}
             () = telling => {}
         }
@@ -122,8 +124,9 @@ impl Replication {
         let mut delay = Duration::ZERO;
         while !stop.is_cancelled() {
             let link = tokio::select! {
-                link = self.obtain(delay) => link,
+                biased;
                 () = stop.cancelled() => break,
+                link = self.obtain(delay) => link,
             };
             let error = match link {
                 Ok(link) => self.work(link, &stop).await,
@@ -147,17 +150,18 @@ impl Replication {
                 Some(self.connections[self.turn].clone())
             }
         };
-        let Context { client, local, .. } = &*self.context;
+        let Context { dialler, local, .. } = &*self.context;
         let dialled = async {
             match &address {
                 Some(address) => {
                     tokio::time::sleep(delay).await;
-                    dial(address, client, local, self.wanted.app).await
+                    dial(address, dialler, local, self.wanted.app).await
                 }
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
+            biased;
             incoming = self.inbox.recv() => match incoming {
                 Some(incoming) => incoming.admit(local).await,
                 None => Err(Error::Shutdown),
@@ -176,6 +180,7 @@ impl Replication {
         let mut current = self.begin(link);
         let ended = loop {
             tokio::select! {
+                biased;
                 ended = &mut current.task => break ended,
                 () = stop.cancelled() => {
                     self.end(current, Error::Refusing {
@@ -229,7 +234,7 @@ impl Replication {
         });
         let (end, ended) = oneshot::channel();
         let work = linked::run(self.context.clone(), self.wanted.clone(), link, ended);
-        let task = tokio::spawn(work);
+        let task = tasks::spawn(work);
         Current { task, end: Some(end), peer, initiator }
     }
 
@@ -246,7 +251,7 @@ impl Replication {
             None
         };
         if let Some((code, reason)) = refusal {
-            tokio::spawn(incoming.refuse(code, reason.to_owned()));
+            tasks::spawn(incoming.refuse(code, reason.to_owned()));
             return Ok(current);
         }
         let reason = "there is another link, and it stays".to_owned();

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use anabranch_core::ids::AppId;
 use anabranch_journal::Journal;
 use anabranch_journal::metadata::{MetadataError, MetadataStore};
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::Shutdown;
+use anabranch_runtime::threads;
+use anabranch_runtime::watched::Watched;
 use anabranch_schemas::resources::{Kind, ReplicationSpec, Resource, ResourceName};
 use anabranch_schemas::topics::ClusterName;
 
@@ -25,7 +25,7 @@ pub(super) type Declared = BTreeMap<(AppId, ResourceName), ReplicationSpec>;
 pub(super) fn follow(
     journal: &Arc<dyn Journal>,
     cluster: &ClusterName,
-    declared: &watch::Sender<Declared>,
+    declared: &Watched<Declared>,
     ready: &ReadyFlag,
     shutdown: &Shutdown,
 ) {
@@ -34,24 +34,26 @@ pub(super) fn follow(
         let Err(error) = follow_store(journal, cluster, declared, ready, shutdown) else { return };
         tracing::warn!(%error, "declared replications cannot be read; trying again");
         ready.set_not_ready(format!("declared replications cannot be read: {error}"));
-        std::thread::sleep(backoff.next_delay());
+        threads::sleep(backoff.next_delay());
     }
 }
 
 fn follow_store(
     journal: &Arc<dyn Journal>,
     cluster: &ClusterName,
-    declared: &watch::Sender<Declared>,
+    declared: &Watched<Declared>,
     ready: &ReadyFlag,
     shutdown: &Shutdown,
 ) -> Result<(), MetadataError> {
     let store = MetadataStore::open(journal.clone(), cluster)?;
-    declared.send_replace(read(&store)?);
+    let now = read(&store)?;
+    declared.change(|declared| *declared = now);
     ready.set_ready();
     while !shutdown.has_begun() {
         let changed = store.wait(WAIT)?;
         if changed.iter().any(|key| key.starts_with(Kind::Replication.prefix())) {
-            declared.send_replace(read(&store)?);
+            let now = read(&store)?;
+            declared.change(|declared| *declared = now);
         }
     }
     Ok(())

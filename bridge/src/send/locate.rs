@@ -6,7 +6,9 @@
 //! read and passed over. If the search comes to a log start that has moved, what is gone was of
 //! earlier transactions only if the changes of none from there on had been written yet.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::SliceCount;

@@ -11,6 +11,7 @@ use anabranch_core::ids::{ActorId, AppId, TxnId};
 use anabranch_core::keyspace::SliceCount;
 use anabranch_journal::Journal;
 use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tasks::blocking;
 use anabranch_schemas::link::{self, message::Kind};
 use anabranch_schemas::topics::ClusterName;
 
@@ -124,7 +125,7 @@ impl Sender {
         // to be who its certificate says, and not whom else it names as an origin.
         let link::Subscribe { queries, position, origins: _ } = subscribe;
         // There may be very many, and this task also answers pings.
-        let parsed = tokio::task::spawn_blocking(move || Queries::from_wire(queries)).await;
+        let parsed = blocking(move || Queries::from_wire(queries)).await;
         let queries = parsed.map_err(|_| Error::Shutdown)??;
         let digest = queries.digest();
         Ok(Subscription {

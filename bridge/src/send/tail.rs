@@ -16,15 +16,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
 use anabranch_journal::{
     Error as JournalError, Journal, Offset, ReadFrom, Reader, Record, TopicPartition,
 };
+use anabranch_runtime::threads;
 use anabranch_schemas::records::{ChangesRecord, TxnsRecord};
 use anabranch_schemas::topics::ClusterName;
 
@@ -197,14 +199,14 @@ impl Tail {
     fn hand_out(&self, rounds: &mut Rounds, told: &mut (TxnId, Instant)) -> bool {
         while let Some(batch) = rounds.take() {
             *told = (batch.next, Instant::now());
-            if self.batches.blocking_send(batch).is_err() {
+            if threads::send(&self.batches, batch).is_err() {
                 return false;
             }
         }
         let next = rounds.next();
         if next > told.0 && told.1.elapsed() >= POSITION_INTERVAL {
             *told = (next, Instant::now());
-            return self.batches.blocking_send(Outgoing { rounds: Vec::new(), next }).is_ok();
+            return threads::send(&self.batches, Outgoing { rounds: Vec::new(), next }).is_ok();
         }
         true
     }

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Instant;
 
 use prost::Message as _;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use anabranch_core::ids::TxnId;
 use anabranch_runtime::clock::now_millis;

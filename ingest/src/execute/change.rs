@@ -6,7 +6,7 @@
 
 use anabranch_core::Value;
 use anabranch_core::document::{MAX_DEPTH, Mutation, WARN_BYTES};
-use anabranch_core::ids::{Collection, DocumentId, DocumentKey};
+use anabranch_core::ids::{Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::{Args, Delete, FieldPath, Predicate, Update};
 use anabranch_schemas::records::DocumentMutation;
 use anabranch_schemas::store::QueryItem;
@@ -30,6 +30,7 @@ impl Executor {
         &self,
         request: &Request,
         update: Update,
+        read: &mut Option<TxnId>,
     ) -> Result<Plan, Refusal> {
         let Update { collection, set, unset, increment, filter } = update;
         if let Some((path, value)) =
@@ -42,21 +43,28 @@ impl Executor {
         let bytes = set.iter().map(|(path, value)| written(path) + value.json_len());
         let bytes = bytes.chain(increment.iter().map(|(path, _)| written(path) + 20)).sum();
         let mutation = Mutation::Update { set, unset, increment };
-        self.plan_change(request, &Change { columns, collection, filter, mutation, bytes }).await
+        let change = Change { columns, collection, filter, mutation, bytes };
+        self.plan_change(request, &change, read).await
     }
 
     pub(super) async fn plan_delete(
         &self,
         request: &Request,
         delete: Delete,
+        read: &mut Option<TxnId>,
     ) -> Result<Plan, Refusal> {
         let Delete { collection, filter } = delete;
         let mutation = Mutation::Delete;
         let change = Change { columns: "_id", collection, filter, mutation, bytes: 0 };
-        self.plan_change(request, &change).await
+        self.plan_change(request, &change, read).await
     }
 
-    async fn plan_change(&self, request: &Request, change: &Change) -> Result<Plan, Refusal> {
+    async fn plan_change(
+        &self,
+        request: &Request,
+        change: &Change,
+        read: &mut Option<TxnId>,
+    ) -> Result<Plan, Refusal> {
         let Request { app, statement, args, at_least, deadline, .. } = request;
         let Change { columns, collection, filter, .. } = change;
         let mut plan = Plan::default();
@@ -65,7 +73,7 @@ impl Executor {
             let (collection, key) = (collection.clone(), key.clone());
             let id = DocumentId { app: *app, collection, key };
             let found = self.store.get(&id, *at_least, *deadline).await?;
-            plan.read = found.txn;
+            *read = found.txn;
             if let Some((text, _)) = found.document
                 && filter.matches(&stored(&text)?)
             {
@@ -78,7 +86,7 @@ impl Executor {
         let (text, args) = select::text(columns, collection, filter, statement, args)?;
         let args = args.unwrap_or(&none);
         let mut rows = self.store.query(*app, &text, args, *at_least, *deadline).await?;
-        plan.read = rows.txn;
+        *read = rows.txn;
         while let Some(items) = rows.next(*deadline).await? {
             for item in items {
                 self.add(&mut plan, &mut total, change, &item)?;

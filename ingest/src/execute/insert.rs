@@ -36,6 +36,7 @@ impl Executor {
         request: &Request,
         insert: Insert,
         name: &RequestName,
+        read: &mut Option<TxnId>,
     ) -> Result<Plan, Refusal> {
         let Insert { collection, documents, on_conflict } = insert;
         let check_round = |documents, bytes| {
@@ -61,7 +62,7 @@ impl Executor {
         }
         if on_conflict == OnConflict::Fail {
             refuse_duplicates(&given)?;
-            plan.read = self.refuse_conflicts(request, &collection, &given).await?;
+            self.refuse_conflicts(request, &collection, &given, read).await?;
         }
         if on_conflict == OnConflict::DoNothing {
             let mut seen = HashSet::with_capacity(plan.mutations.len());
@@ -78,24 +79,23 @@ impl Executor {
         request: &Request,
         collection: &Collection,
         keys: &[DocumentKey],
-    ) -> Result<Option<TxnId>, Refusal> {
+        read: &mut Option<TxnId>,
+    ) -> Result<(), Refusal> {
         let Request { app, at_least, deadline, .. } = request;
         if let [key] = keys {
             let (app, collection) = (*app, collection.clone());
             let id = DocumentId { app, collection, key: key.clone() };
             let found = self.store.get(&id, *at_least, *deadline).await?;
-            return match found.document {
-                Some(_) => Err(conflict(keys)),
-                None => Ok(found.txn),
-            };
+            *read = found.txn;
+            return if found.document.is_some() { Err(conflict(keys)) } else { Ok(()) };
         }
-        let mut read = None;
         for keys in chunks(keys) {
             let ids = keys.iter().map(DocumentKey::to_value).collect();
             let args = Args::from([("ids".to_owned(), Value::Array(ids))]);
             let limit = MAX_LISTED + 1;
             let text = format!("SELECT _id FROM `{collection}` WHERE _id IN (:ids) LIMIT {limit}");
             let mut rows = self.store.query(*app, &text, &args, *at_least, *deadline).await?;
+            *read = rows.txn;
             let mut taken = Vec::new();
             while let Some(items) = rows.next(*deadline).await? {
                 for item in items {
@@ -105,9 +105,8 @@ impl Executor {
             if !taken.is_empty() {
                 return Err(conflict(&taken));
             }
-            read = rows.txn;
         }
-        Ok(read)
+        Ok(())
     }
 }
 

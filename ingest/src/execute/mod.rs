@@ -83,8 +83,6 @@ pub(crate) struct Written {
 struct Plan {
     mutations: Vec<DocumentMutation>,
     warnings: Warnings,
-    /// What was read for it.
-    read: Option<TxnId>,
     /// Whether the store node may find documents there that must not be.
     may_conflict: bool,
     /// Whether documents may become too large with what is there already. Who writes a little at a
@@ -183,14 +181,16 @@ impl Executor {
     }
 
     async fn write(&self, run: &Run<'_>, statement: Statement) -> Result<Written, Refusal> {
-        if let Some(written) = self.earlier(run).await? {
+        if let Some(written) = self.earlier(run, None).await? {
             return Ok(written);
         }
-        let planned = match self.plan(run, statement).await {
+        let mut read = None;
+        let planned = match self.plan(run, statement, &mut read).await {
             Ok(plan) if !plan.mutations.is_empty() => Ok(plan),
             nothing_to_write => {
-                // What was read may be what the first try left behind.
-                if let Some(written) = self.earlier(run).await? {
+                // What was read may be what the first try left behind. Whoever is asked now may be
+                // less far than whoever read it.
+                if let Some(written) = self.earlier(run, read).await? {
                     return Ok(written);
                 }
                 nothing_to_write
@@ -198,16 +198,24 @@ impl Executor {
         };
         let plan = planned?;
         if plan.mutations.is_empty() {
-            return Ok(run.written(plan.read, Vec::new(), plan.warnings));
+            return Ok(run.written(read, Vec::new(), plan.warnings));
         }
         self.commit(run, plan).await
     }
 
-    async fn plan(&self, run: &Run<'_>, statement: Statement) -> Result<Plan, Refusal> {
+    /// What a statement is to write. What is read for it is read as of `read`, also if it then cannot
+    /// run.
+    async fn plan(
+        &self,
+        run: &Run<'_>,
+        statement: Statement,
+        read: &mut Option<TxnId>,
+    ) -> Result<Plan, Refusal> {
+        let Run { request, name, .. } = run;
         match statement {
-            Statement::Insert(insert) => self.plan_insert(run.request, insert, &run.name).await,
-            Statement::Update(update) => self.plan_update(run.request, update).await,
-            Statement::Delete(delete) => self.plan_delete(run.request, delete).await,
+            Statement::Insert(insert) => self.plan_insert(request, insert, name, read).await,
+            Statement::Update(update) => self.plan_update(request, update, read).await,
+            Statement::Delete(delete) => self.plan_delete(request, delete, read).await,
             Statement::Select(_) => Ok(Plan::default()),
         }
     }

@@ -1,14 +1,16 @@
 //! Statements that are repeated under one key: the reply is made again from what was written.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{DocumentKey, TxnId};
 use anabranch_journal::{Journal, Offset, ReadFrom, Record, TopicPartition};
+use anabranch_runtime::tasks::waiting;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{Commit, RoundPart};
 use anabranch_schemas::topics::ClusterName;
+use tokio::time::Instant;
 
 use super::{Executor, Run, Written, check_digest};
 use crate::document::{Warning, Warnings};
@@ -19,14 +21,18 @@ use crate::store::Outcome;
 const READ_TIME: Duration = Duration::from_secs(5);
 
 impl Executor {
-    /// What an earlier try under the same key did.
-    pub(super) async fn earlier(&self, run: &Run<'_>) -> Result<Option<Written>, Refusal> {
+    /// What an earlier try under the same key did, as of `read` or later.
+    pub(super) async fn earlier(
+        &self,
+        run: &Run<'_>,
+        read: Option<TxnId>,
+    ) -> Result<Option<Written>, Refusal> {
         if !run.round.has_key {
             return Ok(None);
         }
         // What an UPDATE or DELETE touches is not known before: any slice.
         let slices = self.store.slices(run.inserted_ids());
-        match self.store.outcome(run.round.id, None, &slices, run.request.deadline).await? {
+        match self.store.outcome(run.round.id, read, &slices, run.request.deadline).await? {
             Some(outcome) => {
                 check_digest(&outcome, &run.round)?;
                 self.repeated(run, outcome).await.map(Some)
@@ -48,7 +54,7 @@ impl Executor {
             written.leave_out(&outcome, run.on_conflict);
             return Ok(written);
         }
-        let read = self.log.keys(outcome.txn, run.request.deadline.into_std());
+        let read = self.log.keys(outcome.txn, run.request.deadline);
         match read.await {
             Some(keys) => written.ids = keys,
             None => written.warnings.push(Warning::new(
@@ -77,7 +83,7 @@ impl RoundLog {
     async fn keys(&self, txn: TxnId, deadline: Instant) -> Option<Vec<DocumentKey>> {
         let log = self.clone();
         let deadline = deadline.min(Instant::now() + READ_TIME);
-        match tokio::task::spawn_blocking(move || log.read(txn, deadline)).await {
+        match waiting(move || log.read(txn, deadline)).await {
             Ok(Ok(keys)) => keys,
             Ok(Err(error)) => {
                 tracing::warn!(%txn, %error, "a round could not be read again");

@@ -30,19 +30,19 @@ impl PartitionLog {
     }
 
     /// The offset after the last one.
-    fn end(&self) -> u64 {
-        self.start + self.slots.len() as u64
+    pub(super) fn end(&self) -> Offset {
+        Offset(self.start + self.slots.len() as u64)
     }
 
     /// The offset after the last one that readers may see: that of the first open record.
     pub(super) fn stable_end(&self) -> Offset {
         let open = self.slots.iter().position(|slot| matches!(slot, Slot::Open(_)));
-        Offset(open.map_or(self.end(), |index| self.start + index as u64))
+        open.map_or(self.end(), |index| Offset(self.start + index as u64))
     }
 
     /// Appends a record to an open transaction.
     pub(super) fn append(&mut self, record: NewRecord, timestamp_ms: u64) -> Offset {
-        let offset = Offset(self.end());
+        let offset = self.end();
         let NewRecord { at, key, value } = record;
         self.slots.push_back(Slot::Open(Record { at, offset, timestamp_ms, key, value }));
         offset

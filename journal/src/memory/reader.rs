@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Shared, State};
 use crate::error::Error;
@@ -48,9 +50,10 @@ impl Reader for MemoryReader {
             if !records.is_empty() || timeout.is_zero() {
                 return Ok(records);
             }
-            if shared.changed.wait_until(&mut state, deadline).timed_out() {
-                return self.read(&state);
+            if Instant::now() >= deadline {
+                return Ok(records);
             }
+            shared.changed.wait(&mut state, Some(deadline));
         }
     }
 

@@ -14,22 +14,26 @@ pub(super) struct MemoryWriter {
     id: TransactionalId,
     epoch: u64,
     is_open: bool,
+    was_fenced: bool,
     /// Offsets that were not yet given.
     appended: Vec<Offset>,
 }
 
 impl MemoryWriter {
     pub(super) fn new(shared: Arc<Shared>, id: TransactionalId, epoch: u64) -> Self {
-        MemoryWriter { shared, id, epoch, is_open: false, appended: Vec::new() }
+        MemoryWriter { shared, id, epoch, is_open: false, was_fenced: false, appended: Vec::new() }
     }
 
     /// The log, unless a newer writer has taken over.
-    fn state(&self) -> Result<MutexGuard<'_, State>, Error> {
-        let state = self.shared.lock();
-        match state.epochs.get(&self.id) {
-            Some(epoch) if *epoch == self.epoch => Ok(state),
-            _ => Err(Error::Fenced(self.id.clone())),
+    fn state(&mut self) -> Result<MutexGuard<'_, State>, Error> {
+        let mut state = self.shared.lock();
+        if state.epochs.get(&self.id) == Some(&self.epoch) {
+            return Ok(state);
         }
+        if !std::mem::replace(&mut self.was_fenced, true) {
+            *state.fenced.entry(self.id.clone()).or_default() += 1;
+        }
+        Err(Error::Fenced(self.id.clone()))
     }
 
     fn needs_open(&self) -> Result<(), Error> {
@@ -39,7 +43,8 @@ impl MemoryWriter {
 
     fn end(&mut self, commits: bool) -> Result<(), Error> {
         self.needs_open()?;
-        self.state()?.end(&self.id, commits);
+        let id = self.id.clone();
+        self.state()?.end(&id, commits);
         self.is_open = false;
         self.appended.clear();
         self.shared.changed.notify_all();
@@ -64,13 +69,14 @@ impl Writer for MemoryWriter {
             let value = record.value.as_ref().map_or(0, |value| value.len());
             (record.at.clone(), record.key.len() + value)
         };
+        let id = self.id.clone();
         let mut state = self.state()?;
         let limit = state.record_limit(&at)?;
         if bytes > limit {
             return Err(Error::TooLarge { bytes, limit });
         }
         let offset = state.partition_mut(&at)?.append(record, now_ms);
-        state.open.entry(self.id.clone()).or_default().push((at, offset));
+        state.open.entry(id).or_default().push((at, offset));
         drop(state);
         self.appended.push(offset);
         Ok(())

@@ -14,13 +14,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::keyspace::SliceCount;
 use anabranch_runtime::tasks::Shutdown;
+use anabranch_runtime::threads;
 use anabranch_schemas::topics::ClusterName;
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::log::{Journal, Offset, OpenTransaction, Signature, TopicPartition, TransactionalId};
@@ -73,7 +75,7 @@ impl Abandoned {
                 Ok(overdue) => self.end_all(&overdue),
                 Err(error) => tracing::debug!(%error, "open transactions are not known"),
             }
-            std::thread::sleep(LOOK);
+            threads::sleep(LOOK);
         }
     }
 
@@ -98,17 +100,9 @@ impl Abandoned {
     fn end_all(&mut self, overdue: &[(OpenTransaction, Duration)]) {
         let began = Instant::now();
         let (claimed, this) = (Mutex::default(), &*self);
-        std::thread::scope(|scope| {
-            for (open, age) in overdue {
-                let end = || {
-                    if let Err(error) = this.end(open, *age, &claimed) {
-                        tracing::warn!(%error, at = %open.at, "an open transaction stays");
-                    }
-                };
-                let thread = std::thread::Builder::new().name("end-abandoned".to_owned());
-                if let Err(error) = thread.spawn_scoped(scope, end) {
-                    tracing::warn!(%error, "no thread to end a transaction");
-                }
+        threads::at_once("end-abandoned", overdue, |(open, age)| {
+            if let Err(error) = this.end(open, *age, &claimed) {
+                tracing::warn!(%error, at = %open.at, "an open transaction stays");
             }
         });
         self.seen.go_on(began, Instant::now());

@@ -15,10 +15,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::EncodedRound;
 use crate::error::Error;

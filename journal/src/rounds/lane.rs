@@ -8,14 +8,16 @@
 //! its timeout, not at all (IN-2).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::TxnId;
 use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::threads::Signal;
+use anabranch_runtime::watched::Watched;
 use metrics::{counter, gauge, histogram};
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::RoundAppender;
 use super::dispatch::{Dispatch, Pending, Turn};
@@ -36,9 +38,9 @@ pub(super) struct Shared {
     pub(super) server: String,
     pub(super) dispatch: Mutex<Dispatch>,
     /// One for each lane.
-    pub(super) wake: Vec<Condvar>,
+    pub(super) wake: Vec<Signal>,
     /// How many lanes have not ended.
-    pub(super) running: watch::Sender<usize>,
+    pub(super) running: Watched<usize>,
 }
 
 impl Shared {
@@ -128,7 +130,7 @@ impl Lane {
         let wake = &self.shared.wake[self.number];
         let mut dispatch = self.shared.dispatch.lock();
         while !dispatch.is_closed() && Instant::now() < until {
-            wake.wait_until(&mut dispatch, until);
+            wake.wait(&mut dispatch, Some(until));
         }
         !dispatch.is_closed()
     }
@@ -145,10 +147,7 @@ impl Lane {
                     return Some(batch);
                 }
                 Turn::Stop => return None,
-                Turn::Wait(None) => wake.wait(&mut dispatch),
-                Turn::Wait(Some(until)) => {
-                    wake.wait_until(&mut dispatch, until);
-                }
+                Turn::Wait(until) => wake.wait(&mut dispatch, until),
             }
         }
     }
@@ -281,7 +280,7 @@ impl Lane {
 impl Drop for Lane {
     fn drop(&mut self) {
         let mut left = Vec::new();
-        self.shared.running.send_modify(|running| {
+        self.shared.running.change(|running| {
             *running -= 1;
             if *running == 0 {
                 left = self.shared.dispatch.lock().drain();

@@ -6,14 +6,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
+use anabranch_runtime::threads::{self, Signal};
+use anabranch_runtime::watched::{Watched, Watcher};
 use anabranch_schemas::topics::ClusterName;
 use metrics::counter;
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::{oneshot, watch};
-use tokio::time::timeout_at;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::dispatch::{Dispatch, Limits, Pending, Ticket};
 use super::lane::{Lane, Shared};
@@ -68,7 +70,7 @@ impl RoundWriterConfig {
 /// Writes rounds. Dropping it lets what waits be written in the background.
 pub struct RoundWriter {
     shared: Arc<Shared>,
-    running: watch::Receiver<usize>,
+    running: Watcher<usize>,
     write_timeout: Duration,
 }
 
@@ -110,22 +112,21 @@ impl RoundWriter {
             batch_documents: max_batch_documents,
             batch_bytes: max_batch_bytes,
         };
-        let (running, receiver) = watch::channel(lanes);
+        let running = Watched::new(lanes);
+        let lanes_running = running.watch();
         let shared = Arc::new(Shared {
             journal,
             appender,
             server,
             dispatch: Mutex::new(Dispatch::new(lanes, limits)),
-            wake: (0..lanes).map(|_| Condvar::new()).collect(),
+            wake: (0..lanes).map(|_| Signal::new()).collect(),
             running,
         });
-        let writer = RoundWriter { shared, running: receiver, write_timeout };
+        let writer = RoundWriter { shared, running: lanes_running, write_timeout };
         for number in 0..lanes {
             let id = lane_prefix(cluster, &writer.shared.server) + &number.to_string();
             let lane = Lane::new(Arc::clone(&writer.shared), number, TransactionalId::from(id));
-            std::thread::Builder::new()
-                .name(format!("round-lane-{number}"))
-                .spawn(move || lane.run())
+            threads::start(&format!("round-lane-{number}"), move || lane.run())
                 .map_err(|error| Error::Invalid(format!("no thread for a lane: {error}")))?;
         }
         Ok(writer)
@@ -154,7 +155,7 @@ impl RoundWriter {
         let (alone, waiting) = (false, Arc::clone(&ticket));
         let pending = Pending { round, alone, ticket: waiting, since, deadline, answer };
         self.submit(pending)?;
-        match timeout_at(deadline.into(), answered).await {
+        match timeout_at(deadline, answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Unknown("the lane that had the round ended".to_owned())),
             Err(_) if ticket.withdraw() => {
@@ -190,8 +191,7 @@ impl RoundWriter {
     /// Takes in no more rounds, writes those that wait, and returns when all lanes have ended.
     pub async fn shutdown(&self) {
         self.shared.close();
-        // The sender lives as long as this does.
-        let _ = self.running.clone().wait_for(|running| *running == 0).await;
+        self.running.clone().wait_for(|running| *running == 0).await;
     }
 }
 

@@ -6,6 +6,8 @@
 //! code that runs elsewhere, too.
 
 mod network;
+mod streams;
+mod turns;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -17,6 +19,10 @@ use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 pub use self::network::{Network, Transport};
+pub use self::streams::{Accepting, SimulatedStream};
+pub use self::turns::on_thread;
+
+pub(crate) use self::turns::thread;
 
 /// A world.
 #[derive(Clone)]
@@ -101,6 +107,11 @@ pub fn current() -> Option<World> {
 /// Whether this thread is in a world.
 pub fn is_on() -> bool {
     CURRENT.with_borrow(Option::is_some)
+}
+
+/// Whether this is a simulated thread, which can wait.
+pub fn may_wait() -> bool {
+    thread().is_some()
 }
 
 pub(crate) fn number() -> Option<u64> {

@@ -23,6 +23,7 @@ use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 use super::current;
+use super::streams::Listening;
 use crate::watched::Watched;
 
 /// How long it takes to find out that nothing comes any more, as with keep-alive.
@@ -34,6 +35,7 @@ pub struct Network(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
+    listening: Listening,
     changed: Watched<()>,
 }
 
@@ -69,7 +71,11 @@ impl Default for Network {
             delay_us: Network::USUAL_DELAY_US,
             started: 0,
         };
-        Network(Arc::new(Shared { state: Mutex::new(state), changed: Watched::new(()) }))
+        Network(Arc::new(Shared {
+            state: Mutex::new(state),
+            listening: Listening::default(),
+            changed: Watched::new(()),
+        }))
     }
 }
 
@@ -130,7 +136,20 @@ impl Network {
         }
     }
 
-    fn delay(&self) -> Duration {
+    pub(super) fn listening(&self) -> &Listening {
+        &self.0.listening
+    }
+
+    /// Waits until something gets from one to the other.
+    pub(super) async fn opened(&self, from: &str, to: &str) {
+        let way = (from.to_owned(), to.to_owned());
+        let mut changed = self.0.changed.watch();
+        while self.0.state.lock().cut.contains(&way) {
+            changed.changed().await;
+        }
+    }
+
+    pub(super) fn delay(&self) -> Duration {
         let Range { start, end } = self.0.state.lock().delay_us.clone();
         let chance = current().map_or(0, |world| world.number());
         Duration::from_micros(start + chance % (end - start).max(1))

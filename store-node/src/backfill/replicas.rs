@@ -5,7 +5,7 @@ use std::time::Duration;
 use anabranch_core::cluster::{Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::{Intervals, SliceCount};
-use anabranch_runtime::grpc;
+use anabranch_runtime::{grpc, threads};
 use anabranch_schemas::store as proto;
 use futures::future::join_all;
 use tokio::runtime::Handle;
@@ -16,7 +16,6 @@ use tonic::Status;
 use super::wire;
 use crate::coordinate::{Client, Coordinator};
 use crate::storage::{Entry, Loss, Progress, Table};
-use crate::waiting;
 
 /// How long a replica may take to say where it is, and how long it may say nothing within a stream.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -99,33 +98,22 @@ impl Replicas for Remote {
     }
 
     fn positions(&self) -> Vec<Heard> {
-        let remote = self.clone();
-        waiting::block_on(&self.runtime, async move {
-            let others = remote.coordinator.others(TxnId(0)).into_iter();
-            let asked =
-                others.map(|(node, client)| async { (node, remote.position(client).await) });
+        threads::block_on(&self.runtime, async {
+            let others = self.coordinator.others(TxnId(0)).into_iter();
+            let asked = others.map(|(node, client)| async { (node, self.position(client).await) });
             join_all(asked).await
         })
     }
 
     fn fetch(&self, wanted: Wanted) -> Box<dyn Iterator<Item = Fetched> + '_> {
-        let (given, fetched) = mpsc::channel(REPLIES);
+        let (given, mut fetched) = mpsc::channel(REPLIES);
         let remote = self.clone();
         self.runtime.spawn(async move {
             let last = remote.forward(wanted, &given).await;
             // Nobody waits for it if the node stops.
             let _ = given.send(last).await;
         });
-        let mut fetched = Some(fetched);
-        Box::new(std::iter::from_fn(move || {
-            let mut receiver = fetched.take()?;
-            let (receiver, next) = waiting::block_on(&self.runtime, async move {
-                let next = receiver.recv().await;
-                (receiver, next)
-            });
-            fetched = Some(receiver);
-            next
-        }))
+        Box::new(std::iter::from_fn(move || threads::receive(&mut fetched)))
     }
 }
 

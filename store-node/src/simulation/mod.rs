@@ -4,7 +4,6 @@
 //! turns with everything else. A crash ends all of it where it is; the disk stays.
 
 mod bug;
-mod turns;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -18,7 +17,7 @@ use anabranch_core::keyspace::{Intervals, Slice};
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, Offset};
 use anabranch_runtime::admin::ReadyFlag;
-use anabranch_runtime::simulation::World;
+use anabranch_runtime::simulation::{World, on_thread};
 use anabranch_runtime::tasks::{TaskError, Tasks};
 use futures::FutureExt;
 use tokio::sync::watch;
@@ -36,7 +35,6 @@ pub use self::bug::{Bug, plant};
 pub use crate::storage::MemoryDisk as Disk;
 
 pub(crate) use self::bug::is_planted;
-pub(crate) use self::turns::thread;
 
 /// How fast a node goes.
 #[derive(Debug)]
@@ -227,11 +225,13 @@ async fn keep_up(upkeep: Upkeep, pace: Arc<Pace>) -> Result<(), Error> {
     let Upkeep { apply, mut backfill, mut head, .. } = upkeep;
     loop {
         if let Some(reason) = reason.take() {
+            let bug = bug::planted();
             let run = move || {
+                plant(bug);
                 let done = backfill.run(head, reason);
                 (backfill, done)
             };
-            let (back, done) = turns::on_thread(run).await;
+            let (back, done) = on_thread(run).await;
             backfill = back;
             let Some(filled) = apply.filled(done)? else { return Ok(()) };
             head = filled;

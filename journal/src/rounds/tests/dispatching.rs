@@ -1,10 +1,11 @@
 //! Which lane writes which round.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::keyspace::Slice;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::support::{Bench, round};
 use crate::error::Error;

@@ -1,10 +1,10 @@
 //! The round writer when things go wrong in a known way.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_core::ErrorKind;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::support::{Bench, Fault, PATIENCE, insert, round};
 use crate::error::Error;

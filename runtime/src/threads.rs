@@ -1,0 +1,127 @@
+//! Threads, and how they wait: for what is async, for each other, and for time to pass.
+//!
+//! In a simulation a thread takes turns with everything else, and time is the simulated one.
+
+use std::io;
+use std::time::Duration;
+
+use parking_lot::{Condvar, MutexGuard};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Receiver, Sender, error::SendError};
+use tokio::time::Instant;
+
+/// Starts a thread that nobody waits for.
+///
+/// # Errors
+/// If the operating system has none.
+pub fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    #[cfg(feature = "simulation")]
+    if crate::simulation::is_on() {
+        crate::tasks::spawn(crate::simulation::on_thread(body));
+        return Ok(());
+    }
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
+}
+
+/// Does something with each item, with a thread for each, and waits for all.
+pub fn at_once<T: Sync>(name: &str, items: &[T], body: impl Fn(&T) + Sync) {
+    #[cfg(feature = "simulation")]
+    if crate::simulation::is_on() {
+        return items.iter().for_each(body);
+    }
+    let body = &body;
+    std::thread::scope(|scope| {
+        for item in items {
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            if let Err(error) = thread.spawn_scoped(scope, move || body(item)) {
+                tracing::warn!(%error, thread = name, "a thread cannot be started");
+            }
+        }
+    });
+}
+
+/// Waits for what is async, on a thread that is not one of the runtime's.
+pub fn block_on<F: Future>(runtime: &Handle, future: F) -> F::Output {
+    #[cfg(feature = "simulation")]
+    if let Some(thread) = crate::simulation::thread() {
+        return thread.wait_for(future);
+    }
+    runtime.block_on(future)
+}
+
+/// Waits for some time.
+pub fn sleep(time: Duration) {
+    #[cfg(feature = "simulation")]
+    if let Some(thread) = crate::simulation::thread() {
+        return thread.wait_for(tokio::time::sleep(time));
+    }
+    std::thread::sleep(time);
+}
+
+/// Waits for the next item, on a thread that is not one of the runtime's; `None` if there will be
+/// none.
+pub fn receive<T>(items: &mut Receiver<T>) -> Option<T> {
+    #[cfg(feature = "simulation")]
+    if let Some(thread) = crate::simulation::thread() {
+        return thread.wait_for(items.recv());
+    }
+    items.blocking_recv()
+}
+
+/// Sends an item once there is room for it, on a thread that is not one of the runtime's.
+///
+/// # Errors
+/// If nobody will receive it.
+pub fn send<T>(items: &Sender<T>, item: T) -> Result<(), SendError<T>> {
+    #[cfg(feature = "simulation")]
+    if let Some(thread) = crate::simulation::thread() {
+        return thread.wait_for(items.send(item));
+    }
+    items.blocking_send(item)
+}
+
+/// Tells threads that what they wait for may have happened: a condition variable.
+#[derive(Debug, Default)]
+pub struct Signal {
+    told: Condvar,
+    #[cfg(feature = "simulation")]
+    simulated: tokio::sync::Notify,
+}
+
+impl Signal {
+    /// One that nobody waits for.
+    pub fn new() -> Self {
+        Signal::default()
+    }
+
+    /// Lets go of the lock until this is told, or `until` if that is given. It may return earlier.
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) {
+        #[cfg(feature = "simulation")]
+        if let Some(thread) = crate::simulation::thread() {
+            let told = self.simulated.notified();
+            MutexGuard::unlocked(guard, || match until {
+                None => thread.wait_for(told),
+                Some(until) => drop(thread.wait_for(tokio::time::timeout_at(until, told))),
+            });
+            return;
+        }
+        match until {
+            None => self.told.wait(guard),
+            Some(until) => drop(self.told.wait_until(guard, until.into_std())),
+        }
+    }
+
+    /// Tells one that waits, or else the next that will.
+    pub fn notify_one(&self) {
+        self.told.notify_one();
+        #[cfg(feature = "simulation")]
+        self.simulated.notify_one();
+    }
+
+    /// Tells all that wait.
+    pub fn notify_all(&self) {
+        self.told.notify_all();
+        #[cfg(feature = "simulation")]
+        self.simulated.notify_waiters();
+    }
+}

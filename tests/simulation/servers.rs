@@ -1,0 +1,107 @@
+//! Ingest servers: they die, and are started again.
+
+use std::sync::Arc;
+
+use anabranch_ingest::{Context, IngestConfig, simulation};
+use anabranch_runtime::admin::Readiness;
+use anabranch_runtime::grpc::AnyOf;
+use anabranch_runtime::tasks::{Shutdown, Tasks};
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, StatusCode};
+use parking_lot::Mutex;
+use tower::ServiceExt;
+
+use crate::cluster::Cluster;
+use crate::node_log::NodeLog;
+
+/// No answer is larger, in bytes.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// An ingest server.
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(crate) log: Mutex<NodeLog>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    tasks: Tasks,
+    routes: Router,
+    /// Begins when it dies.
+    death: Shutdown,
+}
+
+impl Server {
+    pub(crate) fn new(name: String, log: NodeLog) -> Self {
+        Server { name, log: Mutex::new(log), running: Mutex::new(None) }
+    }
+
+    /// Sends it a request. `None` if it is dead, or dies before it has answered.
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Option<(StatusCode, Vec<u8>)> {
+        let (routes, death) = {
+            let running = self.running.lock();
+            let Running { routes, death, .. } = running.as_ref()?;
+            (routes.clone(), death.clone())
+        };
+        let answer = async {
+            let response = routes.oneshot(request).await.unwrap_or_else(|never| match never {});
+            let (head, body) = response.into_parts();
+            Some((head.status, to_bytes(body, MAX_ANSWER).await.ok()?.to_vec()))
+        };
+        tokio::select! {
+            biased;
+            () = death.begun() => None,
+            answer = answer => answer,
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts a server that does not run.
+    pub(crate) fn start_server(&self, server: &Server) {
+        let mut running = server.running.lock();
+        if running.is_some() {
+            return;
+        }
+        self.tell(&format!("{} starts", server.name));
+        let log = server.log.lock().revive();
+        *server.log.lock() = log.clone();
+        let config = IngestConfig {
+            server_name: server.name.clone(),
+            request_timeout_ms: 3_000,
+            read_wait_ms: 1_000,
+            tombstone_time_to_live_ms: 30_000,
+            ..IngestConfig::default()
+        };
+        let readiness = Readiness::new();
+        let context = Context {
+            journal: Arc::new(log),
+            cluster: self.identity.clone(),
+            store_node: AnyOf::new(&self.addresses(&server.name), None).expect("addresses"),
+            ready: readiness.register("ingest"),
+            readiness,
+            metrics: None,
+        };
+        let tasks = Tasks::default();
+        match simulation::start(&config, context, &tasks) {
+            Ok(routes) => *running = Some(Running { tasks, routes, death: Shutdown::new() }),
+            Err(error) => self.violate(&format!("{} does not start: {error}", server.name)),
+        }
+    }
+
+    /// A server dies where it is.
+    pub(crate) fn crash_server(&self, server: &Server) {
+        if let Some(Running { tasks, death, .. }) = server.running.lock().take() {
+            self.tell(&format!("{} dies", server.name));
+            server.log.lock().die();
+            death.begin();
+            tasks.crash();
+        }
+    }
+
+    /// A part of a server that has ended by itself.
+    pub(crate) fn failed_part(&self, server: &Server) -> Option<&'static str> {
+        server.running.lock().as_ref()?.tasks.failed()
+    }
+}

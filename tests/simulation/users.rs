@@ -1,0 +1,315 @@
+//! Users: whatever happens to the servers they ask, what they were told is so.
+
+use std::sync::Arc;
+
+use anabranch_core::Value;
+use anabranch_core::ids::{DocumentId, TxnId};
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use serde_json::{Value as Json, json};
+
+use crate::cluster::{Cluster, pause};
+use crate::dice::Dice;
+use crate::writers::{APP, COLLECTION, DOCUMENTS, document};
+
+/// Documents that only users write, and only to count.
+const COUNTERS: std::ops::Range<u64> = DOCUMENTS..DOCUMENTS + 2;
+
+/// How long a user waits to be told what came of a statement, in milliseconds.
+const PATIENCE_MS: u64 = 60_000;
+
+/// A user.
+pub(crate) struct User {
+    cluster: Arc<Cluster>,
+    dice: Dice,
+    name: String,
+    requests: u64,
+    /// Which server is asked.
+    server: usize,
+    /// The newest transaction that was seen.
+    seen: Option<TxnId>,
+    /// What was done, as it was told.
+    pub(crate) told: Told,
+}
+
+/// What users were told was done.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// How much was added to each counter.
+    pub(crate) counted: [i64; 2],
+    /// Transactions in which something was written.
+    pub(crate) written: Vec<TxnId>,
+    pub(crate) answered: u64,
+}
+
+/// An answer to a statement.
+struct Answer {
+    status: StatusCode,
+    body: Json,
+}
+
+impl Answer {
+    fn txn(&self) -> Option<TxnId> {
+        self.body["transactionId"].as_u64().map(TxnId)
+    }
+
+    /// Whether it says which documents were written: of what was written before, that may not be
+    /// known any more.
+    fn knows_ids(&self) -> bool {
+        self.body["warnings"].as_array().is_none_or(Vec::is_empty)
+    }
+
+    fn has_written(&self) -> bool {
+        self.body["mutatedDocumentIds"].as_array().is_some_and(|ids| !ids.is_empty())
+    }
+}
+
+impl User {
+    pub(crate) fn new(cluster: Arc<Cluster>, number: usize) -> Self {
+        let dice = Dice::new(cluster.world.number());
+        let name = format!("user-{number}");
+        let told = Told::default();
+        User { cluster, dice, name, requests: 0, server: number, seen: None, told }
+    }
+
+    /// Uses the cluster for some time, in milliseconds.
+    pub(crate) async fn run(mut self, until_ms: u64) -> Self {
+        for number in COUNTERS {
+            self.make_counter(number).await;
+        }
+        while self.cluster.world.elapsed_ms() < until_ms && self.cluster.violation().is_none() {
+            pause(1 + self.dice.below(100)).await;
+            match self.dice.below(10) {
+                0..3 => self.count().await,
+                3..5 => self.insert().await,
+                5 => self.delete().await,
+                6 => self.write_where().await,
+                _ => self.select().await,
+            }
+        }
+        self
+    }
+
+    async fn make_counter(&mut self, number: u64) {
+        let statement =
+            format!("INSERT INTO {COLLECTION} DOCUMENTS (:d) ON ID CONFLICT DO NOTHING");
+        let args = json!({ "d": { "_id": number, "what": "counter" } });
+        self.write(&statement, args).await;
+    }
+
+    /// Counts in both counters, in one transaction.
+    async fn count(&mut self) {
+        let by = i64::try_from(self.dice.below(5)).expect("a small one") + 1;
+        let statement = format!(
+            "UPDATE {COLLECTION} APPLY n INCREMENT BY {by} WHERE _id = {} OR _id = {}",
+            COUNTERS.start,
+            COUNTERS.start + 1
+        );
+        let answer = self.write(&statement, json!({})).await;
+        let ids = answer.body["mutatedDocumentIds"].as_array().map_or(0, Vec::len);
+        if answer.knows_ids() && ids != 2 {
+            self.violate(&format!("IN-2: it counts in {ids} documents: {}", answer.body));
+        }
+        self.told.counted.iter_mut().for_each(|counted| *counted += by);
+    }
+
+    async fn insert(&mut self) {
+        let what = ["FAIL", "DO NOTHING", "DO UPDATE"];
+        let on_conflict = *self.dice.one_of(&what);
+        let statement =
+            format!("INSERT INTO {COLLECTION} DOCUMENTS (:d) ON ID CONFLICT {on_conflict}");
+        let (id, value) = (self.dice.below(DOCUMENTS), self.dice.below(1_000));
+        let args = json!({ "d": { "_id": id, "a": value, "by": self.name } });
+        let answer = self.write(&statement, args).await;
+        let is_expected = match answer.status {
+            StatusCode::OK => true,
+            StatusCode::CONFLICT => on_conflict == "FAIL",
+            _ => false,
+        };
+        if !is_expected {
+            self.violate(&format!("IN-1: an INSERT is refused: {}", answer.body));
+        }
+        if answer.has_written() {
+            self.check_written(id, value, answer.txn());
+        }
+    }
+
+    /// What was told to be written was, at that transaction.
+    fn check_written(&self, id: u64, value: u64, txn: Option<TxnId>) {
+        self.cluster.follow();
+        let Some(txn) = txn else { return };
+        let (id, model) = (document(id), self.cluster.model.lock());
+        if model.unread([self.cluster.identity.slices.slice_of(id.position())]) <= Some(txn) {
+            // Somebody else has something open there.
+            return;
+        }
+        let found = model.seen(&id, txn).map(|found| found.to_json());
+        drop(model);
+        let found: Json = found.map_or(Json::Null, |found| parse(found.as_bytes()));
+        if found["a"].as_u64() != Some(value) {
+            self.violate(&format!("IN-1: {value} was written at {txn}, and there is {found}"));
+        }
+    }
+
+    async fn delete(&mut self) {
+        let id = self.dice.below(DOCUMENTS);
+        let statement = format!("DELETE FROM {COLLECTION} WHERE _id = {id}");
+        self.write(&statement, json!({})).await;
+    }
+
+    /// Reads, and writes what it found.
+    async fn write_where(&mut self) {
+        let (least, value) = (self.dice.below(1_000), self.dice.below(1_000));
+        let statement = format!("UPDATE {COLLECTION} SET b = {value} WHERE a > {least}");
+        self.write(&statement, json!({})).await;
+    }
+
+    async fn select(&mut self) {
+        let id = self.dice.below(COUNTERS.end);
+        let statement = format!("SELECT * FROM {COLLECTION} WHERE _id = {id}");
+        let seen = self.seen;
+        let Some(answer) = self.ask(&statement, &json!({}), None).await else { return };
+        if answer.status != StatusCode::OK || !answer.body["error"].is_null() {
+            self.cluster.tell(&format!("{} is refused: {}", self.name, answer.body));
+            return;
+        }
+        let Some(txn) = answer.txn().filter(|txn| Some(*txn) >= seen) else {
+            if seen.is_some() {
+                self.violate(&format!("ST-4: it reads at {:?}, not {seen:?}", answer.txn()));
+            }
+            return;
+        };
+        self.told.answered += 1;
+        self.seen = Some(txn);
+        self.cluster.follow();
+        self.cluster.tell(&format!("{} reads at {txn}", self.name));
+        let expected = self.cluster.model.lock().seen(&document(id), txn);
+        let items = answer.body["items"].as_array().cloned().unwrap_or_default();
+        let found = items
+            .first()
+            .map(|item| Value::from_json(item.to_string().as_bytes()).expect("a document is JSON"));
+        if found != expected && !self.cluster.may_lose() {
+            self.violate(&format!("ST-4: it reads {found:?} at {txn}, which is {expected:?}"));
+        }
+    }
+
+    /// Writes until it is told what came of it; sometimes once more.
+    async fn write(&mut self, statement: &str, args: Json) -> Answer {
+        self.requests += 1;
+        let key = format!("{}-{}", self.name, self.requests);
+        let answer = self.write_as(statement, &args, &key).await;
+        if answer.status == StatusCode::OK && answer.has_written() {
+            self.told.written.extend(answer.txn());
+        }
+        if self.dice.once_in(5) {
+            let again = self.write_as(statement, &args, &key).await;
+            self.check_repeated(&answer, &again);
+        }
+        answer
+    }
+
+    /// What was written is not written again, and the answer is the same.
+    fn check_repeated(&self, first: &Answer, again: &Answer) {
+        let ids = |answer: &Answer| {
+            let mut ids = answer.body["mutatedDocumentIds"].as_array().cloned().unwrap_or_default();
+            ids.sort_by_key(Json::to_string);
+            ids
+        };
+        // What wrote nothing runs again, and so does what was refused.
+        if !first.has_written() {
+            return;
+        }
+        let is_same =
+            first.txn() == again.txn() && (!again.knows_ids() || ids(first) == ids(again));
+        if !is_same {
+            let (one, two) = (&first.body, &again.body);
+            self.violate(&format!("IN-1: repeated, {one} becomes {two}"));
+        }
+    }
+
+    async fn write_as(&mut self, statement: &str, args: &Json, key: &str) -> Answer {
+        let began = self.cluster.world.elapsed_ms();
+        loop {
+            if self.cluster.world.elapsed_ms() - began > PATIENCE_MS {
+                self.violate("IN-1: it is not told what came of a statement");
+            }
+            if self.cluster.violation().is_some() {
+                return Answer { status: StatusCode::OK, body: Json::Null };
+            }
+            let Some(answer) = self.ask(statement, args, Some(key)).await else { continue };
+            let is_later = answer.status.is_server_error();
+            self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
+            if !is_later {
+                self.seen = self.seen.max(answer.txn());
+                self.told.answered += 1;
+                return answer;
+            }
+            self.go_on().await;
+        }
+    }
+
+    /// Asks a server; goes on to the next one if that is dead.
+    async fn ask(&mut self, statement: &str, args: &Json, key: Option<&str>) -> Option<Answer> {
+        pause(self.dice.below(3)).await;
+        let body = json!({ "statement": statement, "args": args });
+        let mut request = Request::post(format!("/apps/{}/api/v1/store/execute", APP.0))
+            .header("content-type", "application/json");
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(TxnId(seen)) = self.seen {
+            request = request.header("x-anabranch-txn-id", seen);
+        }
+        let request = request.body(Body::from(body.to_string())).expect("a request");
+        let servers = &self.cluster.servers;
+        match servers[self.server % servers.len()].ask(request).await {
+            Some((status, body)) => Some(Answer { status, body: parse(&body) }),
+            None => {
+                self.go_on().await;
+                None
+            }
+        }
+    }
+
+    async fn go_on(&mut self) {
+        self.server += 1;
+        pause(10 + self.dice.below(100)).await;
+    }
+
+    fn violate(&self, what: &str) {
+        self.cluster.violate(&format!("{what} ({})", self.name));
+    }
+}
+
+/// What was counted is there, once (IN-1).
+pub(crate) fn check_counters(cluster: &Cluster, told: &[Told]) {
+    let Some(last) = cluster.model.lock().last() else { return };
+    for (index, number) in COUNTERS.enumerate() {
+        let counted: i64 = told.iter().map(|told| told.counted[index]).sum();
+        let found = count_of(cluster, &document(number), last);
+        if found != counted && !cluster.may_lose() {
+            cluster.violate(&format!("IN-1: {counted} was counted, and there is {found}"));
+        }
+    }
+    let written = told.iter().flat_map(|told| &told.written);
+    let model = cluster.model.lock();
+    let missing: Vec<_> = written.filter(|txn| !model.has(**txn)).collect();
+    drop(model);
+    if let Some(txn) = missing.first() {
+        cluster.violate(&format!("IN-1: {txn} was acknowledged, and is not there"));
+    }
+}
+
+fn count_of(cluster: &Cluster, id: &DocumentId, at: TxnId) -> i64 {
+    match cluster.model.lock().seen(id, at) {
+        Some(Value::Object(fields)) => match fields.get("n") {
+            Some(Value::Int(count)) => *count,
+            _ => 0,
+        },
+        _ => 0,
+    }
+}
+
+fn parse(body: &[u8]) -> Json {
+    serde_json::from_slice(body).expect("an answer is JSON")
+}
