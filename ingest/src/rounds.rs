@@ -68,10 +68,7 @@ impl Rounds {
         deadline: Instant,
         patience: Patience,
     ) -> Result<TxnId, Refusal> {
-        let started = Instant::now();
-        let result = self.try_until(&round, deadline, patience).await;
-        metrics::round(started, result.as_ref().map_or_else(|r| r.code().as_str(), |_| "written"));
-        let (txn, is_first) = result?;
+        let (txn, is_first) = self.commit(&round, deadline, patience).await?;
         if is_first {
             return Ok(txn);
         }
@@ -81,6 +78,20 @@ impl Rounds {
             Ok(Some(outcome)) => Ok(outcome.txn),
             Ok(None) | Err(_) => Ok(txn),
         }
+    }
+
+    /// Writes a round and says as which transaction, and whether this cannot have written it before.
+    /// If it may have, or somebody else has, the store node knows what counts.
+    pub(crate) async fn commit(
+        &self,
+        round: &Round,
+        deadline: Instant,
+        patience: Patience,
+    ) -> Result<(TxnId, bool), Refusal> {
+        let started = Instant::now();
+        let result = self.try_until(round, deadline, patience).await;
+        metrics::round(started, result.as_ref().map_or_else(|r| r.code().as_str(), |_| "written"));
+        result
     }
 
     /// The transaction, and whether the round cannot have been written before it.

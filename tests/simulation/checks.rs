@@ -46,6 +46,9 @@ pub(crate) async fn watch(cluster: Arc<Cluster>) {
                 check_documents(&cluster, node, running);
             }
         }
+        if let Some(task) = cluster.bridge.failed_part() {
+            cluster.violate(&format!("a bridge: its task '{task}' has failed"));
+        }
         for server in &cluster.servers {
             if let Some(task) = cluster.failed_part(server) {
                 cluster.violate(&format!("{}: its task '{task}' has failed", server.name));

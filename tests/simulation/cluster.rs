@@ -21,6 +21,7 @@ use anabranch_store_node::simulation::{Disk, NodeOptions, SimulatedNode};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use crate::bridges::Bridge;
 use crate::mix::{Fault, Mix};
 use crate::model::Model;
 use crate::node_log::NodeLog;
@@ -41,6 +42,9 @@ pub(crate) struct Cluster {
     spec: ClusterSpec,
     capture: Mutex<Option<Tasks>>,
     pub(crate) servers: Vec<Server>,
+    pub(crate) bridge: Bridge,
+    /// What the names of its processes begin with.
+    prefix: String,
     story: Arc<Story>,
 }
 
@@ -56,26 +60,28 @@ pub(crate) struct Node {
 }
 
 impl Cluster {
-    /// A cluster that runs. Within a runtime whose time is paused.
-    pub(crate) fn start(mix: Mix, world: World, story: Arc<Story>) -> Arc<Self> {
+    /// A cluster of this name that runs. Within a runtime whose time is paused.
+    pub(crate) fn start(mix: Mix, name: &str, world: World, story: Arc<Story>) -> Arc<Self> {
         let among = |least: u64, most: u64| least + world.number() % (most - least + 1);
         let partitions = among(1, mix.partitions);
         let replicas = among(mix.replicas_at_least, mix.replicas);
         let slices = SliceCount::try_from(1_u16 << among(1, 3)).expect("a power of two");
         let identity = ClusterIdentity {
-            name: "c".parse().expect("a name"),
-            actor: ActorId(Uuid::from_u128(1)),
+            name: name.parse().expect("a name"),
+            actor: ActorId(Uuid::from_u128(name.bytes().map(u128::from).sum())),
             slices,
             created_ms: BEGAN_MS,
         };
         let log = MemoryJournal::new();
         log.set_time(world.now_millis());
         log.ensure_topics(&cluster_topics(&identity.name, slices, None)).expect("they are new");
+        // Processes of several clusters have to be told apart.
+        let prefix = if mix.clusters > 1 { format!("{name}-") } else { String::new() };
         let mut nodes = Vec::new();
         let mut declared = Vec::new();
         for partition in 0..partitions {
             let names: Vec<NodeId> = (0..replicas)
-                .map(|replica| format!("p{partition}r{replica}").parse().expect("a name"))
+                .map(|replica| format!("{prefix}p{partition}r{replica}").parse().expect("a name"))
                 .collect();
             let addresses = names.iter().map(|name| (name.clone(), name.to_string()));
             declared.push(PartitionSpec { weight: 1, nodes: addresses.collect() });
@@ -90,6 +96,7 @@ impl Cluster {
         }
         let server = |number| Server::new(format!("ingest-{number}"), NodeLog::new(log.clone()));
         let servers = (0..mix.servers).map(server).collect();
+        let bridge = Bridge::new(name, NodeLog::new(log.clone()));
         let model = Mutex::new(Model::new(&log, &identity));
         let spec = ClusterSpec { partitions: declared, quorum: None };
         let cluster = Arc::new(Cluster {
@@ -102,6 +109,8 @@ impl Cluster {
             spec,
             capture: Mutex::new(None),
             servers,
+            bridge,
+            prefix,
             story,
         });
         cluster.nodes.iter().for_each(|node| cluster.start_node(node));
@@ -206,6 +215,11 @@ impl Cluster {
         node.needs.lock().clone()
     }
 
+    /// The name of change data capture in the network.
+    pub(crate) fn capture_name(&self) -> String {
+        format!("{}capture", self.prefix)
+    }
+
     /// Starts change data capture, unless it runs.
     pub(crate) fn start_capture(&self) {
         let mut capture = self.capture.lock();
@@ -215,7 +229,8 @@ impl Cluster {
         let tasks = Tasks::default();
         let config =
             CdcConfig { mark_interval_ms: 100, idle_mark_interval_ms: 300, ..CdcConfig::default() };
-        let nodes = AnyOf::new(&self.addresses("capture"), None).expect("these are addresses");
+        let nodes = self.addresses(&self.capture_name());
+        let nodes = AnyOf::new(&nodes, None).expect("these are addresses");
         let ready = Readiness::new().register("capture");
         let log = Arc::new(NodeLog::new(self.log.clone()));
         anabranch_cdc::run(config, self.identity.clone(), nodes, log, &tasks, ready);
@@ -225,13 +240,14 @@ impl Cluster {
     /// Change data capture dies where it is.
     pub(crate) fn crash_capture(&self) {
         if let Some(tasks) = self.capture.lock().take() {
-            self.tell("capture dies");
+            self.tell(&format!("{} dies", self.capture_name()));
             tasks.crash();
         }
     }
 
     /// Ends all of it.
     pub(crate) fn stop(&self) {
+        self.crash_bridge();
         self.crash_capture();
         self.servers.iter().for_each(|server| self.crash_server(server));
         self.nodes.iter().for_each(|node| self.crash_node(node));

@@ -127,6 +127,16 @@ async fn happen(cluster: Arc<Cluster>, fault: Fault, mut dice: Dice) {
             server.log.lock().cut(false);
             server.log.lock().leave_unanswered(0);
         }
+        Fault::CrashBridge => {
+            cluster.crash_bridge();
+            pause(for_ms).await;
+            cluster.start_bridge();
+        }
+        Fault::CutLink => {
+            cluster.cut_link(true);
+            pause(for_ms).await;
+            cluster.cut_link(false);
+        }
         Fault::CrashCapture => {
             cluster.crash_capture();
             pause(for_ms).await;
@@ -157,7 +167,9 @@ fn isolate(cluster: &Cluster, node: &Node, is_cut: bool) {
     let readers = (0..cluster.mix.readers).map(|number| format!("reader-{number}"));
     let nodes = cluster.nodes.iter().map(|node| node.name.to_string());
     let servers = cluster.servers.iter().map(|server| server.name.clone());
-    for other in nodes.chain(readers).chain(servers).chain(["capture".to_owned()]) {
+    for other in
+        nodes.chain(readers).chain(servers).chain([cluster.capture_name(), cluster.bridge_name()])
+    {
         network.cut(node.name.as_str(), &other, is_cut);
         network.cut(&other, node.name.as_str(), is_cut);
     }

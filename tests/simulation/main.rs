@@ -5,6 +5,7 @@
 //!
 //! `ANABRANCH_TEST_SEEDS` says how many seeds are run of each mix. What a failure prints repeats it.
 
+mod bridges;
 mod checks;
 mod cluster;
 mod dice;
@@ -119,6 +120,11 @@ fn ingest() {
 }
 
 #[test]
+fn bridge() {
+    check("bridge");
+}
+
+#[test]
 fn losses() {
     check("losses");
 }
@@ -149,7 +155,7 @@ fn every_planted_bug_is_found() {
         let mix = mix_of(bug);
         match run_seeds(mix, BUG_SEEDS, Some(bug)).failed {
             Some((seed, violation)) => {
-                let ids = ["IN-", "ST-", "CDC-"];
+                let ids = ["IN-", "ST-", "CDC-", "BR-"];
                 assert!(ids.iter().any(|id| violation.starts_with(id)), "{bug:?}: {violation}");
                 let without = run(mix, seed, None, false);
                 assert_eq!(without.violation, None, "{bug:?}: it is not for the bug");

@@ -33,6 +33,10 @@ pub(crate) enum Fault {
     CrashServer,
     /// An ingest server does not reach the log, or gets no answers to some of its commits.
     CutServer,
+    /// A bridge dies, and is started again a while later.
+    CrashBridge,
+    /// Nothing gets from one bridge to the other one.
+    CutLink,
     /// Change data capture dies, and is started again a while later.
     CrashCapture,
     /// Wall time jumps, back or forth.
@@ -44,6 +48,8 @@ pub(crate) enum Fault {
 pub(crate) struct Mix {
     /// Its name.
     pub(crate) name: &'static str,
+    /// How many clusters there are, linked by bridges.
+    pub(crate) clusters: usize,
     /// How many partitions and replicas of each there are at most.
     pub(crate) partitions: u64,
     pub(crate) replicas: u64,
@@ -70,6 +76,7 @@ use Fault::*;
 
 const MIX: Mix = Mix {
     name: "calm",
+    clusters: 1,
     partitions: 2,
     replicas: 3,
     replicas_at_least: 1,
@@ -85,7 +92,7 @@ const MIX: Mix = Mix {
 };
 
 /// All mixes.
-pub(crate) const MIXES: [Mix; 8] = [
+pub(crate) const MIXES: [Mix; 9] = [
     // Every read has to succeed here.
     Mix {
         faults: &[Compact, Compact, SlowDisk, SlowNetwork],
@@ -131,6 +138,25 @@ pub(crate) const MIXES: [Mix; 8] = [
             Cut,
             SlowNetwork,
             SlowDisk,
+        ],
+        ..MIX
+    },
+    Mix {
+        name: "bridge",
+        clusters: 2,
+        partitions: 1,
+        replicas: 2,
+        writers: 2,
+        readers: 0,
+        faults: &[
+            CrashBridge,
+            CrashBridge,
+            CutLink,
+            CutLink,
+            SlowNetwork,
+            Crash,
+            CrashCapture,
+            Trim,
         ],
         ..MIX
     },

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use anabranch_core::Value;
-use anabranch_core::document::{Commit as At, Document, Effect};
+use anabranch_core::document::{Commit as At, Document, Effect, Mutation};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, RoundId, TxnId};
 use anabranch_core::keyspace::{Position, Slice, SliceCount};
@@ -31,8 +31,20 @@ pub(crate) struct Model {
     last: Option<TxnId>,
     /// The log's time.
     time: Hlc,
+    /// Rounds of other clusters, in order.
+    received: Vec<Received>,
     /// By slice which documents each transaction changed.
     changes: BTreeMap<Slice, Vec<(TxnId, Vec<u8>)>>,
+}
+
+/// A round of another cluster.
+#[derive(Clone)]
+pub(crate) struct Received {
+    pub(crate) txn: TxnId,
+    pub(crate) origin: ActorId,
+    pub(crate) origin_txn: TxnId,
+    /// The states that came with it.
+    pub(crate) merged: Vec<(DocumentId, Document)>,
 }
 
 /// By so much a writer's clock can be ahead of the log's.
@@ -73,6 +85,7 @@ impl Model {
             rounds: BTreeMap::new(),
             last: None,
             time: Hlc(0),
+            received: Vec::new(),
             changes: BTreeMap::new(),
         }
     }
@@ -128,6 +141,10 @@ impl Model {
             return;
         }
         self.rounds.insert(commit.round, txn);
+        if let Some(origin_txn) = commit.origin_txn {
+            let (origin, merged) = (commit.origin, Vec::new());
+            self.received.push(Received { txn, origin, origin_txn, merged });
+        }
         let mut by_slice: BTreeMap<Slice, Vec<u64>> = BTreeMap::new();
         for part in &commit.parts {
             by_slice.entry(part.slice).or_default().push(part.offset);
@@ -162,6 +179,11 @@ impl Model {
         let mut changed = BTreeSet::new();
         for mutation in parts.iter().flat_map(|part| &part.mutations) {
             let id = mutation.id(*app).to_bytes();
+            if let (Mutation::Merge(state), Ok(round)) =
+                (&mutation.mutation, self.received.binary_search_by_key(txn, |round| round.txn))
+            {
+                self.received[round].merged.push((mutation.id(*app), state.clone()));
+            }
             let document = self.documents.entry(id.clone()).or_default();
             if document.apply(&mutation.mutation, at).0 == Effect::Changed {
                 changed.insert(id);
@@ -198,6 +220,23 @@ impl Model {
     /// The transaction of a round.
     pub(crate) fn round(&self, round: RoundId) -> Option<TxnId> {
         self.rounds.get(&round).copied()
+    }
+
+    /// Rounds of other clusters, in order.
+    pub(crate) fn received(&self) -> &[Received] {
+        &self.received
+    }
+
+    /// What a document is now.
+    pub(crate) fn newest(&self, id: &[u8]) -> Option<Document> {
+        self.all_versions(id).pop()
+    }
+
+    /// All that a document ever was.
+    pub(crate) fn all_versions(&self, id: &[u8]) -> Vec<Document> {
+        let versions = self.versions.get(id).into_iter().flatten();
+        let decode = |stored: &[u8]| state::decode(stored).expect("the model encoded it");
+        versions.map(|(_, stored)| decode(stored)).collect()
     }
 
     /// Whether it is the first transaction of a round.

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
+use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_runtime::simulation::World;
 use anabranch_store_node::simulation::{Bug, plant};
+use tokio::task::JoinHandle;
 
+use crate::bridges::Pair;
 use crate::checks;
 use crate::cluster::{BEGAN_MS, Cluster};
 use crate::faults;
 use crate::mix::Mix;
 use crate::readers::ReaderClient;
 use crate::story::Story;
-use crate::users::{User, check_counters};
+use crate::users::{Told, User, check_counters};
 use crate::writers::WriterClient;
 
 /// How fast wall time goes: a sample of the log's time, with which history is given up, is taken
@@ -55,51 +58,109 @@ fn seed_of(mix: Mix, seed: u64) -> u64 {
 
 async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {
     let story = Arc::new(Story::new(world.clone(), is_printed));
-    let cluster = Cluster::start(mix, world, Arc::clone(&story));
-    let watching = tokio::spawn(checks::watch(Arc::clone(&cluster)));
-    let until_ms = mix.runs_for_ms;
-    let writers: Vec<_> = (0..mix.writers)
-        .map(|number| WriterClient::new(Arc::clone(&cluster), number as u64))
-        .map(|writer| tokio::spawn(writer.run(until_ms)))
-        .collect();
-    let readers: Vec<_> = (0..mix.readers)
-        .map(|number| ReaderClient::new(Arc::clone(&cluster), number))
-        .map(|reader| tokio::spawn(reader.run(until_ms)))
-        .collect();
-    let users: Vec<_> = (0..mix.users)
-        .map(|number| User::new(Arc::clone(&cluster), number))
-        .map(|user| tokio::spawn(user.run(until_ms)))
-        .collect();
-    faults::run(Arc::clone(&cluster), until_ms).await;
-    let mut acknowledged = Vec::new();
-    for writer in writers {
-        acknowledged.extend(writer.await.expect("a writer does not panic").acknowledged);
+    let names: &[&str] = if mix.clusters == 1 { &["c"] } else { &["a", "b"] };
+    let start = |name: &&str| Cluster::start(mix, name, world.clone(), Arc::clone(&story));
+    let clusters: Vec<_> = names.iter().map(start).collect();
+    let pair = <[_; 2]>::try_from(clusters.clone()).ok().map(Pair::link);
+    let loads: Vec<_> = clusters.iter().map(|cluster| Load::begin(Arc::clone(cluster))).collect();
+    let mut done = Vec::new();
+    for load in loads {
+        done.push(load.end().await);
     }
-    let mut reads = 0;
-    for reader in readers {
-        reads += reader.await.expect("a reader does not panic").answered;
+    for cluster in &clusters {
+        checks::rest(cluster).await;
     }
-    let mut told = Vec::new();
-    for user in users {
-        told.push(user.await.expect("a user does not panic").told);
+    if let Some(pair) = &pair {
+        pair.rest().await;
     }
-    reads += told.iter().map(|told| told.answered).sum::<u64>();
-    // All is well again, and somebody writes once more.
-    cluster.nodes.iter().for_each(|node| cluster.start_node(node));
-    cluster.start_capture();
-    let last = WriterClient::new(Arc::clone(&cluster), mix.writers as u64);
-    acknowledged.extend(last.run_once().await.acknowledged);
-    checks::rest(&cluster).await;
-    if cluster.violation().is_none() {
-        checks::check_end(&cluster, &acknowledged);
-        check_counters(&cluster, &told);
+    for (cluster, done) in clusters.iter().zip(&done) {
+        if story.violation().is_none() {
+            checks::check_end(cluster, &done.acknowledged);
+            check_counters(cluster, &done.told);
+        }
     }
-    watching.abort();
-    cluster.stop();
+    if let Some(pair) = pair.filter(|_| story.violation().is_none()) {
+        pair.check_end();
+    }
+    done.iter().for_each(|done| done.watching.abort());
+    clusters.iter().for_each(|cluster| cluster.stop());
     Report {
         violation: story.violation(),
-        writes: acknowledged.len() + told.iter().map(|told| told.written.len()).sum::<usize>(),
-        reads,
+        writes: done.iter().map(Done::writes).sum(),
+        reads: done.iter().map(Done::reads).sum(),
         fingerprint: story.fingerprint(),
+    }
+}
+
+/// Clients of a cluster, and what happens to it meanwhile.
+struct Load {
+    cluster: Arc<Cluster>,
+    watching: JoinHandle<()>,
+    writers: Vec<JoinHandle<WriterClient>>,
+    readers: Vec<JoinHandle<ReaderClient>>,
+    users: Vec<JoinHandle<User>>,
+    faults: JoinHandle<()>,
+}
+
+/// What clients were told.
+struct Done {
+    acknowledged: Vec<(RoundId, TxnId)>,
+    told: Vec<Told>,
+    read: u64,
+    watching: JoinHandle<()>,
+}
+
+impl Done {
+    fn writes(&self) -> usize {
+        self.acknowledged.len() + self.told.iter().map(|told| told.written.len()).sum::<usize>()
+    }
+
+    fn reads(&self) -> u64 {
+        self.read + self.told.iter().map(|told| told.answered).sum::<u64>()
+    }
+}
+
+impl Load {
+    fn begin(cluster: Arc<Cluster>) -> Self {
+        let Mix { writers, readers, users, runs_for_ms: until_ms, .. } = cluster.mix;
+        let shared = || Arc::clone(&cluster);
+        Load {
+            watching: tokio::spawn(checks::watch(shared())),
+            writers: (0..writers)
+                .map(|number| WriterClient::new(shared(), number as u64))
+                .map(|writer| tokio::spawn(writer.run(until_ms)))
+                .collect(),
+            readers: (0..readers)
+                .map(|number| ReaderClient::new(shared(), number))
+                .map(|reader| tokio::spawn(reader.run(until_ms)))
+                .collect(),
+            users: (0..users)
+                .map(|number| User::new(shared(), number))
+                .map(|user| tokio::spawn(user.run(until_ms)))
+                .collect(),
+            faults: tokio::spawn(faults::run(shared(), until_ms)),
+            cluster,
+        }
+    }
+
+    /// Waits until it is over and all is well again. Somebody writes once more.
+    async fn end(self) -> Done {
+        let Load { cluster, watching, writers, readers, users, faults } = self;
+        faults.await.expect("faults do not panic");
+        let (mut acknowledged, mut told, mut read) = (Vec::new(), Vec::new(), 0);
+        for writer in writers {
+            acknowledged.extend(writer.await.expect("a writer does not panic").acknowledged);
+        }
+        for reader in readers {
+            read += reader.await.expect("a reader does not panic").answered;
+        }
+        for user in users {
+            told.push(user.await.expect("a user does not panic").told);
+        }
+        cluster.nodes.iter().for_each(|node| cluster.start_node(node));
+        cluster.start_capture();
+        let last = WriterClient::new(Arc::clone(&cluster), cluster.mix.writers as u64);
+        acknowledged.extend(last.run_once().await.acknowledged);
+        Done { acknowledged, told, read, watching }
     }
 }

@@ -49,7 +49,7 @@ impl WriterClient {
         let clock = Arc::new(HlcClock::following(move || world.now_millis()));
         let identity = &cluster.identity;
         let appender = RoundAppender::new(&identity.name, identity.actor, identity.slices, clock);
-        let id = TransactionalId::from(format!("writer-{number}"));
+        let id = TransactionalId::from(format!("{}-writer-{number}", cluster.identity.name));
         let (writer, acknowledged) = (None, Vec::new());
         WriterClient { cluster, dice, id, appender, writer, rounds: 0, number, acknowledged }
     }

@@ -231,16 +231,17 @@ impl Executor {
             mutations: plan.mutations,
         };
         let has_outcome = round.has_key || plan.may_conflict || plan.may_outgrow;
-        let slices = if has_outcome { self.store.slices_of(&entry) } else { BTreeSet::new() };
-        let txn = self.rounds.write(entry, request.deadline, Patience::None).await?;
-        let mut written = run.written(Some(txn), ids, plan.warnings);
         if !has_outcome {
-            return Ok(written);
+            let txn = self.rounds.write(entry, request.deadline, Patience::None).await?;
+            return Ok(run.written(Some(txn), ids, plan.warnings));
         }
+        let slices = self.store.slices_of(&entry);
+        let (txn, _) = self.rounds.commit(&entry, request.deadline, Patience::None).await?;
+        let mut written = run.written(Some(txn), ids, plan.warnings);
         let outcome = self.settled(round.id, txn, &slices, request.deadline).await?;
         check_digest(&outcome, round)?;
         if round.has_key && outcome.txn != txn {
-            // Another try under the same key was first.
+            // Another try under the same key was first, and it may have read something else.
             return self.repeated(run, outcome).await;
         }
         written.txn = Some(outcome.txn);

@@ -277,6 +277,23 @@ async fn a_repeat_that_is_written_twice_is_applied_once() {
 }
 
 #[tokio::test]
+async fn a_repeat_that_reads_something_else_says_what_the_first_try_wrote() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1, \"n\": 1}\n{\"_id\": 2, \"n\": 2}", &[]).await;
+    let update = "UPDATE cars SET seen = true WHERE n < 10";
+    let first = cluster.execute_with(update, json!({}), &KEY).await;
+    assert_eq!(ids(&first.json()), [json!(1), json!(2)]);
+    cluster.execute("UPDATE cars SET n = 100 WHERE _id = 2", json!({})).await;
+    // Of the repeat, too, one commit gets no answer.
+    for faults in [vec![], vec![Fault::Forget], vec![Fault::Lose]] {
+        cluster.store.node.forget(usize::MAX);
+        cluster.log.inject(faults);
+        let again = cluster.execute_with(update, json!({}), &KEY).await;
+        assert_eq!((again.txn(), again.text), (first.txn(), first.text.clone()));
+    }
+}
+
+#[tokio::test]
 async fn an_effect_that_cannot_be_learnt_is_said_to_be_unknown() {
     let cluster = Cluster::with(crate::doubles::impatient()).await;
     cluster.log.set_lagging(true);
