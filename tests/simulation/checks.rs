@@ -8,7 +8,7 @@ use anabranch_core::Value;
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_core::keyspace::{Position, Slice};
 use anabranch_journal::{Journal, ReadFrom, TopicPartition};
-use anabranch_schemas::records::ChangesRecord;
+use anabranch_schemas::records::{ChangesRecord, Operation};
 use anabranch_schemas::state;
 use anabranch_store_node::simulation::SimulatedNode;
 
@@ -226,7 +226,8 @@ fn captured(cluster: &Cluster, slice: Slice) -> Captured {
                 ChangesRecord::Change(change) => {
                     captured.changes.push((change.txn, change.id().to_bytes()));
                     let after = state::decode(&change.state).expect("a state decodes");
-                    captured.values.push(after.value());
+                    let is_evicted = change.operation == Operation::Evict;
+                    captured.values.push(after.value().filter(|_| !is_evicted));
                 }
                 ChangesRecord::Resolved(mark) => {
                     captured.marks.push((captured.changes.len(), mark.txn));

@@ -1,6 +1,6 @@
 //! What the log says, computed in the plainest way: every committed round, one after the other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use anabranch_core::Value;
@@ -14,6 +14,9 @@ use anabranch_journal::{Journal, ReadFrom, Reader, Record, TopicPartition};
 use anabranch_schemas::records::{Commit, RoundPart, TxnsRecord};
 use anabranch_schemas::{decode, state};
 
+/// What a document was from a transaction on, as it is stored; `None` where it was evicted.
+type Versions = Vec<(TxnId, Option<Vec<u8>>)>;
+
 /// The model of one cluster.
 pub(crate) struct Model {
     actor: ActorId,
@@ -24,8 +27,7 @@ pub(crate) struct Model {
     /// By slice, in order, what is to be applied once its parts are read.
     waiting: BTreeMap<Slice, VecDeque<Waiting>>,
     documents: BTreeMap<Vec<u8>, Document>,
-    /// Of each document what it was from a transaction on, as it is stored.
-    versions: BTreeMap<Vec<u8>, Vec<(TxnId, Vec<u8>)>>,
+    versions: BTreeMap<Vec<u8>, Versions>,
     /// By round the first transaction that it was in.
     rounds: BTreeMap<RoundId, TxnId>,
     last: Option<TxnId>,
@@ -176,7 +178,7 @@ impl Model {
         let mut parts: Vec<_> =
             offsets.iter().map(|offset| &self.parts[&(slice, *offset)]).collect();
         parts.sort_by_key(|part| part.index);
-        let mut changed = BTreeSet::new();
+        let mut changed = BTreeMap::new();
         for mutation in parts.iter().flat_map(|part| &part.mutations) {
             let id = mutation.id(*app).to_bytes();
             if let (Mutation::Merge(state), Ok(round)) =
@@ -185,12 +187,19 @@ impl Model {
                 self.received[round].merged.push((mutation.id(*app), state.clone()));
             }
             let document = self.documents.entry(id.clone()).or_default();
-            if document.apply(&mutation.mutation, at).0 == Effect::Changed {
-                changed.insert(id);
+            match document.apply(&mutation.mutation, at).0 {
+                Effect::Unchanged | Effect::Conflict => continue,
+                Effect::Changed => {}
+                Effect::Evicted => drop(self.documents.remove(&id)),
             }
+            changed.insert(id.clone(), self.documents.get(&id).cloned());
         }
-        for id in changed {
-            let stored = state::encode(&self.documents[&id]).to_vec();
+        for (id, document) in changed {
+            let is_there = self.stored(&id, *txn).is_some();
+            if document.is_none() && !is_there {
+                continue;
+            }
+            let stored = document.map(|document| state::encode(&document).to_vec());
             self.changes.entry(slice).or_default().push((*txn, id.clone()));
             self.versions.entry(id).or_default().push((*txn, stored));
         }
@@ -200,7 +209,7 @@ impl Model {
         for (id, document) in &mut self.documents {
             if self.slices.slice_of(Position::of(id)) == slice && document.expire(before) {
                 let stored = state::encode(document).to_vec();
-                self.versions.entry(id.clone()).or_default().push((txn, stored));
+                self.versions.entry(id.clone()).or_default().push((txn, Some(stored)));
             }
         }
     }
@@ -229,14 +238,14 @@ impl Model {
 
     /// What a document is now.
     pub(crate) fn newest(&self, id: &[u8]) -> Option<Document> {
-        self.all_versions(id).pop()
+        self.documents.get(id).cloned()
     }
 
     /// All that a document ever was.
     pub(crate) fn all_versions(&self, id: &[u8]) -> Vec<Document> {
         let versions = self.versions.get(id).into_iter().flatten();
         let decode = |stored: &[u8]| state::decode(stored).expect("the model encoded it");
-        versions.map(|(_, stored)| decode(stored)).collect()
+        versions.filter_map(|(_, stored)| stored.as_deref().map(decode)).collect()
     }
 
     /// Whether it is the first transaction of a round.
@@ -273,7 +282,7 @@ impl Model {
     }
 }
 
-fn newest(versions: &[(TxnId, Vec<u8>)], at: TxnId) -> Option<&[u8]> {
+fn newest(versions: &Versions, at: TxnId) -> Option<&[u8]> {
     let until = versions.partition_point(|(txn, _)| *txn <= at);
-    versions[..until].last().map(|(_, stored)| stored.as_slice())
+    versions[..until].last().and_then(|(_, stored)| stored.as_deref())
 }

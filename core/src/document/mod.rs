@@ -80,10 +80,14 @@ impl Document {
     pub fn expire(&mut self, before: Hlc) -> bool {
         let is_due = self.tombstone().is_some_and(|deleted| deleted < before);
         if is_due {
-            self.updated = None;
-            self.fields.clear();
+            self.drop_hidden();
         }
         is_due
+    }
+
+    fn drop_hidden(&mut self) {
+        self.updated = None;
+        self.fields.clear();
     }
 
     /// Whether it was deleted and has expired.

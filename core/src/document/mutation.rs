@@ -172,15 +172,21 @@ impl Document {
     ///
     /// One that brings back what has expired here comes from who had not heard of the delete. It
     /// begins a new generation: other clusters may still have what was dropped here, and would see
-    /// it beside this for ever.
+    /// it beside this for ever. What does not bring it back, being older than the delete, has
+    /// expired with the rest. A generation that is new here has nothing to do with what was dropped.
     fn hear(&mut self, state: &Document, commit: Commit) -> bool {
-        let had_expired = self.is_expired();
+        let dropped = self.is_expired().then_some(self.generation);
         let changed = self.join(state, Some(commit.actor));
-        if had_expired && let Some(Value::Object(fields)) = self.value() {
+        if dropped != Some(self.generation) {
+            return changed;
+        }
+        if let Some(Value::Object(fields)) = self.value() {
             let stamp = self.stamp(commit);
             self.fields = field::new(fields, stamp);
             self.generation = Some(stamp);
             self.include(stamp);
+        } else {
+            self.drop_hidden();
         }
         changed
     }

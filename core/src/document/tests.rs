@@ -173,6 +173,49 @@ fn what_comes_back_after_it_has_expired_is_the_same_everywhere() {
     assert_eq!((seen(&one).as_str(), &one), (r#"{"a":1,"b":2,"n":2}"#, &other));
 }
 
+/// What comes first is older than the delete, and does not bring it back; what comes then does.
+#[test]
+fn what_comes_back_in_two_steps_after_it_has_expired_is_the_same_everywhere() {
+    let first = history(&[insert(r#"{"a":1}"#)]);
+    let mut away = first.clone();
+    let mut whole = first;
+    whole.apply(&increment("n", 3), commit(0, 200, 20));
+    whole.apply(&Mutation::Delete, commit(0, 500, 21));
+    away.apply(&set("b", "2"), commit(1, 300, 1));
+    let older = away.clone();
+    away.apply(&set("c", "3"), commit(1, 900, 2));
+    let mut expired = whole.clone();
+    assert!(expired.expire(Hlc(u64::MAX)));
+    let hear = |here: &mut Document, state: &Document, actor, sequence| {
+        here.apply(&Mutation::Merge(state.clone()), commit(actor, 950, sequence));
+    };
+    let (mut one, mut other) = (expired, whole);
+    for (sequence, state) in [(30, &older), (31, &away)] {
+        hear(&mut one, state, 0, sequence);
+        hear(&mut other, state, 2, sequence);
+    }
+    assert_eq!(seen(&other), r#"{"a":1,"b":2,"c":3,"n":3}"#);
+    let before = one.clone();
+    hear(&mut one, &other, 0, 40);
+    hear(&mut other, &before, 2, 41);
+    assert_eq!((seen(&one).as_str(), &one), (r#"{"a":1,"b":2,"c":3}"#, &other));
+}
+
+/// Who inserted it again, and deleted that, has all of it: nothing of it was dropped here.
+#[test]
+fn a_new_generation_of_what_has_expired_is_kept_until_it_expires_itself() {
+    let [mut expired, _] = expired_and_not();
+    let mut other = expired.clone();
+    other.apply(&insert(r#"{"b":2}"#), commit(1, 900, 1));
+    let visible = other.clone();
+    other.apply(&Mutation::Delete, commit(1, 901, 2));
+    let mut shown = expired.clone();
+    shown.apply(&Mutation::Merge(visible.clone()), commit(0, 950, 30));
+    assert_eq!(shown, visible, "nothing is written for it");
+    expired.apply(&Mutation::Merge(other.clone()), commit(0, 950, 30));
+    assert_eq!((expired.tombstone(), &expired), (other.tombstone(), &other));
+}
+
 #[test]
 fn equal_writes_change_nothing() {
     let before = history(&[insert(r#"{"a":1,"m":{"x":[1]},"n":3}"#), increment("n", 4)]);
