@@ -238,19 +238,18 @@ impl Pair {
         }
         for Received { txn, merged, .. } in &received {
             for (id, state) in merged {
-                let value = state.value();
-                let was_wanted = || {
-                    let versions = from.model.lock().all_versions(&id.to_bytes());
-                    versions.iter().any(|version| self.wants(to, id, version.value().as_ref()))
+                // What was deleted is judged by what it hides. Of what has expired that is not known any
+                // more: who holds it is told so.
+                let is_held = || {
+                    let model = to_cluster.model.lock();
+                    !model.all_versions(&id.to_bytes()).is_empty()
                 };
-                let is_allowed = match &value {
-                    Some(_) => self.wants(to, id, value.as_ref()),
-                    None => was_wanted(),
-                };
+                let is_allowed = self.wants(to, id, Some(&state.hidden_value()))
+                    || (state.is_expired() && is_held());
                 if !is_allowed {
                     let (key, text) = (id.key.as_str(), self.wants[to]);
                     self.violate(&format!(
-                        "BR-3: {key} came as {value:?} at {txn}, and {text:?} is wanted"
+                        "BR-3: {key} came as {state:?} at {txn}, and {text:?} is wanted"
                     ));
                 }
             }

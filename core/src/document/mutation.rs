@@ -173,11 +173,11 @@ impl Document {
     /// One that brings back what has expired here comes from who had not heard of the delete. It
     /// begins a new generation: other clusters may still have what was dropped here, and would see
     /// it beside this for ever. What does not bring it back, being older than the delete, has
-    /// expired with the rest. A generation that is new here has nothing to do with what was dropped.
+    /// expired with the rest. Only of a generation from after the delete nothing was dropped.
     fn hear(&mut self, state: &Document, commit: Commit) -> bool {
-        let dropped = self.is_expired().then_some(self.generation);
+        let expired = self.deleted.filter(|_| self.is_expired());
         let changed = self.join(state, Some(commit.actor));
-        if dropped != Some(self.generation) {
+        if expired.is_none() || self.generation > expired {
             return changed;
         }
         if let Some(Value::Object(fields)) = self.value() {

@@ -201,6 +201,29 @@ fn what_comes_back_in_two_steps_after_it_has_expired_is_the_same_everywhere() {
     assert_eq!((seen(&one).as_str(), &one), (r#"{"a":1,"b":2,"c":3}"#, &other));
 }
 
+/// A generation that began before the delete does not hide all that was dropped.
+#[test]
+fn another_generation_from_before_the_delete_brings_it_back_the_same_everywhere() {
+    let gone = history(&[insert(r#"{"a":1}"#), Mutation::Delete]);
+    let (mut whole, mut away) = (gone.clone(), gone);
+    whole.apply(&insert(r#"{"b":1}"#), commit(0, 200, 20));
+    away.apply(&insert(r#"{"c":1}"#), commit(1, 300, 1));
+    whole.apply(&set("b", "2"), commit(0, 400, 21));
+    whole.apply(&Mutation::Delete, commit(0, 500, 22));
+    away.apply(&set("c", "2"), commit(1, 900, 2));
+    let mut expired = whole.clone();
+    assert!(expired.expire(Hlc(u64::MAX)));
+    let hear = |here: &mut Document, state: &Document, actor, sequence| {
+        here.apply(&Mutation::Merge(state.clone()), commit(actor, 950, sequence));
+    };
+    let mut other = away.clone();
+    hear(&mut other, &whole, 1, 30);
+    assert_eq!(seen(&other), r#"{"b":2,"c":2}"#);
+    hear(&mut expired, &away, 0, 31);
+    hear(&mut other, &expired, 1, 32);
+    assert_eq!((seen(&expired).as_str(), &expired), (r#"{"c":2}"#, &other));
+}
+
 /// Who inserted it again, and deleted that, has all of it: nothing of it was dropped here.
 #[test]
 fn a_new_generation_of_what_has_expired_is_kept_until_it_expires_itself() {
