@@ -2,16 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use anabranch_core::Value;
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_core::keyspace::{Position, Slice};
-use anabranch_journal::{Journal, ReadFrom, TopicPartition};
-use anabranch_schemas::records::{ChangesRecord, Operation};
-use anabranch_schemas::state;
+use anabranch_journal::Journal;
 use anabranch_store_node::simulation::SimulatedNode;
 
+use crate::captured::Captured;
 use crate::cluster::{Cluster, Node, pause};
 use crate::faults;
 use crate::readers::told;
@@ -192,51 +189,9 @@ fn behind(node: &Node, last: TxnId) -> Option<String> {
 }
 
 fn captured_behind(cluster: &Cluster, last: TxnId) -> Option<String> {
-    let marked = cluster.identity.slices.all().map(|slice| captured(cluster, slice).marked);
-    let marked = marked.min().flatten();
+    let marked = cluster.captured.lock().iter_mut().map(|captured| captured.follow().marked).min();
+    let marked = marked.flatten();
     (marked < Some(last)).then(|| format!("changes are captured up to {marked:?}, not {last}"))
-}
-
-/// What stands in a slice of topic `changes`.
-#[derive(Default)]
-struct Captured {
-    /// What changed which document, in order.
-    changes: Vec<(TxnId, Vec<u8>)>,
-    /// What each made of its document, as a reader sees it.
-    values: Vec<Option<Value>>,
-    /// After how many changes a mark stands, and what it says.
-    marks: Vec<(usize, TxnId)>,
-    lost: Vec<(TxnId, TxnId)>,
-    marked: Option<TxnId>,
-}
-
-fn captured(cluster: &Cluster, slice: Slice) -> Captured {
-    let at = TopicPartition::new(cluster.identity.name.changes(), slice.0);
-    let reader = cluster.log.reader(&[(at, ReadFrom::Start)]);
-    let mut reader = reader.expect("the topic is there");
-    let mut captured = Captured::default();
-    loop {
-        let records = reader.poll(Duration::ZERO).expect("nothing of it is trimmed");
-        if records.is_empty() {
-            return captured;
-        }
-        for record in records {
-            let value = record.value.expect("a record of changes has a value");
-            match ChangesRecord::decode(&value).expect("a record of changes decodes") {
-                ChangesRecord::Change(change) => {
-                    captured.changes.push((change.txn, change.id().to_bytes()));
-                    let after = state::decode(&change.state).expect("a state decodes");
-                    let is_evicted = change.operation == Operation::Evict;
-                    captured.values.push(after.value().filter(|_| !is_evicted));
-                }
-                ChangesRecord::Resolved(mark) => {
-                    captured.marks.push((captured.changes.len(), mark.txn));
-                    captured.marked = captured.marked.max(Some(mark.txn));
-                }
-                ChangesRecord::Lost(lost) => captured.lost.push((lost.from, lost.to)),
-            }
-        }
-    }
 }
 
 /// What has to hold once all is at rest.
@@ -253,8 +208,8 @@ pub(crate) fn check_end(cluster: &Cluster, acknowledged: &[(RoundId, TxnId)]) {
         check_documents(cluster, node, running);
     }
     check_replicas(cluster);
-    for slice in cluster.identity.slices.all() {
-        check_changes(cluster, slice);
+    for captured in cluster.captured.lock().iter_mut() {
+        check_changes(cluster, captured.follow());
     }
 }
 
@@ -281,8 +236,8 @@ fn check_replicas(cluster: &Cluster) {
 }
 
 /// Each change once, in order (CDC-1); no mark too early (CDC-2).
-fn check_changes(cluster: &Cluster, slice: Slice) {
-    let captured = captured(cluster, slice);
+fn check_changes(cluster: &Cluster, captured: &Captured) {
+    let slice = captured.slice;
     let model = cluster.model.lock();
     let is_lost = |txn: TxnId| captured.lost.iter().any(|(from, to)| (*from..=*to).contains(&txn));
     let loses = cluster.may_lose();

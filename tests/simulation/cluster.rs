@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::bridges::Bridge;
+use crate::captured::Captured;
 use crate::mix::{Fault, Mix};
 use crate::model::Model;
 use crate::node_log::NodeLog;
@@ -38,6 +39,7 @@ pub(crate) struct Cluster {
     pub(crate) log: MemoryJournal,
     pub(crate) identity: ClusterIdentity,
     pub(crate) model: Mutex<Model>,
+    pub(crate) captured: Mutex<Vec<Captured>>,
     pub(crate) nodes: Vec<Node>,
     spec: ClusterSpec,
     capture: Mutex<Option<Tasks>>,
@@ -98,6 +100,8 @@ impl Cluster {
         let servers = (0..mix.servers).map(server).collect();
         let bridge = Bridge::new(name, NodeLog::new(log.clone()));
         let model = Mutex::new(Model::new(&log, &identity));
+        let captured = slices.all().map(|slice| Captured::new(&log, &identity, slice));
+        let captured = Mutex::new(captured.collect());
         let spec = ClusterSpec { partitions: declared, quorum: None };
         let cluster = Arc::new(Cluster {
             mix,
@@ -105,6 +109,7 @@ impl Cluster {
             log,
             identity,
             model,
+            captured,
             nodes,
             spec,
             capture: Mutex::new(None),

@@ -6,6 +6,7 @@
 //! `ANABRANCH_TEST_SEEDS` says how many seeds are run of each mix. What a failure prints repeats it.
 
 mod bridges;
+mod captured;
 mod checks;
 mod cluster;
 mod dice;

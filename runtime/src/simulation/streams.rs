@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::network::Network;
 
 /// How many bytes are on their way at most, in one direction.
-const ROOM: usize = 64 << 10;
+const ROOM: usize = 8 << 10;
 
 /// Who listens for connections.
 pub(super) type Listening = Arc<Mutex<BTreeMap<String, mpsc::UnboundedSender<SimulatedStream>>>>;
