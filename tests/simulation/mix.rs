@@ -144,6 +144,8 @@ pub(crate) const MIXES: [Mix; 9] = [
     Mix {
         name: "bridge",
         clusters: 2,
+        runs_for_ms: 1_000,
+        fault_every_ms: 120,
         partitions: 1,
         replicas: 2,
         writers: 2,
@@ -164,8 +166,13 @@ pub(crate) const MIXES: [Mix; 9] = [
     Mix {
         name: "everything",
         replicas_at_least: 2,
+        writers: 2,
+        servers: 2,
+        users: 2,
         fault_every_ms: 150,
         faults: &[
+            CrashServer,
+            CutServer,
             Crash,
             Wipe,
             CrashAll,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anabranch_core::ids::TxnId;
 use anabranch_ingest::{Context, IngestConfig, simulation};
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::grpc::AnyOf;
@@ -26,6 +27,8 @@ pub(crate) struct Server {
 }
 
 struct Running {
+    /// The newest timestamp of a read that named none.
+    floor: Option<TxnId>,
     tasks: Tasks,
     routes: Router,
     /// Begins when it dies.
@@ -35,6 +38,18 @@ struct Running {
 impl Server {
     pub(crate) fn new(name: String, log: NodeLog) -> Self {
         Server { name, log: Mutex::new(log), running: Mutex::new(None) }
+    }
+
+    /// How new a read is at least that names no timestamp and begins now.
+    pub(crate) fn floor(&self) -> Option<TxnId> {
+        self.running.lock().as_ref()?.floor
+    }
+
+    /// It has answered such a read.
+    pub(crate) fn has_read(&self, txn: Option<TxnId>) {
+        if let Some(running) = &mut *self.running.lock() {
+            running.floor = running.floor.max(txn);
+        }
     }
 
     /// Sends it a request. `None` if it is dead, or dies before it has answered.
@@ -85,7 +100,10 @@ impl Cluster {
         };
         let tasks = Tasks::default();
         match simulation::start(&config, context, &tasks) {
-            Ok(routes) => *running = Some(Running { tasks, routes, death: Shutdown::new() }),
+            Ok(routes) => {
+                let (floor, death) = (None, Shutdown::new());
+                *running = Some(Running { floor, tasks, routes, death });
+            }
             Err(error) => self.violate(&format!("{} does not start: {error}", server.name)),
         }
     }

@@ -167,8 +167,14 @@ impl User {
     async fn select(&mut self) {
         let id = self.dice.below(COUNTERS.end);
         let statement = format!("SELECT * FROM {COLLECTION} WHERE _id = {id}");
-        let seen = self.seen;
-        let Some(answer) = self.ask(&statement, &json!({}), None).await else { return };
+        pause(self.dice.below(3)).await;
+        // Who names nothing reads what is stable, and at one server that does not go back.
+        let names_seen = self.dice.once_in(2);
+        let cluster = Arc::clone(&self.cluster);
+        let server = &cluster.servers[self.server % cluster.servers.len()];
+        let seen = if names_seen { self.seen } else { server.floor() };
+        let named = self.seen.filter(|_| names_seen);
+        let Some(answer) = self.ask(&statement, &json!({}), None, named).await else { return };
         if answer.status != StatusCode::OK || !answer.body["error"].is_null() {
             self.cluster.tell(&format!("{} is refused: {}", self.name, answer.body));
             return;
@@ -179,8 +185,11 @@ impl User {
             }
             return;
         };
+        if !names_seen {
+            server.has_read(Some(txn));
+        }
         self.told.answered += 1;
-        self.seen = Some(txn);
+        self.seen = self.seen.max(Some(txn));
         self.cluster.follow();
         self.cluster.tell(&format!("{} reads at {txn}", self.name));
         let expected = self.cluster.model.lock().seen(&document(id), txn);
@@ -236,7 +245,9 @@ impl User {
             if self.cluster.violation().is_some() {
                 return Answer { status: StatusCode::OK, body: Json::Null };
             }
-            let Some(answer) = self.ask(statement, args, Some(key)).await else { continue };
+            pause(self.dice.below(3)).await;
+            let asked = self.ask(statement, args, Some(key), self.seen).await;
+            let Some(answer) = asked else { continue };
             let is_later = answer.status.is_server_error();
             self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
             if !is_later {
@@ -249,15 +260,20 @@ impl User {
     }
 
     /// Asks a server; goes on to the next one if that is dead.
-    async fn ask(&mut self, statement: &str, args: &Json, key: Option<&str>) -> Option<Answer> {
-        pause(self.dice.below(3)).await;
+    async fn ask(
+        &mut self,
+        statement: &str,
+        args: &Json,
+        key: Option<&str>,
+        seen: Option<TxnId>,
+    ) -> Option<Answer> {
         let body = json!({ "statement": statement, "args": args });
         let mut request = Request::post(format!("/apps/{}/api/v1/store/execute", APP.0))
             .header("content-type", "application/json");
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        if let Some(TxnId(seen)) = self.seen {
+        if let Some(TxnId(seen)) = seen {
             request = request.header("x-anabranch-txn-id", seen);
         }
         let request = request.body(Body::from(body.to_string())).expect("a request");
