@@ -270,7 +270,9 @@ impl Pair {
             let bridges = records.iter().filter(|record| record.key.starts_with(b"bridge/"));
             for value in bridges.filter_map(|record| record.value.as_ref()) {
                 let cursor: RemoteCursor = decode(value).expect("a cursor decodes");
-                if cursor.snapshot_after.is_some() {
+                // What is replayed behind all documents comes once.
+                let is_behind = |after: &Vec<u8>| after.first() == Some(&0xff);
+                if cursor.snapshot_after.is_some_and(|after| !is_behind(&after)) {
                     snapshots.extend(cursor.next.0.checked_sub(1).map(TxnId));
                 }
             }

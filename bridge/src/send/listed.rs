@@ -60,7 +60,7 @@ impl Listed {
     pub(crate) fn end(&self, next: TxnId) -> At {
         match self.through.clone() {
             Some(after) => At::Snapshot { next, after },
-            None => At::Tail(next),
+            None => At::Replay(next),
         }
     }
 }
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(middle.end(TxnId(7)), At::Snapshot { next: TxnId(7), after: at("d") });
         let last = listed("b", None).unwrap();
         assert!(last.goes_on_from(&at("z")) && last.includes(b"z"));
-        assert_eq!(last.end(TxnId(7)), At::Tail(TxnId(7)));
+        assert_eq!(last.end(TxnId(7)), At::Replay(TxnId(7)));
         // A range that does not get on would be sent for ever.
         assert!(listed("b", Some("b")).is_err());
     }

@@ -15,9 +15,16 @@ pub(crate) enum At {
         /// The last document id received; empty at the beginning.
         after: Bytes,
     },
+    /// It has every document, some as they were later than this, and everything below this. What it
+    /// is sent until the tail has come to where they were read may be older than what it has. To the
+    /// receiver that is still the snapshot.
+    Replay(TxnId),
     /// It has everything below this.
     Tail(TxnId),
 }
+
+/// Behind every document id: these begin with an app, and then comes text.
+const BEHIND_ALL: &[u8] = &[0xff; 17];
 
 impl At {
     /// What a receiver said, if it holds for the queries with this digest. Else it needs a snapshot
@@ -25,6 +32,9 @@ impl At {
     pub(crate) fn of(position: Option<link::Position>, digest: u64) -> Option<At> {
         let link::Position { next, snapshot, queries } = position?;
         (queries == digest).then(|| match snapshot {
+            Some(link::SnapshotPosition { after }) if after == BEHIND_ALL => {
+                At::Replay(TxnId(next))
+            }
             Some(link::SnapshotPosition { after }) => At::Snapshot { next: TxnId(next), after },
             None => At::Tail(TxnId(next)),
         })
@@ -35,6 +45,10 @@ impl At {
         let (next, snapshot) = match self {
             At::Snapshot { next, after } => {
                 (next.0, Some(link::SnapshotPosition { after: after.clone() }))
+            }
+            At::Replay(next) => {
+                let after = Bytes::from_static(BEHIND_ALL);
+                (next.0, Some(link::SnapshotPosition { after }))
             }
             At::Tail(next) => (next.0, None),
         };

@@ -29,6 +29,8 @@ pub(crate) struct Source {
     pub(crate) actor: ActorId,
     /// What the receiver is sent.
     pub(crate) selector: Arc<Selector>,
+    /// What is below this may be older than what it has.
+    pub(crate) replays_until: TxnId,
 }
 
 /// Rounds being rebuilt.

@@ -14,6 +14,9 @@
 //!   that is wanted, and else is told that it has left: it may believe that it still wants it. Both
 //!   sides cannot tell each other so and lose the document: the receiver was not sent what was here
 //!   before, so it never knows all that is to be forgotten here.
+//! * Documents of a snapshot may be newer than its timestamp, from which the tail is sent. What the
+//!   receiver wrote it may have forgotten on account of them, and now it is sent older states. So
+//!   until the tail has come to where they were read, it is sent its own changes as well.
 //! * What the receiver wrote alone is its own: it is not told to forget it.
 //! * A deleted document is judged by the fields it hides, so that a tombstone follows its document
 //!   also where one side revives what the other deletes.
@@ -88,12 +91,13 @@ impl Selector {
     }
 
     /// What to send of a change that stands in the log of `actor`. `document_id` is its key in the
-    /// topic.
+    /// topic. What `is_replayed` may be older than what the receiver has.
     pub(crate) fn select(
         &self,
         actor: ActorId,
         document_id: Bytes,
         change: Change,
+        is_replayed: bool,
     ) -> Result<Option<Selected>, Error> {
         let is_receivers = self.is_of_receiver(change.origin);
         if change.operation == Operation::Evict && (change.origin == actor || is_receivers) {
@@ -105,7 +109,9 @@ impl Selector {
             self.queries.wants(&change.collection, &after)
         };
         let is_sent = if is_receivers {
-            !self.wrote_all_of(&document) && !self.wanted_before(&change, &document)
+            // Of what is replayed it may have forgotten that it has it.
+            let lacks_it = is_replayed || !self.wanted_before(&change, &document);
+            !self.wrote_all_of(&document) && lacks_it
         } else {
             let has_it = || !self.wrote_all_of(&document) && self.wanted_before(&change, &document);
             is_wanted || has_it()

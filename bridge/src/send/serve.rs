@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{ActorId, AppId, TxnId};
 use anabranch_core::keyspace::SliceCount;
-use anabranch_journal::Journal;
+use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::blocking;
 use anabranch_schemas::link::{self, message::Kind};
@@ -78,7 +78,7 @@ impl Sender {
         };
         match &subscription.at {
             Some(At::Tail(next)) => (self.is_at)(*next, false),
-            Some(At::Snapshot { next, .. }) => (self.is_at)(*next, true),
+            Some(At::Snapshot { next, .. } | At::Replay(next)) => (self.is_at)(*next, true),
             None => {}
         }
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -88,7 +88,8 @@ impl Sender {
                 Some(At::Snapshot { next, after }) => {
                     self.snapshot(&mut subscription, next, after).await
                 }
-                Some(At::Tail(next)) => self.tail(&mut subscription, next).await,
+                Some(At::Replay(next)) => self.replay(&mut subscription, next).await,
+                Some(At::Tail(next)) => self.tail(&mut subscription, next, TxnId(0)).await,
             };
             match step {
                 Ok(()) => backoff.reset(),
@@ -140,8 +141,26 @@ impl Sender {
         })
     }
 
-    /// Follows the log from `next` on.
-    async fn tail(&self, subscription: &mut Subscription<'_>, next: TxnId) -> Result<(), Error> {
+    /// Follows the log from the timestamp of a snapshot on: all its documents were read before the
+    /// end that the log has now.
+    async fn replay(&self, subscription: &mut Subscription<'_>, next: TxnId) -> Result<(), Error> {
+        let (journal, txns) = (self.journal.clone(), TopicPartition::new(self.cluster.txns(), 0));
+        let bounds = blocking(move || journal.bounds(&txns)).await;
+        let end = TxnId(bounds.map_err(|_| Error::Shutdown)??.end.0);
+        if end <= next {
+            return self.send(subscription, Vec::new(), At::Tail(next)).await;
+        }
+        self.tail(subscription, next, end).await
+    }
+
+    /// Follows the log from `next` on. What is below `replays_until` may be older than what the
+    /// receiver has.
+    async fn tail(
+        &self,
+        subscription: &mut Subscription<'_>,
+        next: TxnId,
+        replays_until: TxnId,
+    ) -> Result<(), Error> {
         let (batches, mut ready) = mpsc::channel(QUEUE);
         let journal = self.journal.clone();
         let cluster = self.cluster.clone();
@@ -150,13 +169,16 @@ impl Sender {
             slices: self.slices,
             actor: self.actor,
             selector: subscription.selector.clone(),
+            replays_until,
         };
         let mut reader = Worker::spawn("bridge-send", move |stop| {
             let limits = TailLimits::default();
             Tail { limits, journal, cluster, source, from: next, batches, stop }.run()
         })?;
         while let Some(batch) = ready.recv().await {
-            self.send(subscription, batch.rounds, At::Tail(batch.next)).await?;
+            let next = batch.next;
+            let at = if next < replays_until { At::Replay(next) } else { At::Tail(next) };
+            self.send(subscription, batch.rounds, at).await?;
         }
         match reader.ended().await? {
             Ended::Stopped => Err(Error::Shutdown),

@@ -102,7 +102,7 @@ impl Tail {
                     read_txn(&mut rounds, &record)?;
                 }
             }
-            if !self.hand_out(&mut rounds, &mut told) {
+            if !self.hand_out(&mut rounds, &*commits, &mut told) {
                 return Ok(Ended::Stopped);
             }
             if rounds.lacks_commits() && may_read_commits {
@@ -115,7 +115,7 @@ impl Tail {
                     return Ok(ended);
                 }
             }
-            if !self.hand_out(&mut rounds, &mut told) {
+            if !self.hand_out(&mut rounds, &*commits, &mut told) {
                 return Ok(Ended::Stopped);
             }
         }
@@ -179,8 +179,9 @@ impl Tail {
                 return Err(Error::Corrupt(format!("{}: a mark of slice {named}", what())));
             }
             ChangesRecord::Change(change) if rounds.needs(change.txn) => {
-                let selected =
-                    self.source.selector.select(self.source.actor, record.key, change)?;
+                let Source { selector, actor, replays_until, .. } = &self.source;
+                let is_replayed = change.txn < *replays_until;
+                let selected = selector.select(*actor, record.key, change, is_replayed)?;
                 if let Some(selected) = selected {
                     rounds.change(slice, selected)?;
                 }
@@ -196,19 +197,34 @@ impl Tail {
     }
 
     /// Hands whole rounds over, waiting while the receiver is busy. Whether to go on.
-    fn hand_out(&self, rounds: &mut Rounds, told: &mut (TxnId, Instant)) -> bool {
+    fn hand_out(
+        &self,
+        rounds: &mut Rounds,
+        commits: &dyn Reader,
+        told: &mut (TxnId, Instant),
+    ) -> bool {
         while let Some(batch) = rounds.take() {
             *told = (batch.next, Instant::now());
             if threads::send(&self.batches, batch).is_err() {
                 return false;
             }
         }
-        let next = rounds.next();
-        if next > told.0 && told.1.elapsed() >= POSITION_INTERVAL {
+        let next = self.come_to(rounds, commits);
+        let until = self.source.replays_until;
+        let is_due = told.1.elapsed() >= POSITION_INTERVAL || (told.0 < until && next >= until);
+        if next > told.0 && is_due {
             *told = (next, Instant::now());
             return threads::send(&self.batches, Outgoing { rounds: Vec::new(), next }).is_ok();
         }
         true
+    }
+
+    /// Everything below this was handed out, or holds nothing for the receiver: behind the last
+    /// transaction there may be what readers never see.
+    fn come_to(&self, rounds: &Rounds, commits: &dyn Reader) -> TxnId {
+        let txns = TopicPartition::new(self.cluster.txns(), 0);
+        let read = commits.position(&txns).filter(|_| rounds.pending() == 0);
+        rounds.next().max(TxnId(read.map_or(0, |read| read.0)))
     }
 }
 

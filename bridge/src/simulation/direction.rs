@@ -43,8 +43,16 @@ struct Sending {
     at: At,
     tail: Option<Tail>,
     snapshot_txn: Option<TxnId>,
+    /// Until where the tail may be older than the snapshot, if it follows one.
+    replays_until: Option<TxnId>,
     listed: Option<Arc<Listed>>,
     number: u64,
+}
+
+impl Sending {
+    fn position(&self, next: TxnId) -> At {
+        if Some(next) < self.replays_until { At::Replay(next) } else { At::Tail(next) }
+    }
 }
 
 struct Tail {
@@ -95,6 +103,7 @@ impl Direction {
             at: At::Tail(TxnId(0)),
             tail: None,
             snapshot_txn: None,
+            replays_until: None,
             listed: None,
             number: 0,
         };
@@ -107,7 +116,7 @@ impl Direction {
 
     /// The receiver is told that it begins with a snapshot, if there is anything.
     fn begin(&mut self, sender: &Cluster, sending: &mut Sending) {
-        (sending.tail, sending.listed) = (None, None);
+        (sending.tail, sending.listed, sending.replays_until) = (None, None, None);
         let next = sender.end();
         sending.at = At::Tail(next);
         if next > TxnId(0) {
@@ -166,9 +175,13 @@ impl Direction {
                 self.send_snapshot(sender, receiver, &mut sending, (next, &after), &listed);
                 true
             }
-            At::Tail(next) if next < sender.start => {
+            At::Replay(next) | At::Tail(next) if next < sender.start => {
                 self.begin(sender, &mut sending);
                 true
+            }
+            At::Replay(next) => {
+                sending.replays_until.get_or_insert(sender.end());
+                self.send_tail(sender, receiver.actor, &mut sending, next, rng)
             }
             At::Tail(next) => self.send_tail(sender, receiver.actor, &mut sending, next, rng),
         };
@@ -237,6 +250,7 @@ impl Direction {
                     slices: sender.slices,
                     actor: sender.actor,
                     selector: sending.selector.clone(),
+                    replays_until: sending.replays_until.unwrap_or_default(),
                 },
                 next,
                 LIMITS,
@@ -266,8 +280,11 @@ impl Direction {
                     match record {
                         ChangeRecord::Mark(mark) => tail.rounds.mark(slice, mark.txn).unwrap(),
                         ChangeRecord::Change(key, change) => {
-                            if let Some(selected) =
-                                sending.selector.select(sender.actor, key, *change).unwrap()
+                            let is_replayed = Some(change.txn) < sending.replays_until;
+                            if let Some(selected) = sending
+                                .selector
+                                .select(sender.actor, key, *change, is_replayed)
+                                .unwrap()
                             {
                                 tail.rounds.change(slice, selected).unwrap();
                             }
@@ -280,7 +297,8 @@ impl Direction {
             let Some(tail) = &mut sending.tail else { return read };
             let Some(outgoing) = tail.rounds.take() else {
                 // Now and then the receiver is told that there is nothing for it.
-                let idle = At::Tail(tail.rounds.next());
+                let next = tail.rounds.next();
+                let idle = sending.position(next);
                 if idle == sending.at || read {
                     return read;
                 }
@@ -293,7 +311,7 @@ impl Direction {
                     self.check_tail(sender, receiver, round, change);
                 }
             }
-            sending.at = At::Tail(outgoing.next);
+            sending.at = sending.position(outgoing.next);
             self.push(sending, outgoing.rounds);
             return true;
         }

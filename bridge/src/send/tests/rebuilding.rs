@@ -29,6 +29,7 @@ fn source() -> Source {
         slices: SliceCount::try_from(SLICES).unwrap(),
         actor: HERE,
         selector: Arc::new(Selector::new(APP, Queries::default(), RECEIVER)),
+        replays_until: TxnId(0),
     }
 }
 

@@ -87,7 +87,8 @@ fn sent(
 ) -> Option<bool> {
     let document = document(after.unwrap_or(hidden), after.is_none(), actors);
     let change = change(&document, before, origin, Operation::Update);
-    let selected = selector().select(HERE_ACTOR, Bytes::from_static(b"id"), change).unwrap()?;
+    let selected =
+        selector().select(HERE_ACTOR, Bytes::from_static(b"id"), change, false).unwrap()?;
     let link::Change { state, left, .. } = selected.change;
     let state = state::decode(&state).unwrap();
     // BR-3: of what is not wanted nothing is told but which versions there are.
@@ -131,7 +132,7 @@ fn an_eviction_is_passed_on_only_if_a_bridge_brought_it() {
     let evicted = |fields: &str, origin: u128, actors: &[u128]| {
         let document = document(fields, false, actors);
         let change = change(&document, Some(fields), origin, Operation::Evict);
-        let selected = selector().select(HERE_ACTOR, Bytes::new(), change).unwrap()?;
+        let selected = selector().select(HERE_ACTOR, Bytes::new(), change, false).unwrap()?;
         let state = state::decode(&selected.change.state).unwrap();
         assert_eq!((state.versions, state.fields.len()), (document.versions, 0));
         Some(selected.change.left)

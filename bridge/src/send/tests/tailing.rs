@@ -134,6 +134,7 @@ impl Log {
             slices: SliceCount::try_from(SLICES).unwrap(),
             actor: HERE,
             selector: Arc::new(Selector::new(APP, queries, receiver)),
+            replays_until: TxnId(0),
         };
         let (batches, mut ready) = mpsc::channel(2);
         let stop = Arc::new(AtomicBool::new(false));
