@@ -155,7 +155,7 @@ impl Capture {
         let mut stream = reply.into_inner();
         let (replies, feed) = mpsc::channel(REPLIES);
         let shutdown = self.shutdown.clone();
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             loop {
                 let reply = tokio::select! {
                     biased;

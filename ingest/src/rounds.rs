@@ -48,6 +48,13 @@ pub(crate) enum Patience {
     UntilDeadline,
 }
 
+/// A round that is in the log.
+pub(crate) struct Committed {
+    pub(crate) txn: TxnId,
+    /// No earlier try of the same call can have written it.
+    is_first: bool,
+}
+
 /// Writes rounds.
 #[derive(Clone)]
 pub(crate) struct Rounds {
@@ -68,7 +75,7 @@ impl Rounds {
         deadline: Instant,
         patience: Patience,
     ) -> Result<TxnId, Refusal> {
-        let (txn, is_first) = self.commit(&round, deadline, patience).await?;
+        let Committed { txn, is_first } = self.commit(&round, deadline, patience).await?;
         if is_first {
             return Ok(txn);
         }
@@ -80,32 +87,31 @@ impl Rounds {
         }
     }
 
-    /// Writes a round and says as which transaction, and whether this cannot have written it before.
-    /// If it may have, or somebody else has, the store node knows what counts.
+    /// Writes a round and says as which transaction: not the first one that it is in, if it was
+    /// written before. What came of it the store node knows.
     pub(crate) async fn commit(
         &self,
         round: &Round,
         deadline: Instant,
         patience: Patience,
-    ) -> Result<(TxnId, bool), Refusal> {
+    ) -> Result<Committed, Refusal> {
         let started = Instant::now();
         let result = self.try_until(round, deadline, patience).await;
         metrics::round(started, result.as_ref().map_or_else(|r| r.code().as_str(), |_| "written"));
         result
     }
 
-    /// The transaction, and whether the round cannot have been written before it.
     async fn try_until(
         &self,
         round: &Round,
         deadline: Instant,
         patience: Patience,
-    ) -> Result<(TxnId, bool), Refusal> {
+    ) -> Result<Committed, Refusal> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
         let mut is_first = true;
         loop {
             let error = match self.sink.write(round, deadline).await {
-                Ok(txn) => return Ok((txn, is_first)),
+                Ok(txn) => return Ok(Committed { txn, is_first }),
                 Err(error) => error,
             };
             match error.kind() {

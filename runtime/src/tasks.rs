@@ -74,6 +74,17 @@ pub fn owned<F: Future>(task: F) -> impl Future<Output = F::Output> {
     task
 }
 
+/// Starts a simulated thread, of the simulated process that runs if there is one: that fails if the
+/// thread panics.
+#[cfg(feature = "simulation")]
+pub(crate) fn start_simulated(body: impl FnOnce() + Send + 'static) {
+    let thread = async {
+        crate::simulation::on_thread(body).await;
+        Ok(())
+    };
+    OWNER.try_with(Tasks::clone).unwrap_or_default().spawn("a thread", thread);
+}
+
 /// What runs on a thread of the simulated process that runs.
 #[cfg(feature = "simulation")]
 pub(crate) fn owning<T>(body: impl FnOnce() -> T) -> impl FnOnce() -> T {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     #[cfg(feature = "simulation")]
     if crate::simulation::is_on() {
-        crate::tasks::spawn(crate::simulation::on_thread(body));
+        crate::tasks::start_simulated(body);
         return Ok(());
     }
     std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
@@ -111,11 +111,11 @@ impl Signal {
         }
     }
 
-    /// Tells one that waits, or else the next that will.
+    /// Tells one that waits, if one does. In a simulation all of them.
     pub fn notify_one(&self) {
         self.told.notify_one();
         #[cfg(feature = "simulation")]
-        self.simulated.notify_one();
+        self.simulated.notify_waiters();
     }
 
     /// Tells all that wait.

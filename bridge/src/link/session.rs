@@ -92,6 +92,7 @@ where
     };
     let error = tokio::select! {
         biased;
+        // What the other side said tells more than what follows from it.
         error = read_all(frames, &heard, silence, handlers, &peer) => error,
         error = writing => error.of_peer(&peer),
         error = work => error,

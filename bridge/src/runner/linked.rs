@@ -104,9 +104,9 @@ impl Work {
         let work = async {
             tokio::select! {
                 biased;
-                error = self.serve(subscription, holdings, &window) => error,
-                error = failed(receiving.as_mut()) => error,
                 end = end => end.unwrap_or(Error::Shutdown),
+                error = failed(receiving.as_mut()) => error,
+                error = self.serve(subscription, holdings, &window) => error,
             }
         };
         let error = link::run(link, queue, handlers, work).await;

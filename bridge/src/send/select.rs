@@ -30,7 +30,8 @@
 //!   those back, not the ones that are known. Whoever names an id and versions that it never had
 //!   learns whether they are here, and nothing else (BR-3).
 //! * What a deleted document hid may have expired: it tells no more whether it was wanted. Who says
-//!   that it holds versions of it that are known here is sent what is left of it: no field.
+//!   that it holds versions of it that are known here, or writes it, is sent what is left of it: no
+//!   field.
 //! * Of what the receiver says it holds in a version that includes all that is here, it is sent
 //!   nothing: to merge that would change nothing.
 //! * Of what the receiver says it holds and is unknown here, it is told nothing, and keeps it. It
@@ -106,7 +107,9 @@ impl Selector {
         let document = decode_state(&change)?;
         let is_wanted = change.operation != Operation::Evict && {
             let after = with_id(document.hidden_value(), &change.key);
-            self.queries.wants(&change.collection, &after)
+            // What it wrote did not bring back what is deleted here: it is told of the delete.
+            (is_receivers && document.is_expired())
+                || self.queries.wants(&change.collection, &after)
         };
         let is_sent = if is_receivers {
             // Of what is replayed it may have forgotten that it has it.

@@ -47,7 +47,7 @@ pub(crate) const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
 #[derive(Default)]
 pub(crate) struct World {
     documents: BTreeMap<Vec<u8>, (Document, u64)>,
-    outcomes: HashMap<RoundId, proto::Outcome>,
+    pub(crate) outcomes: HashMap<RoundId, proto::Outcome>,
     /// Rounds in the order in which they were committed, applied or not.
     pub(crate) committed: Vec<(u64, Round)>,
     applied: usize,

@@ -30,7 +30,7 @@ use crate::config::IngestConfig;
 use crate::document::{Warning, Warnings};
 use crate::error::{Code, Refusal};
 use crate::idempotency::{Digest, IdempotencyKey, RequestName};
-use crate::rounds::{Patience, Rounds};
+use crate::rounds::{Committed, Patience, Rounds};
 use crate::store::{Outcome, Rows, Store};
 
 pub(crate) use repeat::RoundLog;
@@ -188,9 +188,9 @@ impl Executor {
         let planned = match self.plan(run, statement, &mut read).await {
             Ok(plan) if !plan.mutations.is_empty() => Ok(plan),
             nothing_to_write => {
-                // What was read may be what the first try left behind. Whoever is asked now may be
-                // less far than whoever read it.
-                if let Some(written) = self.earlier(run, read).await? {
+                // What was read may be what the first try left behind, or be older than that. Whoever
+                // is asked now may be less far than whoever read it.
+                if let Some(written) = self.earlier_by_now(run, read).await? {
                     return Ok(written);
                 }
                 nothing_to_write
@@ -236,12 +236,18 @@ impl Executor {
             return Ok(run.written(Some(txn), ids, plan.warnings));
         }
         let slices = self.store.slices_of(&entry);
-        let (txn, _) = self.rounds.commit(&entry, request.deadline, Patience::None).await?;
+        let Committed { txn, .. } =
+            self.rounds.commit(&entry, request.deadline, Patience::None).await?;
         let mut written = run.written(Some(txn), ids, plan.warnings);
         let outcome = self.settled(round.id, txn, &slices, request.deadline).await?;
         check_digest(&outcome, round)?;
         if round.has_key && outcome.txn != txn {
-            // Another try under the same key was first, and it may have read something else.
+            // Another try under the same key was first. It may have read something else, and so have
+            // touched other partitions; what an INSERT touches is always the same.
+            let outcome = match run.on_conflict {
+                Some(_) => outcome,
+                None => self.settled(round.id, txn, &BTreeSet::new(), request.deadline).await?,
+            };
             return self.repeated(run, outcome).await;
         }
         written.txn = Some(outcome.txn);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{DocumentKey, TxnId};
 use anabranch_journal::{Journal, Offset, ReadFrom, Record, TopicPartition};
-use anabranch_runtime::tasks::waiting;
+use anabranch_runtime::tasks::{ShuttingDown, blocking, waiting};
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{Commit, RoundPart};
 use anabranch_schemas::topics::ClusterName;
@@ -41,6 +41,19 @@ impl Executor {
         }
     }
 
+    /// The same as of the end of the log, and of what was read.
+    pub(super) async fn earlier_by_now(
+        &self,
+        run: &Run<'_>,
+        read: Option<TxnId>,
+    ) -> Result<Option<Written>, Refusal> {
+        if !run.round.has_key {
+            return Ok(None);
+        }
+        let last = self.log.last().await.map_err(|error| Refusal::of_journal(&error))?;
+        self.earlier(run, read.max(last)).await
+    }
+
     /// The reply for a statement whose round was applied before.
     pub(super) async fn repeated(
         &self,
@@ -62,6 +75,7 @@ impl Executor {
                 "this request was applied before; the ids of its documents cannot be read now",
             )),
         }
+        written.leave_out(&outcome, None);
         Ok(written)
     }
 }
@@ -76,6 +90,16 @@ pub(crate) struct RoundLog {
 impl RoundLog {
     pub(crate) fn new(journal: Arc<dyn Journal>, cluster: ClusterName) -> Self {
         RoundLog { journal, cluster }
+    }
+
+    /// The last transaction that the log can have by now.
+    async fn last(&self) -> Result<Option<TxnId>, anabranch_journal::Error> {
+        let journal = Arc::clone(&self.journal);
+        let txns = TopicPartition::new(self.cluster.txns(), 0);
+        match blocking(move || journal.bounds(&txns)).await {
+            Ok(bounds) => Ok(bounds?.end.0.checked_sub(1).map(TxnId)),
+            Err(ShuttingDown) => Err(anabranch_journal::Error::Shutdown),
+        }
     }
 
     /// The documents of the round that was committed as `txn`, in order of id; `None` if the log

@@ -294,6 +294,28 @@ async fn a_repeat_that_reads_something_else_says_what_the_first_try_wrote() {
 }
 
 #[tokio::test]
+async fn a_repeat_is_told_of_what_would_have_become_too_large() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1, \"n\": 1}\n{\"_id\": 2, \"n\": 2}", &[]).await;
+    let update = "UPDATE cars SET seen = true WHERE n < 10";
+    cluster.execute_with(update, json!({}), &KEY).await;
+    {
+        // The second one had grown when this was applied.
+        let mut world = cluster.shared.world.lock();
+        let (_, round) = world.committed.last().unwrap().clone();
+        let second = round.mutations[1].id(round.app).to_bytes();
+        world.outcomes.get_mut(&round.id).unwrap().too_large.push(second.into());
+    }
+    for looks in [0, usize::MAX] {
+        cluster.store.node.forget(looks);
+        let again = cluster.execute_with(update, json!({}), &KEY).await;
+        let expected = (StatusCode::PAYLOAD_TOO_LARGE, "document_too_large".to_owned());
+        assert_eq!((again.status, again.code()), expected, "{}", again.text);
+        assert_eq!(ids(&again.json()), [json!(1)]);
+    }
+}
+
+#[tokio::test]
 async fn an_effect_that_cannot_be_learnt_is_said_to_be_unknown() {
     let cluster = Cluster::with(crate::doubles::impatient()).await;
     cluster.log.set_lagging(true);

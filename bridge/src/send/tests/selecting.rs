@@ -128,6 +128,30 @@ fn a_receiver_is_not_sent_its_own_writes() {
 }
 
 #[test]
+fn a_receiver_is_sent_its_own_writes_when_older_states_follow_newer_ones() {
+    let replayed = |before, after: Option<&str>, actors: &[u128]| {
+        let document = document(after.unwrap(), false, actors);
+        let change = change(&document, before, RECEIVER, Operation::Update);
+        let selected = selector().select(HERE_ACTOR, Bytes::new(), change, true).unwrap()?;
+        Some(selected.change.left)
+    };
+    assert_eq!(replayed(WANTED, UNWANTED, &[HERE, RECEIVER]), Some(true));
+    assert_eq!(replayed(WANTED, WANTED, &[HERE, RECEIVER]), Some(false));
+    assert_eq!(replayed(UNWANTED, UNWANTED, &[HERE, RECEIVER]), Some(true));
+    assert_eq!(replayed(WANTED, UNWANTED, &[RECEIVER]), None, "it was never told to forget that");
+}
+
+#[test]
+fn who_writes_what_has_expired_is_told_of_the_delete() {
+    let mut expired = document("{}", true, &[HERE, RECEIVER]);
+    assert!(expired.expire(Hlc(u64::MAX)));
+    let change = change(&expired, None, RECEIVER, Operation::Update);
+    let selected = selector().select(HERE_ACTOR, Bytes::new(), change, false).unwrap().unwrap();
+    assert!(!selected.change.left);
+    assert_eq!(state::decode(&selected.change.state).unwrap(), expired);
+}
+
+#[test]
 fn an_eviction_is_passed_on_only_if_a_bridge_brought_it() {
     let evicted = |fields: &str, origin: u128, actors: &[u128]| {
         let document = document(fields, false, actors);
