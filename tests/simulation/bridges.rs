@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use crate::checks;
 use crate::cluster::{Cluster, pause};
 use crate::dice::Dice;
-use crate::model::Received;
+use crate::model::{Came, Received};
 use crate::node_log::NodeLog;
 use crate::writers::{APP, COLLECTION, DOCUMENTS, document};
 
@@ -139,10 +139,14 @@ impl Pair {
     pub(crate) async fn rest(&self) {
         let [one, two] = &self.clusters;
         let began = one.world.elapsed_ms();
+        let ends = || [one, two].map(|cluster| cluster.model.lock().last());
         loop {
+            let before = ends();
             checks::rest(one).await;
             checks::rest(two).await;
             let lacking = self.lacking(0).or_else(|| self.lacking(1));
+            // While one comes to rest the other one may write.
+            let lacking = lacking.or_else(|| (ends() != before).then(|| "they write".to_owned()));
             let Some(lacking) = lacking.filter(|_| one.violation().is_none()) else { return };
             if one.world.elapsed_ms() - began > PATIENCE_MS {
                 return one.violate(&format!("BR-1: they do not come to rest: {lacking}"));
@@ -195,7 +199,8 @@ impl Pair {
         for number in 0..DOCUMENTS {
             let id = document(number);
             let Some(sent) = self.newest(1 - to, &id) else { continue };
-            if !self.wants(to, &id, sent.value().as_ref()) {
+            // So has it what was deleted, if that can still be told to be wanted.
+            if !self.wants(to, &id, Some(&sent.hidden_value())) {
                 continue;
             }
             let held = self.newest(to, &id).map(|held| held.versions).unwrap_or_default();
@@ -208,7 +213,14 @@ impl Pair {
 
     /// What both want of each other is the same in both (BR-1).
     fn check_same(&self, id: &DocumentId) {
-        let values = [0, 1].map(|at| self.newest(at, id).and_then(|document| document.value()));
+        let documents = [0, 1].map(|at| self.newest(at, id));
+        if let [Some(one), Some(two)] = &documents
+            && one.versions == two.versions
+            && one.value() != two.value()
+        {
+            self.violate(&format!("BR-1: the same of {} is {one:?} and {two:?}", id.key.as_str()));
+        }
+        let values = documents.map(|document| document.and_then(|document| document.value()));
         for to in 0..2 {
             let (there, here) = (values[1 - to].as_ref(), values[to].as_ref());
             // What left and is kept is as it was.
@@ -236,23 +248,25 @@ impl Pair {
                 self.violate(&format!("BR-2: transaction {after} comes after {before}"));
             }
         }
-        for Received { txn, merged, .. } in &received {
-            for (id, state) in merged {
-                // What was deleted is judged by what it hides. Of what has expired that is not known any
-                // more: who holds it is told so.
-                let is_held = || {
-                    let model = to_cluster.model.lock();
-                    !model.all_versions(&id.to_bytes()).is_empty()
-                };
-                let is_allowed = self.wants(to, id, Some(&state.hidden_value()))
-                    || (state.is_expired() && is_held());
-                if !is_allowed {
-                    let (key, text) = (id.key.as_str(), self.wants[to]);
-                    self.violate(&format!(
-                        "BR-3: {key} came as {state:?} at {txn}, and {text:?} is wanted"
-                    ));
-                }
+        for Received { txn, came, .. } in &received {
+            for came in came {
+                self.check_came(to, *txn, came);
             }
+        }
+    }
+
+    /// What came was wanted, or the receiver held it or has written a part of it, and is told what
+    /// became of it without a field (BR-3).
+    fn check_came(&self, to: usize, txn: TxnId, came: &Came) {
+        let Came { id, state, has_left, was_held } = came;
+        // What was deleted is judged by what it hides.
+        let is_wanted = !has_left && self.wants(to, id, Some(&state.hidden_value()));
+        let receiver = self.clusters[to].identity.actor;
+        let has_part = state.versions.iter().any(|(actor, _)| actor == receiver);
+        let is_told = (*was_held || has_part) && state.fields.is_empty();
+        if !is_wanted && !is_told {
+            let (key, text) = (id.key.as_str(), self.wants[to]);
+            self.violate(&format!("BR-3: {key} came as {came:?} at {txn}; {text:?} is wanted"));
         }
     }
 

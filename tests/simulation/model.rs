@@ -45,8 +45,19 @@ pub(crate) struct Received {
     pub(crate) txn: TxnId,
     pub(crate) origin: ActorId,
     pub(crate) origin_txn: TxnId,
-    /// The states that came with it.
-    pub(crate) merged: Vec<(DocumentId, Document)>,
+    /// What came with it.
+    pub(crate) came: Vec<Came>,
+}
+
+/// A document as it came from another cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Came {
+    pub(crate) id: DocumentId,
+    pub(crate) state: Document,
+    /// It is to be forgotten.
+    pub(crate) has_left: bool,
+    /// It was there before.
+    pub(crate) was_held: bool,
 }
 
 /// By so much a writer's clock can be ahead of the log's.
@@ -144,8 +155,8 @@ impl Model {
         }
         self.rounds.insert(commit.round, txn);
         if let Some(origin_txn) = commit.origin_txn {
-            let (origin, merged) = (commit.origin, Vec::new());
-            self.received.push(Received { txn, origin, origin_txn, merged });
+            let (origin, came) = (commit.origin, Vec::new());
+            self.received.push(Received { txn, origin, origin_txn, came });
         }
         let mut by_slice: BTreeMap<Slice, Vec<u64>> = BTreeMap::new();
         for part in &commit.parts {
@@ -181,10 +192,15 @@ impl Model {
         let mut changed = BTreeMap::new();
         for mutation in parts.iter().flat_map(|part| &part.mutations) {
             let id = mutation.id(*app).to_bytes();
-            if let (Mutation::Merge(state), Ok(round)) =
-                (&mutation.mutation, self.received.binary_search_by_key(txn, |round| round.txn))
+            if let Mutation::Merge(state) | Mutation::Evict(state) = &mutation.mutation
+                && let Ok(round) = self.received.binary_search_by_key(txn, |round| round.txn)
             {
-                self.received[round].merged.push((mutation.id(*app), state.clone()));
+                self.received[round].came.push(Came {
+                    id: mutation.id(*app),
+                    state: state.clone(),
+                    has_left: matches!(mutation.mutation, Mutation::Evict(_)),
+                    was_held: self.documents.contains_key(&id),
+                });
             }
             let document = self.documents.entry(id.clone()).or_default();
             match document.apply(&mutation.mutation, at).0 {

@@ -23,6 +23,7 @@ pub(crate) struct User {
     cluster: Arc<Cluster>,
     dice: Dice,
     name: String,
+    number: u64,
     requests: u64,
     /// Which server is asked.
     server: usize,
@@ -69,7 +70,9 @@ impl User {
         let dice = Dice::new(cluster.world.number());
         let name = format!("user-{number}");
         let told = Told::default();
-        User { cluster, dice, name, requests: 0, server: number, seen: None, told }
+        let server = number;
+        let number = number as u64 + 1;
+        User { cluster, dice, name, number, requests: 0, server, seen: None, told }
     }
 
     /// Uses the cluster for some time, in milliseconds.
@@ -118,7 +121,9 @@ impl User {
         let on_conflict = *self.dice.one_of(&what);
         let statement =
             format!("INSERT INTO {COLLECTION} DOCUMENTS (:d) ON ID CONFLICT {on_conflict}");
-        let (id, value) = (self.dice.below(DOCUMENTS), self.dice.below(1_000));
+        // No other one writes this value.
+        let value = (self.number * 1_000 + self.requests) % 1_000_000;
+        let id = self.dice.below(DOCUMENTS);
         let args = json!({ "d": { "_id": id, "a": value, "by": self.name } });
         let answer = self.write(&statement, args).await;
         let is_expected = match answer.status {
@@ -129,8 +134,9 @@ impl User {
         if !is_expected {
             self.violate(&format!("IN-1: an INSERT is refused: {}", answer.body));
         }
-        if answer.has_written() {
-            self.check_written(id, value, answer.txn());
+        match answer.has_written() {
+            true => self.check_written(id, value, answer.txn()),
+            false => self.check_not_written(id, value),
         }
     }
 
@@ -148,6 +154,17 @@ impl User {
         let found: Json = found.map_or(Json::Null, |found| parse(found.as_bytes()));
         if found["a"].as_u64() != Some(value) {
             self.violate(&format!("IN-1: {value} was written at {txn}, and there is {found}"));
+        }
+    }
+
+    /// What was told not to be written never was, under whatever try.
+    fn check_not_written(&self, id: u64, value: u64) {
+        self.cluster.follow();
+        let versions = self.cluster.model.lock().all_versions(&document(id).to_bytes());
+        let value = i64::try_from(value).expect("a small one");
+        let is_it = |fields: &Value| matches!(fields, Value::Object(fields) if fields.get("a") == Some(&Value::Int(value)));
+        if versions.iter().any(|version| is_it(&version.hidden_value())) {
+            self.violate(&format!("IN-1: {value} was told not to be written, and was"));
         }
     }
 
@@ -210,7 +227,8 @@ impl User {
         if answer.status == StatusCode::OK && answer.has_written() {
             self.told.written.extend(answer.txn());
         }
-        if self.dice.once_in(5) {
+        // What wrote nothing runs again, and may write then.
+        if self.dice.once_in(5) && answer.has_written() {
             let again = self.write_as(statement, &args, &key).await;
             self.check_repeated(&answer, &again);
         }
@@ -224,10 +242,6 @@ impl User {
             ids.sort_by_key(Json::to_string);
             ids
         };
-        // What wrote nothing runs again, and so does what was refused.
-        if !first.has_written() {
-            return;
-        }
         let is_same =
             first.txn() == again.txn() && (!again.knows_ids() || ids(first) == ids(again));
         if !is_same {

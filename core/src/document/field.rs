@@ -176,6 +176,21 @@ impl Field {
             || self.register.as_ref().is_some_and(|register| register.value.is_some())
     }
 
+    /// What was written up to `until` counts as written at `stamp`, right after that. A count that
+    /// was begun by then becomes an assignment.
+    fn renew(&mut self, until: Stamp, stamp: Stamp) {
+        if let Some(counter) = self.counter.take_if(|counter| counter.base <= Some(until)) {
+            let value = counter.on_top_of(self.assigned().cloned());
+            self.register = Some(Register { stamp, value });
+        }
+        self.register.take_if(|register| register.stamp <= until && register.value.is_none());
+        if let Some(register) = &mut self.register {
+            register.stamp = later(register.stamp, until, stamp);
+        }
+        self.map = self.map.map(|map| later(map, until, stamp));
+        renew(&mut self.fields, until, stamp);
+    }
+
     /// A field that nobody wrote before, with `value` assigned: what [`Field::set`] makes of it.
     fn new(value: Value, stamp: Stamp) -> Self {
         match value {
@@ -388,6 +403,16 @@ pub(super) fn write(
         fields.remove(name);
     }
     changed
+}
+
+/// What was written up to `until` counts as written at `stamp`, right after that.
+pub(super) fn renew(fields: &mut Fields, until: Stamp, stamp: Stamp) {
+    fields.values_mut().for_each(|field| field.renew(until, stamp));
+    fields.retain(|_, field| !field.is_empty());
+}
+
+fn later(written: Stamp, until: Stamp, stamp: Stamp) -> Stamp {
+    if written <= until { stamp } else { written }
 }
 
 /// Drops whatever is older than the floor `above`.

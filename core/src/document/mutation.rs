@@ -172,19 +172,21 @@ impl Document {
     ///
     /// One that brings back what has expired here comes from who had not heard of the delete. It
     /// begins a new generation: other clusters may still have what was dropped here, and would see
-    /// it beside this for ever. What does not bring it back, being older than the delete, has
-    /// expired with the rest. Only of a generation from after the delete nothing was dropped.
+    /// it beside this for ever. That begins right after the delete, so that whatever was written
+    /// since stays as it is, here and elsewhere; only what is counted meanwhile on top of something
+    /// older does not. What does not bring it back, being older than the delete, has expired with
+    /// the rest. Of a generation from after the delete nothing was dropped.
     fn hear(&mut self, state: &Document, commit: Commit) -> bool {
         let expired = self.deleted.filter(|_| self.is_expired());
         let changed = self.join(state, Some(commit.actor));
-        if expired.is_none() || self.generation > expired {
-            return changed;
-        }
-        if let Some(Value::Object(fields)) = self.value() {
-            let stamp = self.stamp(commit);
-            self.fields = field::new(fields, stamp);
+        let Some(deleted) = expired.filter(|_| self.generation <= expired) else { return changed };
+        if self.is_visible() {
+            let Commit { actor, sequence, .. } = commit;
+            let stamp = Stamp { hlc: Hlc(0), actor, sequence }.raised_above(Some(deleted));
+            field::renew(&mut self.fields, deleted, stamp);
             self.generation = Some(stamp);
-            self.include(stamp);
+            self.updated = self.updated.max(Some(stamp));
+            self.versions.include(actor, sequence);
         } else {
             self.drop_hidden();
         }

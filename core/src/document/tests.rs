@@ -201,6 +201,39 @@ fn what_comes_back_in_two_steps_after_it_has_expired_is_the_same_everywhere() {
     assert_eq!((seen(&one).as_str(), &one), (r#"{"a":1,"b":2,"c":3}"#, &other));
 }
 
+/// Who brought it back goes on writing: with what was heard later than it was written nothing of that
+/// is undone, nor is a delete.
+#[test]
+fn what_is_written_after_what_brought_it_back_stays() {
+    let [expired, _] = expired_and_not();
+    let hear = |here: &mut Document, state: &Document, actor, sequence| {
+        here.apply(&Mutation::Merge(state.clone()), commit(actor, 5_000, sequence));
+    };
+    let mut away = history(&[insert(r#"{"a":1,"m":{"x":1}}"#)]);
+    away.apply(&set("b", "1"), commit(1, 900, 1));
+    let first = away.clone();
+    away.apply(&set("a", "2"), commit(1, 1_000, 2));
+    let second = away.clone();
+    away.apply(&Mutation::Delete, commit(1, 1_100, 3));
+    let mut here = expired;
+    for (sequence, (state, expected)) in [
+        (&first, r#"{"a":1,"b":1,"m":{"x":1}}"#),
+        (&second, r#"{"a":2,"b":1,"m":{"x":1}}"#),
+        (&away, "none"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        hear(&mut here, state, 0, 30 + sequence as u64);
+        assert_eq!(seen(&here), expected);
+    }
+    for state in [first, second, away] {
+        let mut there = state;
+        hear(&mut there, &here, 1, 40);
+        assert_eq!(there, here);
+    }
+}
+
 /// A generation that began before the delete does not hide all that was dropped.
 #[test]
 fn another_generation_from_before_the_delete_brings_it_back_the_same_everywhere() {
