@@ -11,7 +11,7 @@ pub fn number() -> u64 {
     rand::random()
 }
 
-/// An id that nothing else has. Those of a process sort as they were made.
+/// An id that nothing else has. Those of a process sort as they were made, but for a simulation's.
 pub fn unique_id() -> Uuid {
     #[cfg(feature = "simulation")]
     if let Some(number) = crate::simulation::number() {

@@ -1,5 +1,5 @@
-//! A whole cluster in one thread: its log, its store nodes and change data capture, the network
-//! between them, and what is known of them.
+//! A whole cluster in one thread: its log, its store nodes, ingest servers, change data capture and
+//! bridge, the network between them, and what is known of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -96,7 +96,8 @@ impl Cluster {
                 needs: Mutex::default(),
             }));
         }
-        let server = |number| Server::new(format!("ingest-{number}"), NodeLog::new(log.clone()));
+        let server =
+            |number| Server::new(format!("{prefix}ingest-{number}"), NodeLog::new(log.clone()));
         let servers = (0..mix.servers).map(server).collect();
         let bridge = Bridge::new(name, NodeLog::new(log.clone()));
         let model = Mutex::new(Model::new(&log, &identity));

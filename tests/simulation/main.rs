@@ -1,7 +1,7 @@
-//! Whole clusters in one thread, from a seed: the store nodes, the coordinators, gossip, backfill and
-//! change data capture as they are, on a log, a network, disks and clocks that are simulated. Each
-//! run does something else to them; none may ever break one of the invariants, and every bug that is
-//! planted has to be found.
+//! Whole clusters in one thread, from a seed: ingest servers, store nodes, change data capture and
+//! bridges as they are, on a log, a network, disks and clocks that are simulated. Each run does
+//! something else to them; none may ever break one of the invariants, and every bug that is planted
+//! has to be found.
 //!
 //! `ANABRANCH_TEST_SEEDS` says how many seeds are run of each mix. What a failure prints repeats it.
 

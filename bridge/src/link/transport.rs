@@ -18,8 +18,8 @@ use anabranch_runtime::simulation::{Accepting, SimulatedStream, current};
 use super::trust::{certified_cluster, explain};
 use crate::error::Error;
 
-/// How long to wait for a connection, and for TLS.
-const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for a connection, and then for TLS.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long whoever connects may take to show a certificate.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -145,7 +145,7 @@ fn certified(certificates: Option<&[CertificateDer<'_>]>) -> Option<String> {
 }
 
 async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(STEP_TIMEOUT, step).await?
+    timeout(DIAL_TIMEOUT, step).await?
 }
 
 /// The host of `host:port`, as the certificate has to name it.

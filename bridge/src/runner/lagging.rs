@@ -1,7 +1,10 @@
 //! Tells now and then how far the other cluster is behind this log.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures::FutureExt;
 
 use anabranch_core::ids::TxnId;
 use anabranch_journal::{Error as JournalError, Journal, Offset, ReadFrom, TopicPartition};
@@ -22,14 +25,18 @@ pub(super) async fn tell(context: Arc<Context>, wanted: Arc<Wanted>) {
         let (journal, looked) = (context.journal.clone(), wanted.clone());
         let txns = TopicPartition::new(context.cluster.name.txns(), 0);
         let look = move || look(&*journal, txns, &looked);
-        match waiting(look).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
+        match AssertUnwindSafe(waiting(look)).catch_unwind().await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => {
                 let (app, name) = (wanted.app, &wanted.name);
                 tracing::debug!(%app, replication = %name, %error, "the lag is not known");
             }
             // The link goes on without.
-            Err(ShuttingDown) => return std::future::pending().await,
+            Err(_) => {
+                tracing::error!("it panicked: the lag is not told any more");
+                return std::future::pending().await;
+            }
+            Ok(Err(ShuttingDown)) => return std::future::pending().await,
         }
         tell_once(&wanted);
         tokio::time::sleep(INTERVAL).await;

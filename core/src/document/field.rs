@@ -30,6 +30,16 @@ pub struct Register {
     pub value: Option<Value>,
 }
 
+impl Register {
+    /// Whether the other one wins. Two of one stamp differ only where clusters that knew different
+    /// things brought back what had expired.
+    fn is_before(&self, other: &Register) -> bool {
+        let text = |register: &Register| register.value.as_ref().map(Value::to_json);
+        self.stamp < other.stamp
+            || (self.stamp == other.stamp && self.value != other.value && text(self) < text(other))
+    }
+}
+
 /// Whose share of a counter, and of which time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ShareId {
@@ -145,7 +155,7 @@ impl Field {
     /// Takes over what `other` knows. Both were normalised; the caller normalises afterwards.
     fn merge(&mut self, other: &Field, here: Option<ActorId>) {
         if let Some(theirs) = &other.register
-            && self.register.as_ref().is_none_or(|ours| ours.stamp < theirs.stamp)
+            && self.register.as_ref().is_none_or(|ours| ours.is_before(theirs))
         {
             self.register = Some(theirs.clone());
         }
@@ -176,19 +186,25 @@ impl Field {
             || self.register.as_ref().is_some_and(|register| register.value.is_some())
     }
 
-    /// What was written up to `until` counts as written at `stamp`, right after that. A count that
-    /// was begun by then becomes an assignment.
-    fn renew(&mut self, until: Stamp, stamp: Stamp) {
-        if let Some(counter) = self.counter.take_if(|counter| counter.base <= Some(until)) {
+    /// What is older than `at` counts as written then. A count that was begun before becomes an
+    /// assignment.
+    fn renew(&mut self, at: Stamp) {
+        let shows_a_map = self.shows_a_map();
+        if let Some(counter) = self.counter.take_if(|counter| counter.base < Some(at)) {
             let value = counter.on_top_of(self.assigned().cloned());
-            self.register = Some(Register { stamp, value });
+            self.register = Some(Register { stamp: at, value });
+            if !shows_a_map {
+                // A reader saw the number.
+                self.map.take_if(|map| *map < at);
+                normalise(&mut self.fields, Some(at));
+            }
         }
-        self.register.take_if(|register| register.stamp <= until && register.value.is_none());
+        self.register.take_if(|register| register.stamp < at && register.value.is_none());
         if let Some(register) = &mut self.register {
-            register.stamp = later(register.stamp, until, stamp);
+            register.stamp = register.stamp.max(at);
         }
-        self.map = self.map.map(|map| later(map, until, stamp));
-        renew(&mut self.fields, until, stamp);
+        self.map = self.map.map(|map| map.max(at));
+        renew(&mut self.fields, at);
     }
 
     /// A field that nobody wrote before, with `value` assigned: what [`Field::set`] makes of it.
@@ -405,14 +421,12 @@ pub(super) fn write(
     changed
 }
 
-/// What was written up to `until` counts as written at `stamp`, right after that.
-pub(super) fn renew(fields: &mut Fields, until: Stamp, stamp: Stamp) {
-    fields.values_mut().for_each(|field| field.renew(until, stamp));
-    fields.retain(|_, field| !field.is_empty());
-}
-
-fn later(written: Stamp, until: Stamp, stamp: Stamp) -> Stamp {
-    if written <= until { stamp } else { written }
+/// What is older than `at` counts as written then.
+pub(super) fn renew(fields: &mut Fields, at: Stamp) {
+    fields.retain(|_, field| {
+        field.renew(at);
+        !field.is_empty()
+    });
 }
 
 /// Drops whatever is older than the floor `above`.

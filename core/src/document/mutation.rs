@@ -170,27 +170,30 @@ impl Document {
 
     /// Joins a state that another cluster sent.
     ///
-    /// One that brings back what has expired here comes from who had not heard of the delete. It
-    /// begins a new generation: other clusters may still have what was dropped here, and would see
-    /// it beside this for ever. That begins right after the delete, so that whatever was written
-    /// since stays as it is, here and elsewhere; only what is counted meanwhile on top of something
-    /// older does not. What does not bring it back, being older than the delete, has expired with
-    /// the rest. Of a generation from after the delete nothing was dropped.
+    /// If one of the two has expired, it knows of writes without having what they wrote, and so will
+    /// the joined one. If that is hidden it has expired as well. Else somebody had not heard of the
+    /// delete, and brings the document back: then it begins a new generation, since other clusters may
+    /// still have what was dropped here, and would see it beside this for ever. That generation
+    /// stands at the delete itself, as in every cluster that does the same: whatever was written since
+    /// stays as it is, and what is older counts as written then. Of a generation from then or later
+    /// nothing was dropped.
     fn hear(&mut self, state: &Document, commit: Commit) -> bool {
-        let expired = self.deleted.filter(|_| self.is_expired());
-        let changed = self.join(state, Some(commit.actor));
-        let Some(deleted) = expired.filter(|_| self.generation <= expired) else { return changed };
+        let expired = [&*self, state].into_iter().filter(|one| one.is_expired());
+        let expired = expired.filter_map(|one| one.deleted).max();
+        if !self.join(state, Some(commit.actor)) {
+            return false;
+        }
+        let Some(deleted) = expired.filter(|deleted| self.generation < Some(*deleted)) else {
+            return true;
+        };
         if self.is_visible() {
-            let Commit { actor, sequence, .. } = commit;
-            let stamp = Stamp { hlc: Hlc(0), actor, sequence }.raised_above(Some(deleted));
-            field::renew(&mut self.fields, deleted, stamp);
-            self.generation = Some(stamp);
-            self.updated = self.updated.max(Some(stamp));
-            self.versions.include(actor, sequence);
+            field::renew(&mut self.fields, deleted);
+            self.generation = Some(deleted);
+            self.versions.include(commit.actor, commit.sequence);
         } else {
             self.drop_hidden();
         }
-        changed
+        true
     }
 
     /// The stamp of a write at `commit`: above every stamp that is already here.

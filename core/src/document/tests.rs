@@ -234,6 +234,77 @@ fn what_is_written_after_what_brought_it_back_stays() {
     }
 }
 
+/// What happens to one of three clusters.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Writes(u8),
+    Expires,
+    Hears(usize),
+}
+
+fn happenings() -> impl Strategy<Value = Vec<(usize, u64, Happening)>> {
+    let happening = prop_oneof![
+        4 => (0_u8..8).prop_map(Happening::Writes),
+        1 => Just(Happening::Expires),
+        3 => (0_usize..3).prop_map(Happening::Hears),
+    ];
+    proptest::collection::vec((0_usize..3, 0_u64..3, happening), 1..40)
+}
+
+/// Three clusters, and how much each has written.
+#[derive(Clone, Default)]
+struct Three {
+    documents: [Document; 3],
+    sequences: [u64; 3],
+}
+
+impl Three {
+    fn happens(&mut self, at: usize, millis: u64, happening: Happening) {
+        self.sequences[at] += 1;
+        let commit = commit(u8::try_from(at).unwrap(), millis, self.sequences[at]);
+        let mutation = match happening {
+            Happening::Expires => {
+                self.documents[at].expire(Hlc(u64::MAX));
+                return;
+            }
+            Happening::Hears(from) => Mutation::Merge(self.documents[from].clone()),
+            Happening::Writes(0) => Mutation::Delete,
+            Happening::Writes(1) => Mutation::Delete,
+            Happening::Writes(2) => insert(r#"{"a":1,"m":{"x":1}}"#),
+            Happening::Writes(3) => set("a", &at.to_string()),
+            Happening::Writes(4) => set("m", r#"{"y":2}"#),
+            Happening::Writes(5) => increment("n", 1),
+            Happening::Writes(6) => increment("m", 2),
+            Happening::Writes(_) => unset("a"),
+        };
+        self.documents[at].apply(&mutation, commit);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, ..Default::default() })]
+
+    /// Whatever expires where and is brought back by whom, clusters that have heard of the same see
+    /// the same, and come to that.
+    #[test]
+    fn clusters_that_have_dropped_what_others_have_not_agree(happenings in happenings()) {
+        let mut three = Three::default();
+        for (at, millis, happening) in happenings {
+            three.happens(at, millis, happening);
+        }
+        for _ in 0..12 {
+            for (at, from) in [(0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2)] {
+                three.happens(at, 0, Happening::Hears(from));
+            }
+        }
+        let [one, two, three] = &three.documents;
+        for other in [two, three] {
+            prop_assert_eq!(&one.versions, &other.versions);
+            prop_assert_eq!(one.value(), other.value(), "{:?} and {:?}", one, other);
+        }
+    }
+}
+
 /// A generation that began before the delete does not hide all that was dropped.
 #[test]
 fn another_generation_from_before_the_delete_brings_it_back_the_same_everywhere() {

@@ -10,7 +10,7 @@ use anabranch_runtime::tasks::{ShuttingDown, blocking, waiting};
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{Commit, RoundPart};
 use anabranch_schemas::topics::ClusterName;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Executor, Run, Written, check_digest};
 use crate::document::{Warning, Warnings};
@@ -50,7 +50,8 @@ impl Executor {
         if !run.round.has_key {
             return Ok(None);
         }
-        let last = self.log.last().await.map_err(|error| Refusal::of_journal(&error))?;
+        let last = self.log.last(run.request.deadline).await;
+        let last = last.map_err(|error| Refusal::of_journal(&error))?;
         self.earlier(run, read.max(last)).await
     }
 
@@ -93,12 +94,13 @@ impl RoundLog {
     }
 
     /// The last transaction that the log can have by now.
-    async fn last(&self) -> Result<Option<TxnId>, anabranch_journal::Error> {
+    async fn last(&self, deadline: Instant) -> Result<Option<TxnId>, anabranch_journal::Error> {
         let journal = Arc::clone(&self.journal);
         let txns = TopicPartition::new(self.cluster.txns(), 0);
-        match blocking(move || journal.bounds(&txns)).await {
-            Ok(bounds) => Ok(bounds?.end.0.checked_sub(1).map(TxnId)),
-            Err(ShuttingDown) => Err(anabranch_journal::Error::Shutdown),
+        match timeout_at(deadline, blocking(move || journal.bounds(&txns))).await {
+            Ok(Ok(bounds)) => Ok(bounds?.end.0.checked_sub(1).map(TxnId)),
+            Ok(Err(ShuttingDown)) => Err(anabranch_journal::Error::Shutdown),
+            Err(_) => Err(anabranch_journal::Error::Unavailable("its end is not known".to_owned())),
         }
     }
 

@@ -98,9 +98,9 @@ impl Source {
     }
 }
 
-/// Whether the snapshot at the end of these transactions is the one that is copied. It is another
-/// one if this node has passed over what whoever gave the first part of it had applied: only then
-/// was it lost (ST-2).
+/// Whether this node has the snapshot that is copied. If it passed over as lost what the node had
+/// applied whose snapshot that is, it has other documents at the same transaction, and must not give
+/// the rest (ST-2).
 fn check_snapshot(
     progress: &Progress,
     txns: &Range<TxnId>,
