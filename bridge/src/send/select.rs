@@ -105,6 +105,9 @@ impl Selector {
             return Ok(None);
         }
         let document = decode_state(&change)?;
+        // What it wrote may have made this cluster write as well: bring back what had expired.
+        let writes = |(of, sequence): (ActorId, u64)| of == actor && sequence == change.txn.0;
+        let is_receivers = is_receivers && !document.versions.iter().any(writes);
         let is_wanted = change.operation != Operation::Evict && {
             let after = with_id(document.hidden_value(), &change.key);
             // What it wrote did not bring back what is deleted here: it is told of the delete.

@@ -142,6 +142,19 @@ fn a_receiver_is_sent_its_own_writes_when_older_states_follow_newer_ones() {
 }
 
 #[test]
+fn a_receiver_is_sent_what_its_write_made_this_cluster_write() {
+    let mut document = document(WANTED.unwrap(), false, &[HERE, RECEIVER]);
+    let change_of = |document: &Document| {
+        let change = change(document, WANTED, RECEIVER, Operation::Update);
+        selector().select(HERE_ACTOR, Bytes::new(), change, false).unwrap()
+    };
+    assert_eq!(change_of(&document), None);
+    // As of the transaction of the change.
+    document.versions.include(HERE_ACTOR, 5);
+    assert!(!change_of(&document).unwrap().change.left);
+}
+
+#[test]
 fn who_writes_what_has_expired_is_told_of_the_delete() {
     let mut expired = document("{}", true, &[HERE, RECEIVER]);
     assert!(expired.expire(Hlc(u64::MAX)));
