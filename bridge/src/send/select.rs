@@ -107,7 +107,7 @@ impl Selector {
         let document = decode_state(&change)?;
         // What it wrote may have made this cluster write as well: bring back what had expired.
         let writes = |(of, sequence): (ActorId, u64)| of == actor && sequence == change.txn.0;
-        let is_receivers = is_receivers && !document.versions.iter().any(writes);
+        let is_written_here = document.versions.iter().any(writes);
         let is_wanted = change.operation != Operation::Evict && {
             let after = with_id(document.hidden_value(), &change.key);
             // What it wrote did not bring back what is deleted here: it is told of the delete.
@@ -116,7 +116,8 @@ impl Selector {
         };
         let is_sent = if is_receivers {
             // Of what is replayed it may have forgotten that it has it.
-            let lacks_it = is_replayed || !self.wanted_before(&change, &document);
+            let lacks_it =
+                is_replayed || is_written_here || !self.wanted_before(&change, &document);
             !self.wrote_all_of(&document) && lacks_it
         } else {
             let has_it = || !self.wrote_all_of(&document) && self.wanted_before(&change, &document);
