@@ -152,8 +152,13 @@ impl Reader for NodeReader {
 }
 
 impl NodeWriter {
-    fn writer(&mut self) -> Result<&mut dyn Writer, Error> {
+    /// The writer, after a while.
+    fn asked(&mut self) -> Result<&mut dyn Writer, Error> {
         take_time();
+        self.writer()
+    }
+
+    fn writer(&mut self) -> Result<&mut dyn Writer, Error> {
         self.way.check()?;
         match &mut self.writer {
             Some(writer) => Ok(writer.as_mut()),
@@ -169,24 +174,20 @@ impl NodeWriter {
 
 impl Writer for NodeWriter {
     fn begin(&mut self) -> Result<(), Error> {
-        self.writer()?.begin()
+        self.asked()?.begin()
     }
 
     fn append(&mut self, record: NewRecord) -> Result<(), Error> {
-        self.way.check()?;
-        match &mut self.writer {
-            Some(writer) => writer.append(record),
-            None => Err(Error::Aborted("the writer has to be opened anew".to_owned())),
-        }
+        self.writer()?.append(record)
     }
 
     fn flush(&mut self) -> Result<Vec<Offset>, Error> {
-        self.writer()?.flush()
+        self.asked()?.flush()
     }
 
     fn commit(&mut self) -> Result<(), Error> {
         let unknown = || Error::Unknown("the commit gets no answer".to_owned());
-        match self.writer() {
+        match self.asked() {
             Ok(writer) => writer.commit()?,
             Err(_) => {
                 wait(TIMEOUT);
@@ -204,7 +205,7 @@ impl Writer for NodeWriter {
     }
 
     fn abort(&mut self) -> Result<(), Error> {
-        self.writer()?.abort()
+        self.asked()?.abort()
     }
 
     fn is_spent(&self) -> bool {

@@ -6,7 +6,7 @@ use anabranch_core::ids::TxnId;
 use anabranch_ingest::{Context, IngestConfig, simulation};
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::grpc::AnyOf;
-use anabranch_runtime::tasks::{Shutdown, Tasks};
+use anabranch_runtime::tasks::Tasks;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
@@ -31,8 +31,6 @@ struct Running {
     floor: Option<TxnId>,
     tasks: Tasks,
     routes: Router,
-    /// Begins when it dies.
-    death: Shutdown,
 }
 
 impl Server {
@@ -46,9 +44,9 @@ impl Server {
     }
 
     /// It has answered such a read.
-    pub(crate) fn has_read(&self, txn: Option<TxnId>) {
+    pub(crate) fn has_read(&self, txn: TxnId) {
         if let Some(running) = &mut *self.running.lock() {
-            running.floor = running.floor.max(txn);
+            running.floor = running.floor.max(Some(txn));
         }
     }
 
@@ -56,8 +54,8 @@ impl Server {
     pub(crate) async fn ask(&self, request: Request<Body>) -> Option<(StatusCode, Vec<u8>)> {
         let (routes, death) = {
             let running = self.running.lock();
-            let Running { routes, death, .. } = running.as_ref()?;
-            (routes.clone(), death.clone())
+            let Running { routes, tasks, .. } = running.as_ref()?;
+            (routes.clone(), tasks.shutdown().clone())
         };
         let answer = async {
             let response = routes.oneshot(request).await.unwrap_or_else(|never| match never {});
@@ -100,20 +98,16 @@ impl Cluster {
         };
         let tasks = Tasks::default();
         match simulation::start(&config, context, &tasks) {
-            Ok(routes) => {
-                let (floor, death) = (None, Shutdown::new());
-                *running = Some(Running { floor, tasks, routes, death });
-            }
+            Ok(routes) => *running = Some(Running { floor: None, tasks, routes }),
             Err(error) => self.violate(&format!("{} does not start: {error}", server.name)),
         }
     }
 
     /// A server dies where it is.
     pub(crate) fn crash_server(&self, server: &Server) {
-        if let Some(Running { tasks, death, .. }) = server.running.lock().take() {
+        if let Some(Running { tasks, .. }) = server.running.lock().take() {
             self.tell(&format!("{} dies", server.name));
             server.log.lock().die();
-            death.begin();
             tasks.crash();
         }
     }
