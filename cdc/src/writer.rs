@@ -9,8 +9,9 @@ use anabranch_core::ids::TxnId;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{
     Error as JournalError, Journal, NewRecord, RotatingWriter, TopicPartition, TransactionalId,
-    cursors,
+    Writer, cursors,
 };
+use anabranch_runtime::planted;
 use anabranch_schemas::encode;
 use anabranch_schemas::records::{ChangesCursor, Lost, PartialChanges, Resolved};
 use bytes::Bytes;
@@ -58,6 +59,11 @@ impl ChangesWriter {
             key: Bytes::new(),
             value: Some(encode(mark)),
         });
+        if planted!(CapturesApart) {
+            let apart =
+                |writer: &mut dyn Writer| cursors::append(writer, cluster, CURSOR_KEY, &cursor);
+            self.writer.transaction(apart)?;
+        }
         let written = self.writer.transaction(|writer| {
             events.chain(marks).try_for_each(|record| writer.append(record))?;
             cursors::append(writer, cluster, CURSOR_KEY, &cursor)?;

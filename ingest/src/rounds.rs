@@ -11,6 +11,7 @@ use anabranch_core::ErrorKind;
 use anabranch_core::ids::TxnId;
 use anabranch_journal as journal;
 use anabranch_journal::rounds::{Round, RoundWriter};
+use anabranch_runtime::planted;
 use anabranch_runtime::retry::Backoff;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
@@ -119,6 +120,9 @@ impl Rounds {
                     return Err(refusal(&error, is_first));
                 }
                 ErrorKind::Retry | ErrorKind::Fenced => {}
+                ErrorKind::Unknown if planted!(AcknowledgesUnknown) => {
+                    return Ok(Committed { txn: TxnId(0), is_first });
+                }
                 ErrorKind::Unknown => is_first = false,
                 ErrorKind::Invalid | ErrorKind::Corrupt | ErrorKind::Shutdown => {
                     return Err(refusal(&error, is_first));

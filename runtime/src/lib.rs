@@ -6,6 +6,7 @@ pub mod chance;
 pub mod clock;
 pub mod config;
 pub mod grpc;
+mod planted;
 pub mod retry;
 #[cfg(feature = "simulation")]
 pub mod simulation;

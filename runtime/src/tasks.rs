@@ -78,10 +78,10 @@ pub fn owned<F: Future>(task: F) -> impl Future<Output = F::Output> {
 /// thread panics.
 #[cfg(feature = "simulation")]
 pub(crate) fn start_simulated(body: impl FnOnce() + Send + 'static) {
-    let thread = async {
-        crate::simulation::on_thread(body).await;
+    let thread = crate::simulation::on_thread(|| {
+        body();
         Ok(())
-    };
+    });
     OWNER.try_with(Tasks::clone).unwrap_or_default().spawn("a thread", thread);
 }
 
@@ -214,7 +214,7 @@ impl Tasks {
     ) {
         #[cfg(feature = "simulation")]
         if crate::simulation::is_on() {
-            return self.spawn(name, async { crate::simulation::on_thread(body).await });
+            return self.spawn(name, crate::simulation::on_thread(body));
         }
         let (done, wait) = tokio::sync::oneshot::channel();
         let tasks = self.clone();

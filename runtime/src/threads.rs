@@ -23,49 +23,31 @@ pub fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()>
     std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
 }
 
-/// Does something with each item, with a thread for each, and waits for all.
-pub fn at_once<T: Sync>(name: &str, items: &[T], body: impl Fn(&T) + Sync) {
-    #[cfg(feature = "simulation")]
-    if crate::simulation::is_on() {
-        return items.iter().for_each(body);
-    }
-    let body = &body;
-    std::thread::scope(|scope| {
-        for item in items {
-            let thread = std::thread::Builder::new().name(name.to_owned());
-            if let Err(error) = thread.spawn_scoped(scope, move || body(item)) {
-                tracing::warn!(%error, thread = name, "a thread cannot be started");
-            }
+/// How a thread of a simulation waits, or else any other.
+macro_rules! wait {
+    ($future:expr, else $blocking:expr) => {{
+        #[cfg(feature = "simulation")]
+        if let Some(thread) = crate::simulation::thread() {
+            return thread.wait_for($future);
         }
-    });
+        $blocking
+    }};
 }
 
 /// Waits for what is async, on a thread that is not one of the runtime's.
 pub fn block_on<F: Future>(runtime: &Handle, future: F) -> F::Output {
-    #[cfg(feature = "simulation")]
-    if let Some(thread) = crate::simulation::thread() {
-        return thread.wait_for(future);
-    }
-    runtime.block_on(future)
+    wait!(future, else runtime.block_on(future))
 }
 
 /// Waits for some time.
 pub fn sleep(time: Duration) {
-    #[cfg(feature = "simulation")]
-    if let Some(thread) = crate::simulation::thread() {
-        return thread.wait_for(tokio::time::sleep(time));
-    }
-    std::thread::sleep(time);
+    wait!(tokio::time::sleep(time), else std::thread::sleep(time))
 }
 
 /// Waits for the next item, on a thread that is not one of the runtime's; `None` if there will be
 /// none.
 pub fn receive<T>(items: &mut Receiver<T>) -> Option<T> {
-    #[cfg(feature = "simulation")]
-    if let Some(thread) = crate::simulation::thread() {
-        return thread.wait_for(items.recv());
-    }
-    items.blocking_recv()
+    wait!(items.recv(), else items.blocking_recv())
 }
 
 /// Sends an item once there is room for it, on a thread that is not one of the runtime's.
@@ -73,11 +55,7 @@ pub fn receive<T>(items: &mut Receiver<T>) -> Option<T> {
 /// # Errors
 /// If nobody will receive it.
 pub fn send<T>(items: &Sender<T>, item: T) -> Result<(), SendError<T>> {
-    #[cfg(feature = "simulation")]
-    if let Some(thread) = crate::simulation::thread() {
-        return thread.wait_for(items.send(item));
-    }
-    items.blocking_send(item)
+    wait!(items.send(item), else items.blocking_send(item))
 }
 
 /// Tells threads that what they wait for may have happened: a condition variable.

@@ -8,9 +8,6 @@
 //! * `feed`: what was applied, from a transaction on.
 //! * `rpc`: all of that over gRPC.
 
-#[macro_use]
-mod planted;
-
 mod apply;
 mod backfill;
 mod config;

@@ -9,6 +9,7 @@ use anabranch_core::cluster::{Configuration, Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 
 use crate::gossip::Announce;
+use anabranch_runtime::planted;
 
 /// The universal stable timestamp. Ordered by epoch, then by transaction: two of one epoch can be
 /// compared, and with a later epoch it begins again at 0.

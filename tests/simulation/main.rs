@@ -6,6 +6,7 @@
 //! `ANABRANCH_TEST_SEEDS` says how many seeds are run of each mix. What a failure prints repeats it.
 
 mod bridges;
+mod bugs;
 mod captured;
 mod checks;
 mod cluster;
@@ -26,9 +27,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use std::time::Instant;
 
-use anabranch_store_node::simulation::Bug;
-
-use crate::mix::{MIXES, Mix};
+use crate::bugs::{BUGS, Bug};
+use crate::mix::{MIXES, Mix, mix};
 use crate::run::{Report, run};
 
 /// How many seeds of each mix are run if nothing else is said.
@@ -39,11 +39,6 @@ const BUG_SEEDS: u64 = 400;
 fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not '{text}'")))
-}
-
-fn mix(name: &str) -> Mix {
-    let found = MIXES.iter().find(|mix| mix.name == name);
-    *found.unwrap_or_else(|| panic!("there is no mix '{name}'"))
 }
 
 /// What many runs of a mix came to.
@@ -135,36 +130,22 @@ fn everything() {
     check("everything");
 }
 
-/// In which mix a bug is looked for.
-fn mix_of(bug: Bug) -> Mix {
-    mix(match bug {
-        Bug::StableIsMaximum | Bug::CollectsHeld => "calm",
-        Bug::SpliceBeforeApply | Bug::ReleasesHalfRounds | Bug::ForgetsItsPast => "crashes",
-        Bug::AppliesRepeated | Bug::FlushesHalf => "crashes",
-        Bug::ReadsUnreached => "network",
-        Bug::BackfillsMoving | Bug::BackfillsWithoutRounds => "backfill",
-        Bug::BackfillsWithoutTombstones | Bug::LosesUnasked => "backfill",
-        Bug::FeedClaimsTooMuch => "capture",
-    })
-}
-
 #[test]
 fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
-    for bug in Bug::ALL {
+    for bug in BUGS {
         let began = Instant::now();
-        let mix = mix_of(bug);
+        let (name, mix) = (bug.name, bug.mix());
         match run_seeds(mix, BUG_SEEDS, Some(bug)).failed {
             Some((seed, violation)) => {
-                let ids = ["IN-", "ST-", "CDC-", "BR-"];
-                assert!(ids.iter().any(|id| violation.starts_with(id)), "{bug:?}: {violation}");
+                assert!(violation.starts_with(bug.breaks), "{name}: {violation}");
                 let without = run(mix, seed, None, false);
-                assert_eq!(without.violation, None, "{bug:?}: it is not for the bug");
+                assert_eq!(without.violation, None, "{name}: it is not for the bug");
                 let (mix, found_after) = (mix.name, began.elapsed());
                 let told: String = violation.chars().take(160).collect();
-                println!("{bug:?}: mix '{mix}', seed {seed}, after {found_after:?}: {told}");
+                println!("{name}: mix '{mix}', seed {seed}, after {found_after:?}: {told}");
             }
-            None => missed.push(bug),
+            None => missed.push(name),
         }
     }
     assert!(missed.is_empty(), "not found: {missed:?}");

@@ -191,3 +191,9 @@ pub(crate) const MIXES: [Mix; 9] = [
         ..MIX
     },
 ];
+
+/// The mix of that name.
+pub(crate) fn mix(name: &str) -> Mix {
+    let found = MIXES.iter().find(|mix| mix.name == name);
+    *found.unwrap_or_else(|| panic!("there is no mix '{name}'"))
+}

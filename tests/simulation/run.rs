@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_runtime::simulation::World;
-use anabranch_store_node::simulation::{Bug, plant};
 use tokio::task::JoinHandle;
 
 use crate::bridges::Pair;
+use crate::bugs::Bug;
 use crate::checks;
 use crate::cluster::{BEGAN_MS, Cluster};
 use crate::faults;
@@ -35,19 +35,19 @@ pub(crate) struct Report {
 
 /// Runs a mix.
 pub(crate) fn run(mix: Mix, seed: u64, bug: Option<Bug>, is_printed: bool) -> Report {
-    plant(bug);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime can be built");
-    let report = runtime.block_on(async {
+    runtime.block_on(async {
         let world = World::new(seed_of(mix, seed), BEGAN_MS, WALL_SPEED);
+        if let Some(bug) = bug {
+            world.plant(bug.name);
+        }
         let _entered = world.enter();
         run_in(mix, world.clone(), is_printed).await
-    });
-    plant(None);
-    report
+    })
 }
 
 /// Each mix has seeds of its own: what clients do is drawn from them, too.

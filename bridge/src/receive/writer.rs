@@ -26,6 +26,7 @@ use anabranch_journal::{
     Journal, NewRecord, RotatingWriter, TopicPartition, TransactionalId, Writer, cursors,
 };
 use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::planted;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::threads;
 use anabranch_schemas::encode;
@@ -184,6 +185,11 @@ impl LinkWriter {
         let cursor = RemoteCursor { hlc: *hlc, ..last.cursor.clone() };
         let rounds: Vec<_> = batches.iter().flat_map(|batch| &batch.rounds).collect();
         let letters: Vec<_> = batches.iter().flat_map(|batch| &batch.dead_letters).collect();
+        if planted!(ReceivesApart) {
+            writer.transaction(|writer| {
+                cursors::append(writer, &self.cluster, &self.cursor_key, &cursor)
+            })?;
+        }
         let txns = writer.transaction(|writer| {
             letters.iter().try_for_each(|letter| self.bury(writer, letter))?;
             cursors::append(writer, &self.cluster, &self.cursor_key, &cursor)?;

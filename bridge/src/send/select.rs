@@ -44,6 +44,7 @@ use bytes::Bytes;
 
 use anabranch_core::document::{Document, VersionVector};
 use anabranch_core::ids::{ActorId, AppId, DocumentId, TxnId};
+use anabranch_runtime::planted;
 use anabranch_schemas::records::{Change, Operation};
 use anabranch_schemas::{link, state};
 
@@ -118,16 +119,19 @@ impl Selector {
             // Of what is replayed it may have forgotten that it has it.
             let lacks_it =
                 is_replayed || is_written_here || !self.wanted_before(&change, &document);
-            !self.wrote_all_of(&document) && lacks_it
+            !self.wrote_all_of(&document) && lacks_it && !planted!(SendsNothingBack)
         } else {
             let has_it = || !self.wrote_all_of(&document) && self.wanted_before(&change, &document);
-            is_wanted || has_it()
+            is_wanted || (has_it() && !planted!(KeepsWhatLeft))
         };
         let txn = change.txn;
         Ok(is_sent.then(|| {
             // Of what has left: which versions of it are known, and nothing else.
-            let state =
-                if is_wanted { change.state.into() } else { versions_bytes(&document.versions) };
+            let state = if is_wanted || planted!(SendsWhatLeft) {
+                change.state.into()
+            } else {
+                versions_bytes(&document.versions)
+            };
             let change = link::Change { document_id, state, left: !is_wanted };
             Selected { txn, change }
         }))

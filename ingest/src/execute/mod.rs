@@ -5,9 +5,10 @@
 //! written or not as a whole (IN-1, IN-2).
 //!
 //! A statement with an `Idempotency-Key` is looked up before it runs, and again when what it read
-//! says that it cannot run: the first try may have been applied in between. After writing, the
-//! store node says which commit of the round counts. So however often a statement is sent under
-//! one key, it is applied once, and every reply names the same transaction.
+//! says that it cannot run: the first try may have been applied in between. One that has nothing to
+//! do is written as a round of nothing: a first try that is still on its way comes after it, and is
+//! none. After writing, the store node says which commit of the round counts. So however often a
+//! statement is sent under one key, it is applied once, and every reply names the same transaction.
 
 mod change;
 mod insert;
@@ -23,6 +24,7 @@ use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, RoundId, T
 use anabranch_core::keyspace::Slice;
 use anabranch_core::query::{self, Args, OnConflict, Statement};
 use anabranch_journal::rounds::Round;
+use anabranch_runtime::planted;
 use anabranch_schemas::records::DocumentMutation;
 use tokio::time::Instant;
 
@@ -181,23 +183,22 @@ impl Executor {
     }
 
     async fn write(&self, run: &Run<'_>, statement: Statement) -> Result<Written, Refusal> {
-        if let Some(written) = self.earlier(run, None).await? {
+        let has_key = run.round.has_key;
+        if has_key && let Some(written) = self.earlier(run, None).await? {
             return Ok(written);
         }
         let mut read = None;
-        let planned = match self.plan(run, statement, &mut read).await {
-            Ok(plan) if !plan.mutations.is_empty() => Ok(plan),
-            nothing_to_write => {
+        let plan = match self.plan(run, statement, &mut read).await {
+            Ok(plan) => plan,
+            Err(refusal) if !has_key => return Err(refusal),
+            Err(refusal) => {
                 // What was read may be what the first try left behind, or be older than that. Whoever
                 // is asked now may be less far than whoever read it.
-                if let Some(written) = self.earlier_by_now(run, read).await? {
-                    return Ok(written);
-                }
-                nothing_to_write
+                return self.earlier_by_now(run, read).await?.ok_or(refusal);
             }
         };
-        let plan = planned?;
-        if plan.mutations.is_empty() {
+        // Under a key nothing is written as well: so a first try that is still to come is none.
+        if plan.mutations.is_empty() && !has_key {
             return Ok(run.written(read, Vec::new(), plan.warnings));
         }
         self.commit(run, plan).await
@@ -241,7 +242,7 @@ impl Executor {
         let mut written = run.written(Some(txn), ids, plan.warnings);
         let outcome = self.settled(round.id, txn, &slices, request.deadline).await?;
         check_digest(&outcome, round)?;
-        if round.has_key && outcome.txn != txn {
+        if round.has_key && outcome.txn != txn && !planted!(RepeatsNameTheirOwn) {
             // Another try under the same key was first. It may have read something else, and so have
             // touched other partitions; what an INSERT touches is always the same.
             let outcome = match run.on_conflict {

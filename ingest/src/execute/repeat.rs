@@ -6,6 +6,7 @@ use std::time::Duration;
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{DocumentKey, TxnId};
 use anabranch_journal::{Journal, Offset, ReadFrom, Record, TopicPartition};
+use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{ShuttingDown, blocking, waiting};
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{Commit, RoundPart};
@@ -21,18 +22,16 @@ use crate::store::Outcome;
 const READ_TIME: Duration = Duration::from_secs(5);
 
 impl Executor {
-    /// What an earlier try under the same key did, as of `read` or later.
+    /// What an earlier try under the same key did, as a node knows it that has applied `txn`; as any
+    /// does if there is none.
     pub(super) async fn earlier(
         &self,
         run: &Run<'_>,
-        read: Option<TxnId>,
+        txn: Option<TxnId>,
     ) -> Result<Option<Written>, Refusal> {
-        if !run.round.has_key {
-            return Ok(None);
-        }
         // What an UPDATE or DELETE touches is not known before: any slice.
         let slices = self.store.slices(run.inserted_ids());
-        match self.store.outcome(run.round.id, read, &slices, run.request.deadline).await? {
+        match self.store.outcome(run.round.id, txn, &slices, run.request.deadline).await? {
             Some(outcome) => {
                 check_digest(&outcome, &run.round)?;
                 self.repeated(run, outcome).await.map(Some)
@@ -47,12 +46,10 @@ impl Executor {
         run: &Run<'_>,
         read: Option<TxnId>,
     ) -> Result<Option<Written>, Refusal> {
-        if !run.round.has_key {
-            return Ok(None);
-        }
         let last = self.log.last(run.request.deadline).await;
         let last = last.map_err(|error| Refusal::of_journal(&error))?;
-        self.earlier(run, read.max(last)).await
+        let txn = if planted!(RepeatsUnread) { None } else { read.max(last) };
+        self.earlier(run, txn).await
     }
 
     /// The reply for a statement whose round was applied before.

@@ -4,7 +4,8 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::config::IngestConfig;
-use crate::doubles::{Cluster, Fault};
+use crate::doubles::{APP, Cluster, Fault};
+use crate::idempotency::RequestName;
 
 fn ids(reply: &Value) -> Vec<Value> {
     reply["mutatedDocumentIds"].as_array().cloned().expect("ids are an array")
@@ -290,6 +291,34 @@ async fn a_repeat_that_reads_something_else_says_what_the_first_try_wrote() {
         cluster.log.inject(faults);
         let again = cluster.execute_with(update, json!({}), &KEY).await;
         assert_eq!((again.txn(), again.text), (first.txn(), first.text.clone()));
+    }
+}
+
+/// A try that got no answer may still be in an open transaction, where nobody sees it.
+#[tokio::test]
+async fn who_is_told_that_there_was_nothing_to_do_is_told_the_truth() {
+    let update = "UPDATE cars SET seen = true WHERE n < 10";
+    let name = RequestName::new(APP.parse().unwrap(), Some("once".parse().unwrap()));
+    let mut digest = Vec::new();
+    for comes_first in [false, true] {
+        let cluster = Cluster::start().await;
+        let mut other = crate::doubles::insert(&json!({"_id": 1}));
+        (other.id, other.digest) = (name.round(0), digest);
+        let log = cluster.log.clone();
+        if comes_first {
+            let other = other.clone();
+            cluster.store.node.after_read(move || log.commit_now(&other));
+        } else {
+            let told = cluster.execute_with(update, json!({}), &KEY).await;
+            assert_eq!(ids(&told.json()), [] as [Value; 0]);
+            log.commit_now(&other);
+        }
+        let told = cluster.execute_with(update, json!({}), &KEY).await.json();
+        let documents = cluster.cars().await;
+        assert_eq!((ids(&told).len(), documents.len()), (comes_first.into(), comes_first.into()));
+        let again = cluster.execute_with(update, json!({}), &KEY).await.json();
+        assert_eq!(again, told);
+        digest = cluster.shared.world.lock().committed[0].1.digest.clone();
     }
 }
 

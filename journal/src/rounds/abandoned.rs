@@ -12,7 +12,7 @@
 //! For how long a transaction has been open is told without anybody's clock but this one: it began
 //! before the end of its partition as that was seen then.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,19 +35,18 @@ const LOOK: Duration = Duration::from_millis(150);
 const LATE: Duration = Duration::from_millis(450);
 /// How long a transaction may be open before it is ended. Most take a tenth of that at most.
 const PATIENCE: Duration = Duration::from_millis(600);
-/// Longer than this brokers do not take to end transactions, unless they stand still.
-const MOST_ENDING: Duration = Duration::from_secs(1);
-/// How many are looked into at once at most.
-const AT_ONCE: usize = 8;
 /// How long at most, for a writer whose transactions were ended. Then brokers end them, too.
 const MOST_PATIENCE: Duration = Duration::from_secs(10);
+/// After how long an ending that has not come back is tried once more beside it. Most take a tenth
+/// of that, but now and then a broker lets one wait until it gives up.
+const AGAIN: Duration = Duration::from_millis(700);
+/// How many endings are under way at most.
+const AT_ONCE: usize = 16;
 
 /// Ends transactions of rounds that other writers of a cluster left open.
 pub struct Abandoned {
-    journal: Arc<dyn Journal>,
     partitions: Vec<TopicPartition>,
-    /// Of which server this is: it lives, and sees to its lanes itself.
-    own: String,
+    endings: Arc<Endings>,
     seen: Seen,
 }
 
@@ -64,63 +63,75 @@ impl Abandoned {
         let partitions = [TopicPartition::new(cluster.txns(), 0)].into_iter().chain(rounds);
         let partitions = partitions.collect();
         let own = super::lane_prefix(cluster, server);
-        Abandoned { journal, partitions, own, seen: Seen::default() }
+        let endings = Endings { journal, own, tries: Mutex::default() };
+        Abandoned { partitions, endings: Arc::new(endings), seen: Seen::default() }
     }
 
     /// Looks again and again until the shutdown begins.
     pub fn run(mut self, shutdown: &Shutdown) {
         while !shutdown.has_begun() {
-            match self.overdue() {
-                Ok(overdue) if overdue.is_empty() => {}
-                Ok(overdue) => self.end_all(&overdue),
-                Err(error) => tracing::debug!(%error, "open transactions are not known"),
+            if let Err(error) = self.look() {
+                tracing::debug!(%error, "open transactions are not known");
             }
             threads::sleep(LOOK);
         }
     }
 
-    /// What has been open for long, and for how long.
-    fn overdue(&mut self) -> Result<Vec<(OpenTransaction, Duration)>, Error> {
-        let open = self.journal.open_transactions(&self.partitions)?;
+    /// Begins to end what has been open for long.
+    fn look(&mut self) -> Result<(), Error> {
+        let open = self.endings.journal.open_transactions(&self.partitions)?;
         let now = Instant::now();
         self.seen.note(&open, now);
-        let aged = open.into_iter().map(|open| {
+        self.endings.tries.lock().forget_all_but(&open, now);
+        let mut oldest = Duration::ZERO;
+        for open in open {
             let age = self.seen.age(&open, now);
-            (open, age)
-        });
-        let aged: Vec<_> = aged.collect();
-        let oldest = aged.iter().map(|(_, age)| *age).max().unwrap_or_default();
+            oldest = oldest.max(age);
+            // Each has a clone.
+            let has_room = Arc::strong_count(&self.endings) <= AT_ONCE;
+            if age >= PATIENCE && has_room && self.endings.tries.lock().begin(&open, now) {
+                self.endings.start(open, age);
+            }
+        }
         gauge!(names::OPEN_SECONDS).set(oldest.as_secs_f64());
-        let aged = aged.into_iter();
-        Ok(aged.filter(|(_, age)| *age >= PATIENCE).take(AT_ONCE).collect())
+        Ok(())
     }
+}
 
-    /// All at once: a server has several lanes, and to open a writer takes long if there is something
-    /// to abort.
-    fn end_all(&mut self, overdue: &[(OpenTransaction, Duration)]) {
-        let began = Instant::now();
-        let (claimed, this) = (Mutex::default(), &*self);
-        threads::at_once("end-abandoned", overdue, |(open, age)| {
-            if let Err(error) = this.end(open, *age, &claimed) {
+/// Ends transactions, each on a thread of its own that nobody waits for.
+struct Endings {
+    journal: Arc<dyn Journal>,
+    /// With what the lanes of this server begin: it lives, and sees to them itself.
+    own: String,
+    tries: Mutex<Tries>,
+}
+
+impl Endings {
+    fn start(self: &Arc<Self>, open: OpenTransaction, age: Duration) {
+        let this = Arc::clone(self);
+        let started = threads::start("end-abandoned", move || {
+            if let Err(error) = this.end(&open, age) {
                 tracing::warn!(%error, at = %open.at, "an open transaction stays");
             }
         });
-        self.seen.go_on(began, Instant::now());
+        if let Err(error) = started {
+            tracing::warn!(%error, "no open transaction can be ended");
+        }
     }
 
-    /// Ends a transaction, unless its writer has more time or is one of this process. Each writer is
-    /// claimed once: it may have records in several partitions.
-    fn end(
-        &self,
-        open: &OpenTransaction,
-        age: Duration,
-        claimed: &Mutex<BTreeSet<TransactionalId>>,
-    ) -> Result<(), Error> {
+    /// Ends a transaction, unless its writer has more time or is one of this process.
+    fn end(&self, open: &OpenTransaction, age: Duration) -> Result<(), Error> {
         let Some(Signature { writer, fenced }) = self.journal.writer_of(open)? else {
             return Ok(());
         };
-        let is_left = !is_lane_of(&self.own, &writer) && age >= patience(fenced);
-        if is_left && self.is_still_open(open)? && claimed.lock().insert(writer.clone()) {
+        if is_lane_of(&self.own, &writer) {
+            return Ok(());
+        }
+        if let Some(left) = patience(fenced).checked_sub(age).filter(|left| !left.is_zero()) {
+            self.tries.lock().put_off(open, Instant::now() + left);
+            return Ok(());
+        }
+        if self.is_still_open(open)? && self.tries.lock().claim(&writer, Instant::now()) {
             tracing::warn!(%writer, at = %open.at, ?age, "ending a transaction that was left open");
             counter!(names::ENDED).increment(1);
             drop(self.journal.writer(&writer)?);
@@ -133,6 +144,54 @@ impl Abandoned {
         let now = self.journal.open_transactions(std::slice::from_ref(&open.at))?;
         Ok(now.iter().any(|now| now.first == open.first))
     }
+}
+
+/// What was tried, so that nothing is done twice at a time.
+#[derive(Debug, Default)]
+struct Tries {
+    /// By where a transaction begins: how often it was tried, and when it is to be again.
+    open: BTreeMap<(TopicPartition, Offset), (u32, Instant)>,
+    /// Until when the ending of a writer is left to who has begun it: it may have records in several
+    /// partitions.
+    claims: BTreeMap<TransactionalId, Instant>,
+}
+
+impl Tries {
+    /// Whether a transaction is to be tried now. Then it is again later, each time after twice as
+    /// long.
+    fn begin(&mut self, open: &OpenTransaction, now: Instant) -> bool {
+        let (times, next) = self.open.entry(begin_of(open)).or_insert((0, now));
+        let is_due = *next <= now;
+        if is_due {
+            *next = now + AGAIN * 2_u32.saturating_pow((*times).min(8));
+            *times += 1;
+        }
+        is_due
+    }
+
+    /// A transaction is not tried before then, and that it was counts for nothing.
+    fn put_off(&mut self, open: &OpenTransaction, until: Instant) {
+        self.open.insert(begin_of(open), (0, until));
+    }
+
+    /// Whether nobody else is about to end the transactions of a writer.
+    fn claim(&mut self, writer: &TransactionalId, now: Instant) -> bool {
+        let is_free = !self.claims.contains_key(writer);
+        if is_free {
+            self.claims.insert(writer.clone(), now + AGAIN);
+        }
+        is_free
+    }
+
+    fn forget_all_but(&mut self, open: &[OpenTransaction], now: Instant) {
+        let begins: Vec<_> = open.iter().map(begin_of).collect();
+        self.open.retain(|begin, _| begins.contains(begin));
+        self.claims.retain(|_, until| *until > now);
+    }
+}
+
+fn begin_of(open: &OpenTransaction) -> (TopicPartition, Offset) {
+    (open.at.clone(), open.first)
 }
 
 /// How long a transaction may be open whose writer was fenced so often.
@@ -165,16 +224,6 @@ impl Seen {
         let ends = open.iter().map(|open| (open.at.clone(), open.end)).collect();
         self.looks.push_back((now, ends));
         self.last = Some(now);
-    }
-
-    /// There was a reason not to look between two times: nothing was missed. But if that took long
-    /// the brokers stood still, and so did those whose transactions are open.
-    fn go_on(&mut self, began: Instant, now: Instant) {
-        if now - began <= MOST_ENDING {
-            self.last = Some(now);
-        } else {
-            self.looks.clear();
-        }
     }
 
     /// For how long it is known that a transaction is open.
@@ -226,16 +275,39 @@ mod tests {
         let later = start + LATE * 2;
         seen.note(&[open(5, 7)], later);
         assert_eq!(seen.age(&open(5, 7), later), Duration::ZERO);
-        let later = later + LATE * 2;
-        seen.go_on(later, later);
-        seen.note(&[open(5, 7)], later);
-        assert_eq!(seen.age(&open(5, 7), later), LATE * 2, "there was a reason");
         for look in 0..1_000 {
             seen.note(&[open(5, 7)], later + LOOK * look);
         }
         let now = later + LOOK * 999;
         assert!(seen.age(&open(5, 7), now) >= MOST_PATIENCE);
         assert!(seen.looks.len() < 100);
+    }
+
+    #[test]
+    fn what_does_not_come_back_is_tried_again_and_nothing_twice_at_a_time() {
+        let (mut tries, start) = (Tries::default(), Instant::now());
+        let open = open(5, 7);
+        let looks = (0..100).map(|look| start + LOOK * look);
+        let tried: Vec<_> = looks.filter(|now| tries.begin(&open, *now)).collect();
+        let times = tried.iter().map(|time| (*time - start).as_millis()).collect::<Vec<_>>();
+        assert_eq!(times, [0, 750, 2_250, 5_100, 10_800]);
+        tries.put_off(&open, start + PATIENCE);
+        assert!(!tries.begin(&open, start + PATIENCE - LOOK));
+        assert!(tries.begin(&open, start + PATIENCE));
+        assert!(
+            tries.begin(&open, start + PATIENCE + AGAIN),
+            "it was not tried when it was put off"
+        );
+
+        let [one, other] = ["c-round-a-0", "c-round-a-1"].map(TransactionalId::from);
+        let mut claim = |writer, after: Duration| {
+            tries.forget_all_but(&[], start + after);
+            tries.claim(writer, start + after)
+        };
+        assert!(claim(&one, Duration::ZERO) && claim(&other, Duration::ZERO));
+        assert!(!claim(&one, LOOK), "by its records in another partition");
+        assert!(claim(&one, AGAIN));
+        assert!(tries.open.is_empty());
     }
 
     #[test]

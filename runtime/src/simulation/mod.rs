@@ -10,8 +10,8 @@ mod streams;
 mod turns;
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -34,6 +34,7 @@ struct Shared {
     began_ms: u64,
     wall_speed: u64,
     jumped_ms: AtomicI64,
+    bug: OnceLock<&'static str>,
     dice: Mutex<StdRng>,
 }
 
@@ -55,8 +56,14 @@ impl World {
             began_ms,
             wall_speed,
             jumped_ms: AtomicI64::new(0),
+            bug: OnceLock::new(),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
         }))
+    }
+
+    /// All that runs in it has this bug, and no other one (see [`crate::planted!`]).
+    pub fn plant(&self, bug: &'static str) {
+        self.0.bug.get_or_init(|| bug);
     }
 
     /// From now on this thread is in it.
@@ -112,6 +119,12 @@ pub fn is_on() -> bool {
 /// Whether this is a simulated thread, which can wait.
 pub fn may_wait() -> bool {
     thread().is_some()
+}
+
+/// Whether a bug is planted in the world that this thread is in.
+pub fn is_planted(bug: &str) -> bool {
+    let has = |world: &World| world.0.bug.get().is_some_and(|planted| *planted == bug);
+    CURRENT.with_borrow(|world| world.as_ref().is_some_and(has))
 }
 
 pub(crate) fn number() -> Option<u64> {

@@ -48,6 +48,12 @@ struct State {
     started: u64,
 }
 
+impl State {
+    fn is_cut(&self, from: &str, to: &str) -> bool {
+        !self.cut.is_empty() && self.cut.contains(&(from.to_owned(), to.to_owned()))
+    }
+}
+
 struct Server {
     routes: Routes,
     number: u64,
@@ -128,7 +134,7 @@ impl Network {
 
     fn way(&self, from: &str, to: &str) -> Way {
         let state = self.0.state.lock();
-        let is_cut = !state.cut.is_empty() && state.cut.contains(&(from.to_owned(), to.to_owned()));
+        let is_cut = state.is_cut(from, to);
         match state.servers.get(to) {
             _ if is_cut => Way::Cut,
             None => Way::Closed,
@@ -142,9 +148,8 @@ impl Network {
 
     /// Waits until something gets from one to the other.
     pub(super) async fn opened(&self, from: &str, to: &str) {
-        let way = (from.to_owned(), to.to_owned());
         let mut changed = self.0.changed.watch();
-        while self.0.state.lock().cut.contains(&way) {
+        while self.0.state.lock().is_cut(from, to) {
             changed.changed().await;
         }
     }

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
 use anabranch_journal::Offset;
+use anabranch_runtime::planted;
 use anabranch_schemas::RecordError;
 use anabranch_schemas::records::{Commit, Expiry, PartLocation, RoundPart, TxnsRecord};
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_core::keyspace::Slice;
+use anabranch_runtime::planted;
 use anabranch_schemas::records::Commit;
 use bytes::Bytes;
 

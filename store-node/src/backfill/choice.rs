@@ -2,6 +2,7 @@
 
 use anabranch_core::cluster::NodeId;
 use anabranch_core::ids::TxnId;
+use anabranch_runtime::planted;
 use tonic::Status;
 
 use super::replicas::{Heard, Position};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anabranch_core::cluster::{Epoch, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::{Intervals, SliceCount};
-use anabranch_runtime::{grpc, threads};
+use anabranch_runtime::{grpc, planted, threads};
 use anabranch_schemas::store as proto;
 use futures::future::join_all;
 use tokio::runtime::Handle;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::{Intervals, Position};
+use anabranch_runtime::planted;
 use anabranch_schemas::store as proto;
 use bytes::Bytes;
 

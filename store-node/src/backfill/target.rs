@@ -11,6 +11,7 @@ use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_journal::Error as JournalError;
 use anabranch_journal::metadata::Agreed;
+use anabranch_runtime::planted;
 use tokio::time::Instant;
 use tonic::Status as Refusal;
 

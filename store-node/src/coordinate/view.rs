@@ -10,6 +10,7 @@ use anabranch_core::cluster::{Configuration, Epoch, Member, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_core::interval_map::IntervalMap;
 use anabranch_core::slicing::PartitionId;
+use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{Shutdown, TaskError};
 use anabranch_schemas::store as proto;
 use parking_lot::{Mutex, RwLock};

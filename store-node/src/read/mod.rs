@@ -16,6 +16,7 @@ use std::time::Duration;
 use anabranch_core::Value;
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::{Select, Statement, parse};
+use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{self, Shutdown};
 use anabranch_schemas::store as proto;
 use tokio::sync::Semaphore;

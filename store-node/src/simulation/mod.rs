@@ -3,8 +3,6 @@
 //! Its store is in memory, with a disk that keeps what was flushed. What elsewhere are threads takes
 //! turns with everything else. A crash ends all of it where it is; the disk stays.
 
-mod bug;
-
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -31,10 +29,7 @@ use crate::rpc;
 use crate::status::Status;
 use crate::storage::{Positions, Storage};
 
-pub use self::bug::{Bug, plant};
 pub use crate::storage::MemoryDisk as Disk;
-
-pub(crate) use self::bug::is_planted;
 
 /// How fast a node goes.
 #[derive(Debug)]
@@ -225,9 +220,7 @@ async fn keep_up(upkeep: Upkeep, pace: Arc<Pace>) -> Result<(), Error> {
     let Upkeep { apply, mut backfill, mut head, .. } = upkeep;
     loop {
         if let Some(reason) = reason.take() {
-            let bug = bug::planted();
             let run = move || {
-                plant(bug);
                 let done = backfill.run(head, reason);
                 (backfill, done)
             };

@@ -4,6 +4,7 @@
 //! among them: no snapshot past the progress may be read, and nothing may be applied.
 
 use anabranch_core::ids::TxnId;
+use anabranch_runtime::planted;
 use bytes::{Buf, BufMut, TryGetError};
 
 use super::batch::Batch;

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Family, Scope};
 use crate::storage::collect::Collected;
+use anabranch_runtime::planted;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 type Tables = [Arc<Map>; 4];

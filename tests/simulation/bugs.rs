@@ -1,0 +1,71 @@
+//! Bugs that are planted in what runs, one at a time, to see that they are found.
+
+use crate::mix::{Mix, mix};
+
+/// A bug: `planted!` with its name is where it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bug {
+    pub(crate) name: &'static str,
+    /// What it breaks.
+    pub(crate) breaks: &'static str,
+    /// In which mix it is looked for.
+    mix: &'static str,
+}
+
+impl Bug {
+    pub(crate) fn mix(self) -> Mix {
+        mix(self.mix)
+    }
+}
+
+const fn bug(name: &'static str, breaks: &'static str, mix: &'static str) -> Bug {
+    Bug { name, breaks, mix }
+}
+
+/// All of them.
+pub(crate) const BUGS: [Bug; 22] = [
+    // Progress says more than what was applied.
+    bug("SpliceBeforeApply", "ST", "crashes"),
+    // The stable timestamp is the highest base and not the lowest.
+    bug("StableIsMaximum", "ST", "calm"),
+    // A node that was started again does not care where the log ended when it was.
+    bug("ForgetsItsPast", "ST", "crashes"),
+    // A read is answered before its timestamp is reached.
+    bug("ReadsUnreached", "ST", "network"),
+    // What is handed over is of no snapshot, but as it is at the moment.
+    bug("BackfillsMoving", "ST", "backfill"),
+    // What became of rounds is not handed over.
+    bug("BackfillsWithoutRounds", "ST", "backfill"),
+    // Tombstones that are handed over are not listed.
+    bug("BackfillsWithoutTombstones", "ST", "backfill"),
+    // Versions are dropped although somebody reads them.
+    bug("CollectsHeld", "ST", "calm"),
+    // A round is released although parts of it may still come.
+    bug("ReleasesHalfRounds", "ST", "crashes"),
+    // A repeated round is applied again.
+    bug("AppliesRepeated", "ST", "crashes"),
+    // What those replicas lack that answer is declared lost.
+    bug("LosesUnasked", "ST", "backfill"),
+    // A flush says that all that was written is durable, and is not.
+    bug("FlushesHalf", "ST", "crashes"),
+    // A node that has copied says that its feed goes back as far as before.
+    bug("FeedClaimsTooMuch", "CDC", "capture"),
+    // How far changes were captured is written before them.
+    bug("CapturesApart", "CDC", "capture"),
+    // A mark says that a transaction is there that is still to come.
+    bug("MarksEarly", "CDC", "capture"),
+    // A write is acknowledged although its commit got no answer.
+    bug("AcknowledgesUnknown", "IN", "ingest"),
+    // Who repeats a request is told what a node knows that may be behind.
+    bug("RepeatsUnread", "IN", "ingest"),
+    // Who repeats a request is told of the documents of this try and not of the first one.
+    bug("RepeatsNameTheirOwn", "IN", "ingest"),
+    // How far was received is written before what was.
+    bug("ReceivesApart", "BR", "bridge"),
+    // What a receiver wrote is not sent back, whatever it may lack.
+    bug("SendsNothingBack", "BR", "bridge"),
+    // What is not wanted any more is kept by who was sent it.
+    bug("KeepsWhatLeft", "BR", "bridge"),
+    // What is not wanted any more is sent as it is now.
+    bug("SendsWhatLeft", "BR", "bridge"),
+];
