@@ -66,6 +66,6 @@ pub(crate) const BUGS: [Bug; 22] = [
     bug("SendsNothingBack", "BR", "bridge"),
     // What is not wanted any more is kept by who was sent it.
     bug("KeepsWhatLeft", "BR", "bridge"),
-    // What is not wanted any more is sent as it is now.
-    bug("SendsWhatLeft", "BR", "bridge"),
+    // All is sent, whatever is wanted.
+    bug("SendsUnwanted", "BR", "bridge"),
 ];

@@ -14,7 +14,7 @@ use crate::faults;
 use crate::mix::Mix;
 use crate::readers::ReaderClient;
 use crate::story::Story;
-use crate::users::{Told, User, check_counters};
+use crate::users::{Told, User, check_told};
 use crate::writers::WriterClient;
 
 /// How fast wall time goes: a sample of the log's time, with which history is given up, is taken
@@ -76,7 +76,7 @@ async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {
     for (cluster, done) in clusters.iter().zip(&done) {
         if story.violation().is_none() {
             checks::check_end(cluster, &done.acknowledged);
-            check_counters(cluster, &done.told);
+            check_told(cluster, &done.told);
         }
     }
     if let Some(pair) = pair.filter(|_| story.violation().is_none()) {

@@ -40,6 +40,8 @@ pub(crate) struct Told {
     pub(crate) counted: [i64; 2],
     /// Transactions in which something was written.
     pub(crate) written: Vec<TxnId>,
+    /// Documents that were not, and the value that each would have.
+    not_written: Vec<(u64, u64)>,
     pub(crate) answered: u64,
 }
 
@@ -85,8 +87,9 @@ impl User {
             match self.dice.below(10) {
                 0..3 => self.count().await,
                 3..5 => self.insert().await,
-                5 => self.delete().await,
-                6 => self.write_where().await,
+                5 => self.insert_once().await,
+                6 => self.delete().await,
+                7 => self.write_where().await,
                 _ => self.select().await,
             }
         }
@@ -117,14 +120,8 @@ impl User {
     }
 
     async fn insert(&mut self) {
-        let what = ["FAIL", "DO NOTHING", "DO UPDATE"];
-        let on_conflict = *self.dice.one_of(&what);
-        let statement =
-            format!("INSERT INTO {COLLECTION} DOCUMENTS (:d) ON ID CONFLICT {on_conflict}");
-        // No other one writes this value.
-        let value = self.number * 1_000 + self.requests;
-        let id = self.dice.below(DOCUMENTS);
-        let args = json!({ "d": { "_id": id, "a": value, "by": self.name } });
+        let (on_conflict, id, value) = self.draw_insert();
+        let (statement, args) = self.insertion(on_conflict, id, value);
         let answer = self.write(&statement, args).await;
         let is_expected = match answer.status {
             StatusCode::OK => true,
@@ -136,8 +133,35 @@ impl User {
         }
         match answer.has_written() {
             true => self.check_written(id, value, answer.txn()),
-            false => self.check_not_written(id, value),
+            false => self.told.not_written.push((id, value)),
         }
+    }
+
+    /// Inserts without a key, and lets be what comes of it.
+    async fn insert_once(&mut self) {
+        self.requests += 1;
+        let (on_conflict, id, value) = self.draw_insert();
+        let (statement, args) = self.insertion(on_conflict, id, value);
+        let Some(answer) = self.ask(&statement, &args, None, self.seen).await else { return };
+        self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
+        if answer.has_written() {
+            self.told.written.extend(answer.txn());
+            self.check_written(id, value, answer.txn());
+        } else if answer.body["error"]["code"] != "outcome_unknown" {
+            self.told.not_written.push((id, value));
+        }
+    }
+
+    /// What to do about a document that is there, and a document with a value that no other has.
+    fn draw_insert(&mut self) -> (&'static str, u64, u64) {
+        let on_conflict = *self.dice.one_of(&["FAIL", "DO NOTHING", "DO UPDATE"]);
+        (on_conflict, self.dice.below(DOCUMENTS), self.number * 1_000 + self.requests)
+    }
+
+    fn insertion(&self, on_conflict: &str, id: u64, value: u64) -> (String, Json) {
+        let statement =
+            format!("INSERT INTO {COLLECTION} DOCUMENTS (:d) ON ID CONFLICT {on_conflict}");
+        (statement, json!({ "d": { "_id": id, "a": value, "by": self.name } }))
     }
 
     /// What was told to be written was, at that transaction.
@@ -154,16 +178,6 @@ impl User {
         let found: Json = found.map_or(Json::Null, |found| parse(found.as_bytes()));
         if found["a"].as_u64() != Some(value) {
             self.violate(&format!("IN-1: {value} was written at {txn}, and there is {found}"));
-        }
-    }
-
-    /// What was told not to be written never was, under whatever try.
-    fn check_not_written(&self, id: u64, value: u64) {
-        self.cluster.follow();
-        let versions = self.cluster.model.lock().all_versions(&document(id).to_bytes());
-        let value = Value::Int(i64::try_from(value).expect("a small one"));
-        if versions.iter().any(|version| version.hidden_value().get(&["a"]) == Some(&value)) {
-            self.violate(&format!("IN-1: {value:?} was told not to be written, and was"));
         }
     }
 
@@ -226,8 +240,8 @@ impl User {
         if answer.status == StatusCode::OK && answer.has_written() {
             self.told.written.extend(answer.txn());
         }
-        // What wrote nothing runs again, and may write then.
-        if self.dice.once_in(5) && answer.has_written() {
+        // What was refused runs again, and may write then.
+        if self.dice.once_in(5) && answer.status == StatusCode::OK {
             let again = self.write_as(statement, &args, &key).await;
             self.check_repeated(&answer, &again);
         }
@@ -310,8 +324,8 @@ impl User {
     }
 }
 
-/// What was counted is there, once (IN-1).
-pub(crate) fn check_counters(cluster: &Cluster, told: &[Told]) {
+/// What was counted is there, once; so is what was written, and nothing else (IN-1).
+pub(crate) fn check_told(cluster: &Cluster, told: &[Told]) {
     let Some(last) = cluster.model.lock().last() else { return };
     for (index, number) in COUNTERS.enumerate() {
         let counted: i64 = told.iter().map(|told| told.counted[index]).sum();
@@ -326,6 +340,13 @@ pub(crate) fn check_counters(cluster: &Cluster, told: &[Told]) {
     drop(model);
     if let Some(txn) = missing.first() {
         cluster.violate(&format!("IN-1: {txn} was acknowledged, and is not there"));
+    }
+    for (id, value) in told.iter().flat_map(|told| &told.not_written) {
+        let versions = cluster.model.lock().all_versions(&document(*id).to_bytes());
+        let value = Value::Int(i64::try_from(*value).expect("a small one"));
+        if versions.iter().any(|version| version.hidden_value().get(&["a"]) == Some(&value)) {
+            cluster.violate(&format!("IN-1: {value:?} was told not to be written, and was"));
+        }
     }
 }
 

@@ -114,6 +114,7 @@ impl Selector {
             // What it wrote did not bring back what is deleted here: it is told of the delete.
             (is_receivers && document.is_expired())
                 || self.queries.wants(&change.collection, &after)
+                || planted!(SendsUnwanted)
         };
         let is_sent = if is_receivers {
             // Of what is replayed it may have forgotten that it has it.
@@ -127,11 +128,8 @@ impl Selector {
         let txn = change.txn;
         Ok(is_sent.then(|| {
             // Of what has left: which versions of it are known, and nothing else.
-            let state = if is_wanted || planted!(SendsWhatLeft) {
-                change.state.into()
-            } else {
-                versions_bytes(&document.versions)
-            };
+            let state =
+                if is_wanted { change.state.into() } else { versions_bytes(&document.versions) };
             let change = link::Change { document_id, state, left: !is_wanted };
             Selected { txn, change }
         }))
