@@ -139,7 +139,6 @@ impl User {
 
     /// Inserts without a key, and lets be what comes of it.
     async fn insert_once(&mut self) {
-        self.requests += 1;
         let (on_conflict, id, value) = self.draw_insert();
         let (statement, args) = self.insertion(on_conflict, id, value);
         let Some(answer) = self.ask(&statement, &args, None, self.seen).await else { return };
@@ -154,6 +153,7 @@ impl User {
 
     /// What to do about a document that is there, and a document with a value that no other has.
     fn draw_insert(&mut self) -> (&'static str, u64, u64) {
+        self.requests += 1;
         let on_conflict = *self.dice.one_of(&["FAIL", "DO NOTHING", "DO UPDATE"]);
         (on_conflict, self.dice.below(DOCUMENTS), self.number * 1_000 + self.requests)
     }
@@ -255,8 +255,8 @@ impl User {
             ids.sort_by_key(Json::to_string);
             ids
         };
-        let is_same =
-            first.txn() == again.txn() && (!again.knows_ids() || ids(first) == ids(again));
+        let know_ids = first.knows_ids() && again.knows_ids();
+        let is_same = first.txn() == again.txn() && (!know_ids || ids(first) == ids(again));
         if !is_same {
             let (one, two) = (&first.body, &again.body);
             self.violate(&format!("IN-1: repeated, {one} becomes {two}"));
