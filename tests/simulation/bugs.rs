@@ -23,7 +23,7 @@ const fn bug(name: &'static str, breaks: &'static str, mix: &'static str) -> Bug
 }
 
 /// All of them.
-pub(crate) const BUGS: [Bug; 22] = [
+pub(crate) const BUGS: [Bug; 23] = [
     // Progress says more than what was applied.
     bug("SpliceBeforeApply", "ST", "crashes"),
     // The stable timestamp is the highest base and not the lowest.
@@ -56,8 +56,10 @@ pub(crate) const BUGS: [Bug; 22] = [
     bug("MarksEarly", "CDC", "capture"),
     // A write is acknowledged although its commit got no answer.
     bug("AcknowledgesUnknown", "IN", "ingest"),
-    // Who repeats a request is told what a node knows that may be behind.
-    bug("RepeatsUnread", "IN", "ingest"),
+    // Who repeats a request is refused for what the first try has written.
+    bug("RefusesRepeats", "IN", "ingest"),
+    // Who is told that there was nothing to write is told so although a try is on its way.
+    bug("LeavesNothingUnwritten", "IN", "ingest"),
     // Who repeats a request is told of the documents of this try and not of the first one.
     bug("RepeatsNameTheirOwn", "IN", "ingest"),
     // How far was received is written before what was.

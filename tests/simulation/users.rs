@@ -40,8 +40,9 @@ pub(crate) struct Told {
     pub(crate) counted: [i64; 2],
     /// Transactions in which something was written.
     pub(crate) written: Vec<TxnId>,
-    /// Documents that were not, and the value that each would have.
-    not_written: Vec<(u64, u64)>,
+    /// What was inserted: a document, a value that no other one has, and where it was written if it
+    /// was.
+    inserted: Vec<(u64, u64, Option<TxnId>)>,
     pub(crate) answered: u64,
 }
 
@@ -131,10 +132,7 @@ impl User {
         if !is_expected {
             self.violate(&format!("IN-1: an INSERT is refused: {}", answer.body));
         }
-        match answer.has_written() {
-            true => self.check_written(id, value, answer.txn()),
-            false => self.told.not_written.push((id, value)),
-        }
+        self.told.inserted.push((id, value, answer.txn().filter(|_| answer.has_written())));
     }
 
     /// Inserts without a key, and lets be what comes of it.
@@ -143,11 +141,9 @@ impl User {
         let (statement, args) = self.insertion(on_conflict, id, value);
         let Some(answer) = self.ask(&statement, &args, None, self.seen).await else { return };
         self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
-        if answer.has_written() {
-            self.told.written.extend(answer.txn());
-            self.check_written(id, value, answer.txn());
-        } else if answer.body["error"]["code"] != "outcome_unknown" {
-            self.told.not_written.push((id, value));
+        let txn = answer.txn().filter(|_| answer.has_written());
+        if txn.is_some() || answer.body["error"]["code"] != "outcome_unknown" {
+            self.told.inserted.push((id, value, txn));
         }
     }
 
@@ -162,23 +158,6 @@ impl User {
         let statement =
             format!("INSERT INTO {COLLECTION} DOCUMENTS (:d) ON ID CONFLICT {on_conflict}");
         (statement, json!({ "d": { "_id": id, "a": value, "by": self.name } }))
-    }
-
-    /// What was told to be written was, at that transaction.
-    fn check_written(&self, id: u64, value: u64, txn: Option<TxnId>) {
-        self.cluster.follow();
-        let Some(txn) = txn else { return };
-        let (id, model) = (document(id), self.cluster.model.lock());
-        if model.unread([self.cluster.identity.slices.slice_of(id.position())]) <= Some(txn) {
-            // Somebody else has something open there.
-            return;
-        }
-        let found = model.seen(&id, txn).map(|found| found.to_json());
-        drop(model);
-        let found: Json = found.map_or(Json::Null, |found| parse(found.as_bytes()));
-        if found["a"].as_u64() != Some(value) {
-            self.violate(&format!("IN-1: {value} was written at {txn}, and there is {found}"));
-        }
     }
 
     async fn delete(&mut self) {
@@ -341,12 +320,26 @@ pub(crate) fn check_told(cluster: &Cluster, told: &[Told]) {
     if let Some(txn) = missing.first() {
         cluster.violate(&format!("IN-1: {txn} was acknowledged, and is not there"));
     }
-    for (id, value) in told.iter().flat_map(|told| &told.not_written) {
-        let versions = cluster.model.lock().all_versions(&document(*id).to_bytes());
-        let value = Value::Int(i64::try_from(*value).expect("a small one"));
-        if versions.iter().any(|version| version.hidden_value().get(&["a"]) == Some(&value)) {
-            cluster.violate(&format!("IN-1: {value:?} was told not to be written, and was"));
+    for (id, value, txn) in told.iter().flat_map(|told| &told.inserted) {
+        check_inserted(cluster, &document(*id), *value, *txn);
+    }
+}
+
+/// What was told to be written was, at that transaction; what was not never was.
+fn check_inserted(cluster: &Cluster, id: &DocumentId, value: u64, txn: Option<TxnId>) {
+    let value = Value::Int(i64::try_from(value).expect("a small one"));
+    let has_value = |document: &Value| document.get(&["a"]) == Some(&value);
+    let model = cluster.model.lock();
+    let was_written = match txn {
+        Some(txn) => model.seen(id, txn).as_ref().is_some_and(has_value),
+        None => {
+            let versions = model.all_versions(&id.to_bytes());
+            versions.iter().any(|version| has_value(&version.hidden_value()))
         }
+    };
+    drop(model);
+    if was_written != txn.is_some() && !cluster.may_lose() {
+        cluster.violate(&format!("IN-1: {value:?} was told to be written at {txn:?}"));
     }
 }
 

@@ -190,7 +190,7 @@ impl Executor {
         let mut read = None;
         let plan = match self.plan(run, statement, &mut read).await {
             Ok(plan) => plan,
-            Err(refusal) if !has_key => return Err(refusal),
+            Err(refusal) if !has_key || planted!(RefusesRepeats) => return Err(refusal),
             Err(refusal) => {
                 // What was read may be what the first try left behind, or be older than that. Whoever
                 // is asked now may be less far than whoever read it.
@@ -198,7 +198,7 @@ impl Executor {
             }
         };
         // Under a key nothing is written as well: so a first try that is still to come is none.
-        if plan.mutations.is_empty() && !has_key {
+        if plan.mutations.is_empty() && (!has_key || planted!(LeavesNothingUnwritten)) {
             return Ok(run.written(read, Vec::new(), plan.warnings));
         }
         self.commit(run, plan).await

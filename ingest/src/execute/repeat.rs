@@ -6,7 +6,6 @@ use std::time::Duration;
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{DocumentKey, TxnId};
 use anabranch_journal::{Journal, Offset, ReadFrom, Record, TopicPartition};
-use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{ShuttingDown, blocking, waiting};
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{Commit, RoundPart};
@@ -48,8 +47,7 @@ impl Executor {
     ) -> Result<Option<Written>, Refusal> {
         let last = self.log.last(run.request.deadline).await;
         let last = last.map_err(|error| Refusal::of_journal(&error))?;
-        let txn = if planted!(RepeatsUnread) { None } else { read.max(last) };
-        self.earlier(run, txn).await
+        self.earlier(run, read.max(last)).await
     }
 
     /// The reply for a statement whose round was applied before.
