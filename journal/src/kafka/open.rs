@@ -21,6 +21,9 @@ const WRITER_HEADER: &str = "anabranch-writer";
 /// Says how often its process was fenced lately, unless it never was.
 const FENCED_HEADER: &str = "anabranch-writer-fenced";
 
+/// Who is fenced several times within so long is so for one cause: several servers wanted to end what
+/// was open, or one of them several times.
+const ONE_CAUSE: Duration = Duration::from_secs(1);
 /// How long it is remembered that a writer was fenced.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -101,7 +104,10 @@ impl Fences {
     pub(super) fn note(&mut self, writer: &TransactionalId, now: Instant) {
         self.0.retain(|_, (last, _)| now - *last < REMEMBERED);
         let (last, times) = self.0.entry(writer.clone()).or_insert((now, 0));
-        (*last, *times) = (now, *times + 1);
+        if *times == 0 || now - *last > ONE_CAUSE {
+            *times += 1;
+        }
+        *last = now;
     }
 
     pub(super) fn count(&self, writer: &TransactionalId, now: Instant) -> u32 {
@@ -128,10 +134,13 @@ mod tests {
     fn fences_are_counted_by_writer_until_they_are_forgotten() {
         let (mut fences, now) = (Fences::default(), Instant::now());
         let (slow, other) = (TransactionalId::from("slow"), TransactionalId::from("other"));
-        [now, now].into_iter().for_each(|now| fences.note(&slow, now));
+        for now in [now, now + ONE_CAUSE, now + ONE_CAUSE * 3] {
+            fences.note(&slow, now);
+        }
         assert_eq!([&slow, &other].map(|writer| fences.count(writer, now)), [2, 0]);
-        assert_eq!(fences.count(&slow, now + REMEMBERED), 0);
-        fences.note(&other, now + REMEMBERED);
+        let later = now + ONE_CAUSE * 3 + REMEMBERED;
+        assert_eq!(fences.count(&slow, later), 0);
+        fences.note(&other, later);
         assert_eq!(fences.0.len(), 1);
     }
 }

@@ -153,9 +153,7 @@ impl KafkaWriter {
                     Error::Aborted(format!("it was open for more than {TRANSACTION_TIMEOUT:?}"))
                 }
                 _ => {
-                    if !self.was_fenced.replace(true) {
-                        self.shared.fences.lock().note(&self.id, Instant::now());
-                    }
+                    self.note_fence();
                     Error::Fenced(self.id.clone())
                 }
             };
@@ -192,7 +190,17 @@ impl KafkaWriter {
                 error => error,
             }
         } else {
+            if fenced {
+                self.note_fence();
+            }
             Error::Unknown(format!("commit by '{}': {error}", self.id))
+        }
+    }
+
+    /// Once for each writer: its next one says so, and is given more time.
+    fn note_fence(&self) {
+        if !self.was_fenced.replace(true) {
+            self.shared.fences.lock().note(&self.id, Instant::now());
         }
     }
 

@@ -22,6 +22,7 @@ use anabranch_runtime::threads;
 use anabranch_schemas::topics::ClusterName;
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -30,23 +31,25 @@ use crate::metrics as names;
 
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(150);
-/// A look that comes so much later than the one before does not tell what was in between: this
-/// process or the brokers stood still, and so perhaps did the writers.
+/// A look that comes so much later than the one before counts as if it were not late: this process or
+/// the brokers stood still, and so perhaps did the writers.
 const LATE: Duration = Duration::from_millis(450);
 /// How long a transaction may be open before it is ended. Most take a tenth of that at most.
 const PATIENCE: Duration = Duration::from_millis(600);
 /// How long at most, for a writer whose transactions were ended. Then brokers end them, too.
 const MOST_PATIENCE: Duration = Duration::from_secs(10);
-/// After how long an ending that has not come back is tried once more beside it. Most take a tenth
-/// of that, but now and then a broker lets one wait until it gives up.
-const AGAIN: Duration = Duration::from_millis(700);
+/// After how long an ending that has not come back is tried once more beside it. Most take half of
+/// that, but now and then a broker lets one wait until it gives up.
+const AGAIN: Duration = Duration::from_millis(400);
 /// How many endings are under way at most.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 
 /// Ends transactions of rounds that other writers of a cluster left open.
 pub struct Abandoned {
     partitions: Vec<TopicPartition>,
     endings: Arc<Endings>,
+    /// For endings, each of which has a thread.
+    room: Arc<Semaphore>,
     seen: Seen,
 }
 
@@ -63,16 +66,22 @@ impl Abandoned {
         let partitions = [TopicPartition::new(cluster.txns(), 0)].into_iter().chain(rounds);
         let partitions = partitions.collect();
         let own = super::lane_prefix(cluster, server);
-        let endings = Endings { journal, own, tries: Mutex::default() };
-        Abandoned { partitions, endings: Arc::new(endings), seen: Seen::default() }
+        let endings = Arc::new(Endings { journal, own, tries: Mutex::default() });
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        Abandoned { partitions, endings, room, seen: Seen::default() }
     }
 
     /// Looks again and again until the shutdown begins.
     pub fn run(mut self, shutdown: &Shutdown) {
+        let mut was_known = true;
         while !shutdown.has_begun() {
-            if let Err(error) = self.look() {
-                tracing::debug!(%error, "open transactions are not known");
+            let looked = self.look();
+            if let Err(error) = &looked
+                && was_known
+            {
+                tracing::warn!(%error, "what is open in the log is not known, so nothing is ended");
             }
+            was_known = looked.is_ok();
             threads::sleep(LOOK);
         }
     }
@@ -85,12 +94,14 @@ impl Abandoned {
         self.endings.tries.lock().forget_all_but(&open, now);
         let mut oldest = Duration::ZERO;
         for open in open {
-            let age = self.seen.age(&open, now);
+            let age = self.seen.age(&open);
             oldest = oldest.max(age);
-            // Each has a clone.
-            let has_room = Arc::strong_count(&self.endings) <= AT_ONCE;
-            if age >= PATIENCE && has_room && self.endings.tries.lock().begin(&open, now) {
-                self.endings.start(open, age);
+            if age < PATIENCE {
+                continue;
+            }
+            let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else { break };
+            if self.endings.tries.lock().begin(&open, now) {
+                self.endings.start(open, age, room);
             }
         }
         gauge!(names::OPEN_SECONDS).set(oldest.as_secs_f64());
@@ -107,9 +118,10 @@ struct Endings {
 }
 
 impl Endings {
-    fn start(self: &Arc<Self>, open: OpenTransaction, age: Duration) {
+    fn start(self: &Arc<Self>, open: OpenTransaction, age: Duration, room: OwnedSemaphorePermit) {
         let this = Arc::clone(self);
         let started = threads::start("end-abandoned", move || {
+            let _room = room;
             if let Err(error) = this.end(&open, age) {
                 tracing::warn!(%error, at = %open.at, "an open transaction stays");
             }
@@ -119,9 +131,10 @@ impl Endings {
         }
     }
 
-    /// Ends a transaction, unless its writer has more time or is one of this process.
+    /// Ends a transaction, unless its writer has more time or is a lane of this server.
     fn end(&self, open: &OpenTransaction, age: Duration) -> Result<(), Error> {
         let Some(Signature { writer, fenced }) = self.journal.writer_of(open)? else {
+            tracing::warn!(at = %open.at, ?age, "it is not known whose transaction is open");
             return Ok(());
         };
         if is_lane_of(&self.own, &writer) {
@@ -131,7 +144,12 @@ impl Endings {
             self.tries.lock().put_off(open, Instant::now() + left);
             return Ok(());
         }
-        if self.is_still_open(open)? && self.tries.lock().claim(&writer, Instant::now()) {
+        if self.is_still_open(open)? {
+            let claimed = self.tries.lock().claim(&writer, Instant::now());
+            if let Err(until) = claimed {
+                self.tries.lock().put_off(open, until);
+                return Ok(());
+            }
             tracing::warn!(%writer, at = %open.at, ?age, "ending a transaction that was left open");
             counter!(names::ENDED).increment(1);
             drop(self.journal.writer(&writer)?);
@@ -146,7 +164,7 @@ impl Endings {
     }
 }
 
-/// What was tried, so that nothing is done twice at a time.
+/// What was tried, and when it is to be tried again, whether or not it has come back by then.
 #[derive(Debug, Default)]
 struct Tries {
     /// By where a transaction begins: how often it was tried, and when it is to be again.
@@ -174,13 +192,16 @@ impl Tries {
         self.open.insert(begin_of(open), (0, until));
     }
 
-    /// Whether nobody else is about to end the transactions of a writer.
-    fn claim(&mut self, writer: &TransactionalId, now: Instant) -> bool {
-        let is_free = !self.claims.contains_key(writer);
-        if is_free {
-            self.claims.insert(writer.clone(), now + AGAIN);
+    /// Leaves the ending of a writer's transactions to who asks; or says until when it is left to
+    /// somebody else.
+    fn claim(&mut self, writer: &TransactionalId, now: Instant) -> Result<(), Instant> {
+        match self.claims.get(writer).filter(|until| **until > now) {
+            Some(until) => Err(*until),
+            None => {
+                self.claims.insert(writer.clone(), now + AGAIN);
+                Ok(())
+            }
         }
-        is_free
     }
 
     fn forget_all_but(&mut self, open: &[OpenTransaction], now: Instant) {
@@ -208,31 +229,34 @@ fn is_lane_of(prefix: &str, writer: &TransactionalId) -> bool {
 /// What was seen, a while back.
 #[derive(Debug, Default)]
 struct Seen {
-    looks: VecDeque<(Instant, BTreeMap<TopicPartition, Offset>)>,
+    /// By the time that counts.
+    looks: VecDeque<(Duration, BTreeMap<TopicPartition, Offset>)>,
     last: Option<Instant>,
+    /// How much time counts: not that for which looks were late.
+    counted: Duration,
 }
 
 impl Seen {
     /// Takes note of where the partitions end in which something is open.
     fn note(&mut self, open: &[OpenTransaction], now: Instant) {
-        if self.last.is_some_and(|last| now - last > LATE) {
-            self.looks.clear();
-        }
-        while self.looks.front().is_some_and(|(then, _)| now - *then > MOST_PATIENCE + LATE) {
+        let passed = self.last.map_or(Duration::ZERO, |last| now - last);
+        self.counted += if passed > LATE { LOOK } else { passed };
+        self.last = Some(now);
+        let kept = self.counted.saturating_sub(MOST_PATIENCE + LATE);
+        while self.looks.front().is_some_and(|(then, _)| *then < kept) {
             self.looks.pop_front();
         }
         let ends = open.iter().map(|open| (open.at.clone(), open.end)).collect();
-        self.looks.push_back((now, ends));
-        self.last = Some(now);
+        self.looks.push_back((self.counted, ends));
     }
 
     /// For how long it is known that a transaction is open.
-    fn age(&self, open: &OpenTransaction, now: Instant) -> Duration {
+    fn age(&self, open: &OpenTransaction) -> Duration {
         let was_there = |ends: &BTreeMap<TopicPartition, Offset>| {
             ends.get(&open.at).is_some_and(|end| open.first < *end)
         };
         let first = self.looks.iter().find(|(_, ends)| was_there(ends));
-        first.map_or(Duration::ZERO, |(then, _)| now - *then)
+        first.map_or(Duration::ZERO, |(then, _)| self.counted - *then)
     }
 }
 
@@ -259,38 +283,40 @@ mod tests {
         let (mut seen, start) = (Seen::default(), Instant::now());
         let after = |looks: u32| start + LOOK * looks;
         seen.note(&[open(5, 7)], after(0));
-        assert_eq!(seen.age(&open(5, 7), after(0)), Duration::ZERO);
+        assert_eq!(seen.age(&open(5, 7)), Duration::ZERO);
         seen.note(&[open(5, 9)], after(1));
         seen.note(&[open(7, 9)], after(2));
-        assert_eq!(seen.age(&open(6, 9), after(2)), LOOK * 2, "another one hid it");
-        assert_eq!(seen.age(&open(7, 9), after(2)), LOOK, "it was not there at first");
+        assert_eq!(seen.age(&open(6, 9)), LOOK * 2, "another one hid it");
+        assert_eq!(seen.age(&open(7, 9)), LOOK, "it was not there at first");
         let elsewhere = OpenTransaction { at: TopicPartition::new("t", 1), ..open(5, 7) };
-        assert_eq!(seen.age(&elsewhere, after(2)), Duration::ZERO);
+        assert_eq!(seen.age(&elsewhere), Duration::ZERO);
     }
 
     #[test]
-    fn a_pause_of_the_looks_counts_for_nothing_and_what_is_kept_is_bounded() {
+    fn for_how_long_a_look_is_late_counts_for_nothing_and_what_is_kept_is_bounded() {
         let (mut seen, start) = (Seen::default(), Instant::now());
         seen.note(&[open(5, 7)], start);
-        let later = start + LATE * 2;
-        seen.note(&[open(5, 7)], later);
-        assert_eq!(seen.age(&open(5, 7), later), Duration::ZERO);
+        // Also if each is late.
+        for late in 1..=4 {
+            seen.note(&[open(5, 7)], start + LATE * 2 * late);
+            assert_eq!(seen.age(&open(5, 7)), LOOK * late);
+        }
+        let later = start + LATE * 8;
         for look in 0..1_000 {
             seen.note(&[open(5, 7)], later + LOOK * look);
         }
-        let now = later + LOOK * 999;
-        assert!(seen.age(&open(5, 7), now) >= MOST_PATIENCE);
+        assert!(seen.age(&open(5, 7)) >= MOST_PATIENCE);
         assert!(seen.looks.len() < 100);
     }
 
     #[test]
-    fn what_does_not_come_back_is_tried_again_and_nothing_twice_at_a_time() {
+    fn what_does_not_come_back_is_tried_again_and_each_writer_by_one() {
         let (mut tries, start) = (Tries::default(), Instant::now());
         let open = open(5, 7);
         let looks = (0..100).map(|look| start + LOOK * look);
         let tried: Vec<_> = looks.filter(|now| tries.begin(&open, *now)).collect();
         let times = tried.iter().map(|time| (*time - start).as_millis()).collect::<Vec<_>>();
-        assert_eq!(times, [0, 750, 2_250, 5_100, 10_800]);
+        assert_eq!(times, [0, 450, 1_350, 3_000, 6_300, 12_750]);
         tries.put_off(&open, start + PATIENCE);
         assert!(!tries.begin(&open, start + PATIENCE - LOOK));
         assert!(tries.begin(&open, start + PATIENCE));
@@ -300,14 +326,12 @@ mod tests {
         );
 
         let [one, other] = ["c-round-a-0", "c-round-a-1"].map(TransactionalId::from);
-        let mut claim = |writer, after: Duration| {
-            tries.forget_all_but(&[], start + after);
-            tries.claim(writer, start + after)
-        };
-        assert!(claim(&one, Duration::ZERO) && claim(&other, Duration::ZERO));
-        assert!(!claim(&one, LOOK), "by its records in another partition");
-        assert!(claim(&one, AGAIN));
-        assert!(tries.open.is_empty());
+        let mut claim = |writer, after: Duration| tries.claim(writer, start + after);
+        assert_eq!([&one, &other].map(|writer| claim(writer, Duration::ZERO)), [Ok(()); 2]);
+        assert_eq!(claim(&one, LOOK), Err(start + AGAIN), "by its records in another partition");
+        assert_eq!(claim(&one, AGAIN), Ok(()));
+        tries.forget_all_but(&[], start + AGAIN * 2);
+        assert!(tries.open.is_empty() && tries.claims.is_empty());
     }
 
     #[test]

@@ -76,6 +76,11 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Whether its caller still waits. Who does not may have been told that it was not written.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.answer.is_closed()
+    }
+
     /// Tells the caller, if it still waits.
     pub(super) fn answer(self, result: Result<TxnId, Error>) {
         let _ = self.answer.send(result);

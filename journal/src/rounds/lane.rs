@@ -28,8 +28,9 @@ use crate::rotating::run_transaction;
 
 const FIRST_DELAY: Duration = Duration::from_millis(10);
 const MOST_DELAY: Duration = Duration::from_secs(2);
-/// After being fenced so often in a row it is no straggler of an earlier process.
-const FENCED_TOO_OFTEN: u32 = 3;
+/// After being fenced so often in a row it is no straggler of an earlier process, and nobody who ends
+/// what was open for long.
+const FENCED_TOO_OFTEN: u32 = 10;
 
 /// What all lanes and the front share.
 pub(super) struct Shared {
@@ -247,7 +248,7 @@ impl Lane {
     fn retry(&self, batch: Vec<Pending>, error: &Error) {
         let now = Instant::now();
         let (again, late): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|pending| pending.deadline > now);
+            batch.into_iter().partition(|pending| pending.deadline > now && pending.is_awaited());
         refuse(late, &as_unavailable(error));
         let mut dispatch = self.shared.dispatch.lock();
         dispatch.put_back(again);
