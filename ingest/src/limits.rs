@@ -159,6 +159,7 @@ impl Limits {
             return Err(too_large(most));
         }
         let pace = Pace { pause, left: pause, bytes: 0 };
+        // Who discards the rest asks once more after the end.
         let chunks = stream::unfold(Some((stream, 0, pace)), move |reading| async move {
             let (mut stream, taken, mut pace) = reading?;
             // Only waiting for the client counts, not the time between that others take.
@@ -177,7 +178,7 @@ impl Limits {
             }
             Some((Ok(chunk), Some((stream, taken, pace))))
         });
-        Ok(Box::pin(chunks))
+        Ok(Box::pin(chunks.fuse()))
     }
 }
 

@@ -69,7 +69,8 @@ impl Rounds {
     }
 
     /// Writes a round and says as which transaction. If it was written more than once, that is the
-    /// first one, as far as the store node can tell before the deadline.
+    /// first one; or a later one, as of which it can be read as well, if the store node does not tell
+    /// before the deadline.
     pub(crate) async fn write(
         &self,
         round: Round,

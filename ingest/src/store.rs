@@ -254,7 +254,7 @@ impl Store {
                 biased;
                 answer = asked.select_next_some() => match answer {
                     // Another one may still answer, or the next.
-                    (_, Err(status)) if may_pass(&status) && !asked.is_empty() => {
+                    (_, Err(status)) if !is_final(&status) && !asked.is_empty() => {
                         is_silent.as_mut().reset(Instant::now() + AFTER_FAILURE);
                     }
                     (turn, answer) => {
@@ -338,6 +338,11 @@ fn may_pass(status: &Status) -> bool {
             tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
         ),
     }
+}
+
+/// Whether another node would say the same.
+fn is_final(status: &Status) -> bool {
+    grpc::code_of(status).is_some() && status.code() == tonic::Code::InvalidArgument
 }
 
 fn refusal(status: &Status) -> Refusal {

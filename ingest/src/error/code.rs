@@ -91,6 +91,8 @@ codes! {
         "narrow the WHERE and change the documents in several statements";
     RoundTooLarge "round_too_large" 422 Invalid "change fewer documents in one statement";
     KeyReused "idempotency_key_reused" 422 Invalid "use a new Idempotency-Key for each new request";
+    KeyRefused "idempotency_key_refused" 422 Invalid
+        "send the request under a new Idempotency-Key once what was in its way is gone";
     Internal "internal" 500 Corrupt "look into the server's log";
     StoreHalted "store_halted" 500 Corrupt
         "an operator has to look into the log of the store node: it does not go on by itself";

@@ -4,11 +4,12 @@
 //! it has to know is read first, then it is one round of mutations of single documents, which is
 //! written or not as a whole (IN-1, IN-2).
 //!
-//! A statement with an `Idempotency-Key` is looked up before it runs, and again when what it read
-//! says that it cannot run: the first try may have been applied in between. One that has nothing to
-//! do is written as a round of nothing: a first try that is still on its way comes after it, and is
-//! none. After writing, the store node says which commit of the round counts. So however often a
-//! statement is sent under one key, it is applied once, and every reply names the same transaction.
+//! A statement with an `Idempotency-Key` is looked up before it runs. One that has nothing to do, or
+//! cannot run on account of what was read, is written as a round of nothing: a first try may have
+//! been applied meanwhile, which then is found, or may still be on its way, which then is none. After
+//! writing, the store node says which commit of the round counts. So however often a statement is
+//! sent under one key, it is applied once or refused for good, and every reply is of the same
+//! transaction.
 
 mod change;
 mod insert;
@@ -19,6 +20,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashSet};
 
+use anabranch_core::ErrorKind;
 use anabranch_core::document::MAX_BYTES;
 use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, RoundId, TxnId};
 use anabranch_core::keyspace::Slice;
@@ -150,6 +152,12 @@ impl<'a> Run<'a> {
             .map(move |(key, collection)| DocumentId { app, collection, key: key.clone() })
     }
 
+    /// Its round.
+    fn entry(&self, digest: Vec<u8>, mutations: Vec<DocumentMutation>) -> Round {
+        let (id, app) = (self.round.id, self.request.app);
+        Round { id, app, origin: None, digest, mutations }
+    }
+
     /// What was written as `txn`.
     fn written(&self, txn: Option<TxnId>, ids: Vec<DocumentKey>, warnings: Warnings) -> Written {
         let (query_type, warnings) = (self.query_type, warnings.into_list());
@@ -172,7 +180,8 @@ impl Executor {
             Statement::Select(_) => self.select(&request).await.map(Executed::Rows),
             statement => {
                 let run = Run::new(&request, &statement, name, digest)?;
-                self.write(&run, statement).await.map(Executed::Written)
+                let written = self.write(&run, statement).await.map(Executed::Written);
+                written.map_err(|refusal| if run.round.has_key { keyed(refusal) } else { refusal })
             }
         }
     }
@@ -184,20 +193,19 @@ impl Executor {
 
     async fn write(&self, run: &Run<'_>, statement: Statement) -> Result<Written, Refusal> {
         let has_key = run.round.has_key;
-        if has_key && let Some(written) = self.earlier(run, None).await? {
+        if has_key && let Some(written) = self.earlier(run).await? {
             return Ok(written);
         }
         let mut read = None;
         let plan = match self.plan(run, statement, &mut read).await {
             Ok(plan) => plan,
-            Err(refusal) if !has_key || planted!(RefusesRepeats) => return Err(refusal),
-            Err(refusal) => {
-                // What was read may be what the first try left behind, or be older than that. Whoever
-                // is asked now may be less far than whoever read it.
-                return self.earlier_by_now(run, read).await?.ok_or(refusal);
+            // What was read may be what the first try left behind, or what that one comes after.
+            Err(refusal) if has_key && read.is_some() && refusal.kind() == ErrorKind::Invalid => {
+                return self.refuse(run, refusal).await;
             }
+            Err(refusal) => return Err(refusal),
         };
-        // Under a key nothing is written as well: so a first try that is still to come is none.
+        // Under a key a round of nothing is written: so a first try that is still to come is none.
         if plan.mutations.is_empty() && (!has_key || planted!(LeavesNothingUnwritten)) {
             return Ok(run.written(read, Vec::new(), plan.warnings));
         }
@@ -224,23 +232,14 @@ impl Executor {
     async fn commit(&self, run: &Run<'_>, plan: Plan) -> Result<Written, Refusal> {
         let ids = plan.keys();
         let Run { request, round, .. } = run;
-        let entry = Round {
-            id: round.id,
-            app: request.app,
-            origin: None,
-            digest: round.digest.clone(),
-            mutations: plan.mutations,
-        };
+        let entry = run.entry(round.digest.clone(), plan.mutations);
         let has_outcome = round.has_key || plan.may_conflict || plan.may_outgrow;
         if !has_outcome {
             let txn = self.rounds.write(entry, request.deadline, Patience::None).await?;
             return Ok(run.written(Some(txn), ids, plan.warnings));
         }
-        let slices = self.store.slices_of(&entry);
-        let Committed { txn, .. } =
-            self.rounds.commit(&entry, request.deadline, Patience::None).await?;
-        let mut written = run.written(Some(txn), ids, plan.warnings);
-        let outcome = self.settled(round.id, txn, &slices, request.deadline).await?;
+        let mut written = run.written(None, ids, plan.warnings);
+        let (txn, outcome) = self.write_settled(run, &entry).await?;
         check_digest(&outcome, round)?;
         if round.has_key && outcome.txn != txn && !planted!(RepeatsNameTheirOwn) {
             // Another try under the same key was first. It may have read something else, and so have
@@ -254,6 +253,30 @@ impl Executor {
         written.txn = Some(outcome.txn);
         written.leave_out(&outcome, run.on_conflict);
         Ok(written)
+    }
+
+    /// Refuses a statement under a key for good, by a round of nothing that says so: a first try that
+    /// is still to come is none. If that one came before, it was not refused.
+    async fn refuse(&self, run: &Run<'_>, refusal: Refusal) -> Result<Written, Refusal> {
+        let entry = run.entry(refused(&run.round.digest), Vec::new());
+        let (_, outcome) = self.write_settled(run, &entry).await?;
+        if outcome.digest == entry.digest || planted!(RefusesRepeats) {
+            return Err(refusal);
+        }
+        check_digest(&outcome, &run.round)?;
+        self.repeated(run, outcome).await
+    }
+
+    /// Writes a round; as which transaction, and what became of it.
+    async fn write_settled(
+        &self,
+        run: &Run<'_>,
+        entry: &Round,
+    ) -> Result<(TxnId, Outcome), Refusal> {
+        let deadline = run.request.deadline;
+        let slices = self.store.slices_of(entry);
+        let Committed { txn, .. } = self.rounds.commit(entry, deadline, Patience::None).await?;
+        Ok((txn, self.settled(entry.id, txn, &slices, deadline).await?))
     }
 
     /// What became of a round that is committed as `txn`.
@@ -314,8 +337,31 @@ fn check_digest(outcome: &Outcome, round: &RoundName) -> Result<(), Refusal> {
     if !round.has_key || outcome.digest == round.digest {
         return Ok(());
     }
+    if outcome.digest == refused(&round.digest) {
+        let message = "this request was refused under its Idempotency-Key, and nothing was written";
+        return Err(Refusal::new(Code::KeyRefused, message).with_txn(outcome.txn));
+    }
     let message = "this Idempotency-Key was used for another request";
     Err(Refusal::new(Code::KeyReused, message))
+}
+
+/// A refusal as it is under a key: that this try has written nothing tells little.
+fn keyed(refusal: Refusal) -> Refusal {
+    match refusal.code() {
+        Code::JournalUnavailable
+        | Code::StoreUnavailable
+        | Code::DeadlineExceeded
+        | Code::DiskFull => refusal.with_hint(
+            "send the request again later under the same Idempotency-Key: an earlier try may have \
+             been written",
+        ),
+        _ => refusal,
+    }
+}
+
+/// The digest of a round that says that a request of this digest was refused.
+fn refused(digest: &[u8]) -> Vec<u8> {
+    [digest, b"refused"].concat()
 }
 
 fn digest(request: &Request) -> Vec<u8> {

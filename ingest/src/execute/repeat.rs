@@ -6,11 +6,11 @@ use std::time::Duration;
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{DocumentKey, TxnId};
 use anabranch_journal::{Journal, Offset, ReadFrom, Record, TopicPartition};
-use anabranch_runtime::tasks::{ShuttingDown, blocking, waiting};
+use anabranch_runtime::tasks::waiting;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::{Commit, RoundPart};
 use anabranch_schemas::topics::ClusterName;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{Executor, Run, Written, check_digest};
 use crate::document::{Warning, Warnings};
@@ -21,33 +21,17 @@ use crate::store::Outcome;
 const READ_TIME: Duration = Duration::from_secs(5);
 
 impl Executor {
-    /// What an earlier try under the same key did, as a node knows it that has applied `txn`; as any
-    /// does if there is none.
-    pub(super) async fn earlier(
-        &self,
-        run: &Run<'_>,
-        txn: Option<TxnId>,
-    ) -> Result<Option<Written>, Refusal> {
+    /// What an earlier try under the same key did, as far as a node knows that may be behind.
+    pub(super) async fn earlier(&self, run: &Run<'_>) -> Result<Option<Written>, Refusal> {
         // What an UPDATE or DELETE touches is not known before: any slice.
         let slices = self.store.slices(run.inserted_ids());
-        match self.store.outcome(run.round.id, txn, &slices, run.request.deadline).await? {
+        match self.store.outcome(run.round.id, None, &slices, run.request.deadline).await? {
             Some(outcome) => {
                 check_digest(&outcome, &run.round)?;
                 self.repeated(run, outcome).await.map(Some)
             }
             None => Ok(None),
         }
-    }
-
-    /// The same as of the end of the log, and of what was read.
-    pub(super) async fn earlier_by_now(
-        &self,
-        run: &Run<'_>,
-        read: Option<TxnId>,
-    ) -> Result<Option<Written>, Refusal> {
-        let last = self.log.last(run.request.deadline).await;
-        let last = last.map_err(|error| Refusal::of_journal(&error))?;
-        self.earlier(run, read.max(last)).await
     }
 
     /// The reply for a statement whose round was applied before.
@@ -86,17 +70,6 @@ pub(crate) struct RoundLog {
 impl RoundLog {
     pub(crate) fn new(journal: Arc<dyn Journal>, cluster: ClusterName) -> Self {
         RoundLog { journal, cluster }
-    }
-
-    /// The last transaction that the log can have by now.
-    async fn last(&self, deadline: Instant) -> Result<Option<TxnId>, anabranch_journal::Error> {
-        let journal = Arc::clone(&self.journal);
-        let txns = TopicPartition::new(self.cluster.txns(), 0);
-        match timeout_at(deadline, blocking(move || journal.bounds(&txns))).await {
-            Ok(Ok(bounds)) => Ok(bounds?.end.0.checked_sub(1).map(TxnId)),
-            Ok(Err(ShuttingDown)) => Err(anabranch_journal::Error::Shutdown),
-            Err(_) => Err(anabranch_journal::Error::Unavailable("its end is not known".to_owned())),
-        }
     }
 
     /// The documents of the round that was committed as `txn`, in order of id; `None` if the log
