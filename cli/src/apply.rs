@@ -53,7 +53,9 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Resource>> {
     let mut resources = Vec::new();
     for (number, document) in serde_norway::Deserializer::from_str(text).enumerate() {
         let number = number + 1;
-        let value = Value::deserialize(document).map_err(|error| {
+        // Of a JSON object the last of two equal names would win, without a word.
+        let value = serde_norway::Value::deserialize(document);
+        let value = value.and_then(serde_norway::from_value::<Value>).map_err(|error| {
             Failure::new(Exit::Refused, format!("document {number} is not YAML: {error}"))
         })?;
         // Nothing stands before the first '---' or after the last.
@@ -112,6 +114,13 @@ spec:
       nodes: { a1: 10.0.0.1:7070, a2: 10.0.0.2:7070 }
     - nodes: { b1: 10.0.0.3:7070 }
 ";
+
+    #[test]
+    fn a_name_stands_once_in_an_object() {
+        let text = CLUSTER.replace("a2: 10.0.0.2:7070", "a1: 10.0.0.2:7070");
+        let refused = parse(&text).unwrap_err().to_string();
+        assert!(refused.contains("duplicate") && refused.contains("a1"), "{refused}");
+    }
 
     #[test]
     fn several_documents_are_read() {

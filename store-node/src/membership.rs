@@ -64,12 +64,12 @@ impl Membership {
         match configuration.owned_by(&node) {
             Some(owned) if owned == self.owned() => Ok(Membership { node, configuration }),
             Some(_) => Err(Error::NoMember(format!(
-                "a newer configuration gives node '{node}' another part of the keyspace, which it \
-                 does not have"
+                "a newer configuration gives node '{node}' another part of the keyspace than it has: \
+                 start it again, on the same data directory if nothing was written before"
             ))),
             None => Err(Error::NoMember(format!(
-                "a newer configuration does not have node '{node}': stop it, or start it again \
-                 with --node and a name that it has"
+                "a newer configuration does not have node '{node}': leave it stopped, or start it \
+                 again with --node and a name that it has"
             ))),
         }
     }

@@ -123,9 +123,16 @@ impl Backfill {
     /// A backfill from a replica that answers and has come past `at_least`, if there is one.
     fn find_now(&self, since: TxnId, at_least: TxnId) -> Found {
         match choose(at_least, self.replicas.positions()) {
-            Choice::From(node, to) => begin(since, &node, to),
+            Choice::From(node, to) => self.begin(since, &node, to),
             Choice::Nobody | Choice::Unknown(_) => Found::Nobody,
         }
+    }
+
+    fn begin(&self, since: TxnId, node: &NodeId, mut to: Progress) -> Found {
+        tracing::info!(%since, until = %to.next, %node, "a backfill begins");
+        // Whoever goes on with it has to own the same.
+        to.observed.splice_in(self.log.owned(), &(TxnId(0)..to.next));
+        Found::Begun(Box::new(Unfinished::new(since, to)))
     }
 
     /// A backfill, or what is lost, once one of them is known.
@@ -136,7 +143,7 @@ impl Backfill {
             // Before they are asked: whoever joins later has to be asked, too.
             let epoch = self.replicas.epoch();
             let text = match choose(next, self.replicas.positions()) {
-                Choice::From(node, to) => return Ok(begin(next, &node, to)),
+                Choice::From(node, to) => return Ok(self.begin(next, &node, to)),
                 Choice::Nobody => {
                     let waited = nobody_since.get_or_insert_with(Instant::now).elapsed();
                     match self.lost_after.checked_sub(waited).filter(|left| !left.is_zero()) {
@@ -410,11 +417,6 @@ impl Backfill {
         tracing::info!(%since, next = %progress.next, entries, "the backfill is finished");
         Ok(Head { progress, timeline: Timeline::of(sample) })
     }
-}
-
-fn begin(since: TxnId, node: &NodeId, to: Progress) -> Found {
-    tracing::info!(%since, until = %to.next, %node, "a backfill begins");
-    Found::Begun(Box::new(Unfinished::new(since, to)))
 }
 
 /// What a node says that is about to give up.

@@ -228,7 +228,7 @@ mod tests {
             let collect = |node: &mut Node| {
                 let said = names.iter().cloned().zip(node.heard.iter().copied().map(reads));
                 let kept = node.horizon.advance(said, TxnId(node.stable), now);
-                node.history.keep_from(kept);
+                node.history.keep_from(Some(kept));
                 node.history.advance(TxnId(u64::MAX))
             };
             for step in steps {

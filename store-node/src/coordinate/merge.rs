@@ -94,7 +94,7 @@ impl<T: Item> Source<T> {
 /// Whether another replica may do better, or the same one a little later.
 pub(super) fn may_pass(status: &Status) -> bool {
     match grpc::code_of(status) {
-        Some(code) => matches!(code, "shutting_down" | "catching_up" | "not_here"),
+        Some(code) => matches!(code, "shutting_down" | "catching_up" | "not_here" | "read_untaken"),
         None => true,
     }
 }

@@ -120,7 +120,9 @@ impl Coordinator {
 
     pub(crate) async fn get(&self, request: proto::GetRequest) -> Result<proto::GetReply, Status> {
         if self.view.is_alone() {
-            return refused(self.local.get(request).await);
+            let mut reply = refused(self.local.get(request).await)?;
+            reply.stable = reply.txn.map(|txn| txn + 1);
+            return Ok(reply);
         }
         let id = refused(document_id(&request.document_id))?;
         let partition = self.view.membership().configuration().partition_of(id.position());
@@ -140,7 +142,12 @@ impl Coordinator {
         request: proto::QueryRequest,
     ) -> Result<Replies<proto::QueryReply>, Status> {
         if self.view.is_alone() {
-            return refused(self.local.query(request).await.map(replies));
+            let rows = refused(self.local.query(request).await.map(replies))?;
+            let stable = |reply: proto::QueryReply| proto::QueryReply {
+                stable: reply.txn.map(|txn| txn + 1),
+                ..reply
+            };
+            return Ok(rows.map_ok(stable).boxed());
         }
         let select = refused(parse_select(&request.statement, &request.args))?;
         let partitions = self.needed(&request, &select)?;
@@ -195,7 +202,8 @@ impl Coordinator {
         let Some(txn) = outcomes.iter().flatten().map(|outcome| outcome.txn).min() else {
             return Ok(proto::OutcomeReply { outcome: None });
         };
-        // A partition that knows nothing of it has not come that far: half an outcome is none.
+        // A partition that knows nothing of it has not come that far, or has forgotten or lost it: half
+        // an outcome is none.
         let asked = partitions.iter().zip(&outcomes);
         let behind = asked.filter(|(_, outcome)| outcome.is_none());
         let behind: Vec<_> = behind.map(|(partition, _)| *partition).collect();
@@ -204,6 +212,9 @@ impl Coordinator {
         let wait_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
         let later = proto::OutcomeRequest { txn: Some(txn), wait_ms, ..request };
         let rest = self.outcomes(&behind, &later).await?;
+        if rest.iter().any(Option::is_none) {
+            return Ok(proto::OutcomeReply { outcome: None });
+        }
         let outcome = outcomes.into_iter().chain(rest).flatten().reduce(|mut all, other| {
             all.conflicts.extend(other.conflicts);
             all.too_large.extend(other.too_large);

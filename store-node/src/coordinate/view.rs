@@ -198,7 +198,7 @@ impl View {
                     // Nobody may be left who could tell of another.
                     may_change = changed.is_ok();
                     let configuration = configurations.borrow_and_update().clone();
-                    self.take_in(configuration);
+                    self.take_in(configuration)?;
                 }
                 () = tokio::time::sleep(LOOK) => {}
                 () = applied.changed() => {}
@@ -219,24 +219,23 @@ impl View {
         }
     }
 
-    fn take_in(&self, configuration: Option<Configuration>) {
+    /// Goes by a newer configuration. A node that has no place in it ends: started again it is what
+    /// that says, or says why it cannot be.
+    fn take_in(&self, configuration: Option<Configuration>) -> Result<(), Error> {
         let current = self.membership();
         let epoch = current.configuration().epoch();
         let newer = configuration.filter(|configuration| configuration.epoch() > epoch);
-        let Some(configuration) = newer else { return };
-        match current.in_newer(configuration) {
-            Ok(membership) => {
-                let configuration = membership.configuration();
-                tracing::info!(epoch = %configuration.epoch(), "a newer configuration is in force");
-                if let Err(error) = (self.remember)(configuration) {
-                    tracing::warn!(%error, "the next start may begin with an older configuration");
-                }
-                self.gossip.configure(configuration);
-                self.stability.lock().follow(configuration);
-                *self.membership.write() = Arc::new(membership);
-            }
-            Err(error) => tracing::error!(%error, "this node goes on by configuration {epoch}"),
+        let Some(configuration) = newer else { return Ok(()) };
+        let membership = current.in_newer(configuration)?;
+        let configuration = membership.configuration();
+        tracing::info!(epoch = %configuration.epoch(), "a newer configuration is in force");
+        if let Err(error) = (self.remember)(configuration) {
+            tracing::warn!(%error, "the next start may begin with an older configuration");
         }
+        self.gossip.configure(configuration);
+        self.stability.lock().follow(configuration);
+        *self.membership.write() = Arc::new(membership);
+        Ok(())
     }
 
     fn standing(&self) -> Standing {
@@ -300,10 +299,14 @@ impl View {
     /// Has kept here what is read anywhere.
     fn keep(&self) {
         let membership = self.membership();
-        let needs = membership.configuration().members().keys().map(|node| {
+        let members = membership.configuration().members();
+        let own = members.get(membership.node()).map(|member| member.partition);
+        let needs = members.iter().map(|(node, member)| {
             let announce = self.gossip.look_at(node).0;
             let standing = announce.as_ref().map(|announce| &announce.standing);
-            let is_copying = standing.is_some_and(|standing| standing.copying.is_some());
+            // It copies from those of its own partition.
+            let is_copying = own == Some(member.partition)
+                && standing.is_some_and(|standing| standing.copying.is_some());
             let said = Said {
                 txn: standing.map(|standing| standing.gc_timestamp),
                 copies: is_copying.then(|| self.gossip.silence(node)),
@@ -314,9 +317,8 @@ impl View {
             let mut horizon = self.horizon.lock();
             (horizon.advance(needs, self.last_stable(), Instant::now().into_std()), horizon.bound())
         };
-        if !self.is_alone() {
-            self.storage.history().keep_from(kept_from);
-        }
+        let kept_from = Some(kept_from).filter(|_| !self.is_alone());
+        self.storage.history().keep_from(kept_from);
         metrics::set_gc_timestamp(bound.0);
     }
 

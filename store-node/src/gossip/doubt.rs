@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
 
-use super::announce::{Ahead, Announce, Standing};
+use super::announce::{Ahead, Announce, Incarnation, Standing};
 use super::suspicion::Moment;
 
 /// The end of the log is known a little late. No log grows by so much meanwhile.
@@ -29,6 +29,8 @@ pub(super) struct Known {
     /// The end of the log, if that was seen a moment ago.
     pub(super) log_end: Option<TxnId>,
     pub(super) now_ms: u64,
+    /// When the node that is told of was started, as far as was believed.
+    pub(super) incarnation: Option<Incarnation>,
 }
 
 /// Why an announce is dropped.
@@ -59,7 +61,9 @@ impl Doubt {
 /// Why an announce is not to be believed, if it is not.
 pub(super) fn doubt(announce: &Announce, known: Known) -> Option<Doubt> {
     let Announce { version, standing, .. } = announce;
-    if version.incarnation.0 > known.now_ms.saturating_add(MOST_CLOCK_AHEAD_MS) {
+    // A clock that was wrong may have been put right since.
+    let latest_ms = known.incarnation.map_or(0, |known| known.0).max(known.now_ms);
+    if version.incarnation.0 > latest_ms.saturating_add(MOST_CLOCK_AHEAD_MS) {
         return Some(Doubt::Clock);
     }
     let most = known.log_end?.0.saturating_add(MOST_TXNS_AHEAD);
@@ -113,14 +117,14 @@ impl Seldom {
 mod tests {
     use anabranch_core::keyspace::Position;
 
-    use super::super::announce::{Applied, Incarnation};
+    use super::super::announce::Applied;
     use super::super::doubles::announce;
     use super::*;
 
     const NOW_MS: u64 = 1_800_000_000_000;
 
     fn known(log_end: Option<u64>) -> Known {
-        Known { log_end: log_end.map(TxnId), now_ms: NOW_MS }
+        Known { log_end: log_end.map(TxnId), now_ms: NOW_MS, incarnation: None }
     }
 
     #[test]
@@ -152,14 +156,17 @@ mod tests {
 
     #[test]
     fn who_was_started_in_the_future_is_not_believed() {
-        let of = |incarnation| {
+        let beside = |believed: Option<u64>, incarnation| {
             let mut other = announce("a", 1, 10);
             other.version.incarnation = Incarnation(incarnation);
-            doubt(&other, known(None))
+            doubt(&other, Known { incarnation: believed.map(Incarnation), ..known(None) })
         };
+        let of = |incarnation| beside(None, incarnation);
         let most = NOW_MS + MOST_CLOCK_AHEAD_MS;
         assert_eq!([of(NOW_MS), of(most)], [None; 2]);
         assert_eq!([of(most + 1), of(u64::MAX)], [Some(Doubt::Clock); 2]);
+        assert_eq!(beside(Some(most), most + 1), None, "the clock here may have been put right");
+        assert_eq!(beside(Some(most), u64::MAX), Some(Doubt::Clock));
     }
 
     #[test]

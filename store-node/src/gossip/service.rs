@@ -258,9 +258,15 @@ impl Gossip {
 
     /// Takes out what is not believed.
     fn drop_doubtful(&self, message: &mut Message) {
-        let known = Known { log_end: self.0.status.recent_log_end(), now_ms: now_millis() };
+        let (log_end, now_ms) = (self.0.status.recent_log_end(), now_millis());
         let from = message.from.clone();
         message.announces.retain(|announce| {
+            // What is told of this node itself it has to outbid.
+            if announce.node == self.0.node {
+                return true;
+            }
+            let incarnation = self.look_at(&announce.node).0.map(|known| known.version.incarnation);
+            let known = Known { log_end, now_ms, incarnation };
             let Some(doubt) = doubt::doubt(announce, known) else { return true };
             metrics::record_gossip_doubted(doubt.as_str());
             if self.0.odd.lock().said_doubt.entry(doubt).or_default().may(self.now()) {

@@ -75,9 +75,9 @@ impl History {
         state.oldest = state.oldest.max(oldest);
     }
 
-    /// Keeps the snapshots from `txn` on: reads of other nodes begin there.
-    pub(crate) fn keep_from(&self, txn: TxnId) {
-        self.state.lock().kept_from = Some(txn);
+    /// Keeps the snapshots from `txn` on: reads of other nodes begin there, if there are others.
+    pub(crate) fn keep_from(&self, txn: Option<TxnId>) {
+        self.state.lock().kept_from = txn;
     }
 
     /// Gives up the snapshots below `before`, as far as none is held or kept; returns the oldest that is

@@ -115,7 +115,10 @@ impl Storage {
             None => storage.create(&identity)?,
             Some(format) => storage.load(&format, &identity)?,
         };
-        if !progress.is_of(log.owned()) {
+        let unfinished = storage.unfinished()?;
+        // Of nothing it is not known what it is of, but that may be the beginning of a copy.
+        let copied = unfinished.as_ref().map(|unfinished| &unfinished.to);
+        if !progress.is_of(log.owned()) || copied.is_some_and(|to| !to.is_of(log.owned())) {
             return Err(storage.holds_another_part());
         }
         storage.history = Arc::new(History::new(progress.oldest_readable));
@@ -124,7 +127,6 @@ impl Storage {
         *storage.written.get_mut() = written;
         *storage.feed_start.get_mut() = progress.feed_start.0;
         let timeline = storage.read_timeline()?;
-        let unfinished = storage.unfinished()?;
         let lost_ranges = storage.count_lost_ranges()?;
         let head = Head { progress, timeline };
         Ok(Opened { storage, head, unfinished, lost_ranges })

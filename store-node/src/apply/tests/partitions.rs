@@ -14,7 +14,7 @@ use super::whole::{LONG, applier_of, build, feed, inputs, options, put, seen};
 use crate::apply::sources::Input;
 use crate::error::Error;
 use crate::log::Log;
-use crate::storage::{Head, Opened, Storage};
+use crate::storage::{Batch, Head, Opened, Storage, Unfinished};
 
 /// What each node of a cluster keeps whose partitions have these weights.
 fn nodes(weights: &[u32]) -> Vec<Log> {
@@ -116,4 +116,22 @@ fn a_store_is_not_opened_for_another_part_of_the_keyspace() {
         );
     }
     assert!(Storage::open(&options(dir.path()), &right).is_ok());
+}
+
+/// Also if it was still empty, and what it copies is of another part.
+#[test]
+fn a_copy_of_one_part_is_not_gone_on_with_as_one_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let [left, right] = nodes(&[1, 1]).try_into().unwrap();
+    let Opened { storage, head, .. } = Storage::open(&options(dir.path()), &left).unwrap();
+    let mut to = head.progress.clone();
+    to.observe(left.owned(), TxnId(5));
+    let mut batch = Batch::new(&storage, 16);
+    batch.put_unfinished(&Unfinished::new(TxnId(0), to));
+    batch.write(&head.progress, Err).unwrap();
+    storage.flush().unwrap();
+    drop(storage);
+    let refused = Storage::open(&options(dir.path()), &right).map(|_| ());
+    assert!(matches!(&refused, Err(Error::DataDir(why)) if why.contains("another part")));
+    assert!(Storage::open(&options(dir.path()), &left).unwrap().unfinished.is_some());
 }
