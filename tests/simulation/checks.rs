@@ -220,7 +220,10 @@ fn check_replicas(cluster: &Cluster) {
         let running = node.running.lock();
         let Some(running) = &*running else { continue };
         let Some(last) = running.standing().last else { continue };
-        let found = running.documents(last).unwrap_or_default();
+        let Ok(found) = running.documents(last) else {
+            cluster.violate(&format!("ST-4: {} cannot be read at {last}", node.name));
+            continue;
+        };
         match first.get(&node.partition) {
             Some((other, same)) if *same != found => {
                 let (one, two) = (&other.name, &node.name);

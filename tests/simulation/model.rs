@@ -169,6 +169,12 @@ impl Model {
         }
     }
 
+    /// Whether there is a version of a document.
+    fn holds(&self, id: &[u8]) -> bool {
+        let held = self.documents.get(id);
+        held.is_some_and(|document| document.versions.iter().next().is_some())
+    }
+
     /// What comes next in a slice, if all of it is read.
     fn ready(&mut self, slice: Slice) -> Option<Waiting> {
         let waiting = self.waiting.get_mut(&slice)?;
@@ -195,12 +201,13 @@ impl Model {
             if let Mutation::Merge(state) | Mutation::Evict(state) = &mutation.mutation
                 && let Ok(round) = self.received.binary_search_by_key(txn, |round| round.txn)
             {
-                self.received[round].came.push(Came {
+                let came = Came {
                     id: mutation.id(*app),
                     state: state.clone(),
                     has_left: matches!(mutation.mutation, Mutation::Evict(_)),
-                    was_held: self.documents.contains_key(&id),
-                });
+                    was_held: self.holds(&id),
+                };
+                self.received[round].came.push(came);
             }
             let document = self.documents.entry(id.clone()).or_default();
             match document.apply(&mutation.mutation, at).0 {

@@ -166,6 +166,19 @@ impl NodeWriter {
         }
     }
 
+    /// What was sent is on its way for some time, whatever becomes of the process meanwhile.
+    fn commit_late(&mut self) {
+        let Some(mut writer) = self.writer.take() else { return };
+        let on_its_way = simulation::on_thread(move || {
+            threads::sleep(TIMEOUT.mul_f64(chance::number() as f64 / u64::MAX as f64 * 2.0));
+            // Unless another one has ended it by then.
+            if writer.commit().is_err() {
+                std::mem::forget(writer);
+            }
+        });
+        drop(tokio::spawn(on_its_way));
+    }
+
     /// Nobody knows what became of it: what is open stays so.
     fn forget(&mut self) {
         std::mem::forget(self.writer.take());
@@ -187,8 +200,10 @@ impl Writer for NodeWriter {
 
     fn commit(&mut self) -> Result<(), Error> {
         let unknown = || Error::Unknown("the commit gets no answer".to_owned());
-        match self.asked() {
-            Ok(writer) => writer.commit()?,
+        let gets_no_answer = self.way.loses_answer();
+        match self.asked().map(drop) {
+            Ok(()) if gets_no_answer && chance::number().is_multiple_of(2) => self.commit_late(),
+            Ok(()) => self.writer()?.commit()?,
             Err(_) => {
                 wait(TIMEOUT);
                 self.forget();
@@ -196,7 +211,7 @@ impl Writer for NodeWriter {
             }
         }
         take_time();
-        if self.way.is_cut() || self.way.loses_answer() {
+        if self.way.is_cut() || gets_no_answer {
             wait(TIMEOUT);
             self.forget();
             return Err(unknown());

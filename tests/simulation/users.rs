@@ -112,7 +112,7 @@ impl User {
             COUNTERS.start,
             COUNTERS.start + 1
         );
-        let answer = self.write(&statement, json!({})).await;
+        let answer = self.write_well(&statement).await;
         let ids = answer.body["mutatedDocumentIds"].as_array().map_or(0, Vec::len);
         if answer.knows_ids() && ids != 2 {
             self.violate(&format!("IN-2: it counts in {ids} documents: {}", answer.body));
@@ -124,10 +124,10 @@ impl User {
         let (on_conflict, id, value) = self.draw_insert();
         let (statement, args) = self.insertion(on_conflict, id, value);
         let answer = self.write(&statement, args).await;
-        let is_expected = match answer.status {
-            StatusCode::OK => true,
-            StatusCode::CONFLICT => on_conflict == "FAIL",
-            _ => false,
+        let is_expected = match answer.body["error"]["code"].as_str() {
+            None => true,
+            Some("id_conflict" | "idempotency_key_refused") => on_conflict == "FAIL",
+            Some(_) => false,
         };
         if !is_expected {
             self.violate(&format!("IN-1: an INSERT is refused: {}", answer.body));
@@ -163,14 +163,23 @@ impl User {
     async fn delete(&mut self) {
         let id = self.dice.below(DOCUMENTS);
         let statement = format!("DELETE FROM {COLLECTION} WHERE _id = {id}");
-        self.write(&statement, json!({})).await;
+        self.write_well(&statement).await;
     }
 
     /// Reads, and writes what it found.
     async fn write_where(&mut self) {
         let (least, value) = (self.dice.below(1_000), self.dice.below(1_000));
         let statement = format!("UPDATE {COLLECTION} SET b = {value} WHERE a > {least}");
-        self.write(&statement, json!({})).await;
+        self.write_well(&statement).await;
+    }
+
+    /// Writes what nothing can be in the way of.
+    async fn write_well(&mut self, statement: &str) -> Answer {
+        let answer = self.write(statement, json!({})).await;
+        if answer.status != StatusCode::OK {
+            self.violate(&format!("IN-1: {statement} is refused: {}", answer.body));
+        }
+        answer
     }
 
     async fn select(&mut self) {
@@ -188,8 +197,9 @@ impl User {
             self.cluster.tell(&format!("{} is refused: {}", self.name, answer.body));
             return;
         }
+        let items = answer.body["items"].as_array().cloned().unwrap_or_default();
         let Some(txn) = answer.txn().filter(|txn| Some(*txn) >= seen) else {
-            if seen.is_some() {
+            if seen.is_some() || !items.is_empty() {
                 self.violate(&format!("ST-4: it reads at {:?}, not {seen:?}", answer.txn()));
             }
             return;
@@ -202,11 +212,11 @@ impl User {
         self.cluster.follow();
         self.cluster.tell(&format!("{} reads at {txn}", self.name));
         let expected = self.cluster.model.lock().seen(&document(id), txn);
-        let items = answer.body["items"].as_array().cloned().unwrap_or_default();
-        let found = items
-            .first()
-            .map(|item| Value::from_json(item.to_string().as_bytes()).expect("a document is JSON"));
-        if found != expected && !self.cluster.may_lose() {
+        let found: Vec<_> = items
+            .iter()
+            .map(|item| Value::from_json(item.to_string().as_bytes()).expect("a document is JSON"))
+            .collect();
+        if found.iter().ne(expected.iter()) && !self.cluster.may_lose() {
             self.violate(&format!("ST-4: it reads {found:?} at {txn}, which is {expected:?}"));
         }
     }
@@ -216,18 +226,17 @@ impl User {
         self.requests += 1;
         let key = format!("{}-{}", self.name, self.requests);
         let answer = self.write_as(statement, &args, &key).await;
-        if answer.status == StatusCode::OK && answer.has_written() {
+        if answer.status == StatusCode::OK {
             self.told.written.extend(answer.txn());
         }
-        // What was refused runs again, and may write then.
-        if self.dice.once_in(5) && answer.status == StatusCode::OK {
+        if self.dice.once_in(5) {
             let again = self.write_as(statement, &args, &key).await;
             self.check_repeated(&answer, &again);
         }
         answer
     }
 
-    /// What was written is not written again, and the answer is the same.
+    /// What was written is not written again, and the answer is the same; what was refused stays so.
     fn check_repeated(&self, first: &Answer, again: &Answer) {
         let ids = |answer: &Answer| {
             let mut ids = answer.body["mutatedDocumentIds"].as_array().cloned().unwrap_or_default();
@@ -235,7 +244,10 @@ impl User {
             ids
         };
         let know_ids = first.knows_ids() && again.knows_ids();
-        let is_same = first.txn() == again.txn() && (!know_ids || ids(first) == ids(again));
+        let is_same = first.status.is_success() == again.status.is_success()
+            // Who is refused may be told of the transaction that says so only later.
+            && (first.txn() == again.txn() || first.txn().is_none())
+            && (!know_ids || ids(first) == ids(again));
         if !is_same {
             let (one, two) = (&first.body, &again.body);
             self.violate(&format!("IN-1: repeated, {one} becomes {two}"));
@@ -258,7 +270,6 @@ impl User {
             self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
             if !is_later {
                 self.seen = self.seen.max(answer.txn());
-                self.told.answered += 1;
                 return answer;
             }
             self.go_on().await;
