@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
-use anabranch_core::query::Args;
+use anabranch_core::query::{self, Args, Statement};
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::grpc::{self, AnyOf, Turn};
 use anabranch_runtime::retry::{Backoff, Budget};
@@ -84,6 +84,13 @@ pub(crate) struct Rows {
     pub(crate) txn: Option<TxnId>,
     first: Option<Vec<proto::QueryItem>>,
     stream: Streaming<proto::QueryReply>,
+    store: Store,
+    /// What was asked, as of the snapshot, from behind the last row that came.
+    rest: proto::QueryRequest,
+    /// How many rows came.
+    came: u64,
+    /// How many may come, once that is not for the node to say.
+    limit: Option<u64>,
 }
 
 impl Store {
@@ -137,30 +144,40 @@ impl Store {
         at_least: Option<TxnId>,
         deadline: Instant,
     ) -> Result<Rows, Refusal> {
-        let args = serde_json::to_string(args).expect("arguments have string keys");
-        let (stream, first) = self
-            .ask(deadline, |mut client| {
-                let request = proto::QueryRequest {
-                    app: Bytes::copy_from_slice(app.0.as_bytes()),
-                    statement: statement.to_owned(),
-                    args: args.clone(),
-                    at: Some(self.read_at(at_least, deadline)),
-                    after: String::new(),
-                };
-                // Without a deadline for the whole: a large result takes its time.
-                async move {
-                    let mut stream = client.query(request).await?.into_inner();
-                    let first = stream.message().await?;
-                    Ok((stream, first))
-                }
-            })
-            .await?;
+        let mut rest = proto::QueryRequest {
+            app: Bytes::copy_from_slice(app.0.as_bytes()),
+            statement: statement.to_owned(),
+            args: serde_json::to_string(args).expect("arguments have string keys"),
+            at: None,
+            after: String::new(),
+        };
+        let at = || self.read_at(at_least, deadline);
+        let (stream, first) = self.open(&rest, at, deadline).await?;
         self.note_stable(first.as_ref().and_then(|reply| reply.stable));
-        Ok(Rows {
-            txn: first.as_ref().and_then(|reply| reply.txn).map(TxnId),
-            first: first.map(|reply| reply.items),
-            stream,
+        let txn = first.as_ref().and_then(|reply| reply.txn);
+        rest.at = Some(proto::ReadAt { exactly: txn, ..proto::ReadAt::default() });
+        let first = first.map(|reply| reply.items);
+        let (store, txn) = (self.clone(), txn.map(TxnId));
+        Ok(Rows { txn, first, stream, store, rest, came: 0, limit: None })
+    }
+
+    /// Asks for rows. When it returns, the first are there or the end is.
+    async fn open(
+        &self,
+        request: &proto::QueryRequest,
+        at: impl Fn() -> proto::ReadAt,
+        deadline: Instant,
+    ) -> Result<(Streaming<proto::QueryReply>, Option<proto::QueryReply>), Refusal> {
+        self.ask(deadline, |mut client| {
+            let request = proto::QueryRequest { at: Some(at()), ..request.clone() };
+            // Without a deadline for the whole: a large result takes its time.
+            async move {
+                let mut stream = client.query(request).await?.into_inner();
+                let first = stream.message().await?;
+                Ok((stream, first))
+            }
         })
+        .await
     }
 
     /// What became of a round, which has something in these slices, or in any if there are none;
@@ -286,25 +303,55 @@ fn client(nodes: AnyOf) -> StoreNodeClient<AnyOf> {
 }
 
 impl Rows {
-    /// The next rows, at least one; `None` at the end.
+    /// The next rows, at least one; `None` at the end. If the node that gave them dies another one
+    /// goes on.
     pub(crate) async fn next(
         &mut self,
         deadline: Instant,
     ) -> Result<Option<Vec<proto::QueryItem>>, Refusal> {
         loop {
-            let items = match self.first.take() {
+            let mut items = match self.first.take() {
                 Some(items) => items,
+                None if self.limit.is_some_and(|limit| self.came >= limit) => return Ok(None),
                 None => match timeout_at(deadline, self.stream.message()).await {
                     Ok(Ok(Some(reply))) => reply.items,
                     Ok(Ok(None)) => return Ok(None),
+                    Ok(Err(status)) if may_pass(&status) && self.txn.is_some() => {
+                        self.go_on(deadline).await?;
+                        continue;
+                    }
                     Ok(Err(status)) => return Err(refusal(&status)),
                     Err(_) => return Err(too_late()),
                 },
             };
-            if !items.is_empty() {
+            if let Some(limit) = self.limit {
+                let left = usize::try_from(limit.saturating_sub(self.came)).unwrap_or(usize::MAX);
+                items.truncate(left);
+            }
+            if let Some(last) = items.last() {
+                self.came += items.len() as u64;
+                self.rest.after.clone_from(&last.key);
                 return Ok(Some(items));
             }
         }
+    }
+
+    /// Asks another node for what is left, of the same snapshot.
+    async fn go_on(&mut self, deadline: Instant) -> Result<(), Refusal> {
+        if Instant::now() >= deadline {
+            return Err(too_late());
+        }
+        let args: Args = serde_json::from_str(&self.rest.args).expect("they were encoded here");
+        // A node counts only the rows that it gives itself.
+        self.limit = match query::parse(&self.rest.statement, &args) {
+            Ok(Statement::Select(select)) => select.limit,
+            _ => None,
+        };
+        let exactly = self.rest.at.unwrap_or_default();
+        let at = || proto::ReadAt { wait_ms: millis(wait_within(deadline)), ..exactly };
+        let (stream, first) = self.store.open(&self.rest, at, deadline).await?;
+        (self.stream, self.first) = (stream, first.map(|reply| reply.items));
+        Ok(())
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Node {
     forgets: Arc<AtomicUsize>,
     /// Queries break off after so many messages.
     breaks_after: Arc<AtomicUsize>,
+    /// The connection of the next query is lost after so many.
+    lost_after: Arc<Mutex<Option<usize>>>,
     /// How many reads were asked for, and the code with which all are refused, if they are.
     pub(crate) reads: Arc<AtomicUsize>,
     refuses: Arc<Mutex<Option<&'static str>>>,
@@ -67,6 +69,7 @@ impl FakeStore {
             shared,
             forgets: Arc::default(),
             breaks_after: Arc::new(AtomicUsize::new(usize::MAX)),
+            lost_after: Arc::default(),
             reads: Arc::default(),
             refuses: Arc::default(),
             queries: Arc::default(),
@@ -124,6 +127,11 @@ impl Node {
         self.breaks_after.store(messages, Ordering::SeqCst);
     }
 
+    /// The connection of the next query is lost after so many messages.
+    pub(crate) fn lose_after(&self, messages: usize) {
+        *self.lost_after.lock() = Some(messages);
+    }
+
     /// Whether every read is refused, and with which code.
     pub(crate) fn refuse(&self, code: Option<&'static str>) {
         *self.refuses.lock() = code;
@@ -158,7 +166,7 @@ impl Node {
             return Err(failed(code));
         }
         let at = at.unwrap_or_default();
-        self.reach(at.at_least, at.wait_ms).await
+        self.reach(at.exactly.or(at.at_least), at.wait_ms).await
     }
 
     fn rows(&self, request: &proto::QueryRequest) -> Result<Vec<proto::QueryItem>, Status> {
@@ -172,8 +180,10 @@ impl Node {
         let documents = world.documents.range(prefix.clone()..);
         let rows = documents
             .take_while(|(id, _)| id.starts_with(&prefix))
+            .map(|(id, found)| (DocumentId::from_bytes(id).expect("it was made from an id"), found))
+            .skip_while(|(id, _)| !request.after.is_empty() && id.key.as_str() != request.after)
+            .skip(usize::from(!request.after.is_empty()))
             .filter_map(|(id, (document, _))| {
-                let id = DocumentId::from_bytes(id).expect("it was made from an id");
                 let value = with_id(&id, &document.value()?);
                 let matches = select.filter.as_ref().is_none_or(|filter| filter.matches(&value));
                 matches.then(|| proto::QueryItem {
@@ -235,6 +245,10 @@ impl StoreNode for Node {
         if most < replies.len() {
             replies.truncate(most);
             replies.push(Err(failed("storage_failed")));
+        }
+        if let Some(most) = self.lost_after.lock().take() {
+            replies.truncate(most);
+            replies.push(Err(Status::unavailable("the connection is lost, on purpose")));
         }
         Ok(Response::new(stream::iter(replies).boxed()))
     }

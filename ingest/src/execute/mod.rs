@@ -64,7 +64,7 @@ pub(crate) struct Request {
 /// What a statement did.
 pub(crate) enum Executed {
     /// Of a SELECT.
-    Rows(Rows),
+    Rows(Box<Rows>),
     /// Of any other.
     Written(Written),
 }
@@ -177,7 +177,7 @@ impl Executor {
         // Parsing may take documents out of the arguments.
         let digest = if name.has_key() { digest(&request) } else { Vec::new() };
         match query::parse_taking(&request.statement, &mut request.args)? {
-            Statement::Select(_) => self.select(&request).await.map(Executed::Rows),
+            Statement::Select(_) => self.select(&request).await.map(Box::new).map(Executed::Rows),
             statement => {
                 let run = Run::new(&request, &statement, name, digest)?;
                 let written = self.write(&run, statement).await.map(Executed::Written);

@@ -59,6 +59,30 @@ async fn documents_without_an_id_get_one() {
 }
 
 #[tokio::test]
+async fn another_node_goes_on_with_the_rows_of_one_that_dies() {
+    let cluster = Cluster::start().await;
+    let lines: String = (100..350).map(|id| format!("{{\"_id\": {id}}}\n")).collect();
+    cluster.load(lines, &[]).await;
+    for (limit, rows) in [("", 250), (" LIMIT 250", 250), (" LIMIT 170", 170), (" LIMIT 100", 100)]
+    {
+        // Before the first of its messages, after some, after all.
+        for messages in 0..4 {
+            cluster.store.node.lose_after(messages);
+            let reply = cluster.execute(&format!("SELECT * FROM cars{limit}"), json!({})).await;
+            assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+            let reply = reply.json();
+            let expected: Vec<_> = (100..100 + rows).map(|id| json!({"_id": id})).collect();
+            assert_eq!(reply["error"], Value::Null);
+            assert_eq!(reply["items"].as_array().unwrap(), &expected, "{limit} {messages}");
+        }
+    }
+    let queries = cluster.store.node.queries.lock();
+    let gone_on = queries.iter().filter(|query| !query.after.is_empty());
+    assert!(gone_on.clone().count() > 4);
+    assert!(gone_on.clone().all(|query| query.at.is_some_and(|at| at.exactly.is_some())));
+}
+
+#[tokio::test]
 async fn ids_that_are_taken() {
     let cluster = Cluster::start().await;
     cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 1, 'n': 1})", json!({})).await;

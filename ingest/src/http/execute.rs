@@ -78,7 +78,7 @@ pub(super) enum PartReply {
     tag = "documents",
     description = "Runs one statement. What it writes becomes visible together, in one \
         transaction. A repeat under the same Idempotency-Key is applied once and gets the same \
-        reply; one that had nothing to write runs again. INSERT draws a UUID for a document \
+        reply; one that was refused for what was there stays refused. INSERT draws a UUID for a document \
         without `_id`. An id that stands twice in one INSERT is refused with ON ID CONFLICT FAIL; \
         otherwise the documents apply in order.",
     params(
@@ -105,7 +105,7 @@ pub(super) enum PartReply {
             headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
         (status = 415, description = "The body is not application/json", body = ErrorReply),
         (status = 422, description = "The statement cannot be applied, or the Idempotency-Key \
-            was used for another request", body = ErrorReply),
+            was used for another request, or for this one when it was refused", body = ErrorReply),
         (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 503, description = "Not now; with the code `outcome_unknown` it may have been \
             done", body = ErrorReply,
@@ -147,7 +147,7 @@ pub(super) async fn execute(
     request.args = parsed.args.unwrap_or_default();
     let deadline = request.deadline;
     match Box::pin(api.executor.execute(request)).await? {
-        Executed::Rows(rows) => rows::reply(rows, deadline).await,
+        Executed::Rows(rows) => rows::reply(*rows, deadline).await,
         Executed::Written(written) => Ok(reply(written)),
     }
 }

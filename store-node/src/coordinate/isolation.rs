@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anabranch_core::cluster::NodeId;
+use anabranch_core::ids::TxnId;
+use tokio::time::Instant;
 
 use crate::membership::Membership;
 
@@ -45,9 +47,47 @@ pub(super) fn isolation(
     })
 }
 
+/// For how long what is stable has stood still although this node itself has more.
+#[derive(Debug, Default)]
+pub(super) struct Standstill(Option<(TxnId, Instant)>);
+
+impl Standstill {
+    /// Whether it has for so long that another node may know of more: this one may hear some of the
+    /// others and not those who tell what is stable. `applied` and `stable` are the first transactions
+    /// that are not.
+    pub(super) fn note(&mut self, applied: TxnId, stable: TxnId, now: Instant) -> bool {
+        if applied <= stable {
+            self.0 = None;
+            return false;
+        }
+        match self.0 {
+            Some((same, since)) if same == stable => now - since >= SILENCE,
+            _ => {
+                self.0 = Some((stable, now));
+                false
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_more_than_is_stable_for_long_asks_for_another_to_be_asked() {
+        let (mut standstill, start) = (Standstill::default(), Instant::now());
+        let mut note = |applied, stable, after| {
+            standstill.note(TxnId(applied), TxnId(stable), start + SILENCE.mul_f64(after))
+        };
+        assert!(!note(5, 5, 0.0) && !note(5, 5, 9.0), "there is nothing more");
+        assert!(!note(6, 5, 9.0) && !note(8, 5, 9.9));
+        assert!(note(9, 5, 10.0));
+        assert!(!note(9, 6, 10.1), "it moves");
+        assert!(!note(9, 6, 11.0) && note(9, 6, 11.2));
+        assert!(!note(9, 9, 11.3));
+    }
+
     use crate::gossip::doubles::{configuration, node};
 
     fn is_isolated(cluster: &[&[&str]], quorum: Option<usize>, heard: &[&str]) -> bool {

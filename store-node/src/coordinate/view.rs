@@ -17,7 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use super::horizon::{Horizon, Said};
-use super::isolation::{SILENCE, isolation};
+use super::isolation::{SILENCE, Standstill, isolation};
 use super::plan::Candidate;
 use super::reading::ActiveReads;
 use crate::error::Error;
@@ -47,6 +47,7 @@ pub(crate) struct View {
     horizon: Mutex<Horizon>,
     /// Too little is heard of the others to answer for them.
     is_cut_off: AtomicBool,
+    standstill: Mutex<Standstill>,
     /// It was ever different.
     has_heard: AtomicBool,
     /// Keeps a configuration that is in force for the next start.
@@ -77,6 +78,7 @@ impl View {
             needs_from: AtomicU64::new(0),
             horizon: Mutex::new(Horizon::new(max_read)),
             is_cut_off: AtomicBool::new(false),
+            standstill: Mutex::default(),
             has_heard: AtomicBool::new(false),
             remember,
         };
@@ -283,7 +285,9 @@ impl View {
         let is_heard = |node: &NodeId| self.gossip.silence(node) < SILENCE;
         let reads_log = !self.status.has_trouble(Trouble::Commits);
         let why = isolation(&self.membership(), is_heard, reads_log);
-        self.is_cut_off.store(why.is_some(), Ordering::Release);
+        let (applied, stable) = (self.status.applied().next, self.stability.lock().stable().next);
+        let stands = self.standstill.lock().note(applied, stable, Instant::now());
+        self.is_cut_off.store(why.is_some() || stands, Ordering::Release);
         if why.is_none() {
             self.has_heard.store(true, Ordering::Release);
         }
