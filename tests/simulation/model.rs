@@ -264,9 +264,10 @@ impl Model {
         self.documents.get(id).cloned()
     }
 
-    /// All that a document ever was.
-    pub(crate) fn all_versions(&self, id: &[u8]) -> Vec<Document> {
+    /// All that a document was until then.
+    pub(crate) fn versions_until(&self, id: &[u8], last: TxnId) -> Vec<Document> {
         let versions = self.versions.get(id).into_iter().flatten();
+        let versions = versions.filter(|(txn, _)| *txn <= last);
         let decode = |stored: &[u8]| state::decode(stored).expect("the model encoded it");
         versions.filter_map(|(_, stored)| stored.as_deref().map(decode)).collect()
     }

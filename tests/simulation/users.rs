@@ -40,10 +40,18 @@ pub(crate) struct Told {
     pub(crate) counted: [i64; 2],
     /// Transactions in which something was written.
     pub(crate) written: Vec<TxnId>,
-    /// What was inserted: a document, a value that no other one has, and where it was written if it
-    /// was.
-    inserted: Vec<(u64, u64, Option<TxnId>)>,
+    inserted: Vec<Inserted>,
     pub(crate) answered: u64,
+}
+
+/// What was inserted, or was not.
+struct Inserted {
+    document: u64,
+    /// No other document ever has it.
+    value: u64,
+    /// Where it was written, if it was.
+    txn: Option<TxnId>,
+    has_key: bool,
 }
 
 /// An answer to a statement.
@@ -132,7 +140,8 @@ impl User {
         if !is_expected {
             self.violate(&format!("IN-1: an INSERT is refused: {}", answer.body));
         }
-        self.told.inserted.push((id, value, answer.txn().filter(|_| answer.has_written())));
+        let txn = answer.txn().filter(|_| answer.has_written());
+        self.told.inserted.push(Inserted { document: id, value, txn, has_key: true });
     }
 
     /// Inserts without a key, and lets be what comes of it.
@@ -143,7 +152,7 @@ impl User {
         self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
         let txn = answer.txn().filter(|_| answer.has_written());
         if txn.is_some() || answer.body["error"]["code"] != "outcome_unknown" {
-            self.told.inserted.push((id, value, txn));
+            self.told.inserted.push(Inserted { document: id, value, txn, has_key: false });
         }
     }
 
@@ -331,20 +340,20 @@ pub(crate) fn check_told(cluster: &Cluster, told: &[Told]) {
     if let Some(txn) = missing.first() {
         cluster.violate(&format!("IN-1: {txn} was acknowledged, and is not there"));
     }
-    for (id, value, txn) in told.iter().flat_map(|told| &told.inserted) {
-        check_inserted(cluster, &document(*id), *value, *txn);
-    }
+    told.iter().flat_map(|told| &told.inserted).for_each(|it| check_inserted(cluster, it));
 }
 
-/// What was told to be written was, at that transaction; what was not never was.
-fn check_inserted(cluster: &Cluster, id: &DocumentId, value: u64, txn: Option<TxnId>) {
-    let value = Value::Int(i64::try_from(value).expect("a small one"));
+/// What was told to be written was, at that transaction; what was not never was. Without a key it may
+/// have been written twice, and the later transaction is told.
+fn check_inserted(cluster: &Cluster, inserted: &Inserted) {
+    let Inserted { document: number, value, txn, has_key } = inserted;
+    let (id, value) = (document(*number), Value::Int(i64::try_from(*value).expect("a small one")));
     let has_value = |document: &Value| document.get(&["a"]) == Some(&value);
     let model = cluster.model.lock();
-    let was_written = match txn {
-        Some(txn) => model.seen(id, txn).as_ref().is_some_and(has_value),
+    let was_written = match txn.filter(|_| *has_key) {
+        Some(txn) => model.seen(&id, txn).as_ref().is_some_and(has_value),
         None => {
-            let versions = model.all_versions(&id.to_bytes());
+            let versions = model.versions_until(&id.to_bytes(), txn.unwrap_or(TxnId(u64::MAX)));
             versions.iter().any(|version| has_value(&version.hidden_value()))
         }
     };

@@ -346,6 +346,38 @@ async fn who_is_told_that_there_was_nothing_to_do_is_told_the_truth() {
     }
 }
 
+/// The same of who is refused for what is there: a key is used up by that.
+#[tokio::test]
+async fn who_is_refused_under_a_key_is_refused_for_good() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1}", &[]).await;
+    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1}), ({'_id': 2})";
+    let told = cluster.execute_with(insert, json!({}), &KEY).await;
+    assert_eq!((told.status, told.code()), (StatusCode::CONFLICT, "id_conflict".to_owned()));
+    // A try of before that comes late is none.
+    let mut late = crate::doubles::insert(&json!({"_id": 2}));
+    let name = RequestName::new(APP.parse().unwrap(), Some("once".parse().unwrap()));
+    late.id = name.round(0);
+    cluster.log.commit_now(&late);
+    assert_eq!(cluster.cars().await, [json!({"_id": 1})]);
+    // Nor does it run once nothing is in its way any more, but under another key.
+    cluster.execute("DELETE FROM cars WHERE true", json!({})).await;
+    let refused = (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_refused".to_owned());
+    for looks in [0, 1] {
+        cluster.store.node.forget(looks);
+        let again = cluster.execute_with(insert, json!({}), &KEY).await;
+        assert_eq!((again.status, again.code()), refused, "{}", again.text);
+    }
+    let other = cluster.execute_with(insert, json!({}), &[("idempotency-key", "other")]).await;
+    assert_eq!(other.status, StatusCode::OK, "{}", other.text);
+    // What is wrong whatever is there is not: it was read for nothing.
+    let before = cluster.shared.world.lock().committed.len();
+    let wrong = "INSERT INTO cars DOCUMENTS ({'_id': 5}), ({'_id': 5})";
+    let told = cluster.execute_with(wrong, json!({}), &[("idempotency-key", "wrong")]).await;
+    assert_eq!(told.code(), "duplicate_id");
+    assert_eq!(cluster.shared.world.lock().committed.len(), before);
+}
+
 #[tokio::test]
 async fn a_repeat_is_told_of_what_would_have_become_too_large() {
     let cluster = Cluster::start().await;
