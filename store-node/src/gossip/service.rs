@@ -43,6 +43,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait after a failure, at first and at most.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MOST_DELAY: Duration = Duration::from_secs(1);
+/// How far in the future a node may have been started by what is told of it, for it to outbid that. Of
+/// more it would itself not be believed.
+const MOST_OUTBID_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// How often the suspicion of each peer is measured.
 const MEASURING: Duration = Duration::from_secs(1);
 
@@ -261,11 +264,12 @@ impl Gossip {
         let (log_end, now_ms) = (self.0.status.recent_log_end(), now_millis());
         let from = message.from.clone();
         message.announces.retain(|announce| {
-            // What is told of this node itself it has to outbid.
-            if announce.node == self.0.node {
-                return true;
-            }
-            let incarnation = self.look_at(&announce.node).0.map(|known| known.version.incarnation);
+            let incarnation = if announce.node == self.0.node {
+                // It has to outbid what it said itself while its clock was wrong.
+                Some(Incarnation(now_ms.saturating_add(MOST_OUTBID_MS)))
+            } else {
+                self.look_at(&announce.node).0.map(|known| known.version.incarnation)
+            };
             let known = Known { log_end, now_ms, incarnation };
             let Some(doubt) = doubt::doubt(announce, known) else { return true };
             metrics::record_gossip_doubted(doubt.as_str());

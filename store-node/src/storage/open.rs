@@ -116,7 +116,7 @@ impl Storage {
             Some(format) => storage.load(&format, &identity)?,
         };
         let unfinished = storage.unfinished()?;
-        // Of nothing it is not known what it is of, but that may be the beginning of a copy.
+        // An empty store may be of any part, unless a copy has begun in it.
         let copied = unfinished.as_ref().map(|unfinished| &unfinished.to);
         if !progress.is_of(log.owned()) || copied.is_some_and(|to| !to.is_of(log.owned())) {
             return Err(storage.holds_another_part());
