@@ -254,8 +254,7 @@ impl User {
         };
         let know_ids = first.knows_ids() && again.knows_ids();
         let is_same = first.status.is_success() == again.status.is_success()
-            // Who is refused may be told of the transaction that says so only later.
-            && (first.txn() == again.txn() || first.txn().is_none())
+            && first.txn() == again.txn()
             && (!know_ids || ids(first) == ids(again));
         if !is_same {
             let (one, two) = (&first.body, &again.body);

@@ -339,7 +339,7 @@ fn check_digest(outcome: &Outcome, round: &RoundName) -> Result<(), Refusal> {
     }
     if outcome.digest == refused(&round.digest) {
         let message = "this request was refused under its Idempotency-Key, and nothing was written";
-        return Err(Refusal::new(Code::KeyRefused, message).with_txn(outcome.txn));
+        return Err(Refusal::new(Code::KeyRefused, message));
     }
     let message = "this Idempotency-Key was used for another request";
     Err(Refusal::new(Code::KeyReused, message))
