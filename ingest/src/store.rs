@@ -85,7 +85,7 @@ pub(crate) struct Rows {
     first: Option<Vec<proto::QueryItem>>,
     stream: Streaming<proto::QueryReply>,
     store: Store,
-    /// What was asked, as of the snapshot, from behind the last row that came.
+    /// What was asked, from behind the last row that came; as of when is said each time.
     rest: proto::QueryRequest,
     /// How many rows came.
     came: u64,
@@ -144,7 +144,7 @@ impl Store {
         at_least: Option<TxnId>,
         deadline: Instant,
     ) -> Result<Rows, Refusal> {
-        let mut rest = proto::QueryRequest {
+        let rest = proto::QueryRequest {
             app: Bytes::copy_from_slice(app.0.as_bytes()),
             statement: statement.to_owned(),
             args: serde_json::to_string(args).expect("arguments have string keys"),
@@ -155,7 +155,6 @@ impl Store {
         let (stream, first) = self.open(&rest, at, deadline).await?;
         self.note_stable(first.as_ref().and_then(|reply| reply.stable));
         let txn = first.as_ref().and_then(|reply| reply.txn);
-        rest.at = Some(proto::ReadAt { exactly: txn, ..proto::ReadAt::default() });
         let first = first.map(|reply| reply.items);
         let (store, txn) = (self.clone(), txn.map(TxnId));
         Ok(Rows { txn, first, stream, store, rest, came: 0, limit: None })
@@ -271,7 +270,7 @@ impl Store {
                 biased;
                 answer = asked.select_next_some() => match answer {
                     // Another one may still answer, or the next.
-                    (_, Err(status)) if !is_final(&status) && !asked.is_empty() => {
+                    (_, Err(status)) if !grpc::is_final(&status) && !asked.is_empty() => {
                         is_silent.as_mut().reset(Instant::now() + AFTER_FAILURE);
                     }
                     (turn, answer) => {
@@ -347,8 +346,11 @@ impl Rows {
             Ok(Statement::Select(select)) => select.limit,
             _ => None,
         };
-        let exactly = self.rest.at.unwrap_or_default();
-        let at = || proto::ReadAt { wait_ms: millis(wait_within(deadline)), ..exactly };
+        let exactly = self.txn.map(|txn| txn.0);
+        let at = || {
+            let wait_ms = millis(wait_within(deadline));
+            proto::ReadAt { at_least: None, exactly, wait_ms }
+        };
         let (stream, first) = self.store.open(&self.rest, at, deadline).await?;
         (self.stream, self.first) = (stream, first.map(|reply| reply.items));
         Ok(())
@@ -385,11 +387,6 @@ fn may_pass(status: &Status) -> bool {
             tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
         ),
     }
-}
-
-/// Whether another node would say the same.
-fn is_final(status: &Status) -> bool {
-    grpc::code_of(status).is_some() && status.code() == tonic::Code::InvalidArgument
 }
 
 fn refusal(status: &Status) -> Refusal {

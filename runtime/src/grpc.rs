@@ -5,10 +5,10 @@ mod any_of;
 
 use std::time::Duration;
 
-use tonic::Status;
 #[cfg(not(feature = "simulation"))]
 use tonic::transport::Channel;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Status};
 
 #[cfg(feature = "simulation")]
 use crate::simulation;
@@ -88,6 +88,11 @@ pub fn number_of(status: &Status, key: &str) -> Option<u64> {
 /// The stable code of an error, if it came from a service and not from the connection to it.
 pub fn code_of(status: &Status) -> Option<&str> {
     status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok())
+}
+
+/// Whether whoever else is asked would say the same.
+pub fn is_final(status: &Status) -> bool {
+    code_of(status).is_some() && status.code() == Code::InvalidArgument
 }
 
 fn client_tls(files: &TlsFiles) -> std::io::Result<ClientTlsConfig> {

@@ -54,6 +54,17 @@ struct Inserted {
     has_key: bool,
 }
 
+/// A document that is to be inserted.
+struct Insertion {
+    /// What to do about one that is there.
+    on_conflict: &'static str,
+    id: u64,
+    /// No other document ever has it.
+    value: u64,
+    statement: String,
+    args: Json,
+}
+
 /// An answer to a statement.
 struct Answer {
     status: StatusCode,
@@ -69,6 +80,11 @@ impl Answer {
     /// known any more.
     fn knows_ids(&self) -> bool {
         self.body["warnings"].as_array().is_none_or(Vec::is_empty)
+    }
+
+    /// Where something was written, if it was.
+    fn written_at(&self) -> Option<TxnId> {
+        self.txn().filter(|_| self.has_written())
     }
 
     fn has_written(&self) -> bool {
@@ -129,8 +145,7 @@ impl User {
     }
 
     async fn insert(&mut self) {
-        let (on_conflict, id, value) = self.draw_insert();
-        let (statement, args) = self.insertion(on_conflict, id, value);
+        let Insertion { on_conflict, id, value, statement, args } = self.draw_insert();
         let answer = self.write(&statement, args).await;
         let is_expected = match answer.body["error"]["code"].as_str() {
             None => true,
@@ -140,33 +155,29 @@ impl User {
         if !is_expected {
             self.violate(&format!("IN-1: an INSERT is refused: {}", answer.body));
         }
-        let txn = answer.txn().filter(|_| answer.has_written());
+        let txn = answer.written_at();
         self.told.inserted.push(Inserted { document: id, value, txn, has_key: true });
     }
 
     /// Inserts without a key, and lets be what comes of it.
     async fn insert_once(&mut self) {
-        let (on_conflict, id, value) = self.draw_insert();
-        let (statement, args) = self.insertion(on_conflict, id, value);
+        let Insertion { id, value, statement, args, .. } = self.draw_insert();
         let Some(answer) = self.ask(&statement, &args, None, self.seen).await else { return };
         self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
-        let txn = answer.txn().filter(|_| answer.has_written());
+        let txn = answer.written_at();
         if txn.is_some() || answer.body["error"]["code"] != "outcome_unknown" {
             self.told.inserted.push(Inserted { document: id, value, txn, has_key: false });
         }
     }
 
-    /// What to do about a document that is there, and a document with a value that no other has.
-    fn draw_insert(&mut self) -> (&'static str, u64, u64) {
+    fn draw_insert(&mut self) -> Insertion {
         self.requests += 1;
         let on_conflict = *self.dice.one_of(&["FAIL", "DO NOTHING", "DO UPDATE"]);
-        (on_conflict, self.dice.below(DOCUMENTS), self.number * 1_000 + self.requests)
-    }
-
-    fn insertion(&self, on_conflict: &str, id: u64, value: u64) -> (String, Json) {
+        let (id, value) = (self.dice.below(DOCUMENTS), self.number * 1_000 + self.requests);
         let statement =
             format!("INSERT INTO {COLLECTION} DOCUMENTS (:d) ON ID CONFLICT {on_conflict}");
-        (statement, json!({ "d": { "_id": id, "a": value, "by": self.name } }))
+        let args = json!({ "d": { "_id": id, "a": value, "by": self.name } });
+        Insertion { on_conflict, id, value, statement, args }
     }
 
     async fn delete(&mut self) {

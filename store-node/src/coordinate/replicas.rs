@@ -15,8 +15,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
-use tonic::{Code, Status};
 
 use super::failure::worse;
 use crate::error::Error;
@@ -179,7 +179,7 @@ impl Peers {
                 biased;
                 answer = asked.select_next_some() => match answer {
                     (node, Ok(answer)) => return Ok((node, answer)),
-                    (_, Err(status)) if is_final(&status) => return Err(status),
+                    (_, Err(status)) if grpc::is_final(&status) => return Err(status),
                     (_, Err(status)) => {
                         failure = Some(worse(failure.take(), status, is_trimmed));
                     }
@@ -205,11 +205,6 @@ async fn named<T>(
     (node, call.await)
 }
 
-/// Whether another replica would say the same.
-fn is_final(status: &Status) -> bool {
-    grpc::code_of(status).is_some() && status.code() == Code::InvalidArgument
-}
-
 /// Whether a node said that it no longer has the changes that were asked for.
 pub(super) fn is_trimmed(status: &Status) -> bool {
     grpc::code_of(status) == Some("feed_trimmed")
@@ -227,6 +222,8 @@ fn away(failure: Option<Status>) -> Status {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tonic::Code;
 
     use super::*;
 
