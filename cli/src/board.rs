@@ -3,16 +3,17 @@
 //! clusters are known only to the process that has them. While the log is away the answer comes all
 //! the same, in time, and says what is not known.
 
+mod health;
 mod tail;
 pub(crate) mod verify;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anabranch_bridge::StatusHandle;
 use anabranch_cdc::CURSOR_KEY;
-use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::metadata::{Agreed, ClusterIdentity, MetadataError, MetadataStore};
 use anabranch_journal::{Error as JournalError, Journal, ReadFrom, Reader, TopicPartition};
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::grpc::AnyOf;
@@ -54,6 +55,8 @@ pub(crate) struct Board {
     cursors: Arc<Mutex<Option<Cursors>>>,
     /// The commit records seen last. Whoever reads on holds it, too.
     tail: Arc<Mutex<Tail>>,
+    /// What is declared, once it was asked for.
+    metadata: OnceLock<MetadataStore>,
 }
 
 /// The status of a cluster, as one of its processes sees it.
@@ -65,6 +68,9 @@ pub(crate) struct ClusterStatus {
     pub(crate) slices: u16,
     /// The transaction id that the next write will have at least.
     pub(crate) log_end: Option<u64>,
+    /// Every transaction below it is stable: all reads see it (UST). None if no store node says.
+    #[serde(default)]
+    pub(crate) stable: Option<u64>,
     /// What the cluster's reads need is kept from this transaction on; none if no store node says.
     #[serde(default)]
     pub(crate) gc_timestamp: Option<u64>,
@@ -75,6 +81,25 @@ pub(crate) struct ClusterStatus {
     pub(crate) links: Vec<LinkStatus>,
     /// Parts of the process that are not ready, and why.
     pub(crate) not_ready: BTreeMap<String, String>,
+    /// What nobody can read or write at the moment, and why.
+    #[serde(default)]
+    pub(crate) problems: Vec<String>,
+    /// What was declared lost, ever.
+    #[serde(default)]
+    pub(crate) losses: Vec<LossStatus>,
+}
+
+/// Transactions of which a partition has lost its part: neither the log nor any replica had it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LossStatus {
+    pub(crate) partition: u32,
+    /// From this transaction on, up to before `to`; if they are equal parts of later ones were lost.
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    /// The store node that declared it, and when, in milliseconds since the Unix epoch.
+    pub(crate) declared_by: String,
+    pub(crate) declared_ms: u64,
 }
 
 /// How far a part of a cluster is.
@@ -114,6 +139,12 @@ pub(crate) struct NodeStatus {
     /// While it copies what it lacks from others: how many rounds and documents it has so far.
     #[serde(default)]
     pub(crate) copying: Option<u64>,
+    /// For how long nothing was heard from it, in seconds; none if nothing ever was.
+    #[serde(default)]
+    pub(crate) silent_seconds: Option<f64>,
+    /// Why it was not ready when it was last heard.
+    #[serde(default)]
+    pub(crate) not_ready: Option<String>,
 }
 
 /// A link to another cluster.
@@ -148,7 +179,8 @@ impl Board {
     ) -> Self {
         let cursors = Arc::new(Mutex::new(None));
         let tail = Arc::new(Mutex::new(Tail::new(TopicPartition::new(cluster.name.txns(), 0))));
-        Board { cluster, journal, readiness, store: None, links, ingest: false, cursors, tail }
+        let (store, ingest, metadata) = (None, false, OnceLock::new());
+        Board { cluster, journal, readiness, store, links, ingest, cursors, tail, metadata }
     }
 
     /// One that asks a store node, too.
@@ -170,9 +202,10 @@ impl Board {
         if self.ingest {
             parts.push(self.ingest(end.clone()));
         }
-        let (mut nodes, mut gc_timestamp) = (Vec::new(), None);
+        let (mut nodes, mut stable, mut gc_timestamp) = (Vec::new(), None, None);
         if let Some(store) = &self.store {
             let reply = ask(store.clone()).await;
+            stable = reply.as_ref().ok().map(|reply| reply.applied_next);
             gc_timestamp = reply.as_ref().ok().map(|reply| reply.gc_timestamp);
             let position = reply.as_ref().map(|reply| reply.applied_next).map_err(String::clone);
             parts.push(self.part(until, "store-node", position).await);
@@ -183,11 +216,14 @@ impl Board {
         let position = self.captured(until).await;
         parts.push(self.part(until, "cdc", position).await);
         let links = self.links(until).await;
+        let losses = self.blocking(until, |board| board.losses()).await.unwrap_or_default();
+        let problems = health::problems(&parts, &nodes);
         ClusterStatus {
             cluster: self.cluster.name.to_string(),
             actor: self.cluster.actor.to_string(),
             slices: self.cluster.slices.get(),
             log_end: end.ok(),
+            stable,
             gc_timestamp,
             parts,
             nodes,
@@ -198,7 +234,28 @@ impl Board {
                 .into_iter()
                 .map(|(part, why)| (part.to_owned(), why))
                 .collect(),
+            problems,
+            losses,
         }
+    }
+
+    /// What was declared lost, by partition and transaction.
+    fn losses(&self) -> Result<Vec<LossStatus>, MetadataError> {
+        let metadata = match self.metadata.get() {
+            Some(metadata) => metadata,
+            None => {
+                let opened = MetadataStore::open(self.journal.clone(), &self.cluster.name)?;
+                self.metadata.get_or_init(|| opened)
+            }
+        };
+        let status = |Agreed { range, .. }: Agreed| LossStatus {
+            partition: range.partition,
+            from: range.from.0,
+            to: range.to.0,
+            declared_by: range.declared_by,
+            declared_ms: range.declared_ms,
+        };
+        Ok(metadata.all_lost()?.into_iter().map(status).collect())
     }
 
     /// What ingest has acknowledged is in the log (IN-1), so it is behind by nothing or away.
@@ -274,6 +331,8 @@ impl Board {
             suspicion: node.suspicion,
             detached_ranges: node.detached,
             copying: node.copying,
+            silent_seconds: node.silent_ms.map(|millis| millis as f64 / 1_000.0),
+            not_ready: node.not_ready,
         }
     }
 
@@ -283,7 +342,7 @@ impl Board {
         let mut cursors = cursors.map_err(|_| no_answer())?;
         self.blocking(until, move |board| {
             let newest = board.read_cursors(&mut cursors)?;
-            Ok(newest.map_or(0, |cursor| cursor.next.0))
+            Ok::<_, JournalError>(newest.map_or(0, |cursor| cursor.next.0))
         })
         .await
     }
@@ -340,10 +399,10 @@ impl Board {
     }
 
     /// Runs what blocks on a thread for that. Nobody waits for it beyond `until`.
-    async fn blocking<T: Send + 'static>(
+    async fn blocking<T: Send + 'static, E: ToString + Send + 'static>(
         self: &Arc<Self>,
         until: Instant,
-        body: impl FnOnce(&Self) -> Result<T, JournalError> + Send + 'static,
+        body: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
     ) -> Result<T, String> {
         let board = self.clone();
         let work = tokio::task::spawn_blocking(move || body(&board));

@@ -2,11 +2,12 @@
 //! replicas hold the same.
 
 use anabranch_core::cluster::NodeId;
+use anabranch_runtime::clock::now_millis;
 use anyhow::{Context, Result};
 use reqwest::Method;
 
 use crate::board::verify::{self, Checksum, Difference, Verification, VerifiedNode};
-use crate::board::{self, ClusterStatus, LinkStatus, NodeStatus, PartStatus};
+use crate::board::{self, ClusterStatus, LinkStatus, LossStatus, NodeStatus, PartStatus};
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::output::{Table, print};
@@ -62,7 +63,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             show(status)?;
         }
     }
-    Ok(())
+    Ok(judge_problems(statuses.iter().map(|status| status.problems.len()).sum())?)
+}
+
+/// Whether all is well if there are so many problems.
+fn judge_problems(count: usize) -> Result<(), Failure> {
+    match count {
+        0 => Ok(()),
+        1 => Err(Failure::new(Exit::Failed, "there is a problem")),
+        _ => Err(Failure::new(Exit::Failed, format!("there are {count} problems"))),
+    }
 }
 
 fn show(status: &ClusterStatus) -> Result<()> {
@@ -71,16 +81,21 @@ fn show(status: &ClusterStatus) -> Result<()> {
         actor,
         slices,
         log_end,
+        stable,
         gc_timestamp,
         parts,
         nodes,
         links,
         not_ready,
+        problems,
+        losses,
     } = status;
     let known = |txn: &Option<u64>| txn.map_or("unknown".to_owned(), |txn| txn.to_string());
     print(format_args!(
-        "cluster {cluster} ({actor}), {slices} slices, log end {}, kept for reads from {}",
+        "cluster {cluster} ({actor}), {slices} slices, log end {}, stable up to {} (UST), kept for \
+         reads from {} (GC timestamp)",
         known(log_end),
+        known(stable),
         known(gc_timestamp),
     ))?;
     let mut table = Table::new(&["PART", "NEXT", "BEHIND (TXNS)", "BEHIND (S)", "NOTE"]);
@@ -102,10 +117,33 @@ fn show(status: &ClusterStatus) -> Result<()> {
         print("")?;
         print(link_table(links))?;
     }
+    for NodeStatus { node, not_ready, .. } in nodes {
+        if let Some(why) = not_ready {
+            print(format_args!("not ready: store node {node}: {why}"))?;
+        }
+    }
     for (part, why) in not_ready {
         print(format_args!("not ready: {part}: {why}"))?;
     }
+    for loss in losses {
+        print(lost(loss))?;
+    }
+    for problem in problems {
+        print(format_args!("problem: {problem}"))?;
+    }
     Ok(())
+}
+
+/// What was declared lost.
+fn lost(loss: &LossStatus) -> String {
+    let LossStatus { partition, from, to, declared_by, declared_ms } = loss;
+    let what = if from < to {
+        format!("transactions {from} to {}", to - 1)
+    } else {
+        format!("parts of transactions from {from} on")
+    };
+    let ago = now_millis().saturating_sub(*declared_ms) / 1_000;
+    format!("lost: partition {partition}: {what}, as {declared_by} declared {ago} s ago")
 }
 
 /// Asks each server to compare the replicas of its cluster.
@@ -180,6 +218,7 @@ fn node_table(nodes: &[NodeStatus]) -> Table {
         "READS FROM",
         "BEHIND (TXNS)",
         "BEHIND (S)",
+        "HEARD (S AGO)",
         "SUSPICION",
         "DETACHED",
         "COPYING",
@@ -194,6 +233,7 @@ fn node_table(nodes: &[NodeStatus]) -> Table {
             or_dash(node.gc_timestamp.as_ref()),
             or_dash(node.lag_transactions.as_ref()),
             seconds(node.lag_seconds),
+            seconds(node.silent_seconds),
             format!("{:.2}", node.suspicion),
             node.detached_ranges.to_string(),
             or_dash(node.copying.as_ref()),

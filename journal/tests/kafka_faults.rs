@@ -32,6 +32,16 @@ fn wait(what: &str, mut condition: impl FnMut() -> bool) {
     wait_until(what, PATIENCE, || Ok(condition())).expect("it happens in time");
 }
 
+/// A writer, as soon as the broker gives one to who is impatient.
+fn writer(journal: &dyn Journal, id: &TransactionalId) -> Box<dyn Writer> {
+    let mut writer = None;
+    wait("a writer can be made", || {
+        writer = journal.writer(id).ok();
+        writer.is_some()
+    });
+    writer.expect("the wait ends with a writer")
+}
+
 fn spec(name: &str) -> TopicSpec {
     TopicSpec {
         name: name.into(),
@@ -113,7 +123,7 @@ fn a_broker_that_is_away_is_unavailable_and_comes_back() {
     fill(writer.as_mut(), topic, "before").expect("flush");
     writer.commit().expect("commit");
     drop(writer);
-    let mut writer = journal.writer(&id).expect("a writer");
+    let mut writer = self::writer(&journal, &id);
     assert_eq!(texts(&patient, topic, 1), ["before"]);
 
     broker.kill_hard().expect("kill -9");
@@ -136,12 +146,7 @@ fn a_broker_that_is_away_is_unavailable_and_comes_back() {
     assert!(started.elapsed() < TIMEOUT * 4, "abort and drop took {:?}", started.elapsed());
 
     broker.restart().expect("the broker starts again");
-    let mut writer = None;
-    wait("a writer can be made again", || {
-        writer = journal.writer(&id).ok();
-        writer.is_some()
-    });
-    let mut writer = writer.expect("the loop ends with a writer");
+    let mut writer = self::writer(&journal, &id);
     fill(writer.as_mut(), topic, "after").expect("flush");
     writer.commit().expect("commit");
     // By now it may have given its brokers up.
@@ -167,8 +172,7 @@ fn a_commit_without_an_answer_is_unknown() {
     let journal = impatient(&broker.address());
     let (topic, id) = ("unknown", TransactionalId::from("unknown"));
     self::journal(&broker.address()).ensure_topics(&[spec(topic)]).expect("a topic");
-    let mut writer = self::journal(&broker.address()).writer(&id).expect("a writer");
-    drop(std::mem::replace(&mut writer, journal.writer(&id).expect("a second writer")));
+    let mut writer = self::writer(&journal, &id);
     fill(writer.as_mut(), topic, "in flight").expect("flush");
     broker.kill_hard().expect("kill -9");
     let committed = writer.commit();
@@ -176,12 +180,7 @@ fn a_commit_without_an_answer_is_unknown() {
     assert!(writer.is_spent());
     drop(writer);
     broker.restart().expect("the broker starts again");
-    let mut writer = None;
-    wait("a writer can be made again", || {
-        writer = journal.writer(&id).ok();
-        writer.is_some()
-    });
-    let mut writer = writer.expect("the loop ends with a writer");
+    let mut writer = self::writer(&journal, &id);
     fill(writer.as_mut(), topic, "next").expect("flush");
     writer.commit().expect("commit");
     // The broker died before the commit was sent, so here it is known after all.

@@ -85,16 +85,6 @@ pub(crate) fn start_simulated(body: impl FnOnce() + Send + 'static) {
     OWNER.try_with(Tasks::clone).unwrap_or_default().spawn("a thread", thread);
 }
 
-/// What runs on a thread of the simulated process that runs.
-#[cfg(feature = "simulation")]
-pub(crate) fn owning<T>(body: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    let owner = OWNER.try_with(Tasks::clone).ok();
-    move || match owner {
-        Some(owner) => OWNER.sync_scope(owner, body),
-        None => body(),
-    }
-}
-
 /// Runs what blocks on a thread for that. In a simulation, where all happens in one order, it runs
 /// at once.
 ///

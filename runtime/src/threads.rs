@@ -27,8 +27,8 @@ pub fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()>
 macro_rules! wait {
     ($future:expr, else $blocking:expr) => {{
         #[cfg(feature = "simulation")]
-        if let Some(thread) = crate::simulation::thread() {
-            return thread.wait_for($future);
+        if crate::simulation::may_wait() {
+            return crate::simulation::wait_for($future);
         }
         $blocking
     }};
@@ -75,11 +75,12 @@ impl Signal {
     /// Lets go of the lock until this is told, or `until` if that is given. It may return earlier.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) {
         #[cfg(feature = "simulation")]
-        if let Some(thread) = crate::simulation::thread() {
+        if crate::simulation::may_wait() {
+            use crate::simulation::wait_for;
             let told = self.simulated.notified();
             MutexGuard::unlocked(guard, || match until {
-                None => thread.wait_for(told),
-                Some(until) => drop(thread.wait_for(tokio::time::timeout_at(until, told))),
+                None => wait_for(told),
+                Some(until) => drop(wait_for(tokio::time::timeout_at(until, told))),
             });
             return;
         }

@@ -269,13 +269,16 @@ impl Status {
             None if troubles.remove(&trouble).is_none() => return false,
             None => true,
         };
-        if troubles.is_empty() {
-            self.ready.set_ready();
-        } else {
-            let whats: Vec<_> = troubles.values().map(String::as_str).collect();
-            self.ready.set_not_ready(whats.join("; "));
+        match together(&troubles) {
+            None => self.ready.set_ready(),
+            Some(all) => self.ready.set_not_ready(all),
         }
         is_news
+    }
+
+    /// All that is wrong, for people; `None` if the node is ready.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        together(&self.troubles.lock())
     }
 
     /// Whether this is wrong.
@@ -328,6 +331,11 @@ impl Status {
             _ => Ok(applied),
         }
     }
+}
+
+fn together(troubles: &BTreeMap<Trouble, String>) -> Option<String> {
+    let whats: Vec<_> = troubles.values().map(String::as_str).collect();
+    (!whats.is_empty()).then(|| whats.join("; "))
 }
 
 #[cfg(test)]

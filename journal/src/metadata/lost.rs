@@ -108,13 +108,26 @@ impl MetadataStore {
     /// # Errors
     /// As [`MetadataStore::refresh`]; [`Error::Corrupt`] if an entry makes no sense.
     pub fn lost(&self, partition: PartitionId) -> Result<Vec<Agreed>, MetadataError> {
-        let mut all = BTreeMap::<TxnId, Agreed>::new();
-        for (key, entry) in self.list(&format!("lost/{partition}/"))? {
+        self.lost_under(&format!("lost/{partition}/"))
+    }
+
+    /// The same for all partitions, each in order.
+    ///
+    /// # Errors
+    /// As [`MetadataStore::lost`].
+    pub fn all_lost(&self) -> Result<Vec<Agreed>, MetadataError> {
+        self.lost_under("lost/")
+    }
+
+    fn lost_under(&self, prefix: &str) -> Result<Vec<Agreed>, MetadataError> {
+        let mut all = BTreeMap::<(u32, TxnId), Agreed>::new();
+        for (key, entry) in self.list(prefix)? {
             let agreed = read(&key, &entry.value)?;
+            let from = (agreed.range.partition, agreed.range.from);
             // Numbers do not sort as names do.
-            let last = all.get(&agreed.range.from).map_or(0, |last| last.number);
+            let last = all.get(&from).map_or(0, |last| last.number);
             if agreed.number >= last {
-                all.insert(agreed.range.from, agreed);
+                all.insert(from, agreed);
             }
         }
         Ok(all.into_values().collect())
@@ -177,6 +190,7 @@ mod tests {
         let expected = vec![agreed(11, 5, 20), agreed(0, 40, 50)];
         assert_eq!(bench.store().lost(PartitionId(2)).unwrap(), expected);
         assert_eq!(store.lost(PartitionId(3)).unwrap(), vec![]);
+        assert_eq!(store.all_lost().unwrap(), expected);
     }
 
     #[test]

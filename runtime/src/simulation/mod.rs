@@ -20,9 +20,9 @@ use tokio::time::Instant;
 
 pub use self::network::{Network, Transport};
 pub use self::streams::{Accepting, SimulatedStream};
-pub use self::turns::on_thread;
+pub use self::turns::{may_wait, on_thread};
 
-pub(crate) use self::turns::thread;
+pub(crate) use self::turns::wait_for;
 
 /// A world.
 #[derive(Clone)]
@@ -114,11 +114,6 @@ pub fn current() -> Option<World> {
 /// Whether this thread is in a world.
 pub fn is_on() -> bool {
     CURRENT.with_borrow(Option::is_some)
-}
-
-/// Whether this is a simulated thread, which can wait.
-pub fn may_wait() -> bool {
-    thread().is_some()
 }
 
 /// Whether a bug is planted in the world that this thread is in.

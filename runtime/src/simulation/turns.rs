@@ -1,142 +1,171 @@
-//! A thread that blocks, as a task: it and the simulation take turns, so that all still happens in
-//! one order.
+//! A thread that blocks, as a coroutine of a task: it and the simulation take turns, so that all still
+//! happens in one order.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::pin::pin;
-use std::rc::Rc;
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::JoinHandle;
+use std::task::{Context, Poll, Waker};
 
-use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use generator::{Generator, Gn, co_yield_with};
+use parking_lot::Mutex;
 
-use super::current;
-use crate::tasks::owning;
-
-/// What a thread does at the end of its turn.
-enum Turn<T> {
-    /// It waits to be woken.
-    Wait,
-    /// It is done.
-    Done(T),
-}
-
-/// The thread's side of it.
-#[derive(Clone)]
-pub(crate) struct Thread(Rc<Side>);
-
-struct Side {
-    end_turn: Box<dyn Fn()>,
-    /// Nothing comes any more once the process has crashed.
-    next_turn: Receiver<()>,
-    waker: Waker,
-}
+/// As much as a thread has, in words; only what is used costs memory.
+const STACK_WORDS: usize = (2 << 20) / size_of::<usize>();
 
 thread_local! {
-    static THREAD: RefCell<Option<Thread>> = const { RefCell::new(None) };
+    /// Wakes the simulated thread whose turn it is.
+    static TURN: RefCell<Option<Waker>> = const { RefCell::new(None) };
 }
 
-/// The simulated thread that this is, if it is one.
-pub(crate) fn thread() -> Option<Thread> {
-    THREAD.with_borrow(Clone::clone)
+/// Whether this is a simulated thread, which can wait.
+pub fn may_wait() -> bool {
+    TURN.with_borrow(Option::is_some)
 }
 
-impl Thread {
-    /// Lets the simulation go on until this has happened. If the process crashes meanwhile the thread
-    /// ends here.
-    pub(crate) fn wait_for<F: Future>(&self, future: F) -> F::Output {
-        let Side { end_turn, next_turn, waker } = &*self.0;
-        let mut context = Context::from_waker(waker);
-        let mut future = pin!(future);
-        loop {
-            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                return output;
-            }
-            end_turn();
-            if next_turn.recv().is_err() {
-                resume_unwind(Box::new("the process has crashed"));
-            }
+/// Lets the simulation go on until this has happened, on a simulated thread. If the process crashes
+/// meanwhile the thread ends here.
+pub(crate) fn wait_for<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        let waker = TURN.with_borrow(Clone::clone).expect("it is the turn of a simulated thread");
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
         }
-    }
-}
-
-/// Wakes a thread that waits.
-#[derive(Default)]
-struct Woken(Notify);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.notify_one();
+        co_yield_with(());
     }
 }
 
 /// Runs what blocks on a thread, with which the caller takes turns. Dropped before it is done, it
 /// ends the thread where that waits.
 pub async fn on_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
-    let (ended, turns) = channel::<Turn<T>>();
-    let (begin, next_turn) = channel();
-    let woken = Arc::new(Woken::default());
-    let waker = Waker::from(Arc::clone(&woken));
-    let (runtime, world) = (Handle::current(), current());
-    let body = owning(body);
-    let thread = std::thread::spawn(move || {
-        let _entered = (runtime.enter(), world.map(|world| world.enter()));
-        install(ended.clone(), next_turn, waker);
-        let done = body();
-        THREAD.set(None);
-        // Nobody waits for it if the process has crashed.
-        let _ = ended.send(Turn::Done(done));
+    let done = Arc::new(Mutex::new(None));
+    let result = Arc::clone(&done);
+    let mut thread = Thread::new(move || {
+        let returned = body();
+        *result.lock() = Some(returned);
     });
-    let mut running = Running { begin: Some(begin), thread: Some(thread) };
-    loop {
-        // Nothing else runs during its turn.
-        match turns.recv() {
-            Ok(Turn::Wait) => woken.0.notified().await,
-            Ok(Turn::Done(done)) => return done,
-            Err(_) => running.propagate(),
+    poll_fn(|context| thread.take_turn(context)).await;
+    let returned = done.lock().take();
+    returned.expect("a thread that has ended has returned")
+}
+
+/// A thread that runs only during its turns.
+struct Thread(Generator<'static, (), ()>);
+
+impl Thread {
+    fn new(body: impl FnOnce() + Send + 'static) -> Self {
+        let mut thread = Gn::new_opt(STACK_WORDS, body);
+        // Makes it one of those of which the innermost waits, and of which a panic can be asked for.
+        thread.set_local_data(NonNull::dangling().as_ptr());
+        Thread(thread)
+    }
+
+    /// Runs it until it waits or has ended. If it has panicked, so does this.
+    fn take_turn(&mut self, context: &Context<'_>) -> Poll<()> {
+        let outer = TURN.replace(Some(context.waker().clone()));
+        self.0.resume();
+        TURN.set(outer);
+        if !self.0.is_done() {
+            return Poll::Pending;
         }
-        running.begin_turn();
-    }
-}
-
-/// A thread, and how it is told that it is its turn.
-struct Running {
-    begin: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    fn begin_turn(&self) {
-        if let Some(begin) = &self.begin {
-            // It has gone only if it has panicked, which the next turn tells.
-            let _ = begin.send(());
+        match self.0.get_panic_data() {
+            Some(panic) => resume_unwind(panic),
+            None => Poll::Ready(()),
         }
     }
-
-    /// What the thread has panicked with.
-    fn propagate(&mut self) -> ! {
-        let ended = self.thread.take().map(JoinHandle::join);
-        resume_unwind(match ended {
-            Some(Err(panic)) => panic,
-            _ => Box::new("a thread has ended without a word"),
-        })
-    }
 }
 
-impl Drop for Running {
+impl Drop for Thread {
+    /// All that it holds is gone before anything else happens, also where a panic or the end of
+    /// another one drops it.
     fn drop(&mut self) {
-        self.begin = None;
-        // All that it holds is gone before anything else happens.
-        let _ = self.thread.take().map(JoinHandle::join);
+        self.0.cancel();
     }
 }
 
-fn install<T: Send + 'static>(ended: Sender<Turn<T>>, next_turn: Receiver<()>, waker: Waker) {
-    let end_turn = Box::new(move || {
-        let _ = ended.send(Turn::Wait);
-    });
-    THREAD.set(Some(Thread(Rc::new(Side { end_turn, next_turn, waker }))));
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::simulation::World;
+    use crate::threads::{Signal, sleep};
+
+    /// Tells that it is dropped.
+    struct Held(Arc<Mutex<Vec<&'static str>>>, &'static str);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.lock().push(self.1);
+        }
+    }
+
+    async fn in_world<T>(simulated: impl Future<Output = T>) -> T {
+        let _entered = World::new(1, 1, 1).enter();
+        simulated.await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn threads_and_tasks_take_turns() {
+        in_world(async {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let run = |name, first_ms| {
+                let told = Arc::clone(&told);
+                on_thread(move || {
+                    sleep(Duration::from_millis(first_ms));
+                    told.lock().push((name, 1));
+                    sleep(Duration::from_millis(10));
+                    told.lock().push((name, 2));
+                    name
+                })
+            };
+            let began = Instant::now();
+            assert_eq!(tokio::join!(run("a", 1), run("b", 2)), ("a", "b"));
+            assert_eq!(began.elapsed(), Duration::from_millis(12));
+            assert_eq!(*told.lock(), [("a", 1), ("b", 1), ("a", 2), ("b", 2)]);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crash_ends_a_thread_where_it_waits_and_what_that_one_waits_for() {
+        in_world(async {
+            let dropped = Arc::new(Mutex::new(Vec::new()));
+            let (outer, inner) =
+                (Held(Arc::clone(&dropped), "outer"), Held(Arc::clone(&dropped), "inner"));
+            let task = tokio::spawn(on_thread(move || {
+                let _outer = outer;
+                wait_for(on_thread(move || {
+                    let _inner = inner;
+                    let never = Mutex::new(());
+                    Signal::new().wait(&mut never.lock(), None);
+                }));
+            }));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(dropped.lock().is_empty());
+            task.abort();
+            assert!(task.await.expect_err("it was ended").is_cancelled());
+            assert_eq!(*dropped.lock(), ["inner", "outer"]);
+            assert!(!may_wait());
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_is_that_of_who_waits_for_the_thread() {
+        in_world(async {
+            let task = tokio::spawn(on_thread(|| {
+                sleep(Duration::from_millis(1));
+                panic!("on purpose");
+            }));
+            let panic = task.await.expect_err("it panicked").into_panic();
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
+        })
+        .await;
+    }
 }

@@ -21,7 +21,7 @@ use super::isolation::{SILENCE, Standstill, isolation};
 use super::plan::Candidate;
 use super::reading::ActiveReads;
 use crate::error::Error;
-use crate::gossip::{Applied, Gossip, Standing};
+use crate::gossip::{Applied, Gossip, NotReady, Standing};
 use crate::log::Log;
 use crate::membership::{Configurations, Membership};
 use crate::metrics;
@@ -149,6 +149,7 @@ impl View {
     /// Every node as it is known here, by partition and name.
     pub(crate) fn nodes(&self) -> Vec<proto::NodeStatus> {
         let membership = self.membership();
+        let told = |why: &NotReady| why.as_str().to_owned();
         let status = |(name, member): (&NodeId, &Member)| {
             let (announce, suspicion) = self.gossip.look_at(name);
             let standing = announce.as_ref().map(|announce| &announce.standing);
@@ -164,6 +165,8 @@ impl View {
                 detached: u32::try_from(detached).unwrap_or(u32::MAX),
                 gc_timestamp: standing.map(|standing| standing.gc_timestamp.0),
                 copying: standing.and_then(|standing| standing.copying),
+                silent_ms: standing.and_then(|_| millis(self.gossip.silence(name))),
+                not_ready: standing.and_then(|standing| standing.not_ready.as_ref()).map(told),
             }
         };
         let mut nodes: Vec<_> = membership.configuration().members().iter().map(status).collect();
@@ -254,6 +257,7 @@ impl View {
             gc_timestamp: TxnId(self.needs_from.load(Ordering::Acquire)),
             history_from: self.storage.feed_start(),
             copying: self.status.backfilling().map(|copied| copied.entries),
+            not_ready: self.status.not_ready().map(NotReady::new),
         }
     }
 
@@ -329,4 +333,9 @@ impl View {
     fn last_stable(&self) -> TxnId {
         self.stability.lock().stable().last().unwrap_or_default()
     }
+}
+
+/// A time in milliseconds; `None` for ever.
+fn millis(time: Duration) -> Option<u64> {
+    (time < Duration::MAX).then(|| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }

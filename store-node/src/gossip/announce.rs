@@ -13,6 +13,8 @@ use anabranch_core::keyspace::{Intervals, Position};
 /// More would let the announce of one node that is far behind take the room of all others.
 pub(super) const MAX_AHEAD: usize = 16;
 pub(super) const MAX_DETACHED: usize = 16;
+/// The most bytes of why a node is not ready.
+const MAX_NOT_READY_BYTES: usize = 240;
 
 /// One life of a process: a later one of the same node has a higher number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +68,25 @@ pub(crate) struct Standing {
     /// While the node lacks something of what it owns and copies it from others: how many rounds
     /// and documents it has so far.
     pub(crate) copying: Option<u64>,
+    /// Why the node is not ready, for people.
+    pub(crate) not_ready: Option<NotReady>,
+}
+
+/// Why a node is not ready: text, of which so much is told that it takes no room from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotReady(String);
+
+impl NotReady {
+    /// Cut to the most that is told.
+    pub(crate) fn new(mut text: String) -> Self {
+        text.truncate(text.floor_char_boundary(MAX_NOT_READY_BYTES));
+        NotReady(text)
+    }
+
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// What a node has applied of what it owns: everywhere up to the base, and more in places.

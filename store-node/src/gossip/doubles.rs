@@ -22,6 +22,7 @@ pub(crate) fn standing(epoch: u64, base: u64) -> Standing {
         gc_timestamp: TxnId(base.saturating_sub(1_000)),
         history_from: TxnId(0),
         copying: None,
+        not_ready: None,
     }
 }
 

@@ -30,7 +30,7 @@ mod tests;
 mod whole;
 mod wire;
 
-pub(crate) use announce::{Announce, Applied, Incarnation, Standing};
+pub(crate) use announce::{Announce, Applied, Incarnation, NotReady, Standing};
 pub(crate) use service::{Gossip, GossipOptions};
 pub(crate) use state::Settings;
 pub(crate) use suspicion::Suspicion;

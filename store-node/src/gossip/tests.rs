@@ -10,7 +10,7 @@ use anabranch_schemas::gossip as proto;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::announce::{Ahead, Announce, Applied, Incarnation, Sequence, Version};
+use super::announce::{Ahead, Announce, Applied, Incarnation, NotReady, Sequence, Version};
 use super::dice::Dice;
 use super::doubles::{announce, configuration, node, standing};
 use super::message::Message;
@@ -224,8 +224,14 @@ fn applied() -> impl Strategy<Value = Applied> {
 
 fn announces() -> impl Strategy<Value = Announce> {
     let numbers = (any::<u64>(), 1..=u64::MAX, any::<u64>(), any::<u64>(), any::<u64>());
-    ("[a-z][a-z0-9]{0,62}", numbers, applied(), any::<u64>(), any::<Option<u64>>()).prop_map(
-        |(name, (life, sequence, epoch, durable, gc), applied, history_from, copying)| {
+    let whole = (any::<u64>(), any::<Option<u64>>(), any::<Option<String>>());
+    ("[a-z][a-z0-9]{0,62}", numbers, applied(), whole).prop_map(
+        |(
+            name,
+            (life, sequence, epoch, durable, gc),
+            applied,
+            (history_from, copying, not_ready),
+        )| {
             let mut announce = announce(&name, sequence, 0);
             announce.version.incarnation = Incarnation(life);
             announce.standing.epoch = Epoch(epoch);
@@ -234,6 +240,7 @@ fn announces() -> impl Strategy<Value = Announce> {
             announce.standing.gc_timestamp = TxnId(gc);
             announce.standing.history_from = TxnId(history_from);
             announce.standing.copying = copying;
+            announce.standing.not_ready = not_ready.map(NotReady::new);
             announce
         },
     )

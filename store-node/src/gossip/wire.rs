@@ -10,7 +10,7 @@ use anabranch_core::keyspace::Position;
 use anabranch_schemas::gossip as proto;
 
 use super::announce::{
-    Ahead, Announce, Applied, AppliedError, Incarnation, Sequence, Standing, Version,
+    Ahead, Announce, Applied, AppliedError, Incarnation, NotReady, Sequence, Standing, Version,
 };
 use super::message::Message;
 
@@ -72,7 +72,8 @@ pub(super) fn encode(message: &Message, mark: ClusterMark) -> proto::Message {
 
 fn encode_announce(announce: &Announce) -> proto::Announce {
     let Announce { node, version: Version { incarnation, sequence }, standing } = announce;
-    let Standing { epoch, applied, durable, gc_timestamp, history_from, copying } = standing;
+    let Standing { epoch, applied, durable, gc_timestamp, history_from, copying, not_ready } =
+        standing;
     proto::Announce {
         node: node.to_string(),
         incarnation: incarnation.0,
@@ -85,6 +86,7 @@ fn encode_announce(announce: &Announce) -> proto::Announce {
         gc_timestamp: gc_timestamp.0,
         history_from: history_from.0,
         copying: *copying,
+        not_ready: not_ready.as_ref().map(|not_ready| not_ready.as_str().to_owned()),
     }
 }
 
@@ -159,6 +161,7 @@ fn decode_announce(announce: proto::Announce) -> Result<Announce, WireError> {
         gc_timestamp,
         history_from,
         copying,
+        not_ready,
     } = announce;
     let node = node(name)?;
     if sequence == 0 {
@@ -178,6 +181,7 @@ fn decode_announce(announce: proto::Announce) -> Result<Announce, WireError> {
         gc_timestamp: TxnId(gc_timestamp),
         history_from: TxnId(history_from),
         copying,
+        not_ready: not_ready.map(NotReady::new),
     };
     Ok(Announce { node, version, standing })
 }
