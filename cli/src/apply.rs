@@ -20,19 +20,23 @@ pub(crate) struct Args {
     /// A YAML file of one or more resources; '-' reads stdin.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
+    /// Take store nodes out of a partition also if none that stays is known to have its data: what
+    /// only they have is lost.
+    #[arg(long)]
+    lose: bool,
     #[command(flatten)]
     admin: AdminFlags,
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let Args { file, admin } = args;
+    let Args { file, lose, admin } = args;
     let text = read(&file)?;
     // All are checked before the first is applied.
     let resources = parse(&text).with_context(|| format!("apply {}", file.display()))?;
     let client = Client::new(&admin.server)?;
     for resource in &resources {
         let id = resource.id();
-        let change = put(&client, resource).await.with_context(|| format!("apply {id}"))?;
+        let change = put(&client, resource, lose).await.with_context(|| format!("apply {id}"))?;
         print(format_args!("{id} {change}"))?;
     }
     Ok(())
@@ -74,11 +78,13 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Resource>> {
     Ok(resources)
 }
 
-/// Declares one resource, and says what that changed.
-pub(crate) async fn put(client: &Client, resource: &Resource) -> Result<&'static str> {
+/// Declares one resource, and says what that changed. A cluster may `lose` what only nodes have that
+/// leave it.
+pub(crate) async fn put(client: &Client, resource: &Resource, lose: bool) -> Result<&'static str> {
     let path = format!("/api/v1/resources/{}", resource.id().key());
     let before = client.request(Method::GET, &path).send().await.ok();
-    let put = client.request(Method::PUT, &path).json(&resource.to_value());
+    let put = client.request(Method::PUT, &path).query(&[("lose", lose)]);
+    let put = put.json(&resource.to_value());
     let after = client.send(put).await?;
     let version = |response: &Response| response.headers().get(ETAG).cloned();
     Ok(if after.status() == StatusCode::CREATED {

@@ -44,7 +44,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             journal: service.journal.clone(),
             cluster: name,
             replications: None,
-            is_one_process: false,
+            store_nodes: Some(store_node.clone()),
         };
         let routes = ingest::admin_routes(admin, hosts, operated);
         let context = ingest::Context {

@@ -128,7 +128,7 @@ impl Start<'_> {
             journal: journal.clone(),
             cluster: cluster.name.clone(),
             replications: probe,
-            is_one_process: true,
+            store_nodes: None,
         };
         let resources = ingest::admin_routes(addresses.1, hosts, operated);
         let board = Board::new(cluster.clone(), journal, readiness.clone(), links);

@@ -104,7 +104,8 @@ async fn declare(east: &Cluster, west: &Cluster) -> Result<()> {
                 "subscriptions": { "queriesByCollection": wanted },
             },
         }))?;
-        apply::put(&Client::new(&format!("http://{}", cluster.local.admin))?, &resource).await?;
+        apply::put(&Client::new(&format!("http://{}", cluster.local.admin))?, &resource, false)
+            .await?;
     }
     Ok(())
 }

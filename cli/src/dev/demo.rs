@@ -165,7 +165,7 @@ async fn show(east: &Local, west: &Local, dir: &Path) -> Result<()> {
     for (cluster, connections) in [(east, vec![]), (west, vec![bridge.to_string()])] {
         let resource = japanese_cars(&connections)?;
         let admin = Client::new(&format!("http://{}", cluster.admin))?;
-        let change = apply::put(&admin, &resource).await;
+        let change = apply::put(&admin, &resource, false).await;
         let change =
             change.with_context(|| format!("declare what {} wants", cluster.cluster.name))?;
         print(format_args!(

@@ -10,11 +10,11 @@
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId};
 use anabranch_core::keyspace::Interval;
 use anabranch_core::slicing::PartitionId;
-use anabranch_journal::{Offset, TopicPartition};
+use anabranch_journal::{Bounds, Offset, TopicPartition};
 use anabranch_schemas::topics::ClusterName;
 use serde_json::{Value, json};
 
-use super::Admin;
+use super::{Admin, leaving};
 use crate::error::{Code, Refusal};
 
 /// Refuses what is declared for another cluster.
@@ -28,42 +28,53 @@ pub(super) fn check_name(admin: &Admin, name: &ClusterName) -> Result<(), Refusa
         .with_hint(format!("write {ours}, or apply it to a server of {name}")))
 }
 
-/// Refuses a change after which data would not be where it is looked for. `before` is `None` for a
-/// cluster without a configuration: one node holds everything.
+/// Refuses a change after which data would not be where it is looked for, or nowhere unless that
+/// `may_lose` it. `before` is `None` for a cluster without a configuration: one node holds
+/// everything.
 pub(super) fn admit(
     admin: &Admin,
     before: Option<&ClusterSpec>,
     after: &ClusterSpec,
+    may_lose: bool,
 ) -> Result<(), Refusal> {
-    if admin.is_one_process {
+    let Some(store_nodes) = &admin.store_nodes else {
         let message = "this process is the whole cluster, and its one store node has everything";
         return Err(Refusal::new(Code::ClusterInUse, message).with_hint(
             "to have several store nodes run ingest, store-node and cdc by themselves, on Kafka",
         ));
-    }
-    let moved = match before {
-        Some(before) => moves(before, after),
-        None => Some("the cluster would get its first configuration".to_owned()),
     };
-    moved.map_or(Ok(()), |change| refuse_with_data(admin, &change))
+    let Some(log) = data(admin)? else { return Ok(()) };
+    let Some(before) = before else {
+        return Err(in_use("the cluster would get its first configuration"));
+    };
+    match moves(before, after) {
+        Some(change) => Err(in_use(&change)),
+        None if may_lose => Ok(()),
+        None => leaving::admit(store_nodes, before, after, log.start.0),
+    }
 }
 
 /// Refuses to remove the configuration from data.
 pub(super) fn admit_removal(admin: &Admin) -> Result<(), Refusal> {
-    refuse_with_data(admin, "the cluster would lose its configuration")
+    match data(admin)? {
+        Some(_) => Err(in_use("the cluster would lose its configuration")),
+        None => Ok(()),
+    }
 }
 
-fn refuse_with_data(admin: &Admin, change: &str) -> Result<(), Refusal> {
+/// The ends of the log, if anything was ever written.
+fn data(admin: &Admin) -> Result<Option<Bounds>, Refusal> {
     let txns = TopicPartition::new(admin.cluster.txns(), 0);
     let bounds = admin.journal.bounds(&txns).map_err(|error| Refusal::of_journal(&error))?;
-    if bounds.end == Offset::default() {
-        return Ok(());
-    }
+    Ok(Some(bounds).filter(|bounds| bounds.end > Offset::default()))
+}
+
+fn in_use(change: &str) -> Refusal {
     let message = format!(
         "{change}, but the cluster has data, which cannot move between partitions yet; what may \
          change are addresses, the quorum, and which nodes a partition has, of which a quorum stays"
     );
-    Err(Refusal::new(Code::ClusterInUse, message))
+    Refusal::new(Code::ClusterInUse, message)
 }
 
 /// What moves data from one node to another, if anything does.

@@ -5,6 +5,7 @@
 //! for them waits up to a deadline.
 
 mod cluster;
+mod leaving;
 mod openapi;
 mod replication;
 mod resources;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use anabranch_core::ids::AppId;
 use anabranch_journal::Journal;
 use anabranch_journal::metadata::{MetadataError, MetadataStore};
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::resources::ResourceName;
 use anabranch_schemas::topics::ClusterName;
 use axum::Router;
@@ -44,15 +46,16 @@ pub struct Operated {
     pub cluster: ClusterName,
     /// What is known of the replications that run in this process.
     pub replications: Option<ReplicationProbe>,
-    /// This process is the whole cluster: its one store node has everything, whatever is declared.
-    pub is_one_process: bool,
+    /// Its store nodes. `None` if this process is the whole cluster: its one store node has
+    /// everything, whatever is declared.
+    pub store_nodes: Option<AnyOf>,
 }
 
 /// What the handlers share.
 struct Admin {
     journal: Arc<dyn Journal>,
     cluster: ClusterName,
-    is_one_process: bool,
+    store_nodes: Option<AnyOf>,
     /// Opened when it is first needed: the journal may not be there when the process starts.
     metadata: Mutex<Option<Arc<MetadataStore>>>,
     replications: Option<ReplicationProbe>,
@@ -66,9 +69,9 @@ pub fn admin_routes(address: SocketAddr, allowed_hosts: &[String], operated: Ope
 }
 
 fn routes(operated: Operated) -> Router {
-    let Operated { journal, cluster, replications, is_one_process } = operated;
+    let Operated { journal, cluster, replications, store_nodes } = operated;
     let metadata = Mutex::new(None);
-    let admin = Arc::new(Admin { journal, cluster, is_one_process, metadata, replications });
+    let admin = Arc::new(Admin { journal, cluster, store_nodes, metadata, replications });
     let one = get(resources::read).put(resources::write).delete(resources::remove);
     Router::new()
         .route("/api/v1/resources", get(resources::list))

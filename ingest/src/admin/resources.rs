@@ -7,8 +7,8 @@ use anabranch_core::cluster::Epoch;
 use anabranch_journal::metadata::{Entry, MetadataError, MetadataStore, Version};
 use anabranch_schemas::resources::{Kind, Resource, ResourceError, ResourceId};
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use super::{Admin, cluster, refusal, replication};
 use crate::error::{Code, Refusal};
-use crate::http::{self, ErrorReply, path_refusal};
+use crate::http::{self, ErrorReply, path_refusal, query_refusal};
 
 /// The largest resource, in bytes of JSON.
 const MAX_BYTES: usize = 1 << 20;
@@ -35,6 +35,15 @@ pub(super) struct Parts {
     kind: String,
     app: Option<String>,
     name: String,
+}
+
+/// How a resource is declared.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WriteParameters {
+    /// A cluster may lose what only nodes have that leave it.
+    #[serde(default)]
+    lose: bool,
 }
 
 /// A path that is to name a resource.
@@ -85,6 +94,8 @@ pub(super) struct ResourceList {
         ("kind" = String, Path, description = "The kind, such as `replication`"),
         ("app" = uuid::Uuid, Path, description = "The app"),
         ("name" = String, Path, description = "The name"),
+        ("lose" = Option<bool>, Query,
+            description = "Whether a cluster may lose what only nodes have that leave it"),
         ("If-Match" = Option<String>, Header, description = "The version that is to be replaced"),
     ),
     request_body(content = Object, description = "The resource; a `status` is left out"),
@@ -105,10 +116,13 @@ pub(super) struct ResourceList {
 pub(super) async fn write(
     State(admin): State<Arc<Admin>>,
     path: Named,
+    parameters: Result<Query<WriteParameters>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     let id = named(path)?;
+    let Query(WriteParameters { lose }) =
+        parameters.map_err(|rejection| query_refusal(&rejection))?;
     let wanted = if_match(&headers)?;
     let body = read_body(body).await?;
     let resource = Resource::from_json(&body).map_err(|error| unusable(&error))?;
@@ -118,7 +132,7 @@ pub(super) async fn write(
             .with_hint("put a resource under its own kind, app and name"));
     }
     let shown = resource.to_value();
-    let (version, made) = admin.blocking(move |admin| put(admin, wanted, &resource)).await?;
+    let (version, made) = admin.blocking(move |admin| put(admin, wanted, &resource, lose)).await?;
     tracing::info!(key = id.key(), %version, "resource declared");
     let status = if made { StatusCode::CREATED } else { StatusCode::OK };
     Ok(with_version(status, http::json(shown), version))
@@ -154,6 +168,7 @@ fn put(
     admin: &Admin,
     wanted: Option<Version>,
     resource: &Resource,
+    may_lose: bool,
 ) -> Result<(Version, bool), Refusal> {
     let metadata = admin.metadata()?;
     let (key, text) = (resource.id().key(), resource.to_json());
@@ -170,7 +185,7 @@ fn put(
         if let Some(entry) = found.as_ref().filter(|entry| entry.value == text) {
             return Ok((entry.version, false));
         }
-        admit(admin, &key, found.as_ref(), resource)?;
+        admit(admin, &key, found.as_ref(), resource, may_lose)?;
         match metadata.compare_and_set(&key, version, Some(text.clone())) {
             Ok(set) => return Ok((set, version.is_none())),
             Err(MetadataError::Conflict { .. }) if wanted.is_none() && tries < MAX_TRIES => {}
@@ -185,6 +200,7 @@ fn admit(
     key: &str,
     before: Option<&Entry>,
     after: &Resource,
+    may_lose: bool,
 ) -> Result<(), Refusal> {
     match after {
         Resource::Cluster { name, spec } => {
@@ -194,7 +210,7 @@ fn admit(
                 Some(Resource::Cluster { spec, .. }) => Some(spec),
                 _ => None,
             };
-            cluster::admit(admin, before, spec)
+            cluster::admit(admin, before, spec, may_lose)
         }
         Resource::Replication { .. } => Ok(()),
     }

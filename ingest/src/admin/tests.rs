@@ -29,16 +29,16 @@ async fn start() -> (Cluster, Router) {
     let probe: ReplicationProbe = Arc::new(|_, name| Some(json!({"of": name.as_str()})));
     let loopback = "127.0.0.1:8081".parse().unwrap();
     let journal = cluster.journal.clone();
-    let operated =
-        Operated { journal, cluster: name, replications: Some(probe), is_one_process: false };
+    let store_nodes = Some(cluster.store.nodes());
+    let operated = Operated { journal, cluster: name, replications: Some(probe), store_nodes };
     let routes = admin_routes(loopback, &[], operated);
     (cluster, routes)
 }
 
 /// A cluster of which nothing else is known.
-fn operated(journal: Arc<dyn Journal>, is_one_process: bool) -> Operated {
+fn operated(journal: Arc<dyn Journal>, store_nodes: Option<AnyOf>) -> Operated {
     let cluster = "east".parse().unwrap();
-    Operated { journal, cluster, replications: None, is_one_process }
+    Operated { journal, cluster, replications: None, store_nodes }
 }
 
 async fn send(
@@ -188,7 +188,7 @@ async fn a_page_that_was_given_our_address_gets_nothing() {
     let (cluster, router) = start().await;
     let loopback = "127.0.0.1:8081".parse().unwrap();
     let hosts = ["db.example".to_owned()];
-    let configured = admin_routes(loopback, &hosts, operated(cluster.journal.clone(), false));
+    let configured = admin_routes(loopback, &hosts, operated(cluster.journal.clone(), None));
     for (router, host, expected) in [
         (&router, "evil.example:8081", 403),
         (&router, "localhost:8081", 200),
@@ -217,7 +217,7 @@ async fn the_routes_are_described() {
     let cluster = &paths["/api/v1/resources/cluster/{name}"]["put"];
     let parameters = cluster["parameters"].as_array().unwrap();
     let names: Vec<_> = parameters.iter().map(|parameter| &parameter["name"]).collect();
-    assert_eq!(names, ["name", "If-Match"]);
+    assert_eq!(names, ["name", "lose", "If-Match"]);
     let operations = paths.values().flat_map(|path| path.as_object().unwrap().values());
     let ids: BTreeSet<_> = operations.map(|operation| operation["operationId"].as_str()).collect();
     assert_eq!(ids.len(), described, "no id comes twice");

@@ -57,6 +57,8 @@ pub(crate) struct Node {
     /// How many reads were asked for, and the code with which all are refused, if they are.
     pub(crate) reads: Arc<AtomicUsize>,
     refuses: Arc<Mutex<Option<&'static str>>>,
+    /// The store nodes that it knows, itself included.
+    pub(crate) known: Arc<Mutex<Vec<proto::NodeStatus>>>,
     /// The queries that were asked.
     pub(crate) queries: Arc<Mutex<Vec<proto::QueryRequest>>>,
     /// What happens after the next read was answered.
@@ -72,6 +74,7 @@ impl FakeStore {
             lost_after: Arc::default(),
             reads: Arc::default(),
             refuses: Arc::default(),
+            known: Arc::default(),
             queries: Arc::default(),
             after_read: Arc::default(),
         };
@@ -300,6 +303,7 @@ impl StoreNode for Node {
         Ok(Response::new(proto::StatusReply {
             applied_next: next,
             log_end: next,
+            nodes: self.known.lock().clone(),
             ..proto::StatusReply::default()
         }))
     }

@@ -100,11 +100,11 @@ codes! {
     JournalUnavailable "journal_unavailable" 503 Retry
         "nothing was written; send the request again later";
     StoreUnavailable "store_unavailable" 503 Retry
-        "nothing was written; send the request again later";
+        "nothing was done; send the request again later";
     TimestampNotReached "timestamp_not_reached" 503 Retry
         "the store is behind this transaction; ask again later";
     DeadlineExceeded "deadline_exceeded" 504 Retry
-        "nothing was written; ask for less at once, or allow more time";
+        "nothing was done; ask for less at once, or allow more time";
     OutcomeUnknown "outcome_unknown" 503 Unknown
         "repeat the request with the same Idempotency-Key, or read back what became of it";
     ShuttingDown "shutting_down" 503 Shutdown
@@ -117,6 +117,8 @@ codes! {
     ClusterInUse "cluster_in_use" 409 Invalid
         "keep the partitions, their weights and the partition of each node; to divide data \
          otherwise, declare a new cluster before anything is written to it";
+    MayLose "may_lose" 409 Invalid
+        "wait until a store node that stays has everything, or say that it may be lost";
     ResourceChanged "resource_changed" 409 Retry "read the resource again and repeat the change";
 }
 

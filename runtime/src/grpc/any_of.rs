@@ -115,6 +115,8 @@ fn channels(addresses: &str, tls: Option<&TlsFiles>) -> Result<Arc<[Node]>, Grpc
     addresses.split(',').map(|address| node(address.trim())).collect()
 }
 
+type StdError = Box<dyn std::error::Error + Send + Sync>;
+
 /// What a call fails with that reaches no node.
 type Error = <Transport as Service<http::Request<Body>>>::Error;
 
@@ -150,7 +152,10 @@ impl Service<http::Request<Body>> for AnyOf {
             if is_away(&answer) {
                 this.pass_over(turn);
             }
-            answer.map(|response| understood(response, &address))
+            Ok(match answer {
+                Ok(response) => understood(response, &address),
+                Err(error) => unreached(error, &address),
+            })
         })
     }
 }
@@ -180,6 +185,12 @@ fn understood(response: http::Response<Body>, address: &str) -> http::Response<B
     let what =
         format!("the server at {address} is none of the cluster's: it answers HTTP {status}");
     Status::unavailable(what).into_http()
+}
+
+/// As an answer it says which node it was.
+fn unreached(error: impl Into<StdError>, address: &str) -> http::Response<Body> {
+    let status = Status::from_error(error.into());
+    Status::new(status.code(), format!("{address}: {}", status.message())).into_http()
 }
 
 #[cfg(test)]

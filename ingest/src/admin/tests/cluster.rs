@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_journal::doubles::{Fate, FaultyJournal, Step};
 use anabranch_journal::metadata::Version;
+use anabranch_schemas::store::NodeStatus;
 
 use super::*;
 use crate::doubles::insert;
@@ -45,6 +46,17 @@ async fn put(router: &Router, body: &Value) -> Reply {
 /// Somebody writes a document.
 fn write(cluster: &Cluster) {
     cluster.log.commit_now(&insert(&json!({"_id": "mine"})));
+}
+
+/// The store nodes know that these have everything.
+fn know(cluster: &Cluster, names: &[&str]) {
+    let known = |name: &&str| NodeStatus {
+        name: (*name).to_owned(),
+        base: Some(1),
+        silent_ms: Some(0),
+        ..NodeStatus::default()
+    };
+    *cluster.store.node.known.lock() = names.iter().map(known).collect();
 }
 
 #[tokio::test]
@@ -171,6 +183,7 @@ async fn what_moves_no_data_may_change() {
     let mut spec = two();
     assert_eq!(put(&router, &declared(&spec)).await.status, StatusCode::CREATED);
     write(&cluster);
+    know(&cluster, &["a2"]);
     let changes: [&dyn Fn(&mut Value); 5] = [
         &|_| {},
         &|spec| spec["partitions"][0]["nodes"]["a1"] = json!("elsewhere:7070"),
@@ -188,12 +201,49 @@ async fn what_moves_no_data_may_change() {
     assert_eq!(shown["status"]["epoch"], 5, "the first changed nothing");
 }
 
+/// Partition {a1, a2}, of which a1 is away and was wiped: what a2 has would be lost without it.
+#[tokio::test]
+async fn the_only_node_that_is_known_to_have_its_data_stays() {
+    let (cluster, router) = start().await;
+    let spec = one(&["a1", "a2"]);
+    assert_eq!(put(&router, &declared(&spec)).await.status, StatusCode::CREATED);
+    let without = declared(&one(&["a1", "a3"]));
+    let refused = async |told: &str| {
+        let reply = put(&router, &without).await;
+        let error = &reply.json()["error"];
+        let message = error["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.contains(told), "{}", reply.text);
+        assert!(error["hint"].as_str().unwrap_or_default().contains("--lose"), "{}", reply.text);
+        (reply.status.as_u16(), reply.code())
+    };
+    write(&cluster);
+    know(&cluster, &["a2"]);
+    let expected = (409, "may_lose".to_owned());
+    assert_eq!(refused("a2 would leave partition 0").await, expected);
+    assert_eq!(refused("a1 is not known to the others").await, expected);
+    cluster.store.stop().await;
+    assert_eq!(refused("no store node says").await, (503, "store_unavailable".to_owned()));
+    cluster.store.restart().await;
+    let shown = send(&router, Method::GET, PATH, &Value::Null, &[]).await.json();
+    assert_eq!(shown["spec"], spec, "nothing was changed");
+
+    let path = format!("{PATH}?lose=true");
+    let reply = send(&router, Method::PUT, &path, &without, &[]).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    know(&cluster, &["a1"]);
+    let reply = put(&router, &declared(&one(&["a1"]))).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let reply = send(&router, Method::PUT, &format!("{PATH}?loose=true"), &without, &[]).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
+}
+
 /// Each for itself leaves the partition a node of those that it had; together they do not.
 #[tokio::test]
 async fn of_two_changes_the_second_is_admitted_on_what_the_first_left() {
     let (cluster, router) = start().await;
     assert_eq!(put(&router, &declared(&one(&["a", "b"]))).await.status, StatusCode::CREATED);
     write(&cluster);
+    know(&cluster, &["a", "b"]);
     let (journal, first) = (cluster.journal.clone(), AtomicBool::new(true));
     let faulty = FaultyJournal::new(cluster.journal.clone(), move |step| {
         if matches!(step, Step::Writer(_)) && first.swap(false, Ordering::SeqCst) {
@@ -204,7 +254,7 @@ async fn of_two_changes_the_second_is_admitted_on_what_the_first_left() {
         Fate::Done
     });
     let loopback = "127.0.0.1:8081".parse().unwrap();
-    let slow = admin_routes(loopback, &[], operated(Arc::new(faulty), false));
+    let slow = admin_routes(loopback, &[], operated(Arc::new(faulty), Some(cluster.store.nodes())));
     let reply = put(&slow, &declared(&one(&["b"]))).await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (409, "cluster_in_use"));
     let shown = send(&router, Method::GET, PATH, &Value::Null, &[]).await.json();
@@ -216,7 +266,7 @@ async fn of_two_changes_the_second_is_admitted_on_what_the_first_left() {
 async fn a_cluster_of_one_process_gets_no_other_nodes() {
     let (cluster, _) = start().await;
     let loopback = "127.0.0.1:8081".parse().unwrap();
-    let whole = admin_routes(loopback, &[], operated(cluster.journal.clone(), true));
+    let whole = admin_routes(loopback, &[], operated(cluster.journal.clone(), None));
     let reply = put(&whole, &declared(&one(&["a"]))).await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (409, "cluster_in_use"));
     assert_eq!(send(&whole, Method::GET, PATH, &Value::Null, &[]).await.status.as_u16(), 404);
