@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CARGO := scripts/cargo
 CHAOS_SECONDS ?= 1800
 CHAOS_REPORT ?= docs/chaos.md
-SIMULATED_SEEDS ?= 11200
+SIMULATED_SEEDS ?= 10080
 .DEFAULT_GOAL := help
 .PHONY: help run test chaos simulate build demo-kafka bench audit format clean
 
@@ -11,7 +11,7 @@ help:
 	@echo 'make run         start two clusters on this machine and watch them replicate (stop with Ctrl-C)'
 	@echo 'make test        format, lints, all tests; a real Kafka is found or started'
 	@echo 'make chaos       half an hour in which something fails every few seconds; writes $(CHAOS_REPORT)'
-	@echo 'make simulate    $(SIMULATED_SEEDS) simulated clusters for each of nine mixes of faults'
+	@echo 'make simulate    $(SIMULATED_SEEDS) simulated clusters for each of ten mixes of faults'
 	@echo 'make demo-kafka  the same two clusters as separate processes on a real Kafka'
 	@echo 'make build       an optimised binary: target/release/anabranch'
 	@echo 'make bench       measurements on a real Kafka'

@@ -56,7 +56,7 @@ impl Stability {
     pub(crate) fn follow(&mut self, configuration: &Configuration) {
         let Stable { next, .. } = self.stable;
         *self = Stability::new(configuration);
-        self.stable.next = next;
+        self.stable.next = if planted!(ForgetsWhatWasStable) { TxnId(0) } else { next };
     }
 
     /// The timestamp as it was computed last.

@@ -23,13 +23,15 @@ const fn bug(name: &'static str, breaks: &'static str, mix: &'static str) -> Bug
 }
 
 /// All of them.
-pub(crate) const BUGS: [Bug; 23] = [
+pub(crate) const BUGS: [Bug; 24] = [
     // Progress says more than what was applied.
     bug("SpliceBeforeApply", "ST", "crashes"),
     // The stable timestamp is the highest base and not the lowest.
     bug("StableIsMaximum", "ST", "calm"),
     // A node that was started again does not care where the log ended when it was.
     bug("ForgetsItsPast", "ST", "crashes"),
+    // In another configuration nothing is stable yet.
+    bug("ForgetsWhatWasStable", "ST", "members"),
     // A read is answered before its timestamp is reached.
     bug("ReadsUnreached", "ST", "network"),
     // What is handed over is of no snapshot, but as it is at the moment.

@@ -63,7 +63,8 @@ pub(crate) async fn watch(cluster: Arc<Cluster>) {
 
 fn look_at(cluster: &Cluster, node: &Node, running: &SimulatedNode, seen: &mut Seen) {
     let name = &node.name;
-    if let Some(task) = running.failed() {
+    // Who has left ends when it hears of it.
+    if let Some(task) = running.failed().filter(|_| cluster.is_member(node)) {
         cluster.violate(&format!("{name}: its task '{task}' has failed"));
     }
     if let Some(reason) = running.halted() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_cdc::CdcConfig;
-use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId, PartitionSpec};
+use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, Member, NodeId, PartitionSpec};
 use anabranch_core::ids::{ActorId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_journal::memory::MemoryJournal;
@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::bridges::Bridge;
 use crate::captured::Captured;
+use crate::members;
 use crate::mix::{Fault, Mix};
 use crate::model::Model;
 use crate::node_log::NodeLog;
@@ -41,7 +42,10 @@ pub(crate) struct Cluster {
     pub(crate) model: Mutex<Model>,
     pub(crate) captured: Mutex<Vec<Captured>>,
     pub(crate) nodes: Vec<Node>,
-    spec: ClusterSpec,
+    /// Who belongs to it now.
+    pub(crate) declared: Mutex<Configuration>,
+    /// One change of it at a time.
+    pub(crate) declaring: tokio::sync::Mutex<()>,
     capture: Mutex<Option<Tasks>>,
     pub(crate) servers: Vec<Server>,
     pub(crate) bridge: Bridge,
@@ -57,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) log: NodeLog,
     pub(crate) disk: Disk,
     pub(crate) running: Mutex<Option<SimulatedNode>>,
+    /// The configuration that it knows.
+    pub(crate) known: Mutex<Configuration>,
     /// What it needed of the log when it was last looked at.
     needs: Mutex<(TxnId, BTreeMap<Slice, Offset>)>,
 }
@@ -79,23 +85,27 @@ impl Cluster {
         log.ensure_topics(&cluster_topics(&identity.name, slices, None)).expect("they are new");
         // Processes of several clusters have to be told apart.
         let prefix = if mix.clusters > 1 { format!("{name}-") } else { String::new() };
-        let mut nodes = Vec::new();
-        let mut declared = Vec::new();
-        for partition in 0..partitions {
-            let names: Vec<NodeId> = (0..replicas)
-                .map(|replica| format!("{prefix}p{partition}r{replica}").parse().expect("a name"))
-                .collect();
-            let addresses = names.iter().map(|name| (name.clone(), name.to_string()));
-            declared.push(PartitionSpec { weight: 1, nodes: addresses.collect() });
-            nodes.extend(names.into_iter().map(|name| Node {
-                name,
-                partition: usize::try_from(partition).expect("a few"),
-                log: NodeLog::new(log.clone()),
-                disk: Disk::default(),
-                running: Mutex::new(None),
-                needs: Mutex::default(),
-            }));
-        }
+        let declared = (0..partitions).map(|partition| {
+            let nodes = (0..replicas).map(|replica| {
+                let name = format!("{prefix}p{partition}r{replica}").parse().expect("a name");
+                let address = members::address(&name);
+                (name, address)
+            });
+            PartitionSpec { weight: 1, nodes: nodes.collect() }
+        });
+        let spec = ClusterSpec { partitions: declared.collect(), quorum: None };
+        let declared = Configuration::new(Epoch(1), spec).expect("it makes sense");
+        members::declare(NodeLog::new(log.clone()), &identity, &declared);
+        let node = |(name, member): (&NodeId, &Member)| Node {
+            name: name.clone(),
+            partition: usize::try_from(member.partition.0).expect("a few"),
+            log: NodeLog::new(log.clone()),
+            disk: Disk::default(),
+            running: Mutex::new(None),
+            known: Mutex::new(declared.clone()),
+            needs: Mutex::default(),
+        };
+        let nodes = declared.members().iter().map(node).collect();
         let server =
             |number| Server::new(format!("{prefix}ingest-{number}"), NodeLog::new(log.clone()));
         let servers = (0..mix.servers).map(server).collect();
@@ -103,7 +113,6 @@ impl Cluster {
         let model = Mutex::new(Model::new(&log, &identity));
         let captured = slices.all().map(|slice| Captured::new(&log, &identity, slice));
         let captured = Mutex::new(captured.collect());
-        let spec = ClusterSpec { partitions: declared, quorum: None };
         let cluster = Arc::new(Cluster {
             mix,
             world,
@@ -112,7 +121,8 @@ impl Cluster {
             model,
             captured,
             nodes,
-            spec,
+            declared: Mutex::new(declared),
+            declaring: tokio::sync::Mutex::default(),
             capture: Mutex::new(None),
             servers,
             bridge,
@@ -149,20 +159,12 @@ impl Cluster {
         addresses.join(",")
     }
 
-    fn configuration(&self, from: &NodeId) -> Configuration {
-        let mut spec = self.spec.clone();
-        for partition in &mut spec.partitions {
-            for (name, address) in &mut partition.nodes {
-                *address = format!("{name}.from.{from}");
-            }
-        }
-        Configuration::new(Epoch(1), spec).expect("it makes sense")
-    }
-
-    /// Starts a node that does not run.
+    /// Starts a node that does not run, unless it has left.
     pub(crate) fn start_node(&self, node: &Node) {
+        let known = node.known.lock().clone();
+        let has_left = !self.is_member(node) || known.member(&node.name).is_none();
         let mut running = node.running.lock();
-        if running.is_some() {
+        if running.is_some() || has_left {
             return;
         }
         self.tell(&format!("{} starts", node.name));
@@ -178,7 +180,7 @@ impl Cluster {
         let options = NodeOptions {
             config,
             identity: self.identity.clone(),
-            configuration: self.configuration(&node.name),
+            configuration: members::seen_from(&node.name, &known),
             journal: Arc::new(node.log.clone()),
             disk: node.disk.clone(),
         };

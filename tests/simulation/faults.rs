@@ -11,6 +11,7 @@ use anabranch_store_node::simulation::Pace;
 
 use crate::cluster::{Cluster, Node, pause};
 use crate::dice::Dice;
+use crate::members;
 use crate::mix::Fault;
 
 /// How long a message takes when all take long, in microseconds.
@@ -142,6 +143,7 @@ async fn happen(cluster: Arc<Cluster>, fault: Fault, mut dice: Dice) {
             pause(for_ms).await;
             cluster.start_capture();
         }
+        Fault::Reconfigure => members::change(&cluster, node, for_ms, dice).await,
         Fault::Jump => {
             let by_ms = i64::try_from(dice.below(10_000)).expect("a small one") - 5_000;
             cluster.world.jump(by_ms);
@@ -194,7 +196,7 @@ fn start_of(cluster: &Cluster, at: &TopicPartition) -> Offset {
 }
 
 /// Whether another replica has, durably, all that the log no longer has.
-fn has_another(cluster: &Cluster, node: &Node) -> bool {
+pub(crate) fn has_another(cluster: &Cluster, node: &Node) -> bool {
     let nothing_trimmed = partitions(cluster).all(|at| start_of(cluster, &at) == Offset(0));
     let is_another = |other: &&Node| other.partition == node.partition && other.name != node.name;
     let mut others = cluster.nodes.iter().filter(is_another);
@@ -205,6 +207,7 @@ fn has_all(cluster: &Cluster, node: &Node) -> bool {
     let (next, slices) = cluster.needs(node);
     next.0 >= start_of(cluster, &txns(cluster)).0
         && !slices.is_empty()
+        && cluster.is_member(node)
         && slices
             .iter()
             .all(|(slice, needed)| *needed >= start_of(cluster, &rounds(cluster, *slice)))

@@ -12,6 +12,7 @@ mod checks;
 mod cluster;
 mod dice;
 mod faults;
+mod members;
 mod mix;
 mod model;
 mod node_log;
@@ -118,6 +119,11 @@ fn ingest() {
 #[test]
 fn bridge() {
     check("bridge");
+}
+
+#[test]
+fn members() {
+    check("members");
 }
 
 #[test]

@@ -39,6 +39,9 @@ pub(crate) enum Fault {
     CutLink,
     /// Change data capture dies, and is started again a while later.
     CrashCapture,
+    /// A store node leaves its partition and joins it again later, without its disk; or the quorum
+    /// changes.
+    Reconfigure,
     /// Wall time jumps, back or forth.
     Jump,
 }
@@ -92,7 +95,7 @@ const MIX: Mix = Mix {
 };
 
 /// All mixes.
-pub(crate) const MIXES: [Mix; 9] = [
+pub(crate) const MIXES: [Mix; 10] = [
     // Every read has to succeed here.
     Mix {
         faults: &[Compact, Compact, SlowDisk, SlowNetwork],
@@ -162,7 +165,24 @@ pub(crate) const MIXES: [Mix; 9] = [
         ],
         ..MIX
     },
-    Mix { name: "losses", faults: &[TrimAll, Wipe, Crash, CutFromLog, Pause], ..MIX },
+    Mix {
+        name: "members",
+        replicas_at_least: 2,
+        faults: &[
+            Reconfigure,
+            Reconfigure,
+            Reconfigure,
+            Crash,
+            Wipe,
+            Trim,
+            Cut,
+            CutFromLog,
+            SlowNetwork,
+            SlowDisk,
+        ],
+        ..MIX
+    },
+    Mix { name: "losses", faults: &[TrimAll, Wipe, Crash, CutFromLog, Pause, Reconfigure], ..MIX },
     Mix {
         name: "everything",
         replicas_at_least: 2,
@@ -186,6 +206,7 @@ pub(crate) const MIXES: [Mix; 9] = [
             Compact,
             CrashWriter,
             CrashCapture,
+            Reconfigure,
             Jump,
         ],
         ..MIX

@@ -49,6 +49,7 @@ pub struct SimulatedNode {
     owned: Intervals,
     slices: Vec<Slice>,
     pace: Arc<Pace>,
+    configurations: watch::Sender<Option<Configuration>>,
 }
 
 /// What a node is started with.
@@ -88,8 +89,14 @@ impl SimulatedNode {
     pub fn start(world: &World, options: NodeOptions, ready: ReadyFlag) -> Result<Self, Error> {
         let NodeOptions { config, identity, configuration, journal, disk } = options;
         let name = config.node.as_ref().map(ToString::to_string).unwrap_or_default();
-        let (_, configurations) = watch::channel(Some(configuration));
-        let node = StoreNode::open_in_memory(config, identity, configurations, journal, &disk)?;
+        let configurations = watch::Sender::new(Some(configuration));
+        let node = StoreNode::open_in_memory(
+            config,
+            identity,
+            configurations.subscribe(),
+            journal,
+            &disk,
+        )?;
         let (owned, slices) = (node.log().owned().clone(), node.log().read().to_vec());
         let tasks = Tasks::default();
         let (services, upkeep) = node.begin(&tasks, ready);
@@ -104,13 +111,29 @@ impl SimulatedNode {
         let keeping_up = keep_up(upkeep, Arc::clone(&pace));
         tasks.spawn("store-node-apply", async move { keeping_up.await.map_err(TaskError::from) });
         let world = world.clone();
-        Ok(SimulatedNode { name, world, tasks, storage, status, coordinator, owned, slices, pace })
+        Ok(SimulatedNode {
+            name,
+            world,
+            tasks,
+            storage,
+            status,
+            coordinator,
+            owned,
+            slices,
+            pace,
+            configurations,
+        })
     }
 
     /// Ends it where it is.
     pub fn crash(self) {
         self.world.network().close(&self.name);
         self.tasks.crash();
+    }
+
+    /// It hears of a newer configuration, with addresses as they are from it.
+    pub fn configure(&self, configuration: Configuration) {
+        self.configurations.send_replace(Some(configuration));
     }
 
     /// The task that has failed, if one has: then the process would have ended.
