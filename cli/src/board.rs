@@ -84,9 +84,9 @@ pub(crate) struct ClusterStatus {
     /// What nobody can read or write at the moment, and why.
     #[serde(default)]
     pub(crate) problems: Vec<String>,
-    /// What was declared lost, ever.
+    /// What was declared lost, ever; none if the log does not say.
     #[serde(default)]
-    pub(crate) losses: Vec<LossStatus>,
+    pub(crate) losses: Option<Vec<LossStatus>>,
 }
 
 /// Transactions of which a partition has lost its part: neither the log nor any replica had it.
@@ -203,21 +203,29 @@ impl Board {
             parts.push(self.ingest(end.clone()));
         }
         let (mut nodes, mut stable, mut gc_timestamp) = (Vec::new(), None, None);
+        let (mut quorums, mut alone) = (Vec::new(), None);
         if let Some(store) = &self.store {
             let reply = ask(store.clone()).await;
             stable = reply.as_ref().ok().map(|reply| reply.applied_next);
             gc_timestamp = reply.as_ref().ok().map(|reply| reply.gc_timestamp);
             let position = reply.as_ref().map(|reply| reply.applied_next).map_err(String::clone);
             parts.push(self.part(until, "store-node", position).await);
-            for node in reply.into_iter().flat_map(|reply| reply.nodes) {
-                nodes.push(self.node(until, node).await);
+            if let Ok(reply) = reply {
+                quorums = reply.quorums;
+                alone = reply.not_ready.filter(|_| reply.nodes.is_empty());
+                for node in reply.nodes {
+                    nodes.push(self.node(until, node).await);
+                }
             }
         }
         let position = self.captured(until).await;
         parts.push(self.part(until, "cdc", position).await);
         let links = self.links(until).await;
-        let losses = self.blocking(until, |board| board.losses()).await.unwrap_or_default();
-        let problems = health::problems(&parts, &nodes);
+        let losses = self.blocking(until, |board| board.losses()).await;
+        let mut problems = health::problems(&parts, &nodes, &quorums);
+        problems.extend(alone.map(|why| format!("the store node is not ready: {why}")));
+        problems
+            .extend(losses.as_ref().err().map(|why| format!("what was lost is not known: {why}")));
         ClusterStatus {
             cluster: self.cluster.name.to_string(),
             actor: self.cluster.actor.to_string(),
@@ -235,7 +243,7 @@ impl Board {
                 .map(|(part, why)| (part.to_owned(), why))
                 .collect(),
             problems,
-            losses,
+            losses: losses.ok(),
         }
     }
 

@@ -38,11 +38,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let config = service.settings.ingest.clone();
         let store_node = service.store_nodes(&service.host.edge)?;
         let address = host::address(&listener)?;
-        let name = service.cluster.name.clone();
         let (admin, hosts) = (service.settings.listen_admin, &config.allowed_hosts);
         let operated = ingest::Operated {
             journal: service.journal.clone(),
-            cluster: name,
+            cluster: service.cluster.clone(),
             replications: None,
             store_nodes: Some(store_node.clone()),
         };

@@ -126,7 +126,7 @@ impl Start<'_> {
         let hosts = &settings.ingest.allowed_hosts;
         let operated = ingest::Operated {
             journal: journal.clone(),
-            cluster: cluster.name.clone(),
+            cluster: cluster.clone(),
             replications: probe,
             store_nodes: None,
         };

@@ -125,7 +125,7 @@ fn show(status: &ClusterStatus) -> Result<()> {
     for (part, why) in not_ready {
         print(format_args!("not ready: {part}: {why}"))?;
     }
-    for loss in losses {
+    for loss in losses.iter().flatten() {
         print(lost(loss))?;
     }
     for problem in problems {
@@ -285,6 +285,30 @@ fn or_dash(value: Option<&u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_problem_is_a_failure() {
+        assert!(judge_problems(0).is_ok());
+        for count in [1, 2] {
+            assert_eq!(judge_problems(count).map_err(|failure| failure.exit), Err(Exit::Failed));
+        }
+    }
+
+    #[test]
+    fn a_loss_says_what_and_who() {
+        let mut loss = LossStatus {
+            partition: 2,
+            from: 5,
+            to: 9,
+            declared_by: "b1".to_owned(),
+            declared_ms: now_millis(),
+        };
+        let told = lost(&loss);
+        let expected = "lost: partition 2: transactions 5 to 8, as b1 declared ";
+        assert!(told.starts_with(expected), "{told}");
+        loss.to = 5;
+        assert!(lost(&loss).contains("parts of transactions from 5 on"));
+    }
 
     #[test]
     fn only_replicas_that_all_answered_and_hold_the_same_are_well() {

@@ -89,6 +89,7 @@ impl Observer {
             tracing::warn!(%error, "the log cannot be reached; trying again");
         }
         metrics::set_log_unreachable(true);
+        self.status.set_reaches_log(false);
     }
 
     /// The ends of `txns`, and of `rounds` if all are to be looked at. Only once they are known
@@ -125,6 +126,9 @@ impl Observer {
             Some(rounds) => is_nearly_trimmed(&durable, txns, rounds),
             None => before,
         };
+        if let Some(rounds) = &rounds {
+            self.status.set_reaches_log(reaches(&durable, txns, rounds));
+        }
         metrics::set_lag(Lag {
             transactions: self.status.log_end().0.saturating_sub(applied.next.0),
             applied: applied.time,
@@ -155,6 +159,12 @@ fn is_nearly_trimmed(durable: &Positions, txns: Bounds, rounds: &[SliceBounds]) 
     };
     near(Offset(durable.next.0), &txns)
         || rounds.iter().any(|(slice, bounds)| near(durable.slices[usize::from(slice.0)], bounds))
+}
+
+/// Whether nothing is missing between what is durable and where the log begins.
+fn reaches(durable: &Positions, txns: Bounds, rounds: &[SliceBounds]) -> bool {
+    durable.next.0 >= txns.start.0
+        && rounds.iter().all(|(slice, bounds)| durable.slices[usize::from(slice.0)] >= bounds.start)
 }
 
 /// Makes what was applied durable now. What fails is tried again the next time: until then the log
@@ -195,5 +205,15 @@ mod tests {
         assert!(near(200, 201, old, old));
         assert!(near(201, 200, old, old), "a slice is enough");
         assert!(!near(900, 900, bounds(900, 900), bounds(900, 900)), "nothing is needed");
+    }
+
+    #[test]
+    fn a_gap_in_txns_or_in_a_slice_is_one() {
+        let bounds = |start| Bounds { start: Offset(start), end: Offset(900) };
+        let durable = Positions { next: TxnId(100), slices: vec![Offset(0), Offset(50)] };
+        let reaches = |txns, rounds| reaches(&durable, bounds(txns), &[(Slice(1), bounds(rounds))]);
+        assert!(reaches(100, 50));
+        assert!(!reaches(101, 50));
+        assert!(!reaches(100, 51));
     }
 }

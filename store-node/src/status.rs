@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::ErrorKind;
@@ -89,6 +89,8 @@ pub(crate) struct Status {
     log_seen: Mutex<Option<Instant>>,
     lost_parts: AtomicU64,
     lost_ranges: AtomicU64,
+    /// What the node has durably goes as far as the log was last seen to begin.
+    reaches_log: AtomicBool,
     backfilling: Mutex<Option<Backfilling>>,
     ready: ReadyFlag,
     troubles: Mutex<BTreeMap<Trouble, String>>,
@@ -107,6 +109,7 @@ impl Status {
             log_seen: Mutex::default(),
             lost_parts: AtomicU64::new(0),
             lost_ranges: AtomicU64::new(0),
+            reaches_log: AtomicBool::new(false),
             backfilling: Mutex::default(),
             ready,
             troubles: Mutex::default(),
@@ -225,6 +228,19 @@ impl Status {
         tracing::error!(%error, next = %self.applied().next, "applying has stopped");
         self.halt(&error.to_string());
         Ok(())
+    }
+
+    /// What the node has durably goes as far as the log begins, or does not or nobody knows.
+    pub(crate) fn set_reaches_log(&self, reaches: bool) {
+        self.reaches_log.store(reaches, Ordering::Release);
+    }
+
+    /// Whether the node has durably all that it owns of what the log may no longer have, and goes on
+    /// with what that has.
+    pub(crate) fn is_whole(&self) -> bool {
+        let applied = self.applied.get();
+        let goes_on = applied.caught_up && applied.halted.is_none();
+        goes_on && self.backfilling.lock().is_none() && self.reaches_log.load(Ordering::Acquire)
     }
 
     /// Nothing more will be applied.

@@ -10,6 +10,7 @@
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId};
 use anabranch_core::keyspace::Interval;
 use anabranch_core::slicing::PartitionId;
+use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Bounds, Offset, TopicPartition};
 use anabranch_schemas::topics::ClusterName;
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ use crate::error::{Code, Refusal};
 
 /// Refuses what is declared for another cluster.
 pub(super) fn check_name(admin: &Admin, name: &ClusterName) -> Result<(), Refusal> {
-    let ours = &admin.cluster;
+    let ours = &admin.cluster.name;
     if name == ours {
         return Ok(());
     }
@@ -33,7 +34,7 @@ pub(super) fn check_name(admin: &Admin, name: &ClusterName) -> Result<(), Refusa
 /// everything.
 pub(super) fn admit(
     admin: &Admin,
-    before: Option<&ClusterSpec>,
+    before: Option<&Configuration>,
     after: &ClusterSpec,
     may_lose: bool,
 ) -> Result<(), Refusal> {
@@ -43,30 +44,47 @@ pub(super) fn admit(
             "to have several store nodes run ingest, store-node and cdc by themselves, on Kafka",
         ));
     };
-    let Some(log) = data(admin)? else { return Ok(()) };
+    if !has_data(admin)? {
+        return Ok(());
+    }
     let Some(before) = before else {
         return Err(in_use("the cluster would get its first configuration"));
     };
-    match moves(before, after) {
+    match moves(before.spec(), after) {
         Some(change) => Err(in_use(&change)),
-        None if may_lose => Ok(()),
-        None => leaving::admit(store_nodes, before, after, log.start.0),
+        None if may_lose || has_whole_log(admin)? => Ok(()),
+        None => leaving::admit(store_nodes, before, after),
     }
 }
 
 /// Refuses to remove the configuration from data.
 pub(super) fn admit_removal(admin: &Admin) -> Result<(), Refusal> {
-    match data(admin)? {
-        Some(_) => Err(in_use("the cluster would lose its configuration")),
-        None => Ok(()),
+    if has_data(admin)? {
+        return Err(in_use("the cluster would lose its configuration"));
     }
+    Ok(())
 }
 
-/// The ends of the log, if anything was ever written.
-fn data(admin: &Admin) -> Result<Option<Bounds>, Refusal> {
-    let txns = TopicPartition::new(admin.cluster.txns(), 0);
-    let bounds = admin.journal.bounds(&txns).map_err(|error| Refusal::of_journal(&error))?;
-    Ok(Some(bounds).filter(|bounds| bounds.end > Offset::default()))
+/// Whether anything was ever written.
+fn has_data(admin: &Admin) -> Result<bool, Refusal> {
+    let txns = TopicPartition::new(admin.cluster.name.txns(), 0);
+    Ok(bounds(admin, &txns)?.end > Offset::default())
+}
+
+/// Whether the log has all that was ever written.
+fn has_whole_log(admin: &Admin) -> Result<bool, Refusal> {
+    let ClusterIdentity { name, slices, .. } = &admin.cluster;
+    let rounds = slices.all().map(|slice| TopicPartition::new(name.rounds(), slice.0));
+    for at in rounds.chain([TopicPartition::new(name.txns(), 0)]) {
+        if bounds(admin, &at)?.start > Offset::default() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn bounds(admin: &Admin, at: &TopicPartition) -> Result<Bounds, Refusal> {
+    admin.journal.bounds(at).map_err(|error| Refusal::of_journal(&error))
 }
 
 fn in_use(change: &str) -> Refusal {

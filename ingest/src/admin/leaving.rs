@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anabranch_core::cluster::{ClusterSpec, NodeId};
+use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId};
 use anabranch_core::slicing::PartitionId;
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
+use tonic::Response;
 
 use crate::error::{Code, Refusal};
 
@@ -20,7 +21,11 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// A node that was not heard for longer, in milliseconds, may be gone.
 const SILENCE_MS: u64 = 2_000;
 
-/// A partition that some of its nodes leave.
+const HINT: &str = "nothing was changed. Apply it again once `anabranch status` shows that one of \
+                    those that stay is ready; or with --lose (?lose=true): what only those have that \
+                    leave is lost then";
+
+/// A partition that some of its nodes leave. Who moves to another address may be somebody else there.
 #[derive(Debug, PartialEq, Eq)]
 struct Left<'a> {
     partition: PartitionId,
@@ -28,57 +33,64 @@ struct Left<'a> {
     stay: Vec<&'a NodeId>,
 }
 
-/// Refuses a change after which a partition may be without its data, which begin in the log at
-/// transaction `log_start`. Blocks.
+/// Refuses a change after which a partition may be without what the log no longer has. Blocks.
 pub(super) fn admit(
     store_nodes: &AnyOf,
-    before: &ClusterSpec,
+    before: &Configuration,
     after: &ClusterSpec,
-    log_start: u64,
 ) -> Result<(), Refusal> {
-    let left = left(before, after);
+    let left = left(before.spec(), after);
     if left.is_empty() {
         return Ok(());
     }
-    let nodes = Handle::current().block_on(known(store_nodes))?;
-    left.iter().find_map(|left| refused(left, &nodes, log_start)).map_or(Ok(()), Err)
+    let known = Handle::current().block_on(known(store_nodes, before.epoch()))?;
+    left.iter().find_map(|left| refused(left, &known)).map_or(Ok(()), Err)
 }
 
 fn left<'a>(before: &'a ClusterSpec, after: &ClusterSpec) -> Vec<Left<'a>> {
     let pairs = (0..).map(PartitionId).zip(before.partitions.iter().zip(&after.partitions));
-    let left = pairs.map(|(partition, (old, new))| {
-        let (stay, leave) = old.nodes.keys().partition(|node| new.nodes.contains_key(*node));
-        Left { partition, leave, stay }
+    let left = pairs.filter_map(|(partition, (old, new))| {
+        let leave: Vec<_> =
+            old.nodes.keys().filter(|node| !new.nodes.contains_key(*node)).collect();
+        let stays =
+            old.nodes.iter().filter(|(node, address)| new.nodes.get(*node) == Some(*address));
+        let stay = stays.map(|(node, _)| node).collect();
+        (!leave.is_empty()).then_some(Left { partition, leave, stay })
     });
-    left.filter(|left| !left.leave.is_empty()).collect()
+    left.collect()
 }
 
-/// The store nodes as one of them knows them, by name.
-async fn known(store_nodes: &AnyOf) -> Result<BTreeMap<String, proto::NodeStatus>, Refusal> {
+/// The store nodes as one of them knows them that goes by this configuration, by name.
+async fn known(
+    store_nodes: &AnyOf,
+    epoch: Epoch,
+) -> Result<BTreeMap<String, proto::NodeStatus>, Refusal> {
     let mut client = StoreNodeClient::new(store_nodes.clone());
-    let why = match timeout(ANSWER, client.status(proto::StatusRequest {})).await {
-        Ok(Ok(reply)) => {
-            let nodes = reply.into_inner().nodes.into_iter();
-            return Ok(nodes.map(|node| (node.name.clone(), node)).collect());
+    let mut why = "none answers in time".to_owned();
+    let asking = async {
+        // One that does not answer is not asked again at once.
+        for _ in 0..store_nodes.count().max(1) {
+            match client.status(proto::StatusRequest {}).await.map(Response::into_inner) {
+                Ok(reply) if reply.epoch == epoch.0 => return Some(reply.nodes),
+                Ok(_) => why = "they have not heard yet of what was declared last".to_owned(),
+                Err(status) => status.message().clone_into(&mut why),
+            }
         }
-        Ok(Err(status)) => status.message().to_owned(),
-        Err(_) => "none answers".to_owned(),
+        None
     };
+    if let Ok(Some(nodes)) = timeout(ANSWER, asking).await {
+        return Ok(nodes.into_iter().map(|node| (node.name.clone(), node)).collect());
+    }
     let message = format!("no store node says which of those that stay has the data: {why}");
     Err(Refusal::new(Code::StoreUnavailable, message).with_hint(HINT))
 }
 
-const HINT: &str = "nothing was changed. Wait until `anabranch status` shows one of those that stay \
-                    caught up and not silent; or apply it with --lose (?lose=true): what only the \
-                    nodes that leave have is lost then";
-
 fn refused(
     Left { partition, leave, stay }: &Left<'_>,
-    nodes: &BTreeMap<String, proto::NodeStatus>,
-    log_start: u64,
+    known: &BTreeMap<String, proto::NodeStatus>,
 ) -> Option<Refusal> {
     let why_not = |node: &&NodeId| {
-        let why = why_not(nodes.get(node.as_str()), log_start)?;
+        let why = why_not(known.get(node.as_str()))?;
         Some(format!("{node} {why}"))
     };
     // One that may have everything is enough.
@@ -94,47 +106,67 @@ fn refused(
 }
 
 /// Why a node may lack something that is no longer in the log; `None` if it does not.
-fn why_not(node: Option<&proto::NodeStatus>, log_start: u64) -> Option<&'static str> {
-    let Some(proto::NodeStatus { base, silent_ms, copying, .. }) = node else {
-        return Some("is not known to the others");
+fn why_not(node: Option<&proto::NodeStatus>) -> Option<String> {
+    let Some(proto::NodeStatus { silent_ms, not_ready, is_whole, .. }) = node else {
+        return Some("is not known to the others".to_owned());
     };
-    let (Some(base), Some(silent_ms)) = (base, silent_ms) else {
-        return Some("was not heard of");
-    };
+    let Some(silent_ms) = silent_ms else { return Some("was not heard of".to_owned()) };
     if *silent_ms > SILENCE_MS {
-        return Some("is not heard");
+        return Some(format!("was not heard for {} s", silent_ms / 1_000));
     }
-    if copying.is_some() {
-        return Some("is copying what it lacks");
-    }
-    // Who has not caught up with the log since it started says 0.
-    (*base < log_start.max(1)).then_some("has not caught up")
+    let why = not_ready.as_deref().unwrap_or("it has not made durable yet what the log gives up");
+    (!is_whole).then(|| format!("may lack something: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::cluster::PartitionSpec;
+
     use super::*;
 
     #[test]
-    fn who_has_all_that_the_log_does_not_have_is_enough() {
+    fn who_is_heard_and_whole_is_enough() {
         let node = proto::NodeStatus {
-            base: Some(20),
             silent_ms: Some(300),
+            is_whole: true,
             ..proto::NodeStatus::default()
         };
         let told = |change: &dyn Fn(&mut proto::NodeStatus)| {
             let mut node = node.clone();
             change(&mut node);
-            why_not(Some(&node), 15)
+            why_not(Some(&node))
         };
+        let text = |text: &str| Some(text.to_owned());
         assert_eq!(told(&|_| {}), None);
-        assert_eq!(told(&|node| node.base = Some(15)), None, "it goes on with the log");
-        assert_eq!(told(&|node| node.base = Some(14)), Some("has not caught up"));
-        assert_eq!(told(&|node| node.base = Some(0)), Some("has not caught up"));
-        assert_eq!(told(&|node| node.copying = Some(0)), Some("is copying what it lacks"));
-        assert_eq!(told(&|node| node.silent_ms = Some(2_001)), Some("is not heard"));
-        assert_eq!(told(&|node| node.silent_ms = None), Some("was not heard of"));
-        assert_eq!(told(&|node| node.base = None), Some("was not heard of"));
-        assert_eq!(why_not(None, 0), Some("is not known to the others"));
+        assert_eq!(told(&|node| node.not_ready = text("its disk is slow")), None);
+        let halted = told(&|node| {
+            (node.is_whole, node.not_ready) = (false, text("the journal is corrupt"));
+        });
+        assert_eq!(halted, text("may lack something: the journal is corrupt"));
+        assert!(told(&|node| node.is_whole = false).is_some());
+        assert_eq!(told(&|node| node.silent_ms = Some(2_001)), text("was not heard for 2 s"));
+        assert_eq!(told(&|node| node.silent_ms = None), text("was not heard of"));
+        assert_eq!(why_not(None), text("is not known to the others"));
+    }
+
+    #[test]
+    fn who_moves_does_not_stay() {
+        let partition = |nodes: &[(&str, &str)]| {
+            let node = |(name, address): &(&str, &str)| (name.parse().unwrap(), (*address).into());
+            PartitionSpec { weight: 1, nodes: nodes.iter().map(node).collect() }
+        };
+        let spec = |nodes| ClusterSpec { partitions: vec![partition(nodes)], quorum: None };
+        let before = spec(&[("a", "x:1"), ("b", "x:2"), ("c", "x:3")]);
+        let names = |after: &ClusterSpec| {
+            let name = |node: &&NodeId| node.to_string();
+            let left = left(&before, after).into_iter().next()?;
+            Some((
+                left.leave.iter().map(name).collect::<String>(),
+                left.stay.iter().map(name).collect::<String>(),
+            ))
+        };
+        assert_eq!(names(&spec(&[("a", "x:9"), ("b", "x:2"), ("c", "x:3")])), None);
+        let expected = Some(("c".to_owned(), "b".to_owned()));
+        assert_eq!(names(&spec(&[("a", "x:9"), ("b", "x:2"), ("d", "x:4")])), expected);
     }
 }

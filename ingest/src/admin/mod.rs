@@ -18,10 +18,9 @@ use std::time::Duration;
 
 use anabranch_core::ids::AppId;
 use anabranch_journal::Journal;
-use anabranch_journal::metadata::{MetadataError, MetadataStore};
+use anabranch_journal::metadata::{ClusterIdentity, MetadataError, MetadataStore};
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::resources::ResourceName;
-use anabranch_schemas::topics::ClusterName;
 use axum::Router;
 use axum::routing::get;
 use parking_lot::Mutex;
@@ -42,8 +41,8 @@ pub type ReplicationProbe =
 pub struct Operated {
     /// Its log, which has the resources.
     pub journal: Arc<dyn Journal>,
-    /// Its name.
-    pub cluster: ClusterName,
+    /// Which one it is.
+    pub cluster: ClusterIdentity,
     /// What is known of the replications that run in this process.
     pub replications: Option<ReplicationProbe>,
     /// Its store nodes. `None` if this process is the whole cluster: its one store node has
@@ -54,7 +53,7 @@ pub struct Operated {
 /// What the handlers share.
 struct Admin {
     journal: Arc<dyn Journal>,
-    cluster: ClusterName,
+    cluster: ClusterIdentity,
     store_nodes: Option<AnyOf>,
     /// Opened when it is first needed: the journal may not be there when the process starts.
     metadata: Mutex<Option<Arc<MetadataStore>>>,
@@ -91,7 +90,7 @@ impl Admin {
         if let Some(metadata) = opened.as_ref() {
             return Ok(metadata.clone());
         }
-        let metadata = MetadataStore::open(self.journal.clone(), &self.cluster)
+        let metadata = MetadataStore::open(self.journal.clone(), &self.cluster.name)
             .map_err(|error| refusal(&error))?;
         Ok(opened.insert(Arc::new(metadata)).clone())
     }

@@ -15,7 +15,8 @@ pub(super) fn status(
     spec: &ReplicationSpec,
 ) -> Value {
     let prefix = RemoteCursor::key_prefix(app, name);
-    let cursors = cursors::list::<RemoteCursor>(admin.journal.as_ref(), &admin.cluster, &prefix);
+    let cursors =
+        cursors::list::<RemoteCursor>(admin.journal.as_ref(), &admin.cluster.name, &prefix);
     let mut status = match cursors {
         Ok(cursors) => {
             let cursors: Vec<_> = cursors.into_values().collect();

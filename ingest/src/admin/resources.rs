@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::cluster::Epoch;
+use anabranch_core::cluster::{Configuration, Epoch};
 use anabranch_journal::metadata::{Entry, MetadataError, MetadataStore, Version};
 use anabranch_schemas::resources::{Kind, Resource, ResourceError, ResourceId};
 use axum::body::Body;
@@ -205,14 +205,24 @@ fn admit(
     match after {
         Resource::Cluster { name, spec } => {
             cluster::check_name(admin, name)?;
-            let before = before.map(|entry| parsed(key, entry)).transpose()?;
-            let before = match &before {
-                Some(Resource::Cluster { spec, .. }) => Some(spec),
-                _ => None,
-            };
-            cluster::admit(admin, before, spec, may_lose)
+            let before = before.map(|entry| configuration(key, entry)).transpose()?;
+            cluster::admit(admin, before.as_ref(), spec, may_lose)
+        }
+        Resource::Replication { .. } if may_lose => {
+            let message = "the parameter lose is for a cluster; a replication has nothing to lose";
+            Err(Refusal::new(Code::InvalidRequest, message).with_hint("leave it out"))
         }
         Resource::Replication { .. } => Ok(()),
+    }
+}
+
+/// The configuration that is declared.
+fn configuration(key: &str, entry: &Entry) -> Result<Configuration, Refusal> {
+    let internal = |why| Refusal::new(Code::Internal, format!("the entry '{key}': {why}"));
+    match parsed(key, entry)? {
+        Resource::Cluster { spec, .. } => Configuration::new(Epoch(entry.version.0), spec)
+            .map_err(|error| internal(error.to_string())),
+        other => Err(internal(format!("it is {}", other.id()))),
     }
 }
 

@@ -20,25 +20,32 @@ use uuid::Uuid;
 use super::*;
 use crate::doubles::{APP, Cluster, Reply, read as read_reply};
 
+fn east() -> ClusterIdentity {
+    ClusterIdentity {
+        name: "east".parse().unwrap(),
+        actor: ActorId(Uuid::from_u128(1)),
+        slices: SliceCount::try_from(1).unwrap(),
+        created_ms: 0,
+    }
+}
+
 /// A cluster and its routes for operators.
 async fn start() -> (Cluster, Router) {
     let cluster = Cluster::start().await;
-    let name: ClusterName = "east".parse().unwrap();
-    let topics = cluster_topics(&name, SliceCount::try_from(1).unwrap(), None);
+    let topics = cluster_topics(&east().name, east().slices, None);
     cluster.journal.ensure_topics(&topics).unwrap();
     let probe: ReplicationProbe = Arc::new(|_, name| Some(json!({"of": name.as_str()})));
     let loopback = "127.0.0.1:8081".parse().unwrap();
     let journal = cluster.journal.clone();
     let store_nodes = Some(cluster.store.nodes());
-    let operated = Operated { journal, cluster: name, replications: Some(probe), store_nodes };
+    let operated = Operated { journal, cluster: east(), replications: Some(probe), store_nodes };
     let routes = admin_routes(loopback, &[], operated);
     (cluster, routes)
 }
 
 /// A cluster of which nothing else is known.
 fn operated(journal: Arc<dyn Journal>, store_nodes: Option<AnyOf>) -> Operated {
-    let cluster = "east".parse().unwrap();
-    Operated { journal, cluster, replications: None, store_nodes }
+    Operated { journal, cluster: east(), replications: None, store_nodes }
 }
 
 async fn send(

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anabranch_core::ids::{DocumentId, RoundId};
@@ -57,6 +57,8 @@ pub(crate) struct Node {
     /// How many reads were asked for, and the code with which all are refused, if they are.
     pub(crate) reads: Arc<AtomicUsize>,
     refuses: Arc<Mutex<Option<&'static str>>>,
+    /// The epoch of the configuration that it goes by.
+    pub(crate) epoch: Arc<AtomicU64>,
     /// The store nodes that it knows, itself included.
     pub(crate) known: Arc<Mutex<Vec<proto::NodeStatus>>>,
     /// The queries that were asked.
@@ -74,6 +76,7 @@ impl FakeStore {
             lost_after: Arc::default(),
             reads: Arc::default(),
             refuses: Arc::default(),
+            epoch: Arc::default(),
             known: Arc::default(),
             queries: Arc::default(),
             after_read: Arc::default(),
@@ -304,6 +307,7 @@ impl StoreNode for Node {
             applied_next: next,
             log_end: next,
             nodes: self.known.lock().clone(),
+            epoch: self.epoch.load(Ordering::SeqCst),
             ..proto::StatusReply::default()
         }))
     }

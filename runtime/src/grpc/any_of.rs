@@ -239,7 +239,11 @@ mod tests {
         for turn in first..first + 3 {
             assert_eq!(any.turn(), Turn(turn));
             let request = http::Request::builder().uri("/a/B").body(Body::empty()).unwrap();
-            assert!(any.call(request).await.is_err());
+            let answer = any.call(request).await.unwrap();
+            let status = Status::from_header_map(answer.headers()).unwrap();
+            let address = addresses.split(',').nth(turn % 2).unwrap();
+            assert!(status.message().starts_with(address), "{status:?} of {addresses}");
+            assert_eq!(status.code(), tonic::Code::Unavailable);
         }
     }
 

@@ -114,12 +114,14 @@ impl Coordinator {
             applied_next: stable.map_or(0, |stable| stable.next().0),
             epoch: self.view.membership().configuration().epoch().0,
             nodes: self.view.nodes(),
+            quorums: self.view.quorums(),
             ..status
         })
     }
 
     pub(crate) async fn get(&self, request: proto::GetRequest) -> Result<proto::GetReply, Status> {
         if self.view.is_alone() {
+            let request = proto::GetRequest { at: self.alone_at(request.at), ..request };
             let mut reply = refused(self.local.get(request).await)?;
             reply.stable = reply.txn.map(|txn| txn + 1);
             return Ok(reply);
@@ -142,6 +144,7 @@ impl Coordinator {
         request: proto::QueryRequest,
     ) -> Result<Replies<proto::QueryReply>, Status> {
         if self.view.is_alone() {
+            let request = proto::QueryRequest { at: self.alone_at(request.at), ..request };
             let rows = refused(self.local.query(request).await.map(replies))?;
             let stable = |reply: proto::QueryReply| proto::QueryReply {
                 stable: reply.txn.map(|txn| txn + 1),
@@ -167,6 +170,7 @@ impl Coordinator {
         request: proto::ScanRequest,
     ) -> Result<Replies<proto::ScanReply>, Status> {
         if self.view.is_alone() {
+            let request = proto::ScanRequest { at: self.alone_at(request.at), ..request };
             return refused(self.local.scan(request).await.map(replies));
         }
         let partitions = self.view.membership().configuration().partitions().collect();
@@ -256,6 +260,15 @@ impl Coordinator {
             return refused(self.local.feed(&request).map(replies));
         }
         feed::open(self, request).await
+    }
+
+    /// When a read is that nobody else is asked for: what this node has applied, but nothing older than
+    /// what was stable while there were others (ST-3).
+    fn alone_at(&self, at: Option<proto::ReadAt>) -> Option<proto::ReadAt> {
+        let at = at.unwrap_or_default();
+        let stable = self.view.known_stable().map(|stable| stable.0);
+        let at_least = if at.exactly.is_some() { at.at_least } else { at.at_least.max(stable) };
+        Some(proto::ReadAt { at_least, ..at })
     }
 
     /// Reads at the timestamp that a request asks for; `None` if nothing is there yet. What is

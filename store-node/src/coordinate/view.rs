@@ -111,6 +111,11 @@ impl View {
         Ok(stable.max(target).0.checked_sub(1).map(TxnId))
     }
 
+    /// The last transaction that was ever stable as far as is known here.
+    pub(crate) fn known_stable(&self) -> Option<TxnId> {
+        self.stability.lock().stable().last()
+    }
+
     /// Whether so little is heard of the others that another node answers better.
     pub(crate) fn is_cut_off(&self) -> bool {
         self.is_cut_off.load(Ordering::Acquire)
@@ -146,9 +151,19 @@ impl View {
         replicas.map(candidate).collect()
     }
 
+    /// By partition how many of its nodes must have a transaction.
+    pub(crate) fn quorums(&self) -> Vec<u32> {
+        let membership = self.membership();
+        let configuration = membership.configuration();
+        let quorum = |partition| u32::try_from(configuration.quorum(partition));
+        let quorums = configuration.partitions().map(quorum).collect::<Result<_, _>>();
+        quorums.expect("a partition has few nodes")
+    }
+
     /// Every node as it is known here, by partition and name.
     pub(crate) fn nodes(&self) -> Vec<proto::NodeStatus> {
         let membership = self.membership();
+        let epoch = membership.configuration().epoch();
         let told = |why: &NotReady| why.as_str().to_owned();
         let status = |(name, member): (&NodeId, &Member)| {
             let (announce, suspicion) = self.gossip.look_at(name);
@@ -167,6 +182,8 @@ impl View {
                 copying: standing.and_then(|standing| standing.copying),
                 silent_ms: standing.and_then(|_| millis(self.gossip.silence(name))),
                 not_ready: standing.and_then(|standing| standing.not_ready.as_ref()).map(told),
+                is_whole: standing
+                    .is_some_and(|standing| standing.is_whole && standing.epoch == epoch),
             }
         };
         let mut nodes: Vec<_> = membership.configuration().members().iter().map(status).collect();
@@ -258,6 +275,7 @@ impl View {
             history_from: self.storage.feed_start(),
             copying: self.status.backfilling().map(|copied| copied.entries),
             not_ready: self.status.not_ready().map(NotReady::new),
+            is_whole: self.status.is_whole(),
         }
     }
 
@@ -331,7 +349,7 @@ impl View {
     }
 
     fn last_stable(&self) -> TxnId {
-        self.stability.lock().stable().last().unwrap_or_default()
+        self.known_stable().unwrap_or_default()
     }
 }
 

@@ -70,6 +70,8 @@ pub(crate) struct Standing {
     pub(crate) copying: Option<u64>,
     /// Why the node is not ready, for people.
     pub(crate) not_ready: Option<NotReady>,
+    /// It has durably all of what it owns that the log may no longer have, and goes on.
+    pub(crate) is_whole: bool,
 }
 
 /// Why a node is not ready: text, of which so much is told that it takes no room from others.

@@ -23,6 +23,7 @@ pub(crate) fn standing(epoch: u64, base: u64) -> Standing {
         history_from: TxnId(0),
         copying: None,
         not_ready: None,
+        is_whole: true,
     }
 }
 

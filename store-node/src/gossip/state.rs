@@ -258,6 +258,7 @@ impl State {
             known.applied != standing.applied
                 || known.epoch != standing.epoch
                 || known.copying.is_some() != standing.copying.is_some()
+                || known.is_whole != standing.is_whole
         });
         self.heard_epoch = self.heard_epoch.max(standing.epoch);
         let announce = Announce { node: self.me.clone(), version: self.next_version, standing };

@@ -240,6 +240,7 @@ fn announces() -> impl Strategy<Value = Announce> {
             announce.standing.gc_timestamp = TxnId(gc);
             announce.standing.history_from = TxnId(history_from);
             announce.standing.copying = copying;
+            announce.standing.is_whole = history_from % 2 == 0;
             announce.standing.not_ready = not_ready.map(NotReady::new);
             announce
         },

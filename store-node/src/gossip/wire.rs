@@ -72,8 +72,16 @@ pub(super) fn encode(message: &Message, mark: ClusterMark) -> proto::Message {
 
 fn encode_announce(announce: &Announce) -> proto::Announce {
     let Announce { node, version: Version { incarnation, sequence }, standing } = announce;
-    let Standing { epoch, applied, durable, gc_timestamp, history_from, copying, not_ready } =
-        standing;
+    let Standing {
+        epoch,
+        applied,
+        durable,
+        gc_timestamp,
+        history_from,
+        copying,
+        not_ready,
+        is_whole,
+    } = standing;
     proto::Announce {
         node: node.to_string(),
         incarnation: incarnation.0,
@@ -86,6 +94,7 @@ fn encode_announce(announce: &Announce) -> proto::Announce {
         gc_timestamp: gc_timestamp.0,
         history_from: history_from.0,
         copying: *copying,
+        is_whole: *is_whole,
         not_ready: not_ready.as_ref().map(|not_ready| not_ready.as_str().to_owned()),
     }
 }
@@ -162,6 +171,7 @@ fn decode_announce(announce: proto::Announce) -> Result<Announce, WireError> {
         history_from,
         copying,
         not_ready,
+        is_whole,
     } = announce;
     let node = node(name)?;
     if sequence == 0 {
@@ -182,6 +192,7 @@ fn decode_announce(announce: proto::Announce) -> Result<Announce, WireError> {
         history_from: TxnId(history_from),
         copying,
         not_ready: not_ready.map(NotReady::new),
+        is_whole,
     };
     Ok(Announce { node, version, standing })
 }

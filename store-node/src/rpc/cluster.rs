@@ -72,7 +72,7 @@ impl StoreNode for Coordinator {
         &self,
         _: Request<proto::StatusRequest>,
     ) -> Result<Response<proto::StatusReply>, Status> {
-        self.status().await.map(Response::new)
+        self.said(self.status().await.map(Response::new))
     }
 
     async fn verify(

@@ -130,6 +130,8 @@ impl Local {
             log_end: self.status.log_end().0,
             oldest_readable: self.storage.history().oldest().0,
             lost_parts: self.status.lost_parts(),
+            not_ready: self.status.not_ready(),
+            quorums: Vec::new(),
             feed_start: self.storage.feed_start().0,
             epoch: 0,
             nodes: Vec::new(),

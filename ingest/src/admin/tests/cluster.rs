@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_journal::doubles::{Fate, FaultyJournal, Step};
 use anabranch_journal::metadata::Version;
+use anabranch_journal::{Offset, TopicPartition};
 use anabranch_schemas::store::NodeStatus;
 
 use super::*;
@@ -48,15 +49,23 @@ fn write(cluster: &Cluster) {
     cluster.log.commit_now(&insert(&json!({"_id": "mine"})));
 }
 
-/// The store nodes know that these have everything.
-fn know(cluster: &Cluster, names: &[&str]) {
+/// The store nodes go by a configuration, and know that these have everything.
+fn know(cluster: &Cluster, epoch: u64, names: &[&str]) {
     let known = |name: &&str| NodeStatus {
         name: (*name).to_owned(),
-        base: Some(1),
         silent_ms: Some(0),
+        is_whole: true,
         ..NodeStatus::default()
     };
     *cluster.store.node.known.lock() = names.iter().map(known).collect();
+    cluster.store.node.epoch.store(epoch, Ordering::SeqCst);
+}
+
+/// The log gives up its oldest transaction, and one more is there.
+fn trim(cluster: &Cluster) {
+    let txns = TopicPartition::new(east().name.txns(), 0);
+    write(cluster);
+    cluster.journal.trim(&txns, Offset(1)).unwrap();
 }
 
 #[tokio::test]
@@ -183,7 +192,6 @@ async fn what_moves_no_data_may_change() {
     let mut spec = two();
     assert_eq!(put(&router, &declared(&spec)).await.status, StatusCode::CREATED);
     write(&cluster);
-    know(&cluster, &["a2"]);
     let changes: [&dyn Fn(&mut Value); 5] = [
         &|_| {},
         &|spec| spec["partitions"][0]["nodes"]["a1"] = json!("elsewhere:7070"),
@@ -217,12 +225,21 @@ async fn the_only_node_that_is_known_to_have_its_data_stays() {
         (reply.status.as_u16(), reply.code())
     };
     write(&cluster);
-    know(&cluster, &["a2"]);
+    let gone = declared(&one(&["a1", "a2", "a3"]));
+    assert_eq!(put(&router, &gone).await.status, StatusCode::OK);
+    let reply = put(&router, &declared(&spec)).await;
+    assert_eq!(reply.status, StatusCode::OK, "the log has everything: {}", reply.text);
+
+    trim(&cluster);
+    know(&cluster, 2, &["a1", "a2"]);
+    let unavailable = (503, "store_unavailable".to_owned());
+    assert_eq!(refused("not heard yet of what was declared last").await, unavailable);
+    know(&cluster, 3, &["a2"]);
     let expected = (409, "may_lose".to_owned());
     assert_eq!(refused("a2 would leave partition 0").await, expected);
     assert_eq!(refused("a1 is not known to the others").await, expected);
     cluster.store.stop().await;
-    assert_eq!(refused("no store node says").await, (503, "store_unavailable".to_owned()));
+    assert_eq!(refused("no store node says").await, unavailable);
     cluster.store.restart().await;
     let shown = send(&router, Method::GET, PATH, &Value::Null, &[]).await.json();
     assert_eq!(shown["spec"], spec, "nothing was changed");
@@ -230,11 +247,14 @@ async fn the_only_node_that_is_known_to_have_its_data_stays() {
     let path = format!("{PATH}?lose=true");
     let reply = send(&router, Method::PUT, &path, &without, &[]).await;
     assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
-    know(&cluster, &["a1"]);
+    know(&cluster, 4, &["a1"]);
     let reply = put(&router, &declared(&one(&["a1"]))).await;
     assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
-    let reply = send(&router, Method::PUT, &format!("{PATH}?loose=true"), &without, &[]).await;
-    assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
+    for path in [format!("{PATH}?loose=true"), format!("{}?lose=true", super::path())] {
+        let body = if path.starts_with(PATH) { without.clone() } else { replication("true") };
+        let reply = send(&router, Method::PUT, &path, &body, &[]).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
+    }
 }
 
 /// Each for itself leaves the partition a node of those that it had; together they do not.
@@ -243,7 +263,6 @@ async fn of_two_changes_the_second_is_admitted_on_what_the_first_left() {
     let (cluster, router) = start().await;
     assert_eq!(put(&router, &declared(&one(&["a", "b"]))).await.status, StatusCode::CREATED);
     write(&cluster);
-    know(&cluster, &["a", "b"]);
     let (journal, first) = (cluster.journal.clone(), AtomicBool::new(true));
     let faulty = FaultyJournal::new(cluster.journal.clone(), move |step| {
         if matches!(step, Step::Writer(_)) && first.swap(false, Ordering::SeqCst) {
