@@ -88,12 +88,15 @@ impl Reads {
             }
             return self.held(exactly);
         }
-        if let Some(least) = at.at_least.map(TxnId) {
+        let least = at.at_least.map(TxnId);
+        if let Some(least) = least {
             applied = self.status.reach(least, patience()).await?;
         }
         loop {
-            let Some(last) = applied.last else { return Ok(Snapshot { txn: None, _hold: None }) };
-            match self.held(last) {
+            // Not every number is a transaction, and who has read at one reads at no smaller one again.
+            let newest = applied.last.max(least);
+            let Some(newest) = newest else { return Ok(Snapshot { txn: None, _hold: None }) };
+            match self.held(newest) {
                 Ok(snapshot) => return Ok(snapshot),
                 // It was the newest a moment ago, and with a very short history no longer is.
                 Err(Error::TooOld { oldest, .. }) => {
