@@ -78,8 +78,8 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Resource>> {
     Ok(resources)
 }
 
-/// Declares one resource, and says what that changed. A cluster may `lose` what only nodes have that
-/// leave it.
+/// Declares one resource, and says what that changed. A cluster may `lose` what only nodes have
+/// that leave it.
 pub(crate) async fn put(client: &Client, resource: &Resource, lose: bool) -> Result<&'static str> {
     let path = format!("/api/v1/resources/{}", resource.id().key());
     let before = client.request(Method::GET, &path).send().await.ok();

@@ -145,6 +145,7 @@ impl IntervalMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::SizeRange;
     use proptest::prelude::*;
 
     fn txns(range: Range<u64>) -> Range<TxnId> {
@@ -174,37 +175,92 @@ mod tests {
         assert!(IntervalMap::from_entries(vec![entry(0, vec![txns(0..3), txns(3..4)])]).is_none());
     }
 
-    // A keyspace of 16 positions, each 1/16 of the real one, and 24 transactions, as bits.
-    const STEP: u64 = 1 << 60;
+    /// A splice: rows, and transactions.
+    type Splice = (Range<usize>, Range<u32>);
+
+    /// Splices of at most so many rows each.
+    fn splices(
+        rows: usize,
+        at_once: usize,
+        count: impl Into<SizeRange>,
+    ) -> impl Strategy<Value = Vec<Splice>> {
+        let rows =
+            (0..rows, 1..=at_once).prop_map(move |(first, count)| first..(first + count).min(rows));
+        let txns = (0_u32..64, 0_u32..64).prop_map(|(one, two)| one.min(two)..one.max(two));
+        prop::collection::vec((rows, txns), count)
+    }
+
+    /// The map of these splices, and the same as bits: a row for each part of the keyspace, and in it a
+    /// bit for each of 64 transactions.
+    fn map_and_bits(rows: usize, splices: &[Splice]) -> (IntervalMap, Vec<u64>) {
+        let (mut map, mut bits) = (IntervalMap::default(), vec![0_u64; rows]);
+        for (at, txns) in splices {
+            let (first, last) = (position(rows, at.start), end_of(rows, at.end - 1));
+            let observed = TxnId(txns.start.into())..TxnId(txns.end.into());
+            map.splice(first, last, observed);
+            bits[at.clone()].iter_mut().for_each(|row| *row |= ones(txns));
+        }
+        (map, bits)
+    }
+
+    fn position(rows: usize, row: usize) -> Position {
+        Position(u64::MAX / rows as u64 * row as u64)
+    }
+
+    fn end_of(rows: usize, row: usize) -> Position {
+        if row + 1 == rows { Position(u64::MAX) } else { Position(position(rows, row + 1).0 - 1) }
+    }
+
+    fn ones(txns: &Range<u32>) -> u64 {
+        txns.clone().fold(0, |bits, txn| bits | 1 << txn)
+    }
+
+    fn ranges_of(bits: u64) -> Vec<Range<TxnId>> {
+        let is_set = |txn: u64| txn < 64 && bits >> txn & 1 == 1;
+        let starts = (0..64).filter(|txn| is_set(*txn) && (*txn == 0 || !is_set(txn - 1)));
+        let end = |start: u64| (start..).find(|txn| !is_set(*txn)).expect("64 is not set");
+        starts.map(|start| txns(start..end(start))).collect()
+    }
+
+    /// All that a map says is what the bits say.
+    fn check(rows: usize, splices: &[Splice]) -> Result<usize, TestCaseError> {
+        let (map, bits) = map_and_bits(rows, splices);
+        let entries: Vec<_> = map.entries().collect();
+        for (row, bits) in bits.iter().enumerate() {
+            let (first, last) = (position(rows, row), end_of(rows, row));
+            let entry = entries.partition_point(|(start, _)| *start <= first) - 1;
+            let found = entries[entry].1;
+            let expected = ranges_of(*bits);
+            prop_assert_eq!(found.iter().cloned().collect::<Vec<_>>(), expected.clone());
+            let base = TxnId(bits.trailing_ones().into());
+            prop_assert_eq!(map.base_over(first, last), base);
+            let detached: Vec<_> = expected.into_iter().filter(|one| one.start > base).collect();
+            prop_assert_eq!(found.detached(), detached.as_slice());
+        }
+        let base = bits.iter().map(|row| u64::from(row.trailing_ones())).min();
+        prop_assert_eq!(Some(map.base().0), base);
+        prop_assert!(entries.windows(2).all(|pair| pair[0].1 != pair[1].1), "not coalesced");
+        let count = entries.len();
+        let copied = entries.into_iter().map(|(start, ranges)| (start, ranges.0.clone())).collect();
+        prop_assert_eq!(IntervalMap::from_entries(copied), Some(map));
+        Ok(count)
+    }
 
     proptest! {
         #[test]
-        fn agrees_with_a_bitmap(
-            splices in prop::collection::vec((0_usize..16, 0_usize..16, 0_usize..24, 0_usize..24), 0..20)
+        fn agrees_with_a_bitmap(splices in splices(16, 16, 0..20)) {
+            check(16, &splices)?;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        #[test]
+        fn agrees_with_a_bitmap_of_thousands_of_intervals(
+            splices in splices(16_384, 8, 6_000)
         ) {
-            let mut map = IntervalMap::default();
-            let mut model = [[false; 24]; 16];
-            for (first, last, start, end) in splices {
-                let end_position = Position(last as u64 * STEP + (STEP - 1));
-                let observed = txns(start as u64..end as u64);
-                map.splice(Position(first as u64 * STEP), end_position, observed);
-                for row in model.iter_mut().take(last + 1).skip(first) {
-                    for seen in row.iter_mut().take(end).skip(start) {
-                        *seen = true;
-                    }
-                }
-            }
-            for (index, row) in model.iter().enumerate() {
-                let at = Position(index as u64 * STEP);
-                let base = row.iter().take_while(|seen| **seen).count() as u64;
-                prop_assert_eq!(map.base_over(at, at), TxnId(base));
-            }
-            let lists: Vec<_> = map.entries().collect();
-            prop_assert!(lists.windows(2).all(|pair| pair[0].1 != pair[1].1), "not coalesced");
-            let copied = IntervalMap::from_entries(
-                map.entries().map(|(start, ranges)| (start, ranges.iter().cloned().collect())).collect(),
-            );
-            prop_assert_eq!(copied, Some(map));
+            let count = check(16_384, &splices)?;
+            prop_assert!(count > 2_000, "{count} intervals");
         }
     }
 }

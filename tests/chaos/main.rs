@@ -195,9 +195,11 @@ impl Run {
             history: &history,
             trimmed,
             refused: stage.refused.load(Ordering::Relaxed),
+            waits: &stage.waits.lock(),
             events: *events.as_ref().unwrap_or(&0),
             violations: &violations,
             ended: &self.ended,
+            bound: bound()?,
         };
         checks.push(conclude(&report, &self.dir));
         checks.push(events.map(|_| ()));
@@ -217,6 +219,11 @@ fn are_stable(stage: &Stage, txn: Txn) -> Result<()> {
     })
 }
 
+fn bound() -> Result<Duration> {
+    let bound = number("ANABRANCH_TEST_CHAOS_BOUND_MS")?.unwrap_or(BOUND_MS);
+    Ok(Duration::from_millis(bound))
+}
+
 /// Writes the report, and fails if it says that something is wrong.
 fn conclude(report: &Report<'_>, dir: &Path) -> Result<()> {
     let page = report.page();
@@ -224,7 +231,6 @@ fn conclude(report: &Report<'_>, dir: &Path) -> Result<()> {
     if let Ok(file) = env::var("ANABRANCH_TEST_CHAOS_REPORT") {
         fs::write(&file, &page).with_context(|| format!("cannot write {file}"))?;
     }
-    let bound = Duration::from_millis(number("ANABRANCH_TEST_CHAOS_BOUND_MS")?.unwrap_or(BOUND_MS));
     if !report.violations.is_empty() {
         let operations = report.history.operations();
         let lines = operations.map(|(session, operation)| format!("{session}: {operation:?}\n"));
@@ -233,7 +239,9 @@ fn conclude(report: &Report<'_>, dir: &Path) -> Result<()> {
     ensure!(report.violations.is_empty(), "{} violations", report.violations.len());
     ensure!(report.ended.is_empty(), "ended by themselves:\n{}", report.ended.join("\n"));
     let (unread, unstable) = (report.longest_unread(), report.longest_unstable());
+    let (waited, bound) = (report.longest_wait(), report.bound);
     ensure!(unread <= bound, "a partition could not be read for {unread:?}");
     ensure!(unstable <= bound, "a reader saw nothing new for {unstable:?}");
+    ensure!(waited <= bound, "a session waited for a read for {waited:?}");
     Ok(())
 }

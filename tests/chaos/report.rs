@@ -22,9 +22,11 @@ pub(crate) struct Report<'a> {
     pub(crate) history: &'a History,
     pub(crate) trimmed: Trimmed,
     pub(crate) refused: u64,
+    pub(crate) waits: &'a [Stretch],
     pub(crate) events: usize,
     pub(crate) violations: &'a [Violation],
     pub(crate) ended: &'a [String],
+    pub(crate) bound: Duration,
 }
 
 impl Report<'_> {
@@ -34,6 +36,11 @@ impl Report<'_> {
         self.longest(self.watched.unread.iter().flatten())
     }
 
+    /// The longest time until a session's read was answered, by whichever server.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        self.longest(self.waits.iter())
+    }
+
     /// The longest time in which a reader saw nothing new, although there was something.
     pub(crate) fn longest_unstable(&self) -> Duration {
         self.longest(self.watched.unstable.iter().flatten())
@@ -41,6 +48,11 @@ impl Report<'_> {
 
     fn longest<'b>(&self, all: impl Iterator<Item = &'b Stretch>) -> Duration {
         all.map(|stretch| self.awake(*stretch)).max().unwrap_or_default()
+    }
+
+    /// In how much time this process did not run although it wanted to.
+    fn asleep(&self) -> Duration {
+        self.watched.asleep.iter().map(|asleep| asleep.length()).sum()
     }
 
     /// How long a stretch is, without the time in which this process did not run.
@@ -94,7 +106,10 @@ impl Report<'_> {
         row("rounds acknowledged", self.history.writes().count().to_string())?;
         row("longest time until one was", seconds(self.slowest(is_write)))?;
         row("reads of sessions", self.history.reads().count().to_string())?;
-        row("longest of these", seconds(self.slowest(|action| !is_write(action))))?;
+        row(
+            "longest until one was answered, asked again if need be",
+            seconds(self.longest_wait()),
+        )?;
         row("reads of probes, without a token", self.watched.answers.to_string())?;
         let Trimmed { times, up_to } = self.trimmed;
         row("the log was trimmed", format!("{times} times, in the end up to transaction {up_to}"))?;
@@ -102,6 +117,8 @@ impl Report<'_> {
         row("change events, each once and in order", self.events.to_string())?;
         row("longest time without reads of a partition", seconds(self.longest_unread()))?;
         row("longest time in which a reader saw nothing new", seconds(self.longest_unstable()))?;
+        row("bound of these three", seconds(self.bound))?;
+        row("subtracted from them: this process itself did not run for", seconds(self.asleep()))?;
         row("violations", self.violations.len().to_string())?;
         row("processes that ended by themselves", self.ended.len().to_string())?;
 
@@ -116,6 +133,7 @@ impl Report<'_> {
             let title = format!("Who reads partition {partition} saw nothing new");
             self.stretches(page, &title, unstable)?;
         }
+        self.stretches(page, "A session waited for a read", self.waits)?;
         for violation in self.violations.iter().take(50) {
             writeln!(page, "\n{violation}")?;
         }

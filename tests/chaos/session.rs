@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anabranch_tests::cluster::{PATIENCE, Reply, Terms};
+use anabranch_tests::cluster::{Api, PATIENCE, Reply, Terms};
 use anabranch_tests::history::{
     Action, Change, Document, Effect, Operation, Read, Scope, Seen, Server, Txn, Value, Write,
 };
@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::stage::{
     COLLECTIONS, DOCUMENTS, DRAFTS, Notes, Stage, collections, document, documents,
 };
+use crate::watch::Stretch;
 
 /// How long a client waits for a read.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -264,11 +265,10 @@ impl Session {
     fn get(&mut self) -> Result<()> {
         let all: Vec<_> = collections().flat_map(documents).collect();
         let document = self.random.one_of(&all).clone();
-        let asked = self.ask();
-        let api = self.stage.api(self.server);
-        let reply = api.try_get_on(&document.collection, &document.id, &terms(&asked));
         let scope = Scope::Documents([document.clone()].into());
-        self.read(&asked, scope, reply, |reply| {
+        let Document { collection, id } = document.clone();
+        let call = |api: &Api, terms: &Terms<'_>| api.try_get_on(&collection, &id, terms);
+        self.read(scope, call, |reply| {
             if reply.status == 404 {
                 return Ok(BTreeMap::new());
             }
@@ -297,38 +297,42 @@ impl Session {
         statement: &str,
         args: &serde_json::Value,
     ) -> Result<()> {
-        let asked = self.ask();
-        let api = self.stage.api(self.server);
-        let reply = api.try_execute_on(statement, args, &terms(&asked));
-        self.read(&asked, scope, reply, |reply| rows(collection, &reply.body))
+        let call = |api: &Api, terms: &Terms<'_>| api.try_execute_on(statement, args, terms);
+        self.read(scope, call, |reply| rows(collection, &reply.body))
     }
 
-    /// Records a read, if it succeeded; else another server is asked the next time.
+    /// Reads until it is answered, by one server after the other, and records that.
     fn read(
         &mut self,
-        asked: &Asked,
         scope: Scope,
-        reply: Result<Reply>,
+        call: impl Fn(&Api, &Terms<'_>) -> Result<Reply>,
         seen: impl FnOnce(&Reply) -> Result<BTreeMap<Document, Seen>>,
     ) -> Result<()> {
-        let reply = match reply {
-            Ok(reply) if is_answer(&reply) => reply,
-            Ok(reply) if !reply.may_be_repeated() && reply.status != 200 => {
-                bail!("a read of {scope:?} was refused: {reply:?}");
+        let from = self.stage.now();
+        let mut asked = self.ask();
+        let reply = loop {
+            match call(self.stage.api(self.server), &terms(&asked)) {
+                Ok(reply) if is_answer(&reply) => break reply,
+                Ok(reply) if !reply.may_be_repeated() && reply.status != 200 => {
+                    bail!("a read of {scope:?} was refused: {reply:?}");
+                }
+                // One that breaks off is no answer either.
+                Ok(_) | Err(_) => self.turn_away(),
             }
-            // One that breaks off is no answer either.
-            Ok(_) | Err(_) => {
-                self.turn_away();
-                thread::sleep(AGAIN);
+            if self.stage.is_over() {
                 return Ok(());
             }
+            thread::sleep(AGAIN);
+            asked.began = self.stage.moment();
+            asked.server = self.stage.server(self.server);
         };
+        self.stage.waited(Stretch { from, to: self.stage.now() });
         let seen = seen(&reply).with_context(|| format!("{reply:?}"))?;
         let snapshot = reply.txn.map(Txn);
         // Who died meanwhile may have answered before or after.
         let server = Some(asked.server).filter(|was| *was == self.stage.server(was.number));
         let read = Read { scope, snapshot, server, seen };
-        self.finish(asked, snapshot, Action::Read(read));
+        self.finish(&asked, snapshot, Action::Read(read));
         Ok(())
     }
 }

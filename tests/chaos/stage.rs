@@ -8,6 +8,8 @@ use anabranch_tests::cluster::Api;
 use anabranch_tests::history::{Document, Moment, Server, Txn};
 use parking_lot::Mutex;
 
+use crate::watch::{SHORT, Stretch};
+
 /// The collections whose documents are always there, and that all sessions write.
 pub(crate) const COLLECTIONS: [&str; 2] = ["items", "carts"];
 /// Documents of each.
@@ -58,6 +60,9 @@ pub(crate) struct Stage {
     servers: Vec<(Api, AtomicU64)>,
     /// Requests that failed, which then were made again or given up.
     pub(crate) refused: AtomicU64,
+    /// Reads of sessions that took a while until they were answered, whatever they had to be asked for
+    /// again.
+    pub(crate) waits: Mutex<Vec<Stretch>>,
 }
 
 impl Stage {
@@ -69,6 +74,7 @@ impl Stage {
             failure: Mutex::new(None),
             servers: servers.into_iter().map(|api| (api, AtomicU64::new(0))).collect(),
             refused: AtomicU64::new(0),
+            waits: Mutex::default(),
         }
     }
 
@@ -113,6 +119,13 @@ impl Stage {
                 self.fail(error);
                 return;
             }
+        }
+    }
+
+    /// A session has waited for an answer.
+    pub(crate) fn waited(&self, wait: Stretch) {
+        if wait.length() > SHORT {
+            self.waits.lock().push(wait);
         }
     }
 

@@ -21,7 +21,7 @@ const NOW_AND_THEN: Duration = Duration::from_millis(200);
 /// How long a reader waits for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What is shorter is no stretch to speak of.
-const SHORT: Duration = Duration::from_millis(250);
+pub(crate) const SHORT: Duration = Duration::from_millis(250);
 /// A read that takes longer is told of at once.
 const TOLD: Duration = Duration::from_secs(1);
 /// A thread that sleeps for so long wakes up a little later, if the machine lets it.

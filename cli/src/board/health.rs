@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{NodeStatus, PartStatus};
 
-/// A store node that was not heard for longer, in seconds, and never for so long before, is taken to
-/// be away.
+/// A store node that was not heard for longer, in seconds, and never for so long before, is taken
+/// to be away.
 const SILENCE: f64 = 2.0;
 
 /// What a store node can do for its partition.
@@ -69,7 +69,7 @@ fn ability(node: &NodeStatus) -> Ability {
     }
     match &node.not_ready {
         None => Ability::Goes,
-        // Who has not caught up with the log since it started, or copies, says nothing of how far it is.
+        // Who has not caught up with the log since it started, or copies, does not say how far it is.
         Some(why) if node.copying.is_some() || node.next == Some(0) => {
             Ability::Away(format!("is not ready: {why}"))
         }

@@ -25,7 +25,7 @@ const HINT: &str = "nothing was changed. Apply it again once `anabranch status` 
                     those that stay is ready; or with --lose (?lose=true): what only those have that \
                     leave is lost then";
 
-/// A partition that some of its nodes leave. Who moves to another address may be somebody else there.
+/// A partition that some of its nodes leave. Who moves to another address may be another one there.
 #[derive(Debug, PartialEq, Eq)]
 struct Left<'a> {
     partition: PartitionId,

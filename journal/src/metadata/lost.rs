@@ -190,7 +190,8 @@ mod tests {
         let expected = vec![agreed(11, 5, 20), agreed(0, 40, 50)];
         assert_eq!(bench.store().lost(PartitionId(2)).unwrap(), expected);
         assert_eq!(store.lost(PartitionId(3)).unwrap(), vec![]);
-        assert_eq!(store.all_lost().unwrap(), expected);
+        let all = [expected, vec![Agreed { number: 0, range: other }]].concat();
+        assert_eq!(store.all_lost().unwrap(), all, "and that of partition 22");
     }
 
     #[test]

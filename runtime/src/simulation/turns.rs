@@ -1,5 +1,5 @@
-//! A thread that blocks, as a coroutine of a task: it and the simulation take turns, so that all still
-//! happens in one order.
+//! A thread that blocks, as a coroutine of a task: it and the simulation take turns, so that all
+//! still happens in one order.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -58,7 +58,7 @@ struct Thread(Generator<'static, (), ()>);
 impl Thread {
     fn new(body: impl FnOnce() + Send + 'static) -> Self {
         let mut thread = Gn::new_opt(STACK_WORDS, body);
-        // Makes it one of those of which the innermost waits, and of which a panic can be asked for.
+        // Makes it one of those of which the innermost waits, and which can be asked for a panic.
         thread.set_local_data(NonNull::dangling().as_ptr());
         Thread(thread)
     }
@@ -80,7 +80,7 @@ impl Thread {
 
 impl Drop for Thread {
     /// All that it holds is gone before anything else happens, also where a panic or the end of
-    /// another one drops it.
+    /// another one drops it. What is dropped must not wait: it is nobody's turn.
     fn drop(&mut self) {
         self.0.cancel();
     }

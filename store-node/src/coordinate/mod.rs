@@ -262,8 +262,8 @@ impl Coordinator {
         feed::open(self, request).await
     }
 
-    /// When a read is that nobody else is asked for: what this node has applied, but nothing older than
-    /// what was stable while there were others (ST-3).
+    /// When a read is that nobody else is asked for: what this node has applied, but nothing older
+    /// than what was stable while there were others (ST-3).
     fn alone_at(&self, at: Option<proto::ReadAt>) -> Option<proto::ReadAt> {
         let at = at.unwrap_or_default();
         let stable = self.view.known_stable().map(|stable| stable.0);

@@ -93,7 +93,7 @@ impl Reads {
             applied = self.status.reach(least, patience()).await?;
         }
         loop {
-            // Not every number is a transaction, and who has read at one reads at no smaller one again.
+            // Not every number is a transaction; who has read at one reads at no smaller one again.
             let newest = applied.last.max(least);
             let Some(newest) = newest else { return Ok(Snapshot { txn: None, _hold: None }) };
             match self.held(newest) {

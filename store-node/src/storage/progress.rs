@@ -209,6 +209,9 @@ fn count(length: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -238,6 +241,21 @@ mod tests {
         assert!(decode_progress(&newer).is_err());
         let start = Progress::start(16);
         assert_eq!(decode_progress(&encode_progress(&start)).unwrap(), start);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_map_reads_back(
+            splices in vec((any::<u64>(), any::<u64>(), 0..1_000_u64, 0..1_000_u64), 0..2_000)
+        ) {
+            let mut progress = Progress::start(2);
+            for (first, last, start, end) in splices {
+                progress.observed.splice(Position(first), Position(last), TxnId(start)..TxnId(end));
+            }
+            let decoded = decode_progress(&encode_progress(&progress));
+            prop_assert_eq!(decoded.unwrap(), progress);
+        }
     }
 
     #[test]
