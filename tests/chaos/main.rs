@@ -11,8 +11,9 @@
 //! `make chaos` runs it for half an hour and writes a report. What can be set:
 //! * `ANABRANCH_TEST_SEED`: what goes wrong when, and what clients do; it is printed.
 //! * `ANABRANCH_TEST_CHAOS_SECONDS`: for how long things go wrong.
-//! * `ANABRANCH_TEST_CHAOS_BOUND_MS`: how long a partition may not be read, and a reader see
-//!   nothing new. It is generous unless set: the machine of a test may stand still for seconds.
+//! * `ANABRANCH_TEST_CHAOS_BOUND_MS`: how long a partition may not be read, a reader see
+//!   nothing new, and a session wait for a read. It is generous unless set: the machine of a test
+//!   may stand still for seconds.
 //! * `ANABRANCH_TEST_CHAOS_REPORT`: the file of the report.
 
 #[path = "../crash/changes.rs"]
