@@ -145,6 +145,8 @@ struct Change<'a> {
     key: &'a str,
     expected: Option<Version>,
     value: Option<String>,
+    /// Another entry, which has to be at this version.
+    beside: Option<(&'a str, Option<Version>)>,
 }
 
 /// What was read so far.
@@ -261,14 +263,33 @@ impl MetadataStore {
         expected: Option<Version>,
         value: Option<String>,
     ) -> Result<Version, MetadataError> {
-        let change = Change { key, expected, value };
+        self.set(&Change { key, expected, value, beside: None })
+    }
+
+    /// The same as long as another entry is at this version: [`MetadataError::Conflict`] names the
+    /// one that is not.
+    ///
+    /// # Errors
+    /// As [`MetadataStore::compare_and_set`].
+    pub fn compare_and_set_beside(
+        &self,
+        beside: (&str, Option<Version>),
+        key: &str,
+        expected: Option<Version>,
+        value: Option<String>,
+    ) -> Result<Version, MetadataError> {
+        self.set(&Change { key, expected, value, beside: Some(beside) })
+    }
+
+    fn set(&self, change: &Change<'_>) -> Result<Version, MetadataError> {
+        let key = change.key;
         let _turn = self.writing.lock();
         let deadline = Instant::now() + WRITE_TIMEOUT;
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
         loop {
             self.refresh()?;
-            self.next_version(&change)?;
-            match self.try_set(&change) {
+            self.next_version(change)?;
+            match self.try_set(change) {
                 Err(MetadataError::Journal(error @ (Error::Fenced(_) | Error::Aborted(_)))) => {
                     if Instant::now() >= deadline {
                         let text = format!("'{key}' was not set, others set metadata: {error}");
@@ -326,14 +347,17 @@ impl MetadataStore {
 
     /// The version that a change makes, going by what was read.
     fn next_version(&self, change: &Change<'_>) -> Result<Version, MetadataError> {
-        let Change { key, expected, value } = change;
+        let Change { key, expected, value, beside } = change;
         let view = self.view.lock();
-        let stored = view.entries.get(*key);
-        let found = stored.filter(|stored| stored.value.is_some()).map(|stored| stored.version);
-        if found != *expected {
-            let (key, expected) = ((*key).to_owned(), *expected);
-            return Err(MetadataError::Conflict { key, expected, found });
+        for (key, expected) in beside.iter().chain([&(*key, *expected)]) {
+            let stored = view.entries.get(*key).filter(|stored| stored.value.is_some());
+            let found = stored.map(|stored| stored.version);
+            if found != *expected {
+                let (key, expected) = ((*key).to_owned(), *expected);
+                return Err(MetadataError::Conflict { key, expected, found });
+            }
         }
+        let stored = view.entries.get(*key);
         if value.is_none() && expected.is_none() {
             let text = format!("'{key}' cannot be removed: it is not there");
             return Err(Error::Invalid(text).into());

@@ -15,13 +15,14 @@ use crate::{BINARY, embedded};
 const CARS: &str = "../tests/fixtures/cars.json";
 
 /// Exit codes, as `--help` lists them.
-const DONE: i32 = 0;
+pub(crate) const DONE: i32 = 0;
+pub(crate) const FAILED: i32 = 1;
 const WRONG_USAGE: i32 = 2;
 const REFUSED: i32 = 3;
 const UNAVAILABLE: i32 = 4;
 
 /// Runs the program, which must end with `code`; what it printed, results and messages.
-fn run(arguments: &[&str], code: i32) -> Result<(String, String)> {
+pub(crate) fn run(arguments: &[&str], code: i32) -> Result<(String, String)> {
     let output = Command::new(BINARY).args(arguments).output().context("run the program")?;
     let Output { status, stdout, stderr } = output;
     let (stdout, stderr) = (String::from_utf8(stdout)?, String::from_utf8(stderr)?);
@@ -31,7 +32,7 @@ fn run(arguments: &[&str], code: i32) -> Result<(String, String)> {
 }
 
 /// Fails unless `text` has `part`.
-fn has(text: &str, part: &str) -> Result<()> {
+pub(crate) fn has(text: &str, part: &str) -> Result<()> {
     ensure!(text.contains(part), "'{part}' is not in:\n{text}");
     Ok(())
 }

@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use anabranch_core::cluster::Epoch;
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
 use anabranch_core::slicing::PartitionId;
+use anabranch_schemas::resources::ResourceId;
+use anabranch_schemas::topics::ClusterName;
 use serde::{Deserialize, Serialize};
 
-use super::{MetadataError, MetadataStore};
+use super::{MetadataError, MetadataStore, Version};
 use crate::error::Error;
 
 const VERSION: u32 = 1;
@@ -66,44 +69,42 @@ impl LostRange {
     fn key(&self, number: u32) -> String {
         format!("lost/{}/{:020}/{number}", self.partition, self.from.0)
     }
-
-    /// Whether all of another one is in it.
-    fn covers(&self, other: &LostRange) -> bool {
-        let mut below = other.parts_below.iter();
-        self.to >= other.to
-            && below
-                .all(|(slice, start)| self.parts_below.get(slice).is_some_and(|own| own >= start))
-    }
 }
 
 impl MetadataStore {
-    /// Declares that a range is lost. Returns what is agreed on: what another replica declared
-    /// before, if one did and it is enough. It is not once the log has lost more while nobody had
-    /// passed over it.
+    /// Declares that a range is lost to the replicas of the configuration of this epoch. Returns what
+    /// is agreed on: what another replica declared before, if one did, be it less. Whoever follows that
+    /// may find that the log has lost more since; but by then another replica may have followed it, and
+    /// applied what comes next. `followed` is the number of the agreement from the same transaction on
+    /// that this replica has followed already. `None` if another configuration is in force.
     ///
     /// # Errors
     /// As [`MetadataStore::compare_and_set`]; [`Error::Corrupt`] if an entry makes no sense.
-    pub fn declare_lost(&self, range: &LostRange) -> Result<Agreed, MetadataError> {
+    pub fn declare_lost(
+        &self,
+        range: &LostRange,
+        followed: Option<u32>,
+        cluster: &ClusterName,
+        epoch: Epoch,
+    ) -> Result<Option<Agreed>, MetadataError> {
+        let number = followed.map_or(0, |followed| followed + 1);
         let json = serde_json::to_string(range).expect("plain fields always encode");
-        let mut number = 0;
-        loop {
-            let key = range.key(number);
-            match self.compare_and_set(&key, None, Some(json.clone())) {
-                Ok(_) => return Ok(Agreed { number, range: range.clone() }),
-                Err(MetadataError::Conflict { .. }) => {}
-                Err(error) => return Err(error),
+        let (key, configuration) = (range.key(number), ResourceId::Cluster(cluster.clone()).key());
+        // Before anything is declared there is no configuration.
+        let in_force = Some(Version(epoch.0)).filter(|version| version.0 > 0);
+        match self.compare_and_set_beside((&configuration, in_force), &key, None, Some(json)) {
+            Ok(_) => Ok(Some(Agreed { number, range: range.clone() })),
+            Err(MetadataError::Conflict { key, .. }) if key == configuration => Ok(None),
+            Err(MetadataError::Conflict { .. }) => {
+                let entry = self.get(&key)?.ok_or_else(|| corrupt(&key, "it was removed"))?;
+                Ok(Some(read(&key, &entry.value)?))
             }
-            let entry = self.get(&key)?.ok_or_else(|| corrupt(&key, "it was removed"))?;
-            let agreed = read(&key, &entry.value)?;
-            if agreed.range.covers(range) {
-                return Ok(agreed);
-            }
-            number += 1;
+            Err(error) => Err(error),
         }
     }
 
     /// What is lost to a partition, in order: of agreements from the same transaction on the last
-    /// one, which is made only when nobody has followed those before it.
+    /// one. Those before it are about parts of later transactions only.
     ///
     /// # Errors
     /// As [`MetadataStore::refresh`]; [`Error::Corrupt`] if an entry makes no sense.
@@ -165,28 +166,57 @@ mod tests {
         Agreed { number, range: range(from, start) }
     }
 
+    /// Declares it in a cluster without a configuration.
+    fn declare(store: &MetadataStore, range: &LostRange, followed: Option<u32>) -> Agreed {
+        let cluster = "east".parse().unwrap();
+        let agreed = store.declare_lost(range, followed, &cluster, Epoch(0)).unwrap();
+        agreed.expect("no other configuration is in force")
+    }
+
     #[test]
-    fn who_comes_later_is_told_what_was_agreed() {
+    fn who_comes_later_follows_what_was_agreed_be_it_less() {
         let bench = Bench::new();
         let (store, other) = (bench.store(), bench.store());
-        assert_eq!(store.declare_lost(&range(5, 9)).unwrap(), agreed(0, 5, 9));
-        assert_eq!(other.declare_lost(&range(5, 8)).unwrap(), agreed(0, 5, 9));
-        let more = other.declare_lost(&range(5, 20)).unwrap();
-        assert_eq!(more, agreed(1, 5, 20), "the log has lost more, and nobody had gone on");
-        assert_eq!(store.declare_lost(&range(5, 15)).unwrap(), agreed(1, 5, 20));
-        assert_eq!(other.declare_lost(&range(9, 20)).unwrap(), agreed(0, 9, 20), "the next one");
+        assert_eq!(declare(&store, &range(5, 9), None), agreed(0, 5, 9));
+        assert_eq!(declare(&other, &range(5, 8), None), agreed(0, 5, 9));
+        let more = declare(&other, &range(5, 20), None);
+        assert_eq!(more, agreed(0, 5, 9), "the first may have followed it, and has more by now");
+        assert_eq!(
+            declare(&other, &range(5, 20), Some(0)),
+            agreed(1, 5, 20),
+            "parts only were lost"
+        );
+        assert_eq!(declare(&store, &range(5, 30), Some(0)), agreed(1, 5, 20));
+        assert_eq!(declare(&other, &range(9, 20), None), agreed(0, 9, 20), "the next one");
+    }
+
+    #[test]
+    fn nothing_is_declared_lost_in_a_configuration_that_is_no_longer_in_force() {
+        let bench = Bench::new();
+        let store = bench.store();
+        let (key, text) = ("cluster/east", Some("declared".to_owned()));
+        let declare = |epoch| {
+            let cluster = "east".parse().unwrap();
+            store.declare_lost(&range(5, 9), None, &cluster, Epoch(epoch)).unwrap()
+        };
+        store.compare_and_set(key, None, text.clone()).unwrap();
+        assert_eq!(declare(0), None);
+        store.compare_and_set(key, Some(Version(1)), text).unwrap();
+        assert_eq!(declare(1), None, "there are other replicas now, which may have it");
+        assert_eq!(store.all_lost().unwrap(), vec![]);
+        assert_eq!(declare(2), Some(agreed(0, 5, 9)));
     }
 
     #[test]
     fn of_agreements_from_the_same_transaction_on_the_last_one_counts() {
         let bench = Bench::new();
         let store = bench.store();
-        store.declare_lost(&range(40, 50)).unwrap();
-        for start in 9..21 {
-            store.declare_lost(&range(5, start)).unwrap();
+        declare(&store, &range(40, 50), None);
+        for (number, start) in (0..).zip(9..21) {
+            declare(&store, &range(5, start), u32::checked_sub(number, 1));
         }
         let other = LostRange::new(PartitionId(22), TxnId(1), TxnId(2), []);
-        store.declare_lost(&other).unwrap();
+        declare(&store, &other, None);
         let expected = vec![agreed(11, 5, 20), agreed(0, 40, 50)];
         assert_eq!(bench.store().lost(PartitionId(2)).unwrap(), expected);
         assert_eq!(store.lost(PartitionId(3)).unwrap(), vec![]);
@@ -206,7 +236,8 @@ mod tests {
         let json = serde_json::to_string(&range(6, 9)).unwrap();
         for (from, value) in [(5, json), (7, "{}".to_owned())] {
             store.compare_and_set(&range(from, 9).key(0), None, Some(value)).unwrap();
-            let error = store.declare_lost(&range(from, 9)).unwrap_err();
+            let cluster = "east".parse().unwrap();
+            let error = store.declare_lost(&range(from, 9), None, &cluster, Epoch(0)).unwrap_err();
             assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error}");
             assert!(store.lost(PartitionId(2)).is_err());
         }

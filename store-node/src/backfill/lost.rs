@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_core::cluster::{Configuration, Epoch};
+use anabranch_core::cluster::Epoch;
 use anabranch_core::ids::TxnId;
 use anabranch_journal::metadata::{Agreed, LostRange, MetadataStore};
 use anabranch_journal::{Error as JournalError, Journal, Offset, TopicPartition};
@@ -23,8 +23,13 @@ use crate::storage::{Loss, Progress, SliceRead};
 /// Where replicas agree on what is lost. Its calls block.
 pub(crate) trait Agreement: Send {
     /// What is lost from a transaction on, to the replicas of the configuration of this epoch. `None`
-    /// if there is another one by now.
-    fn lost_from(&self, next: TxnId, epoch: Epoch) -> Result<Option<Agreed>, Error>;
+    /// if there is another one by now. `followed` as [`MetadataStore::declare_lost`] has it.
+    fn lost_from(
+        &self,
+        next: TxnId,
+        followed: Option<u32>,
+        epoch: Epoch,
+    ) -> Result<Option<Agreed>, Error>;
 }
 
 /// The agreement in a cluster's metadata.
@@ -36,15 +41,15 @@ pub(crate) struct Declared {
 }
 
 impl Agreement for Declared {
-    fn lost_from(&self, next: TxnId, epoch: Epoch) -> Result<Option<Agreed>, Error> {
+    fn lost_from(
+        &self,
+        next: TxnId,
+        followed: Option<u32>,
+        epoch: Epoch,
+    ) -> Result<Option<Agreed>, Error> {
         let store = MetadataStore::open(Arc::clone(&self.journal), &self.cluster)?;
-        let declared = store.configuration(&self.cluster)?;
         let membership = self.coordinator.membership();
         let current = membership.configuration();
-        // Others may have to be asked by now.
-        if declared.as_ref().map_or(epoch, Configuration::epoch) != epoch {
-            return Ok(None);
-        }
         let Some(this) = current.member(membership.node()) else { return Ok(None) };
         let start = self.journal.bounds(&TopicPartition::new(self.cluster.txns(), 0))?.start;
         let starts = self.log.read().iter().map(|slice| {
@@ -55,7 +60,8 @@ impl Agreement for Declared {
         let mut range = LostRange::new(this.partition, next, TxnId(start.0), starts);
         range.declared_by = membership.node().to_string();
         range.declared_ms = now_millis();
-        Ok(Some(store.declare_lost(&range)?))
+        // In another configuration others may have to be asked.
+        Ok(store.declare_lost(&range, followed, &self.cluster, epoch)?)
     }
 }
 

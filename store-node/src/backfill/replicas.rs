@@ -78,6 +78,8 @@ pub(crate) enum Fetched {
     All,
     /// None of the replicas could go on. One of them may, later.
     Failed,
+    /// The same, and some of them have come past it and no longer have it: they have more.
+    Passed,
     /// All of the replicas have said that they no longer have it.
     Gone,
 }
@@ -130,7 +132,7 @@ impl Remote {
 
     async fn forward(&self, mut wanted: Wanted, given: &mpsc::Sender<Fetched>) -> Fetched {
         let last = TxnId(wanted.until.0.saturating_sub(1));
-        let mut all_gone = true;
+        let (mut all_gone, mut some_gone) = (true, false);
         for (node, client) in self.coordinator.others(last) {
             match self.forward_from(client, &mut wanted, given).await {
                 Ok(()) => return Fetched::All,
@@ -138,10 +140,15 @@ impl Remote {
                     tracing::info!(%node, %status, "a replica does not hand over");
                     // Who does not answer may have it.
                     all_gone &= is_gone(&status);
+                    some_gone |= is_gone(&status);
                 }
             }
         }
-        if all_gone { Fetched::Gone } else { Fetched::Failed }
+        match (all_gone, some_gone) {
+            (true, _) => Fetched::Gone,
+            (false, true) => Fetched::Passed,
+            (false, false) => Fetched::Failed,
+        }
     }
 
     async fn forward_from(

@@ -78,6 +78,8 @@ enum End {
     All,
     /// Nobody who answers can go on.
     Failed,
+    /// The same, and of those who answer some have come past it and no longer have it.
+    Passed,
     /// Nobody has it any more.
     Gone,
 }
@@ -148,7 +150,7 @@ impl Backfill {
                     let waited = nobody_since.get_or_insert_with(Instant::now).elapsed();
                     match self.lost_after.checked_sub(waited).filter(|left| !left.is_zero()) {
                         Some(left) => will_be_lost(left, next, trimmed),
-                        None => match self.agree(next, epoch)? {
+                        None => match self.agree(&head.progress, epoch)? {
                             Some(agreed) => return Ok(Found::Lost(Box::new(agreed))),
                             None => will_be_lost(Duration::ZERO, next, trimmed),
                         },
@@ -168,8 +170,10 @@ impl Backfill {
 
     /// What is lost, as the replicas agree; `None` if they cannot at the moment, or others are to
     /// be asked by now.
-    fn agree(&self, next: TxnId, epoch: Epoch) -> Result<Option<Agreed>, Error> {
-        match self.agreement.lost_from(next, epoch) {
+    fn agree(&self, progress: &Progress, epoch: Epoch) -> Result<Option<Agreed>, Error> {
+        let next = progress.next;
+        let followed = progress.losses.iter().find(|loss| loss.from == next);
+        match self.agreement.lost_from(next, followed.map(|loss| loss.number), epoch) {
             Err(error) if matches!(error.kind(), ErrorKind::Retry | ErrorKind::Unknown) => {
                 tracing::warn!(%error, "it cannot be agreed on what is lost; trying again");
                 Ok(None)
@@ -308,15 +312,25 @@ impl Backfill {
                 }
                 End::All => return Ok(Copied::All(unfinished)),
                 End::Gone => return Ok(Copied::Gone(unfinished)),
-                End::Failed => {}
+                ended @ (End::Failed | End::Passed) => {
+                    tries = if unfinished.after == before { tries + 1 } else { 0 };
+                    let is_passed = matches!(ended, End::Passed);
+                    if tries >= TRIES && (is_passed || self.need_not_wait(head, &unfinished)) {
+                        return Ok(Copied::Gone(unfinished));
+                    }
+                    self.persistence.pause(self.ask_again)?;
+                }
             }
-            tries = if unfinished.after == before { tries + 1 } else { 0 };
-            // What the log has need not be waited for; what it does not have may come back.
-            if tries >= TRIES && (self.log_has)(&head.progress) {
-                return Ok(Copied::Gone(unfinished));
-            }
-            self.persistence.pause(self.ask_again)?;
         }
+    }
+
+    /// Whether nothing is lost by giving up what is being copied. What the log has need not be waited
+    /// for, nor what all others answer that they do not have either, and wait for themselves; what
+    /// somebody may have who does not answer may come back.
+    fn need_not_wait(&self, head: &Head, unfinished: &Unfinished) -> bool {
+        let before = TxnId(unfinished.to.next.0.saturating_sub(1));
+        (self.log_has)(&head.progress)
+            || matches!(choose(before, self.replicas.positions()), Choice::Nobody)
     }
 
     /// Fetches what is not here yet of the table that is being fetched.
@@ -347,6 +361,7 @@ impl Backfill {
                 }
                 Fetched::All => return Ok(End::All),
                 Fetched::Failed => return Ok(End::Failed),
+                Fetched::Passed => return Ok(End::Passed),
                 Fetched::Gone => return Ok(End::Gone),
             }
         }

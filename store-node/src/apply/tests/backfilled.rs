@@ -43,6 +43,8 @@ pub(super) enum Event {
     PageAndFlush,
     /// The replica fails.
     Fails,
+    /// The replica has come past it and no longer has the snapshot; another one does not answer.
+    Passed,
     /// Nobody has the snapshot any more.
     Gone,
     /// The node dies.
@@ -79,7 +81,8 @@ impl Replicas for Others {
     fn fetch(&self, wanted: Wanted) -> Box<dyn Iterator<Item = Fetched> + '_> {
         let can_give = |store: &&Arc<Storage>| store.progress().unwrap().next >= wanted.until;
         let Some(store) = self.stores.iter().find(can_give) else {
-            return Box::new(std::iter::once(Fetched::Gone));
+            let fails = matches!(self.events.lock().pop_front(), Some(Event::Fails));
+            return Box::new(std::iter::once(if fails { Fetched::Failed } else { Fetched::Gone }));
         };
         let mut cursor = Some(Cursor {
             part: None,
@@ -102,6 +105,7 @@ impl Replicas for Others {
                 Event::Page => {}
                 Event::PageAndFlush => self.target.flush().unwrap(),
                 Event::Fails => return Some(Fetched::Failed),
+                Event::Passed => return Some(Fetched::Passed),
                 Event::Gone => return Some(Fetched::Gone),
                 Event::Dies => {
                     self.shutdown.begin();
@@ -122,7 +126,7 @@ impl Replicas for Others {
 struct Nothing;
 
 impl Agreement for Nothing {
-    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<Agreed>, Error> {
+    fn lost_from(&self, next: TxnId, _: Option<u32>, _: Epoch) -> Result<Option<Agreed>, Error> {
         panic!("{next} is lost, and somebody had it")
     }
 }
@@ -376,7 +380,7 @@ fn an_empty_node_reads_the_log_if_the_others_have_little() {
 struct This(Agreed);
 
 impl Agreement for This {
-    fn lost_from(&self, next: TxnId, _: Epoch) -> Result<Option<Agreed>, Error> {
+    fn lost_from(&self, next: TxnId, _: Option<u32>, _: Epoch) -> Result<Option<Agreed>, Error> {
         assert_eq!(self.0.range.from, next);
         Ok(Some(self.0.clone()))
     }
@@ -536,12 +540,13 @@ fn several() -> Vec<TestRound> {
 }
 
 /// The only replica that has it is away for longer than anybody would wait who has a choice: what
-/// was copied is kept, since the log does not have it.
+/// was copied is kept, unless the log has it, or another replica has what came after it.
 #[test]
 fn what_was_copied_is_kept_for_as_long_as_its_replica_is_away() {
-    let away = vec![Event::Fails; 500];
-    let events = [vec![Event::Page; 14], away, vec![Event::Dies]].concat();
-    for log_has in [false, true] {
+    for (away, log_has, is_kept) in
+        [(Event::Fails, false, true), (Event::Fails, true, false), (Event::Passed, false, false)]
+    {
+        let events = [vec![Event::Page; 14], vec![away; 500], vec![Event::Dies]].concat();
         let dir = tempfile::tempdir().unwrap();
         let (_source_dir, source) = applied(&several());
         let Opened { storage, head, .. } = open(dir.path());
@@ -557,8 +562,33 @@ fn what_was_copied_is_kept_for_as_long_as_its_replica_is_away() {
             Backfill { log_has: Box::new(move |_| log_has), ..backfill(&target, &status, others) };
         assert!(copying.run(head, Reason::Trimmed(trimmed())).is_err(), "the node has died");
         let kept = target.unfinished().unwrap().map_or(0, |unfinished| unfinished.entries);
-        assert_eq!(kept > 0, !log_has, "{kept} entries");
+        assert_eq!(kept > 0, is_kept, "{kept} entries");
     }
+}
+
+/// Two replicas copied from a third one, which is gone for good. Neither has what the other one is
+/// to come to: what nobody has is lost, and they go on.
+#[test]
+fn two_that_copy_do_not_wait_for_each_other() {
+    let rounds = many(14);
+    let (log, _) = build(&rounds);
+    let image = interrupted(&rounds[..3], &rounds, 14).unwrap();
+    let (_other_dir, other) = applied(&rounds[..2]);
+    let Opened { storage, head, unfinished, .. } = open(image.path());
+    let (target, status) = (Arc::new(storage), status_of(&head));
+    let others = Others {
+        stores: vec![Arc::new(other.storage)],
+        events: Arc::new(Mutex::new(VecDeque::from(vec![Event::Fails; 500]))),
+        ..nobody(&target)
+    };
+    let (from, to) = (log.commits[2].0.next(), log.commits[13].0);
+    let mut copying = backfill(&target, &status, others);
+    copying.log_has = Box::new(|_| false);
+    copying.lost_after = Duration::ZERO;
+    let range = LostRange::new(PartitionId(0), from, to, []);
+    copying.agreement = Box::new(This(Agreed { number: 0, range }));
+    let head = copying.run(head, Reason::Interrupted(unfinished.unwrap())).unwrap();
+    assert_eq!(head.progress.next, to);
 }
 
 /// The replica dies for good right after it has given the last entry: that it was the last is known.

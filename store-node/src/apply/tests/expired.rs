@@ -179,7 +179,7 @@ fn half_an_expiry_that_is_lost_is_taken_back() {
 struct Says(Agreed);
 
 impl Agreement for Says {
-    fn lost_from(&self, _: TxnId, _: Epoch) -> Result<Option<Agreed>, Error> {
+    fn lost_from(&self, _: TxnId, _: Option<u32>, _: Epoch) -> Result<Option<Agreed>, Error> {
         Ok(Some(self.0.clone()))
     }
 }
