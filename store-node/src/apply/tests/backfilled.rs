@@ -588,6 +588,8 @@ fn two_that_copy_do_not_wait_for_each_other() {
     let range = LostRange::new(PartitionId(0), from, to, []);
     copying.agreement = Box::new(This(Agreed { number: 0, range }));
     let head = copying.run(head, Reason::Interrupted(unfinished.unwrap())).unwrap();
+    assert_eq!(head.progress.next, from, "the log is asked first");
+    let head = copying.run(head, Reason::Trimmed(trimmed())).unwrap();
     assert_eq!(head.progress.next, to);
 }
 
