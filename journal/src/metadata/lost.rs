@@ -72,11 +72,12 @@ impl LostRange {
 }
 
 impl MetadataStore {
-    /// Declares that a range is lost to the replicas of the configuration of this epoch. Returns what
-    /// is agreed on: what another replica declared before, if one did, be it less. Whoever follows that
-    /// may find that the log has lost more since; but by then another replica may have followed it, and
-    /// applied what comes next. `followed` is the number of the agreement from the same transaction on
-    /// that this replica has followed already. `None` if another configuration is in force.
+    /// Declares that a range is lost to the replicas of the configuration whose epoch was read, `None`
+    /// if there is none. Returns what is agreed on: what another replica declared before, if one did,
+    /// be it less. Whoever follows that may find that the log has lost more since; but by then another
+    /// replica may have followed it, and applied what comes next. `followed` is the number of the
+    /// agreement from the same transaction on that this replica has followed already. `None` if
+    /// another configuration is in force by now.
     ///
     /// # Errors
     /// As [`MetadataStore::compare_and_set`]; [`Error::Corrupt`] if an entry makes no sense.
@@ -85,13 +86,12 @@ impl MetadataStore {
         range: &LostRange,
         followed: Option<u32>,
         cluster: &ClusterName,
-        epoch: Epoch,
+        read_epoch: Option<Epoch>,
     ) -> Result<Option<Agreed>, MetadataError> {
         let number = followed.map_or(0, |followed| followed + 1);
         let json = serde_json::to_string(range).expect("plain fields always encode");
         let (key, configuration) = (range.key(number), ResourceId::Cluster(cluster.clone()).key());
-        // Before anything is declared there is no configuration.
-        let in_force = Some(Version(epoch.0)).filter(|version| version.0 > 0);
+        let in_force = read_epoch.map(|epoch| Version(epoch.0));
         match self.compare_and_set_beside((&configuration, in_force), &key, None, Some(json)) {
             Ok(_) => Ok(Some(Agreed { number, range: range.clone() })),
             Err(MetadataError::Conflict { key, .. }) if key == configuration => Ok(None),
@@ -169,7 +169,7 @@ mod tests {
     /// Declares it in a cluster without a configuration.
     fn declare(store: &MetadataStore, range: &LostRange, followed: Option<u32>) -> Agreed {
         let cluster = "east".parse().unwrap();
-        let agreed = store.declare_lost(range, followed, &cluster, Epoch(0)).unwrap();
+        let agreed = store.declare_lost(range, followed, &cluster, None).unwrap();
         agreed.expect("no other configuration is in force")
     }
 
@@ -195,16 +195,16 @@ mod tests {
         let bench = Bench::new();
         let store = bench.store();
         let (key, text) = ("cluster/east", Some("declared".to_owned()));
-        let declare = |epoch| {
+        let declare = |epoch: Option<u64>| {
             let cluster = "east".parse().unwrap();
-            store.declare_lost(&range(5, 9), None, &cluster, Epoch(epoch)).unwrap()
+            store.declare_lost(&range(5, 9), None, &cluster, epoch.map(Epoch)).unwrap()
         };
         store.compare_and_set(key, None, text.clone()).unwrap();
-        assert_eq!(declare(0), None);
+        assert_eq!(declare(None), None);
         store.compare_and_set(key, Some(Version(1)), text).unwrap();
-        assert_eq!(declare(1), None, "there are other replicas now, which may have it");
+        assert_eq!(declare(Some(1)), None, "there are other replicas now, which may have it");
         assert_eq!(store.all_lost().unwrap(), vec![]);
-        assert_eq!(declare(2), Some(agreed(0, 5, 9)));
+        assert_eq!(declare(Some(2)), Some(agreed(0, 5, 9)));
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         for (from, value) in [(5, json), (7, "{}".to_owned())] {
             store.compare_and_set(&range(from, 9).key(0), None, Some(value)).unwrap();
             let cluster = "east".parse().unwrap();
-            let error = store.declare_lost(&range(from, 9), None, &cluster, Epoch(0)).unwrap_err();
+            let error = store.declare_lost(&range(from, 9), None, &cluster, None).unwrap_err();
             assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error}");
             assert!(store.lost(PartitionId(2)).is_err());
         }

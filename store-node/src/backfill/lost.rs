@@ -48,6 +48,11 @@ impl Agreement for Declared {
         epoch: Epoch,
     ) -> Result<Option<Agreed>, Error> {
         let store = MetadataStore::open(Arc::clone(&self.journal), &self.cluster)?;
+        // Those of another configuration have to be asked first.
+        let declared = store.configuration(&self.cluster)?.map(|declared| declared.epoch());
+        if declared.is_some_and(|declared| declared != epoch) {
+            return Ok(None);
+        }
         let membership = self.coordinator.membership();
         let current = membership.configuration();
         let Some(this) = current.member(membership.node()) else { return Ok(None) };
@@ -60,8 +65,7 @@ impl Agreement for Declared {
         let mut range = LostRange::new(this.partition, next, TxnId(start.0), starts);
         range.declared_by = membership.node().to_string();
         range.declared_ms = now_millis();
-        // In another configuration others may have to be asked.
-        Ok(store.declare_lost(&range, followed, &self.cluster, epoch)?)
+        Ok(store.declare_lost(&range, followed, &self.cluster, declared)?)
     }
 }
 
