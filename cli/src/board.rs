@@ -8,12 +8,12 @@ mod tail;
 pub(crate) mod verify;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_bridge::StatusHandle;
 use anabranch_cdc::CURSOR_KEY;
-use anabranch_journal::metadata::{Agreed, ClusterIdentity, MetadataError, MetadataStore};
+use anabranch_journal::metadata::{Agreed, ClusterIdentity, MetadataError, OpenedLater};
 use anabranch_journal::{Error as JournalError, Journal, ReadFrom, Reader, TopicPartition};
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::grpc::AnyOf;
@@ -56,7 +56,7 @@ pub(crate) struct Board {
     /// The commit records seen last. Whoever reads on holds it, too.
     tail: Arc<Mutex<Tail>>,
     /// What is declared, once it was asked for.
-    metadata: OnceLock<MetadataStore>,
+    metadata: OpenedLater,
 }
 
 /// The status of a cluster, as one of its processes sees it.
@@ -179,7 +179,8 @@ impl Board {
     ) -> Self {
         let cursors = Arc::new(Mutex::new(None));
         let tail = Arc::new(Mutex::new(Tail::new(TopicPartition::new(cluster.name.txns(), 0))));
-        let (store, ingest, metadata) = (None, false, OnceLock::new());
+        let (store, ingest) = (None, false);
+        let metadata = OpenedLater::new(Arc::clone(&journal), cluster.name.clone());
         Board { cluster, journal, readiness, store, links, ingest, cursors, tail, metadata }
     }
 
@@ -249,13 +250,7 @@ impl Board {
 
     /// What was declared lost, by partition and transaction.
     fn losses(&self) -> Result<Vec<LossStatus>, MetadataError> {
-        let metadata = match self.metadata.get() {
-            Some(metadata) => metadata,
-            None => {
-                let opened = MetadataStore::open(self.journal.clone(), &self.cluster.name)?;
-                self.metadata.get_or_init(|| opened)
-            }
-        };
+        let lost = self.metadata.get()?.all_lost()?;
         let status = |Agreed { range, .. }: Agreed| LossStatus {
             partition: range.partition,
             from: range.from.0,
@@ -263,7 +258,7 @@ impl Board {
             declared_by: range.declared_by,
             declared_ms: range.declared_ms,
         };
-        Ok(metadata.all_lost()?.into_iter().map(status).collect())
+        Ok(lost.into_iter().map(status).collect())
     }
 
     /// What ingest has acknowledged is in the log (IN-1), so it is behind by nothing or away.

@@ -17,6 +17,7 @@
 //! [`MetadataStore::wait`] does so on a handle of its own.
 
 mod configuration;
+mod later;
 mod lost;
 #[cfg(test)]
 mod tests;
@@ -44,7 +45,8 @@ use crate::log::{
 };
 use crate::rotating::run_transaction;
 
-pub use configuration::follow_configuration;
+pub use configuration::{declared, follow_configuration};
+pub use later::OpenedLater;
 pub use lost::{Agreed, LostRange};
 
 /// How long to wait for the log to be read to its end.

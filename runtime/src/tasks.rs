@@ -74,6 +74,12 @@ pub fn owned<F: Future>(task: F) -> impl Future<Output = F::Output> {
     task
 }
 
+/// By how many milliseconds the clock of the simulated process that runs is ahead.
+#[cfg(feature = "simulation")]
+pub(crate) fn clock_ahead_ms() -> i64 {
+    OWNER.try_with(|owner| owner.clock_ahead_ms).unwrap_or_default()
+}
+
 /// Starts a simulated thread, of the simulated process that runs if there is one: that fails if the
 /// thread panics.
 #[cfg(feature = "simulation")]
@@ -138,6 +144,9 @@ pub struct Tasks {
     failed: Arc<Mutex<Option<&'static str>>>,
     #[cfg(feature = "simulation")]
     alive: Arc<Mutex<Vec<tokio::task::AbortHandle>>>,
+    /// By how much the clock of the simulated process is ahead of the world's.
+    #[cfg(feature = "simulation")]
+    clock_ahead_ms: i64,
 }
 
 /// Why [`Tasks::join`] failed.
@@ -248,6 +257,18 @@ impl Tasks {
             None if late.is_empty() => Ok(()),
             None => Err(JoinError::Late { names: late, deadline }),
         }
+    }
+
+    /// Those of a simulated process whose clock is ahead by so many milliseconds.
+    #[cfg(feature = "simulation")]
+    pub fn of_simulated_process(clock_ahead_ms: i64) -> Self {
+        Tasks { clock_ahead_ms, ..Tasks::default() }
+    }
+
+    /// Does something as a part of the simulated process.
+    #[cfg(feature = "simulation")]
+    pub fn run<F: Future>(&self, what: F) -> impl Future<Output = F::Output> {
+        OWNER.scope(self.clone(), what)
     }
 
     /// Ends all tasks and threads where they are, as a crash does.

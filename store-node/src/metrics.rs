@@ -80,7 +80,7 @@ pub(crate) fn describe() {
     describe_counter!(GOSSIP_SENT_BYTES, "Bytes of these, without what gRPC adds");
     describe_counter!(GOSSIP_RECEIVED, "Messages of gossip received, answers included");
     describe_counter!(GOSSIP_RECEIVED_BYTES, "Bytes of these, without what gRPC adds");
-    describe_counter!(GOSSIP_DOUBTED, "Announces that were not believed, by reason");
+    describe_counter!(GOSSIP_DOUBTED, "Announces that were not believed");
     describe_gauge!(SUSPICION, "By peer how much of its past it was not silent as long as now");
     gauge!(HALTED).set(0.0);
     counter!(LOST).absolute(0);
@@ -233,8 +233,8 @@ pub(crate) fn record_gossip_received(bytes: usize) {
 }
 
 /// What was told of a node was not believed.
-pub(crate) fn record_gossip_doubted(reason: &'static str) {
-    counter!(GOSSIP_DOUBTED, "reason" => reason).increment(1);
+pub(crate) fn record_gossip_doubted() {
+    counter!(GOSSIP_DOUBTED).increment(1);
 }
 
 /// How likely it is that a peer is gone, from 0 to 1.

@@ -65,7 +65,7 @@ impl Cluster {
         self.tell(&format!("{name} starts"));
         let log = self.bridge.log.lock().revive();
         *self.bridge.log.lock() = log.clone();
-        let tasks = Tasks::default();
+        let tasks = self.tasks_of(name);
         let nodes = AnyOf::new(&self.addresses(name), None).expect("these are addresses");
         let ready = Readiness::new().register("bridge");
         let identity = self.identity.clone();

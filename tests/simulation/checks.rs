@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anabranch_core::ids::{RoundId, TxnId};
-use anabranch_core::keyspace::{Position, Slice};
+use anabranch_core::keyspace::Slice;
 use anabranch_journal::Journal;
 use anabranch_store_node::simulation::SimulatedNode;
 
@@ -74,9 +74,12 @@ fn look_at(cluster: &Cluster, node: &Node, running: &SimulatedNode, seen: &mut S
         cluster.violate(&format!("ST-5: {name} declares lost what another replica has"));
     }
     let (_, needed) = running.needs();
-    let unread = cluster.model.lock().unread(needed.into_keys());
-    let next = running.standing().next;
-    if let Some(unread) = unread.filter(|unread| next > *unread && !cluster.may_lose()) {
+    let (next, partition) = (running.standing().next, node.id());
+    let model = cluster.model.lock();
+    let unread = model.unread(needed.into_keys());
+    let unread = unread.filter(|unread| next > *unread && !model.may_lack(partition, *unread));
+    drop(model);
+    if let Some(unread) = unread {
         cluster.violate(&format!("ST-5: {name} has come to {next}, and cannot have read {unread}"));
     }
     // Who has not seen the log's end yet answers nothing.
@@ -109,8 +112,7 @@ fn check_is_stable(cluster: &Cluster) {
 fn check_documents(cluster: &Cluster, node: &Node, running: &SimulatedNode) {
     let standing = running.standing();
     let last = standing.next.0.checked_sub(1).map(TxnId);
-    // What is lost is as good as anything that replicas agree on.
-    let Some(last) = last.filter(|_| !cluster.may_lose()) else { return };
+    let Some(last) = last else { return };
     for at in BTreeSet::from([last, standing.oldest]) {
         if at > last {
             continue;
@@ -119,15 +121,11 @@ fn check_documents(cluster: &Cluster, node: &Node, running: &SimulatedNode) {
             Ok(found) => found,
             Err(error) => return cluster.violate(&format!("ST-1: {}: {error}", node.name)),
         };
+        let is_owned = |position| running.owned().contains(position);
         let model = cluster.model.lock();
-        let owned = |id: &[u8]| running.owned().contains(Position::of(id));
-        let expected: BTreeMap<_, _> = model
-            .documents(at)
-            .filter(|(id, _)| owned(id))
-            .map(|(id, stored)| (id.clone(), stored.to_vec()))
-            .collect();
+        let wrong = (!model.may_be(&found, at, is_owned)).then(|| model.documents(at, is_owned));
         drop(model);
-        if found != expected {
+        if let Some(expected) = wrong {
             let (name, found, expected) = (&node.name, told(&found), told(&expected));
             cluster.violate(&format!(
                 "ST-1, ST-2, ST-5: {name} has at {at}: {found}; and the log says: {expected}"
@@ -244,7 +242,6 @@ fn check_changes(cluster: &Cluster, captured: &Captured) {
     let slice = captured.slice;
     let model = cluster.model.lock();
     let is_lost = |txn: TxnId| captured.lost.iter().any(|(from, to)| (*from..=*to).contains(&txn));
-    let loses = cluster.may_lose();
     if !captured.lost.is_empty() && !cluster.may_copy() {
         cluster.violate(&format!("CDC-1: slice {} says that it lost what was kept", slice.0));
     }
@@ -252,25 +249,26 @@ fn check_changes(cluster: &Cluster, captured: &Captured) {
         .changes
         .iter()
         .zip(&captured.values)
-        .find(|((txn, id), value)| !loses && model.value(id, *txn) != **value);
+        .find(|((txn, id), value)| !model.may_have(id, *txn, value.as_ref()));
     if let Some(((txn, _), value)) = wrong {
         cluster.violate(&format!("CDC-1: slice {}: {txn} is said to make {value:?}", slice.0));
     }
-    let all = model.changes(slice);
-    let expected: Vec<_> = all.iter().filter(|(txn, _)| !is_lost(*txn)).cloned().collect();
     check_order(cluster, slice, &captured.changes);
-    let found: BTreeSet<_> = captured.changes.iter().cloned().collect();
+    let found: BTreeSet<_> = captured.changes.iter().collect();
     if found.len() < captured.changes.len() {
         cluster.violate(&format!("CDC-1: slice {} has a change twice", slice.0));
     }
-    // What stands there may be of what is lost for others.
-    let missing = expected.iter().find(|change| !found.contains(*change));
-    if let Some((txn, _)) = missing.filter(|_| !loses) {
+    // What was captured is of some era, and what is a change in all of them was captured.
+    let (mut any, mut all) = (BTreeSet::new(), None::<BTreeSet<_>>);
+    for changes in model.changes(slice) {
+        all = Some(all.map_or_else(|| changes.clone(), |all| &all & &changes));
+        any.extend(changes);
+    }
+    let mut missing = all.iter().flatten().filter(|change| !found.contains(*change));
+    if let Some((txn, _)) = missing.find(|(txn, _)| !is_lost(*txn)) {
         cluster.violate(&format!("CDC-1: slice {} lacks a change of {txn}", slice.0));
     }
-    let known: BTreeSet<_> = all.iter().cloned().collect();
-    if let Some((txn, _)) = found.iter().find(|change| !known.contains(*change)).filter(|_| !loses)
-    {
+    if let Some((txn, _)) = found.difference(&any).next() {
         cluster.violate(&format!("CDC-1: slice {} has a change of {txn} that was none", slice.0));
     }
     for (after, mark) in &captured.marks {

@@ -2,6 +2,7 @@
 //! bridge, the network between them, and what is known of them.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use anabranch_cdc::CdcConfig;
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, Member, NodeId, PartitionSpec};
 use anabranch_core::ids::{ActorId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
+use anabranch_core::slicing::PartitionId;
 use anabranch_journal::memory::MemoryJournal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, Offset, cluster_topics};
@@ -32,11 +34,16 @@ use crate::story::Story;
 
 /// When simulations begin, in milliseconds since the Unix epoch.
 pub(crate) const BEGAN_MS: u64 = 1_750_000_000_000;
+/// How far the clock of a process is from what time it is, at most. Two are not further apart than
+/// clocks may be.
+const MOST_CLOCK_AHEAD_MS: i64 = 25_000;
 
 /// A cluster, and what is known of it.
 pub(crate) struct Cluster {
     pub(crate) mix: Mix,
     pub(crate) world: World,
+    /// Says which clock is how wrong.
+    clocks: u64,
     pub(crate) log: MemoryJournal,
     pub(crate) identity: ClusterIdentity,
     pub(crate) model: Mutex<Model>,
@@ -65,6 +72,13 @@ pub(crate) struct Node {
     pub(crate) known: Mutex<Configuration>,
     /// What it needed of the log when it was last looked at.
     needs: Mutex<(TxnId, BTreeMap<Slice, Offset>)>,
+}
+
+impl Node {
+    /// Its partition.
+    pub(crate) fn id(&self) -> PartitionId {
+        PartitionId(u32::try_from(self.partition).expect("a few"))
+    }
 }
 
 impl Cluster {
@@ -110,11 +124,13 @@ impl Cluster {
             |number| Server::new(format!("{prefix}ingest-{number}"), NodeLog::new(log.clone()));
         let servers = (0..mix.servers).map(server).collect();
         let bridge = Bridge::new(name, NodeLog::new(log.clone()));
-        let model = Mutex::new(Model::new(&log, &identity));
+        let model = Mutex::new(Model::new(&log, &identity, &declared));
         let captured = slices.all().map(|slice| Captured::new(&log, &identity, slice));
         let captured = Mutex::new(captured.collect());
+        let clocks = world.number();
         let cluster = Arc::new(Cluster {
             mix,
+            clocks,
             world,
             log,
             identity,
@@ -152,6 +168,16 @@ impl Cluster {
         stable.min().flatten()
     }
 
+    /// The tasks of a process, whose clock is some seconds ahead of others or behind them, always the
+    /// same.
+    pub(crate) fn tasks_of(&self, name: &str) -> Tasks {
+        let mut hasher = DefaultHasher::new();
+        (self.clocks, name).hash(&mut hasher);
+        let range = u64::try_from(2 * MOST_CLOCK_AHEAD_MS + 1).expect("it is positive");
+        let ahead_ms = i64::try_from(hasher.finish() % range).expect("a small one");
+        Tasks::of_simulated_process(ahead_ms - MOST_CLOCK_AHEAD_MS)
+    }
+
     /// The addresses of all store nodes, as they are from somebody.
     pub(crate) fn addresses(&self, from: &str) -> String {
         let addresses: Vec<_> =
@@ -183,6 +209,7 @@ impl Cluster {
             configuration: members::seen_from(&node.name, &known),
             journal: Arc::new(node.log.clone()),
             disk: node.disk.clone(),
+            tasks: self.tasks_of(node.name.as_str()),
         };
         let ready = Readiness::new().register("store node");
         match SimulatedNode::start(&self.world, options, ready) {
@@ -234,7 +261,7 @@ impl Cluster {
         if capture.is_some() {
             return;
         }
-        let tasks = Tasks::default();
+        let tasks = self.tasks_of(&self.capture_name());
         let config =
             CdcConfig { mark_interval_ms: 100, idle_mark_interval_ms: 300, ..CdcConfig::default() };
         let nodes = self.addresses(&self.capture_name());

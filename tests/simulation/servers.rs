@@ -52,10 +52,10 @@ impl Server {
 
     /// Sends it a request. `None` if it is dead, or dies before it has answered.
     pub(crate) async fn ask(&self, request: Request<Body>) -> Option<(StatusCode, Vec<u8>)> {
-        let (routes, death) = {
+        let (routes, tasks) = {
             let running = self.running.lock();
             let Running { routes, tasks, .. } = running.as_ref()?;
-            (routes.clone(), tasks.shutdown().clone())
+            (routes.clone(), tasks.clone())
         };
         let answer = async {
             let response = routes.oneshot(request).await.unwrap_or_else(|never| match never {});
@@ -64,8 +64,8 @@ impl Server {
         };
         tokio::select! {
             biased;
-            () = death.begun() => None,
-            answer = answer => answer,
+            () = tasks.shutdown().begun() => None,
+            answer = tasks.run(answer) => answer,
         }
     }
 }
@@ -96,7 +96,7 @@ impl Cluster {
             readiness,
             metrics: None,
         };
-        let tasks = Tasks::default();
+        let tasks = self.tasks_of(&server.name);
         match simulation::start(&config, context, &tasks) {
             Ok(routes) => *running = Some(Running { floor: None, tasks, routes }),
             Err(error) => self.violate(&format!("{} does not start: {error}", server.name)),

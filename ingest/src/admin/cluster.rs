@@ -8,10 +8,12 @@
 //! clients start.
 
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId};
+use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Interval;
 use anabranch_core::slicing::PartitionId;
 use anabranch_journal::metadata::ClusterIdentity;
-use anabranch_journal::{Bounds, Offset, TopicPartition};
+use anabranch_journal::{Bounds, Offset, TopicPartition, cursors};
+use anabranch_schemas::records::ChangesCursor;
 use anabranch_schemas::topics::ClusterName;
 use serde_json::{Value, json};
 
@@ -53,7 +55,7 @@ pub(super) fn admit(
     match moves(before.spec(), after) {
         Some(change) => Err(in_use(&change)),
         None if may_lose || has_whole_log(admin)? => Ok(()),
-        None => leaving::admit(store_nodes, before, after),
+        None => leaving::admit(store_nodes, captured(admin)?, before, after),
     }
 }
 
@@ -81,6 +83,14 @@ fn has_whole_log(admin: &Admin) -> Result<bool, Refusal> {
         }
     }
     Ok(true)
+}
+
+/// Up to where changes were captured; `None` if nobody ever did.
+fn captured(admin: &Admin) -> Result<Option<TxnId>, Refusal> {
+    let name = &admin.cluster.name;
+    let cursor = cursors::read::<ChangesCursor>(admin.journal.as_ref(), name, ChangesCursor::KEY)
+        .map_err(|error| Refusal::of_journal(&error))?;
+    Ok(cursor.map(|cursor| cursor.next))
 }
 
 fn bounds(admin: &Admin, at: &TopicPartition) -> Result<Bounds, Refusal> {

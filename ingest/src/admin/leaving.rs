@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId};
+use anabranch_core::ids::TxnId;
 use anabranch_core::slicing::PartitionId;
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::store as proto;
@@ -33,9 +34,11 @@ struct Left<'a> {
     stay: Vec<&'a NodeId>,
 }
 
-/// Refuses a change after which a partition may be without what the log no longer has. Blocks.
+/// Refuses a change after which a partition may be without what the log no longer has: documents, or
+/// changes from `captured` on, if those before it are in topic `changes`. Blocks.
 pub(super) fn admit(
     store_nodes: &AnyOf,
+    captured: Option<TxnId>,
     before: &Configuration,
     after: &ClusterSpec,
 ) -> Result<(), Refusal> {
@@ -44,7 +47,7 @@ pub(super) fn admit(
         return Ok(());
     }
     let known = Handle::current().block_on(known(store_nodes, before.epoch()))?;
-    left.iter().find_map(|left| refused(left, &known)).map_or(Ok(()), Err)
+    left.iter().find_map(|left| refused(left, captured, &known)).map_or(Ok(()), Err)
 }
 
 fn left<'a>(before: &'a ClusterSpec, after: &ClusterSpec) -> Vec<Left<'a>> {
@@ -87,10 +90,11 @@ async fn known(
 
 fn refused(
     Left { partition, leave, stay }: &Left<'_>,
+    captured: Option<TxnId>,
     known: &BTreeMap<String, proto::NodeStatus>,
 ) -> Option<Refusal> {
     let why_not = |node: &&NodeId| {
-        let why = why_not(known.get(node.as_str()))?;
+        let why = why_not(known.get(node.as_str()), captured)?;
         Some(format!("{node} {why}"))
     };
     // One that may have everything is enough.
@@ -106,16 +110,22 @@ fn refused(
 }
 
 /// Why a node may lack something that is no longer in the log; `None` if it does not.
-fn why_not(node: Option<&proto::NodeStatus>) -> Option<String> {
-    let Some(proto::NodeStatus { silent_ms, not_ready, is_whole, .. }) = node else {
-        return Some("is not known to the others".to_owned());
-    };
+fn why_not(node: Option<&proto::NodeStatus>, captured: Option<TxnId>) -> Option<String> {
+    let Some(node) = node else { return Some("is not known to the others".to_owned()) };
+    let proto::NodeStatus { silent_ms, not_ready, is_whole, history_from, .. } = node;
     let Some(silent_ms) = silent_ms else { return Some("was not heard of".to_owned()) };
     if *silent_ms > SILENCE_MS {
         return Some(format!("was not heard for {} s", silent_ms / 1_000));
     }
-    let why = not_ready.as_deref().unwrap_or("it has not made durable yet what the log gives up");
-    (!is_whole).then(|| format!("may lack something: {why}"))
+    if !is_whole {
+        let why = not_ready.as_deref();
+        let why = why.unwrap_or("it has not made durable yet what the log gives up");
+        return Some(format!("may lack something: {why}"));
+    }
+    let (captured, from) = (captured?, TxnId(history_from.unwrap_or(u64::MAX)));
+    (captured < from).then(|| {
+        format!("has copied: it knows no changes before {from}, and cdc has captured those up to {captured}")
+    })
 }
 
 #[cfg(test)]
@@ -129,12 +139,13 @@ mod tests {
         let node = proto::NodeStatus {
             silent_ms: Some(300),
             is_whole: true,
+            history_from: Some(7),
             ..proto::NodeStatus::default()
         };
         let told = |change: &dyn Fn(&mut proto::NodeStatus)| {
             let mut node = node.clone();
             change(&mut node);
-            why_not(Some(&node))
+            why_not(Some(&node), Some(TxnId(7)))
         };
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(told(&|_| {}), None);
@@ -146,7 +157,10 @@ mod tests {
         assert!(told(&|node| node.is_whole = false).is_some());
         assert_eq!(told(&|node| node.silent_ms = Some(2_001)), text("was not heard for 2 s"));
         assert_eq!(told(&|node| node.silent_ms = None), text("was not heard of"));
-        assert_eq!(why_not(None), text("is not known to the others"));
+        assert_eq!(why_not(None, None), text("is not known to the others"));
+        let copied = told(&|node| node.history_from = Some(8)).unwrap();
+        assert!(copied.contains("no changes before 8") && copied.contains("up to 7"), "{copied}");
+        assert_eq!(why_not(Some(&node), None), None, "nobody captures changes");
     }
 
     #[test]

@@ -18,12 +18,11 @@ use std::time::Duration;
 
 use anabranch_core::ids::AppId;
 use anabranch_journal::Journal;
-use anabranch_journal::metadata::{ClusterIdentity, MetadataError, MetadataStore};
+use anabranch_journal::metadata::{ClusterIdentity, MetadataError, MetadataStore, OpenedLater};
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::resources::ResourceName;
 use axum::Router;
 use axum::routing::get;
-use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Code, Refusal};
@@ -55,8 +54,7 @@ struct Admin {
     journal: Arc<dyn Journal>,
     cluster: ClusterIdentity,
     store_nodes: Option<AnyOf>,
-    /// Opened when it is first needed: the journal may not be there when the process starts.
-    metadata: Mutex<Option<Arc<MetadataStore>>>,
+    metadata: OpenedLater,
     replications: Option<ReplicationProbe>,
 }
 
@@ -69,7 +67,7 @@ pub fn admin_routes(address: SocketAddr, allowed_hosts: &[String], operated: Ope
 
 fn routes(operated: Operated) -> Router {
     let Operated { journal, cluster, replications, store_nodes } = operated;
-    let metadata = Mutex::new(None);
+    let metadata = OpenedLater::new(Arc::clone(&journal), cluster.name.clone());
     let admin = Arc::new(Admin { journal, cluster, store_nodes, metadata, replications });
     let one = get(resources::read).put(resources::write).delete(resources::remove);
     Router::new()
@@ -85,14 +83,8 @@ fn routes(operated: Operated) -> Router {
 
 impl Admin {
     /// The metadata.
-    fn metadata(&self) -> Result<Arc<MetadataStore>, Refusal> {
-        let mut opened = self.metadata.lock();
-        if let Some(metadata) = opened.as_ref() {
-            return Ok(metadata.clone());
-        }
-        let metadata = MetadataStore::open(self.journal.clone(), &self.cluster.name)
-            .map_err(|error| refusal(&error))?;
-        Ok(opened.insert(Arc::new(metadata)).clone())
+    fn metadata(&self) -> Result<&MetadataStore, Refusal> {
+        self.metadata.get().map_err(|error| refusal(&error))
     }
 
     /// Runs what blocks on a thread for that, and waits for it up to the deadline.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::cluster::{Configuration, Epoch};
-use anabranch_journal::metadata::{Entry, MetadataError, MetadataStore, Version};
+use anabranch_core::cluster::Epoch;
+use anabranch_journal::metadata::{Entry, MetadataError, MetadataStore, Version, declared};
 use anabranch_schemas::resources::{Kind, Resource, ResourceError, ResourceId};
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -205,7 +205,8 @@ fn admit(
     match after {
         Resource::Cluster { name, spec } => {
             cluster::check_name(admin, name)?;
-            let before = before.map(|entry| configuration(key, entry)).transpose()?;
+            let before = before.map(|entry| declared(key, entry)).transpose();
+            let before = before.map_err(|error| Refusal::of_journal(&error))?;
             cluster::admit(admin, before.as_ref(), spec, may_lose)
         }
         Resource::Replication { .. } if may_lose => {
@@ -213,16 +214,6 @@ fn admit(
             Err(Refusal::new(Code::InvalidRequest, message).with_hint("leave it out"))
         }
         Resource::Replication { .. } => Ok(()),
-    }
-}
-
-/// The configuration that is declared.
-fn configuration(key: &str, entry: &Entry) -> Result<Configuration, Refusal> {
-    let internal = |why| Refusal::new(Code::Internal, format!("the entry '{key}': {why}"));
-    match parsed(key, entry)? {
-        Resource::Cluster { spec, .. } => Configuration::new(Epoch(entry.version.0), spec)
-            .map_err(|error| internal(error.to_string())),
-        other => Err(internal(format!("it is {}", other.id()))),
     }
 }
 
@@ -250,7 +241,7 @@ pub(super) async fn read(
     let id = named(path)?;
     let (version, value) = admin
         .blocking(move |admin| {
-            let entry = entry(&*admin.metadata()?, &id)?;
+            let entry = entry(admin.metadata()?, &id)?;
             Ok((entry.version, shown(admin, &id.key(), &entry)?))
         })
         .await?;
@@ -286,7 +277,7 @@ pub(super) async fn remove(
     admin
         .blocking(move |admin| {
             let (metadata, key) = (admin.metadata()?, id.key());
-            let entry = entry(&metadata, &id)?;
+            let entry = entry(metadata, &id)?;
             match &id {
                 ResourceId::Cluster(_) => cluster::admit_removal(admin)?,
                 ResourceId::Replication(..) => {}

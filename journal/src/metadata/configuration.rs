@@ -31,7 +31,7 @@ impl MetadataStore {
     ) -> Result<Option<Configuration>, MetadataError> {
         let key = ResourceId::Cluster(cluster.clone()).key();
         let entry = self.get(&key)?;
-        Ok(entry.map(|entry| configuration(&key, &entry)).transpose()?)
+        Ok(entry.map(|entry| declared(&key, &entry)).transpose()?)
     }
 }
 
@@ -62,7 +62,11 @@ pub fn follow_configuration(
     }
 }
 
-fn configuration(key: &str, entry: &Entry) -> Result<Configuration, Error> {
+/// The configuration that the entry of a cluster declares.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it declares none.
+pub fn declared(key: &str, entry: &Entry) -> Result<Configuration, Error> {
     let corrupt = |why: String| Error::Corrupt(format!("the entry '{key}': {why}"));
     match Resource::from_json(entry.value.as_bytes()) {
         Ok(Resource::Cluster { spec, .. }) => Configuration::new(Epoch(entry.version.0), spec)

@@ -184,6 +184,7 @@ impl View {
                 not_ready: standing.and_then(|standing| standing.not_ready.as_ref()).map(told),
                 is_whole: standing
                     .is_some_and(|standing| standing.is_whole && standing.epoch == epoch),
+                history_from: standing.map(|standing| standing.history_from.0),
             }
         };
         let mut nodes: Vec<_> = membership.configuration().members().iter().map(status).collect();

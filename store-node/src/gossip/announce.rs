@@ -20,6 +20,13 @@ const MAX_NOT_READY_BYTES: usize = 240;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Incarnation(pub(crate) u64);
 
+impl Incarnation {
+    /// No clock makes a higher one, however wrong it is, and there is always one above those that
+    /// clocks make. So of whatever is believed of a node the node itself can say something newer,
+    /// and all others believe that, too: no clock decides what is believed.
+    pub(super) const MAX: Incarnation = Incarnation(1 << 48);
+}
+
 /// Counts what a node says within one life, from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Sequence(pub(crate) u64);

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anabranch_core::cluster::{Configuration, Epoch, NodeId};
 use anabranch_core::ids::ActorId;
 use anabranch_runtime::chance;
-use anabranch_runtime::clock::now_millis;
 use anabranch_runtime::grpc;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
@@ -29,7 +28,7 @@ use tonic::{Request, Response, Status};
 use super::announce::{Announce, Incarnation, Standing};
 use super::certified;
 use super::dice::Dice;
-use super::doubt::{self, Doubt, Known, Outbids, Seldom};
+use super::doubt::{Outbids, Seldom, is_doubtful};
 use super::message::Message;
 use super::outbox::Outbox;
 use super::state::{Settings, State};
@@ -43,9 +42,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait after a failure, at first and at most.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MOST_DELAY: Duration = Duration::from_secs(1);
-/// How far in the future a node may have been started by what is told of it, for it to outbid that. Of
-/// more it would itself not be believed.
-const MOST_OUTBID_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// How often the suspicion of each peer is measured.
 const MEASURING: Duration = Duration::from_secs(1);
 
@@ -92,7 +88,7 @@ struct Shared {
 struct Odd {
     outbids: Outbids,
     said_outbid: Seldom,
-    said_doubt: BTreeMap<Doubt, Seldom>,
+    said_doubt: Seldom,
     said_certificate: Seldom,
 }
 
@@ -261,22 +257,18 @@ impl Gossip {
 
     /// Takes out what is not believed.
     fn drop_doubtful(&self, message: &mut Message) {
-        let (log_end, now_ms) = (self.0.status.recent_log_end(), now_millis());
+        let log_end = self.0.status.recent_log_end();
         let from = message.from.clone();
         message.announces.retain(|announce| {
-            let incarnation = if announce.node == self.0.node {
-                // It has to outbid what it said itself while its clock was wrong.
-                Some(Incarnation(now_ms.saturating_add(MOST_OUTBID_MS)))
-            } else {
-                self.look_at(&announce.node).0.map(|known| known.version.incarnation)
-            };
-            let known = Known { log_end, now_ms, incarnation };
-            let Some(doubt) = doubt::doubt(announce, known) else { return true };
-            metrics::record_gossip_doubted(doubt.as_str());
-            if self.0.odd.lock().said_doubt.entry(doubt).or_default().may(self.now()) {
+            if !is_doubtful(announce, log_end) {
+                return true;
+            }
+            metrics::record_gossip_doubted();
+            if self.0.odd.lock().said_doubt.may(self.now()) {
                 tracing::warn!(
-                    node = %announce.node, told_by = %from, why = doubt.text(),
-                    "what is told of a node is not believed"
+                    node = %announce.node, told_by = %from,
+                    "it is told of a node that it has applied far more than there is in the log: \
+                     not believed"
                 );
             }
             false
@@ -330,6 +322,19 @@ impl Gossip {
         Err(Status::permission_denied(refusal))
     }
 
+    /// Who was removed must not take the answer for a sign that it still counts: cut off from the log,
+    /// it would not learn it otherwise.
+    fn check_membership(&self, from: &str) -> Result<(), Status> {
+        let state = self.0.state.lock();
+        if from.parse().is_ok_and(|from| state.is_member(&from)) {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!(
+            "'{from}' is no store node of this cluster in the configuration of epoch {}",
+            state.epoch()
+        )))
+    }
+
     /// A message as it is sent, counted.
     fn encode(&self, message: &Message) -> proto::Message {
         let message = wire::encode(message, self.0.mark);
@@ -345,6 +350,7 @@ impl gossip_server::Gossip for Gossip {
         request: Request<proto::Message>,
     ) -> Result<Response<proto::Message>, Status> {
         self.check_certificate(&request)?;
+        self.check_membership(&request.get_ref().from)?;
         match self.receive(request.into_inner()) {
             Ok(answer) => Ok(Response::new(self.encode(&answer))),
             Err(error) => Err(Status::invalid_argument(error.to_string())),

@@ -223,7 +223,8 @@ fn applied() -> impl Strategy<Value = Applied> {
 }
 
 fn announces() -> impl Strategy<Value = Announce> {
-    let numbers = (any::<u64>(), 1..=u64::MAX, any::<u64>(), any::<u64>(), any::<u64>());
+    let life = 0..=Incarnation::MAX.0;
+    let numbers = (life, 1..=u64::MAX, any::<u64>(), any::<u64>(), any::<u64>());
     let whole = (any::<u64>(), any::<Option<u64>>(), any::<Option<String>>());
     ("[a-z][a-z0-9]{0,62}", numbers, applied(), whole).prop_map(
         |(

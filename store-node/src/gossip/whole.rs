@@ -300,13 +300,56 @@ async fn what_makes_no_sense_is_not_passed_on_and_not_believed() {
     let [(one, a), (two, b)] = [listener().await, listener().await];
     let configuration = cluster(1, &[("a", a), ("b", b)]);
     let first = Node::start("a", 1, &configuration, one);
-    let second = Node::start("b", u64::MAX, &configuration, two);
+    let second = Node::start("b", Incarnation::MAX.0 + 1, &configuration, two);
     second.gossip.announce(standing(1, 20));
     first.gossip.announce(standing(1, 10));
     second.knows("a", 1, 10).await;
     first.suspects("b", |suspicion| suspicion < Suspicion::FULL).await;
-    assert_eq!(first.of("b"), None, "it was started in a far future");
+    assert_eq!(first.of("b"), None, "nothing newer could be said of it");
     for node in [first, second] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_was_wrong_by_years_does_no_harm_once_it_is_right() {
+    let [(one, a), (two, b)] = [listener().await, listener().await];
+    let configuration = cluster(1, &[("a", a), ("b", b)]);
+    let (now, then) = (1_800_000_000_000, 4_000_000_000_000);
+    let first = Node::start("a", now, &configuration, one);
+    let second = Node::start("b", then, &configuration, two);
+    second.gossip.announce(standing(1, 20));
+    first.knows("b", then, 20).await;
+    second.stop().await;
+    let again = Node::start("b", now, &configuration, TcpListener::bind(b).await.unwrap());
+    again.gossip.announce(standing(1, 30));
+    first.knows("b", then + 1, 30).await;
+    for node in [first, again] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_removed_gets_no_sign_of_life() {
+    let [(one, a), (two, b), (three, c)] = [listener().await, listener().await, listener().await];
+    let configuration = cluster(1, &[("a", a), ("b", b), ("c", c)]);
+    let first = Node::start("a", 1, &configuration, one);
+    let second = Node::start("b", 1, &configuration, two);
+    let removed = Node::start("c", 1, &configuration, three);
+    let silence = || removed.gossip.silence(&node("a")).min(removed.gossip.silence(&node("b")));
+    removed.suspects("a", |suspicion| suspicion < Suspicion::FULL).await;
+    removed.suspects("b", |suspicion| suspicion < Suspicion::FULL).await;
+    for node in [&first, &second] {
+        node.gossip.configure(&cluster(2, &[("a", a), ("b", b)]));
+        node.gossip.announce(standing(2, 10));
+    }
+    let unheard = async {
+        while silence() < Duration::from_secs(1) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, unheard).await.expect("it is not heard by those who stay");
+    for node in [first, second, removed] {
         node.stop().await;
     }
 }

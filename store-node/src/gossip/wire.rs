@@ -48,6 +48,8 @@ pub(crate) enum WireError {
     TooMany,
     #[error("gossip about node '{0}' has a version without a sequence")]
     Version(NodeId),
+    #[error("gossip about node '{0}' has it started at a time that no clock shows")]
+    Incarnation(NodeId),
     #[error("gossip about node '{node}' does not say what it has applied: {source}")]
     Applied { node: NodeId, source: AppliedError },
     #[error("gossip about node '{0}' has a range with a start and no end")]
@@ -177,13 +179,17 @@ fn decode_announce(announce: proto::Announce) -> Result<Announce, WireError> {
     if sequence == 0 {
         return Err(WireError::Version(node));
     }
+    let incarnation = Incarnation(incarnation);
+    if incarnation > Incarnation::MAX {
+        return Err(WireError::Incarnation(node));
+    }
     let ahead = ahead
         .into_iter()
         .map(|ahead| decode_ahead(ahead).ok_or_else(|| WireError::Range(node.clone())))
         .collect::<Result<_, _>>()?;
     let applied = Applied::from_parts(TxnId(base), ahead, is_cut)
         .map_err(|source| WireError::Applied { node: node.clone(), source })?;
-    let version = Version { incarnation: Incarnation(incarnation), sequence: Sequence(sequence) };
+    let version = Version { incarnation, sequence: Sequence(sequence) };
     let standing = Standing {
         epoch: Epoch(epoch),
         applied,

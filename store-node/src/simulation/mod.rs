@@ -64,6 +64,8 @@ pub struct NodeOptions {
     pub journal: Arc<dyn Journal>,
     /// What it has of earlier lives.
     pub disk: Disk,
+    /// What its tasks are to be among.
+    pub tasks: Tasks,
 }
 
 /// How far a node is.
@@ -87,7 +89,7 @@ impl SimulatedNode {
     /// # Errors
     /// As [`StoreNode::open`].
     pub fn start(world: &World, options: NodeOptions, ready: ReadyFlag) -> Result<Self, Error> {
-        let NodeOptions { config, identity, configuration, journal, disk } = options;
+        let NodeOptions { config, identity, configuration, journal, disk, tasks } = options;
         let name = config.node.as_ref().map(ToString::to_string).unwrap_or_default();
         let configurations = watch::Sender::new(Some(configuration));
         let node = StoreNode::open_in_memory(
@@ -98,7 +100,6 @@ impl SimulatedNode {
             &disk,
         )?;
         let (owned, slices) = (node.log().owned().clone(), node.log().read().to_vec());
-        let tasks = Tasks::default();
         let (services, upkeep) = node.begin(&tasks, ready);
         let (storage, status) =
             (Arc::clone(&upkeep.apply.storage), Arc::clone(&upkeep.apply.status));

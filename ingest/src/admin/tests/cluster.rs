@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_journal::doubles::{Fate, FaultyJournal, Step};
 use anabranch_journal::metadata::Version;
-use anabranch_journal::{Offset, TopicPartition};
+use anabranch_journal::{Offset, TopicPartition, TransactionalId};
+use anabranch_schemas::records::ChangesCursor;
 use anabranch_schemas::store::NodeStatus;
 
 use super::*;
@@ -55,6 +56,7 @@ fn know(cluster: &Cluster, epoch: u64, names: &[&str]) {
         name: (*name).to_owned(),
         silent_ms: Some(0),
         is_whole: true,
+        history_from: Some(1),
         ..NodeStatus::default()
     };
     *cluster.store.node.known.lock() = names.iter().map(known).collect();
@@ -66,6 +68,15 @@ fn trim(cluster: &Cluster) {
     let txns = TopicPartition::new(east().name.txns(), 0);
     write(cluster);
     cluster.journal.trim(&txns, Offset(1)).unwrap();
+}
+
+/// Changes were captured up to here.
+fn capture(cluster: &Cluster, next: TxnId) {
+    let mut writer = cluster.journal.writer(&TransactionalId::from("cdc")).unwrap();
+    let cursor = ChangesCursor { next };
+    writer.begin().unwrap();
+    cursors::append(writer.as_mut(), &east().name, ChangesCursor::KEY, &cursor).unwrap();
+    writer.commit().unwrap();
 }
 
 #[tokio::test]
@@ -238,6 +249,9 @@ async fn the_only_node_that_is_known_to_have_its_data_stays() {
     let expected = (409, "may_lose".to_owned());
     assert_eq!(refused("a2 would leave partition 0").await, expected);
     assert_eq!(refused("a1 is not known to the others").await, expected);
+    know(&cluster, 3, &["a1", "a2"]);
+    capture(&cluster, TxnId(0));
+    assert_eq!(refused("cdc has captured those up to 0").await, expected);
     cluster.store.stop().await;
     assert_eq!(refused("no store node says").await, unavailable);
     cluster.store.restart().await;
