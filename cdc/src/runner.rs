@@ -16,7 +16,7 @@ use anabranch_schemas::store::{FeedReply, FeedRequest};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Position};
 use crate::config::CdcConfig;
 use crate::error::Error;
 use crate::lag::Lag;
@@ -128,7 +128,7 @@ impl Capture {
         let (journal, cluster) = (self.journal.clone(), self.cluster.clone());
         let (writer, start) = waiting(move || ChangesWriter::open(&journal, cluster)).await?;
         self.lag.written(start.next);
-        let feed = self.open_feed(start.next).await?;
+        let feed = self.open_feed(start).await?;
         self.ready.set_ready();
         let batch = Batch::new(self.cluster.slices, start);
         let now = Instant::now();
@@ -136,13 +136,13 @@ impl Capture {
         Sequence { capture: self, writer: Some(writer), batch, marked }.run(feed).await
     }
 
-    /// The feed from `next` on, read ahead while a transaction is written. It ends with the
+    /// The feed from a position on, read ahead while a transaction is written. It ends with the
     /// receiver.
     async fn open_feed(
         &self,
-        next: TxnId,
+        Position { next, written }: Position,
     ) -> Result<mpsc::Receiver<Result<FeedReply, Error>>, Error> {
-        let request = FeedRequest { slices: Vec::new(), from: next.0 };
+        let request = FeedRequest { slices: Vec::new(), from: next.0, has_part: written > 0 };
         let failed = move |status: &tonic::Status| {
             let start = grpc::number_of(status, grpc::FEED_START_KEY).map(TxnId);
             match start.filter(|start| *start > next) {

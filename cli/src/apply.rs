@@ -70,6 +70,10 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Resource>> {
             let hint = error.hint.clone();
             Failure { exit: Exit::Refused, message: format!("document {number}: {error}"), hint }
         })?;
+        if resources.iter().any(|before: &Resource| before.id() == resource.id()) {
+            let message = format!("document {number}: {} is in the file twice", resource.id());
+            return Err(Failure::new(Exit::Refused, message).into());
+        }
         resources.push(resource);
     }
     if resources.is_empty() {
@@ -147,6 +151,8 @@ spec:
         let error = Shown(&parse(&text).unwrap_err()).to_string();
         let told = "document 1: spec.partitions[1].nodes.b1: '10.0.0.3' is not host:port";
         assert!(error.contains(told), "{error}");
+        let refused = parse(&format!("{CLUSTER}---{GOOD}---{CLUSTER}")).unwrap_err().to_string();
+        assert!(refused.contains("document 3: cluster/east is in the file twice"), "{refused}");
         assert!(parse("a: [").is_err());
         assert!(parse("\n").is_err());
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anabranch_bridge::StatusHandle;
 use anabranch_cdc::CURSOR_KEY;
+use anabranch_core::cluster::{Member, NodeId};
 use anabranch_journal::metadata::{Agreed, ClusterIdentity, MetadataError, OpenedLater};
 use anabranch_journal::{Error as JournalError, Journal, ReadFrom, Reader, TopicPartition};
 use anabranch_runtime::admin::Readiness;
@@ -35,7 +36,13 @@ pub(crate) const PATH: &str = "/api/v1/status";
 
 /// How long whoever asks waits at most.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long for the store nodes, and for one of them.
 const ASK_STORE: Duration = Duration::from_secs(2);
+const ASK_STORE_NODE: Duration = Duration::from_millis(600);
+
+/// Of a cluster whose store node does not answer.
+const NOBODY_DECLARED: &str = "no resource Cluster is declared, so one store node is expected at the \
+                               address that is set (--store-node). Start it, or declare several";
 const POLL: Duration = Duration::from_millis(100);
 /// Positions of a log that answers are read within this time.
 const READ_FOR: Duration = Duration::from_secs(4);
@@ -47,7 +54,7 @@ pub(crate) struct Board {
     cluster: ClusterIdentity,
     journal: Arc<dyn Journal>,
     readiness: Readiness,
-    store: Option<StoreNodeClient<AnyOf>>,
+    store: Option<AnyOf>,
     links: Option<StatusHandle>,
     /// Whether ingest runs in this process.
     ingest: bool,
@@ -117,7 +124,7 @@ pub(crate) struct PartStatus {
 }
 
 /// A store node of a cluster that declares several.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NodeStatus {
     pub(crate) node: String,
@@ -145,6 +152,9 @@ pub(crate) struct NodeStatus {
     /// Why it was not ready when it was last heard.
     #[serde(default)]
     pub(crate) not_ready: Option<String>,
+    /// Why it is not reached at its address.
+    #[serde(default)]
+    pub(crate) unreached: Option<String>,
 }
 
 /// A link to another cluster.
@@ -186,7 +196,7 @@ impl Board {
 
     /// One that asks a store node, too.
     pub(crate) fn asking(mut self, store_node: AnyOf) -> Self {
-        self.store = Some(StoreNodeClient::new(store_node));
+        self.store = Some(store_node);
         self
     }
 
@@ -206,17 +216,25 @@ impl Board {
         let (mut nodes, mut stable, mut gc_timestamp) = (Vec::new(), None, None);
         let (mut quorums, mut alone) = (Vec::new(), None);
         if let Some(store) = &self.store {
-            let reply = ask(store.clone()).await;
+            let reply = ask(store).await;
             stable = reply.as_ref().ok().map(|reply| reply.applied_next);
             gc_timestamp = reply.as_ref().ok().map(|reply| reply.gc_timestamp);
             let position = reply.as_ref().map(|reply| reply.applied_next).map_err(String::clone);
             parts.push(self.part(until, "store-node", position).await);
-            if let Ok(reply) = reply {
-                quorums = reply.quorums;
-                alone = reply.not_ready.filter(|_| reply.nodes.is_empty());
-                for node in reply.nodes {
-                    nodes.push(self.node(until, node).await);
+            match reply {
+                Ok(reply) => {
+                    quorums = reply.quorums;
+                    alone = reply.not_ready.filter(|_| reply.nodes.is_empty());
+                    for node in reply.nodes {
+                        nodes.push(self.node(until, node).await);
+                    }
                 }
+                // What is declared is known without them.
+                Err(_) => match self.blocking(until, |board| board.declared()).await {
+                    Ok(Some(declared)) => nodes = declared,
+                    Ok(None) => alone = Some(NOBODY_DECLARED.to_owned()),
+                    Err(_) => {}
+                },
             }
         }
         let position = self.captured(until).await;
@@ -224,14 +242,17 @@ impl Board {
         let links = self.links(until).await;
         let losses = self.blocking(until, |board| board.losses()).await;
         let mut problems = health::problems(&parts, &nodes, &quorums);
-        problems.extend(alone.map(|why| format!("the store node is not ready: {why}")));
+        problems.extend(alone.map(|why| format!("the store node: {why}")));
         problems
             .extend(losses.as_ref().err().map(|why| format!("what was lost is not known: {why}")));
         ClusterStatus {
             cluster: self.cluster.name.to_string(),
             actor: self.cluster.actor.to_string(),
             slices: self.cluster.slices.get(),
-            log_end: end.ok(),
+            // Positions were read after it.
+            log_end: end
+                .ok()
+                .map(|end| parts.iter().filter_map(|part| part.next).fold(end, u64::max)),
             stable,
             gc_timestamp,
             parts,
@@ -246,6 +267,23 @@ impl Board {
             problems,
             losses: losses.ok(),
         }
+    }
+
+    /// The store nodes that are declared, of which nothing is known; `None` if none are.
+    fn declared(&self) -> Result<Option<Vec<NodeStatus>>, MetadataError> {
+        let declared = self.metadata.get()?.configuration(&self.cluster.name)?;
+        let unknown = |(name, member): (&NodeId, &Member)| NodeStatus {
+            node: name.to_string(),
+            partition: member.partition.0,
+            address: member.address.clone(),
+            suspicion: 1.0,
+            ..NodeStatus::default()
+        };
+        Ok(declared.map(|declared| {
+            let mut nodes: Vec<_> = declared.members().iter().map(unknown).collect();
+            nodes.sort_by_key(|node| node.partition);
+            nodes
+        }))
     }
 
     /// What was declared lost, by partition and transaction.
@@ -336,6 +374,7 @@ impl Board {
             copying: node.copying,
             silent_seconds: node.silent_ms.map(|millis| millis as f64 / 1_000.0),
             not_ready: node.not_ready,
+            unreached: node.unreached,
         }
     }
 
@@ -418,12 +457,23 @@ fn no_answer() -> String {
     "the log does not answer in time".to_owned()
 }
 
-async fn ask(mut store: StoreNodeClient<AnyOf>) -> Result<proto::StatusReply, String> {
-    match timeout(ASK_STORE, store.status(StatusRequest {})).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err("it does not answer".to_owned()),
-    }
+/// Asks the store nodes, one after the other until one answers.
+async fn ask(store: &AnyOf) -> Result<proto::StatusReply, String> {
+    let mut why = "no store node answers".to_owned();
+    let asking = async {
+        let mut client = StoreNodeClient::new(store.clone());
+        for _ in 0..store.count().max(1) {
+            let turn = store.turn();
+            match timeout(ASK_STORE_NODE, client.status(StatusRequest {})).await {
+                Ok(Ok(reply)) => return Some(reply.into_inner()),
+                // Whoever is not reached is passed over by itself.
+                Ok(Err(status)) => status.message().clone_into(&mut why),
+                Err(_) => store.pass_over(turn),
+            }
+        }
+        None
+    };
+    timeout(ASK_STORE, asking).await.ok().flatten().ok_or(why)
 }
 
 /// What was read of topic `cursors`.

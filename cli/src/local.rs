@@ -133,7 +133,8 @@ impl Start<'_> {
         let resources = ingest::admin_routes(addresses.1, hosts, operated);
         let board = Board::new(cluster.clone(), journal, readiness.clone(), links);
         let board = board.asking(store_node).with_ingest();
-        let routes = resources.merge(board::routes(board));
+        let board = ingest::guarded(addresses.1, hosts, board::routes(board));
+        let routes = resources.merge(board);
         host.serve_admin(admin, readiness.clone(), metrics, routes);
         let (http, admin) = addresses;
         Ok(Some(Local { cluster, http, admin, store, bridge, readiness }))

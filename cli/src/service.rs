@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anabranch_bridge::StatusHandle;
+use anabranch_ingest as ingest;
 use anabranch_journal::Journal;
 use anabranch_journal::kafka::KafkaJournal;
 use anabranch_journal::metadata::ClusterIdentity;
@@ -113,7 +114,9 @@ pub(crate) async fn run(
         let Admin { routes, links, ingest, store_node } = start(service).await?;
         let board = Board::new(cluster, journal, readiness, links).asking(store_node);
         let board = if ingest { board.with_ingest() } else { board };
-        late.set(routes.merge(board::routes(board)));
+        let (admin, hosts) = (settings.listen_admin, &settings.ingest.allowed_hosts);
+        let board = ingest::guarded(admin, hosts, board::routes(board));
+        late.set(routes.merge(board));
         return host.serve(settings.shutdown_timeout(), &mut signals).await;
     }
     host.close_or_break_off(settings.shutdown_timeout(), &mut signals).await

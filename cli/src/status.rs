@@ -122,6 +122,11 @@ fn show(status: &ClusterStatus) -> Result<()> {
             print(format_args!("not ready: store node {node}: {why}"))?;
         }
     }
+    for NodeStatus { node, address, unreached, .. } in nodes {
+        if let Some(why) = unreached {
+            print(format_args!("not reached: store node {node} at {address}: {why}"))?;
+        }
+    }
     for (part, why) in not_ready {
         print(format_args!("not ready: {part}: {why}"))?;
     }

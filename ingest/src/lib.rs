@@ -31,7 +31,7 @@ mod service;
 pub mod simulation;
 mod store;
 
-pub use admin::{Operated, ReplicationProbe, admin_routes};
+pub use admin::{Operated, ReplicationProbe, admin_routes, guarded};
 pub use config::IngestConfig;
 pub use error::Error;
 pub use service::{Context, run};

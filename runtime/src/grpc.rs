@@ -3,6 +3,7 @@
 
 mod any_of;
 
+use std::error::Error as _;
 use std::time::Duration;
 
 #[cfg(not(feature = "simulation"))]
@@ -88,6 +89,34 @@ pub fn number_of(status: &Status, key: &str) -> Option<u64> {
 /// The stable code of an error, if it came from a service and not from the connection to it.
 pub fn code_of(status: &Status) -> Option<&str> {
     status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok())
+}
+
+/// The most bytes of what an error says: it may quote what was sent, and has to fit the headers of an
+/// answer.
+const MOST_TOLD_BYTES: usize = 1_000;
+
+/// An error with what it says cut to what can be told.
+pub fn refusal(code: Code, text: impl Into<String>) -> Status {
+    let mut text = text.into();
+    if text.len() > MOST_TOLD_BYTES {
+        text.truncate(text.floor_char_boundary(MOST_TOLD_BYTES));
+        text.push_str("...");
+    }
+    Status::new(code, text)
+}
+
+/// What an error says, with the innermost cause if it is of the connection: that a name is not known,
+/// say, or a connection refused.
+pub fn reason(status: &Status) -> String {
+    let message = status.message();
+    let mut cause = status.source();
+    while let Some(deeper) = cause.and_then(|cause| cause.source()) {
+        cause = Some(deeper);
+    }
+    match cause.map(ToString::to_string) {
+        Some(cause) if !message.contains(&cause) => format!("{message}: {cause}"),
+        _ => message.to_owned(),
+    }
 }
 
 /// Whether whoever else is asked would say the same.

@@ -67,7 +67,7 @@ async fn a_node_that_was_away_for_longer_than_the_log_is_kept_takes_it_from_anot
     cluster.stop_node(&stays).await;
     let node = &cluster.nodes[&away];
     check(node, &model, last).await;
-    let request = proto::FeedRequest { slices: vec![], from: seen.0 };
+    let request = proto::FeedRequest { slices: vec![], from: seen.0, has_part: false };
     let refused = node.client.clone().feed(request).await.unwrap_err();
     assert_eq!(code(&refused), "partition_away", "of what lies between the other one has changes");
     cluster.start_node(&stays).await;

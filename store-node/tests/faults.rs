@@ -77,7 +77,7 @@ async fn a_record_that_does_not_decode_halts_applying_and_reads_go_on() {
         let error = node.get(&car(2), at(after)).await.unwrap_err();
         assert_eq!((code(&error), error.code()), ("halted", tonic::Code::FailedPrecondition));
         assert_eq!(status(&node).await.applied_next, good.0 + 1);
-        let request = proto::FeedRequest { slices: vec![], from: 0 };
+        let request = proto::FeedRequest { slices: vec![], from: 0, has_part: false };
         let mut feed = node.client.clone().feed(request).await.unwrap().into_inner();
         assert_eq!(feed.message().await.unwrap().unwrap().transactions[0].txn, good.0);
         assert_eq!(code(&feed.message().await.unwrap_err()), "halted");

@@ -167,7 +167,10 @@ async fn requests_that_make_no_sense_are_refused_with_a_code() {
         let error = client.get(proto::GetRequest { document_id, at: None }).await.unwrap_err();
         assert_eq!(code(&error), "invalid_request");
     }
-    let error = client.feed(proto::FeedRequest { slices: vec![16], from: 0 }).await.unwrap_err();
+    let error = client
+        .feed(proto::FeedRequest { slices: vec![16], from: 0, has_part: false })
+        .await
+        .unwrap_err();
     assert_eq!(code(&error), "invalid_request");
     world.node.stop().await;
 }
@@ -312,7 +315,7 @@ async fn the_feed_has_every_transaction_and_follows_what_happens() {
     let mut world = World::new(|_| {}).await;
     let first = world.write(vec![(1, put(r#"{"n":1}"#)), (2, put(r#"{"n":1}"#))]);
     let nothing = world.write(vec![(1, put(r#"{"n":1}"#))]);
-    let request = proto::FeedRequest { slices: vec![], from: 0 };
+    let request = proto::FeedRequest { slices: vec![], from: 0, has_part: false };
     let mut feed = world.node.client.clone().feed(request).await.unwrap().into_inner();
     let mut transactions = Vec::new();
     let mut next = 0;
@@ -404,7 +407,7 @@ async fn changes_that_are_no_longer_kept_are_an_error_of_its_own() {
         last = world.write(vec![(1, put(&format!("{{\"n\":{number}}}")))]);
     }
     world.node.read(&car(1), last).await;
-    let request = proto::FeedRequest { slices: vec![], from: 0 };
+    let request = proto::FeedRequest { slices: vec![], from: 0, has_part: false };
     let error = world.node.client.clone().feed(request).await.unwrap_err();
     assert_eq!((code(&error), error.code()), ("feed_trimmed", tonic::Code::OutOfRange));
     world.node.stop().await;

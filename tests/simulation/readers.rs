@@ -147,6 +147,7 @@ impl ReaderClient {
 
     /// Whoever is told nothing at all reads before the first document.
     fn check_is_nothing(&self, stable: Option<TxnId>) {
+        self.cluster.follow();
         let model = self.cluster.model.lock();
         let is_nothing =
             stable.is_none_or(|stable| model.may_be(&BTreeMap::new(), stable, |_| true));

@@ -191,7 +191,7 @@ impl Arrivals {
     async fn watch(mut store: StoreNodeClient<Transport>) -> Result<Self> {
         let from = store.status(StatusRequest {}).await?.into_inner().applied_next;
         let mut store = store.max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let request = FeedRequest { slices: Vec::new(), from };
+        let request = FeedRequest { slices: Vec::new(), from, has_part: false };
         let mut feed = store.feed(request).await?.into_inner();
         let (counted, count) = watch::channel(0);
         let times: Arc<std::sync::Mutex<HashMap<String, Instant>>> = Arc::default();

@@ -67,6 +67,9 @@ fn ability(node: &NodeStatus) -> Ability {
     if silent > SILENCE && node.suspicion >= 1.0 {
         return Ability::Away(format!("was not heard for {silent:.0} s"));
     }
+    if let Some(why) = &node.unreached {
+        return Ability::Away(format!("is not reached at {}: {why}", node.address));
+    }
     match &node.not_ready {
         None => Ability::Goes,
         // Who has not caught up with the log since it started, or copies, does not say how far it is.
@@ -87,15 +90,8 @@ mod tests {
             partition,
             address: format!("{name}:7070"),
             next: Some(next),
-            durable: None,
-            gc_timestamp: None,
-            lag_transactions: None,
-            lag_seconds: None,
-            suspicion: 0.0,
-            detached_ranges: 0,
-            copying: None,
             silent_seconds: Some(0.1),
-            not_ready: None,
+            ..NodeStatus::default()
         }
     }
 
@@ -119,6 +115,10 @@ mod tests {
         assert_eq!(told([&a1, &a2, &b1], 1), [expected], "it has not caught up");
         a1.suspicion = 0.8;
         assert_eq!(told([&a1, &a2, &b1], 1), [""; 0], "in a large cluster nodes are heard rarely");
+        // Its address is another one's: it talks to the others, and nobody to it.
+        a1.unreached = Some("node 'a2' answers".to_owned());
+        let expected = "a1 is not reached at a1:7070: node 'a2' answers; a2 is";
+        assert!(told([&a1, &a2, &b1], 1)[0].contains(expected));
         a2.silent_seconds = None;
         assert!(told([&a2, &a2, &b1], 1)[0].ends_with("; a2 was not heard of yet"));
     }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_runtime::grpc;
+use anabranch_runtime::grpc::{self, AnyOf};
 use anabranch_schemas::store as proto;
+use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -86,7 +87,7 @@ pub(super) async fn answer(
     State(board): State<Arc<Board>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Verification>, Refusal> {
-    let Some(mut store) = board.store.clone() else {
+    let Some(store) = &board.store else {
         let none = Status::unavailable("this process knows no store node");
         return Err(refusal(&none));
     };
@@ -96,8 +97,22 @@ pub(super) async fn answer(
         nodes: names.map(str::to_owned).collect(),
         wait_ms: u32::try_from(REACH.as_millis()).expect("it is short"),
     };
-    let reply = store.verify(request).await.map_err(|status| refusal(&status))?.into_inner();
+    let reply = ask(store, &request).await.map_err(|status| refusal(&status))?;
     Ok(Json(verification(board.cluster.name.to_string(), reply)))
+}
+
+/// Asks a store node, or the next one if that is not reached.
+async fn ask(store: &AnyOf, request: &proto::VerifyRequest) -> Result<proto::VerifyReply, Status> {
+    let mut client = StoreNodeClient::new(store.clone());
+    let mut left = store.count().max(1);
+    loop {
+        left -= 1;
+        match client.verify(request.clone()).await {
+            Ok(reply) => return Ok(reply.into_inner()),
+            Err(status) if left > 0 && grpc::code_of(&status).is_none() => {}
+            Err(status) => return Err(status),
+        }
+    }
 }
 
 fn refusal(status: &Status) -> Refusal {

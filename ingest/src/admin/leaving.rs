@@ -22,11 +22,12 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// A node that was not heard for longer, in milliseconds, may be gone.
 const SILENCE_MS: u64 = 2_000;
 
-const HINT: &str = "nothing was changed. Apply it again once `anabranch status` shows that one of \
-                    those that stay is ready; or with --lose (?lose=true): what only those have that \
-                    leave is lost then";
+const HINT: &str = "nothing was changed. Change one node of a partition after the other, each once \
+                    `anabranch status` shows that another one is ready; or apply it with --lose \
+                    (?lose=true): what only those have that leave is lost then";
 
-/// A partition that some of its nodes leave. Who moves to another address may be another one there.
+/// A partition that some of its nodes leave. Who is to be found at another address may be another one
+/// there, with nothing, so it counts as one that leaves.
 #[derive(Debug, PartialEq, Eq)]
 struct Left<'a> {
     partition: PartitionId,
@@ -53,12 +54,13 @@ pub(super) fn admit(
 fn left<'a>(before: &'a ClusterSpec, after: &ClusterSpec) -> Vec<Left<'a>> {
     let pairs = (0..).map(PartitionId).zip(before.partitions.iter().zip(&after.partitions));
     let left = pairs.filter_map(|(partition, (old, new))| {
-        let leave: Vec<_> =
-            old.nodes.keys().filter(|node| !new.nodes.contains_key(*node)).collect();
-        let stays =
-            old.nodes.iter().filter(|(node, address)| new.nodes.get(*node) == Some(*address));
-        let stay = stays.map(|(node, _)| node).collect();
-        (!leave.is_empty()).then_some(Left { partition, leave, stay })
+        let is_the_same =
+            |(node, address): &(&NodeId, &String)| new.nodes.get(*node) == Some(*address);
+        let (stay, leave): (Vec<_>, Vec<_>) = old.nodes.iter().partition(is_the_same);
+        let [stay, leave] =
+            [stay, leave].map(|nodes| nodes.into_iter().map(|(node, _)| node).collect());
+        let left: Left<'_> = Left { partition, leave, stay };
+        (!left.leave.is_empty()).then_some(left)
     });
     left.collect()
 }
@@ -100,11 +102,11 @@ fn refused(
     // One that may have everything is enough.
     let why: Vec<_> = stay.iter().map(why_not).collect::<Option<_>>()?;
     let leave: Vec<_> = leave.iter().map(|node| node.as_str()).collect();
+    let why = if why.is_empty() { "there is none".to_owned() } else { why.join("; ") };
     let message = format!(
-        "{} would leave partition {partition}, and of those that stay none is known to have its \
-         data: {}",
+        "{} would leave partition {partition}, or its address, and of those that stay where they are \
+         none is known to have its data: {why}",
         leave.join(", "),
-        why.join("; ")
     );
     Some(Refusal::new(Code::MayLose, message).with_hint(HINT))
 }
@@ -179,8 +181,12 @@ mod tests {
                 left.stay.iter().map(name).collect::<String>(),
             ))
         };
-        assert_eq!(names(&spec(&[("a", "x:9"), ("b", "x:2"), ("c", "x:3")])), None);
-        let expected = Some(("c".to_owned(), "b".to_owned()));
+        assert_eq!(names(&spec(&[("a", "x:1"), ("b", "x:2"), ("c", "x:3"), ("d", "x:4")])), None);
+        let expected = Some(("a".to_owned(), "bc".to_owned()));
+        assert_eq!(names(&spec(&[("a", "x:9"), ("b", "x:2"), ("c", "x:3")])), expected);
+        let expected = Some(("abc".to_owned(), String::new()));
+        assert_eq!(names(&spec(&[("a", "x:2"), ("b", "x:1"), ("c", "x:4")])), expected);
+        let expected = Some(("ac".to_owned(), "b".to_owned()));
         assert_eq!(names(&spec(&[("a", "x:9"), ("b", "x:2"), ("d", "x:4")])), expected);
     }
 }

@@ -62,7 +62,13 @@ struct Admin {
 /// at `address`. They answer to the names in `allowed_hosts`, as
 /// [`IngestConfig::allowed_hosts`](crate::IngestConfig::allowed_hosts) says.
 pub fn admin_routes(address: SocketAddr, allowed_hosts: &[String], operated: Operated) -> Router {
-    Hosts::at(address, allowed_hosts).guard(routes(operated))
+    guarded(address, allowed_hosts, routes(operated))
+}
+
+/// The same routes, which answer only to the names that a listener at `address` answers to, as
+/// [`IngestConfig::allowed_hosts`](crate::IngestConfig::allowed_hosts) says.
+pub fn guarded(address: SocketAddr, allowed_hosts: &[String], routes: Router) -> Router {
+    Hosts::at(address, allowed_hosts).guard(routes)
 }
 
 fn routes(operated: Operated) -> Router {

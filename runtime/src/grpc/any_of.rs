@@ -16,7 +16,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use super::{CODE_KEY, CUT_OFF, GrpcError, Transport, channel};
+use super::{CODE_KEY, CUT_OFF, GrpcError, Transport, channel, reason};
 use crate::chance;
 use crate::tls::TlsFiles;
 
@@ -190,7 +190,7 @@ fn understood(response: http::Response<Body>, address: &str) -> http::Response<B
 /// As an answer it says which node it was.
 fn unreached(error: impl Into<StdError>, address: &str) -> http::Response<Body> {
     let status = Status::from_error(error.into());
-    Status::new(status.code(), format!("{address}: {}", status.message())).into_http()
+    Status::new(status.code(), format!("{address}: {}", reason(&status))).into_http()
 }
 
 #[cfg(test)]

@@ -62,6 +62,12 @@ fn name_of_cluster(metadata: &Value) -> Result<ClusterName, ResourceError> {
 /// An address of another process; `example` is one that would do.
 fn address(path: &str, value: &Value, example: &str) -> Result<String, ResourceError> {
     let address = text(path, value)?;
+    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+    let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    if ip.is_ok_and(|ip| ip.is_unspecified()) {
+        let what = format!("'{}' is where to listen, and no address to dial", shorten(address));
+        return Err(refuse(path, what).with_hint("write the address that others reach it at"));
+    }
     if is_address(address) {
         return Ok(address.to_owned());
     }

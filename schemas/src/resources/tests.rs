@@ -205,6 +205,8 @@ fn what_is_wrong_with_a_cluster_is_refused_by_name() {
         (nodes(json!(many)), "spec.partitions[1].nodes", "partition 1 has 17"),
         (nodes(json!({"B": "b:1"})), "spec.partitions[1].nodes", "'B' cannot be a node's name"),
         (nodes(json!({"b": "x"})), "spec.partitions[1].nodes.b", "'x' is not host:port"),
+        (nodes(json!({"b": "0.0.0.0:1"})), "spec.partitions[1].nodes.b", "no address to dial"),
+        (nodes(json!({"b": "[::]:1"})), "spec.partitions[1].nodes.b", "no address to dial"),
         (nodes(json!({"b": 7070})), "spec.partitions[1].nodes.b", "expected a string"),
         (nodes(json!({"a": "b:1"})), "spec.partitions[1].nodes.a", "'a' is in two partitions"),
         (nodes(json!({"b": "a:1"})), "spec.partitions[1].nodes.b", "two nodes have the address"),

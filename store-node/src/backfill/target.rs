@@ -96,10 +96,14 @@ impl Backfill {
     /// Takes what is missing at `head`. Returns where to apply the log from. Blocks.
     pub(crate) fn run(&self, head: Head, reason: Reason) -> Result<Head, Error> {
         let next = head.progress.next;
+        self.forget_taken_back(&head)?;
         let (mut found, trimmed) = match reason {
             Reason::Empty => (self.find_now(next, TxnId(FEW)), None),
             Reason::Interrupted(unfinished) => (Found::Begun(Box::new(unfinished)), None),
-            Reason::Trimmed(trimmed) => (self.find(&head, &trimmed)?, Some(trimmed)),
+            Reason::Trimmed(trimmed) => {
+                self.take_back_expiry(&head)?;
+                (self.find(&head, &trimmed)?, Some(trimmed))
+            }
         };
         loop {
             let unfinished = match found {
@@ -184,7 +188,6 @@ impl Backfill {
 
     /// Passes over what is lost.
     fn pass_over(&self, head: Head, agreed: &Agreed) -> Result<Head, Error> {
-        self.take_back_expiry(&head)?;
         let Head { progress: before, timeline } = head;
         let progress = passed_over(&before, agreed, &self.log);
         let mut batch = Batch::new(&self.storage, 1024);
@@ -214,8 +217,8 @@ impl Backfill {
         Ok(Head { progress, timeline })
     }
 
-    /// Removes what an expiry has written that is not applied to the end, and now never will be: no
-    /// other replica has that.
+    /// Removes what an expiry has written that is not applied to the end, and here now never will be:
+    /// replicas that pass over it do not have that, and of others it is copied.
     fn take_back_expiry(&self, head: &Head) -> Result<(), Error> {
         let mut last = None;
         loop {
@@ -224,18 +227,39 @@ impl Backfill {
             let listed = self.storage.tombstones(Hlc(u64::MAX), last.as_ref(), most)?;
             let mut batch = Batch::new(&self.storage, 1024);
             let mut newest = self.storage.newest_versions();
+            let mut removed = 0;
             for (_, id) in &listed {
                 let written = newest.get(id)?.map(|(txn, _)| txn);
                 if let Some(txn) = written.filter(|txn| *txn >= head.progress.next) {
                     batch.remove_entry(Table::Versions, id, txn)?;
+                    removed += 1;
                 }
             }
-            self.persistence.write(batch, &head.progress)?;
+            if removed > 0 {
+                self.persistence.write(batch, &head.progress)?;
+            }
             if listed.len() < most {
-                return Ok(());
+                return self.forget_taken_back(head);
             }
             last = listed.into_iter().next_back();
         }
+    }
+
+    /// Has no version left on disk that was taken back. Until then a compaction may come upon one in a
+    /// file without the deletion, which stands in another: it would count as newer than the version
+    /// below, and that be dropped as soon as no snapshot before it can be read.
+    fn forget_taken_back(&self, head: &Head) -> Result<(), Error> {
+        if !self.storage.has_taken_back()? {
+            return Ok(());
+        }
+        while let Err(error) = self.storage.flush() {
+            tracing::warn!(%error, "what was taken back is still on disk; trying again");
+            self.persistence.pause(self.ask_again)?;
+        }
+        self.storage.compact_versions();
+        let mut batch = Batch::new(&self.storage, 1024);
+        batch.end_taking_back();
+        self.persistence.write(batch, &head.progress)
     }
 
     /// Records that transactions are lost, also in the feed: there it is what the last of them did.
@@ -268,6 +292,7 @@ impl Backfill {
         for table in [Table::Versions, Table::Rounds] {
             self.remove(head, table, since..until)?;
         }
+        self.forget_taken_back(head)?;
         let mut batch = Batch::new(&self.storage, 1024);
         batch.end_unfinished();
         self.persistence.write(batch, &head.progress)

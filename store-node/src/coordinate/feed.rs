@@ -4,16 +4,23 @@
 //! Each partition's feed comes from one of its replicas, and from another one at the same position
 //! once that one fails. Replicas give the changes of a transaction in the same order (ST-2), so of
 //! one that was cut the changes that came before are passed over. The merged feed keeps the promise
-//! of a single one: the same changes in the same order each time.
+//! of a single one: the same changes in the same order each time. What no replica of a partition has
+//! any more is lost to that partition, and what the others have comes all the same.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::Slice;
 use anabranch_core::slicing::PartitionId;
+use anabranch_runtime::grpc;
 use anabranch_runtime::retry::Backoff;
+use anabranch_schemas::encode;
+use anabranch_schemas::records::Lost;
 use anabranch_schemas::store as proto;
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use tokio::time::{Instant, sleep, timeout};
@@ -56,9 +63,21 @@ pub(super) async fn open(
             let candidates = view.candidates(partition).into_iter();
             candidates.map(|candidate| candidate.base).max().unwrap_or_default()
         });
-        // What none of them has any more is told at once.
-        let stream = open(from).await?;
-        sources.push(Source::new(open, farthest, Some(stream), from));
+        let (start, stream) = open_from(&open, from, request.has_part).await?;
+        let mut source = Source::new(open, farthest, Some(stream), start);
+        if start > from {
+            tracing::error!(
+                %partition, %from, before = %start,
+                "no store node has the changes of these transactions in this partition any more: \
+                 whoever reads the feed is told that they are lost"
+            );
+            let is_wanted = |slice: &Slice| {
+                request.slices.is_empty() || request.slices.contains(&slice.0.into())
+            };
+            let slices = coordinator.view.slices_of(partition).into_iter().filter(is_wanted);
+            source.waiting.extend(lost(from..start, &slices.collect::<Vec<_>>()));
+        }
+        sources.push(source);
     }
     let merged = Merged { sources, told: from };
     let shutdown = coordinator.shutdown.clone();
@@ -67,6 +86,45 @@ pub(super) async fn open(
         Ok(Some((reply, merged)))
     });
     Ok(replies.take_until(async move { shutdown.begun().await }).boxed())
+}
+
+/// The feed of a partition, and from where on it has it: later than asked for if none of its replicas
+/// goes back so far. Whoever `has_part` of the first transaction is told that instead.
+async fn open_from(
+    open: &Open,
+    from: TxnId,
+    has_part: bool,
+) -> Result<(TxnId, Replies<proto::FeedReply>), Status> {
+    let mut start = from;
+    loop {
+        let status = match open(start).await {
+            Ok(stream) => return Ok((start, stream)),
+            Err(status) => status,
+        };
+        let later = grpc::number_of(&status, grpc::FEED_START_KEY).map(TxnId);
+        match later.filter(|later| is_trimmed(&status) && *later > start && !has_part) {
+            Some(later) => start = later,
+            None => return Err(status),
+        }
+    }
+}
+
+/// That the changes of these transactions are lost to these slices. It is said with the first of them,
+/// before whoever reads has come past it; and with the last one, for those who read on from in between.
+fn lost(txns: Range<TxnId>, slices: &[Slice]) -> Vec<proto::FeedTransaction> {
+    let last = TxnId(txns.end.0 - 1);
+    let change = |slice: &Slice| {
+        let event = encode(&Lost { slice: *slice, from: txns.start, to: last });
+        proto::FeedChange { slice: slice.0.into(), document_id: Bytes::new(), event }
+    };
+    let changes: Vec<_> = slices.iter().map(change).collect();
+    let slices: Vec<_> = slices.iter().map(|slice| slice.0.into()).collect();
+    let with = |txn: TxnId| proto::FeedTransaction {
+        txn: txn.0,
+        slices: slices.clone(),
+        changes: changes.clone(),
+    };
+    BTreeSet::from([txns.start, last]).into_iter().map(with).collect()
 }
 
 fn opening(
@@ -80,7 +138,8 @@ fn opening(
         async move {
             coordinator
                 .ask(partition, from, Hedge::Never, |replica| {
-                    replica.feed(proto::FeedRequest { slices: slices.clone(), from: from.0 })
+                    let slices = slices.clone();
+                    replica.feed(proto::FeedRequest { slices, from: from.0, has_part: false })
                 })
                 .await
         }
@@ -408,6 +467,68 @@ mod tests {
             }
             prop_assert_eq!(found, expected);
         }
+    }
+
+    /// CDC-1: what one partition has lost takes nothing from the others, and is told in time for who
+    /// restarts at any point and for who reads on from any.
+    #[test]
+    fn what_a_partition_no_longer_has_is_lost_to_its_slices_only() {
+        let log = |partition: u32| -> Log {
+            (0..5)
+                .map(|txn| (2 * txn, vec![(partition, 100 * u64::from(partition) + txn)]))
+                .collect()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let whole = source(log(0), 10, vec![1], vec![]);
+        let trimmed = source(log(1), 10, vec![1], vec![]);
+        let open = Arc::clone(&trimmed.open);
+        let trimmed_open: Open = Arc::new(move |from| match from.0 {
+            // It is trimmed once more meanwhile.
+            0 => trimmed_to(from, 4),
+            ..6 => trimmed_to(from, 6),
+            _ => open(from),
+        });
+        let opened =
+            |from, has_part| runtime.block_on(open_from(&trimmed_open, TxnId(from), has_part));
+        assert!(opened(0, true).is_err_and(|status| is_trimmed(&status)), "parts have to fit");
+        assert_eq!(opened(8, true).map(|(start, _)| start).ok(), Some(TxnId(8)));
+        let (start, stream) = opened(0, false).unwrap();
+        assert_eq!(start, TxnId(6));
+        let mut source = Source { stream: Some(stream), next: start, ..trimmed };
+        source.waiting.extend(lost(TxnId(0)..start, &[Slice(1)]));
+        let mut merged = Merged { sources: vec![whole, source], told: TxnId(0) };
+        let mut found = Vec::new();
+        while merged.told < TxnId(10) {
+            for transaction in runtime.block_on(merged.next()).unwrap().transactions {
+                found.extend(transaction.changes.into_iter().map(|change| {
+                    let lost = anabranch_schemas::decode::<Lost>(&change.event).ok();
+                    (transaction.txn, change.slice, lost.map(|lost| (lost.from.0, lost.to.0)))
+                }));
+            }
+        }
+        let lost = Some((0, 5));
+        let expected = [
+            (0, 0, None),
+            (0, 1, lost),
+            (2, 0, None),
+            (4, 0, None),
+            (5, 1, lost),
+            (6, 0, None),
+            (6, 1, None),
+            (8, 0, None),
+            (8, 1, None),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(super::lost(TxnId(3)..TxnId(4), &[Slice(1)]).len(), 1, "it is one transaction");
+    }
+
+    fn trimmed_to(
+        wanted: TxnId,
+        start: u64,
+    ) -> BoxFuture<'static, Result<Replies<proto::FeedReply>, Status>> {
+        let start = TxnId(start);
+        async move { Err(crate::rpc::refuse(&crate::error::Error::FeedTrimmed { wanted, start })) }
+            .boxed()
     }
 
     #[test]

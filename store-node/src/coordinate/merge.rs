@@ -94,6 +94,8 @@ impl<T: Item> Source<T> {
 /// Whether another replica may do better, or the same one a little later.
 pub(super) fn may_pass(status: &Status) -> bool {
     match grpc::code_of(status) {
+        // A block that cannot be read is bad on one disk.
+        Some("storage_failed" | "corrupt") => true,
         Some(code) => matches!(code, "shutting_down" | "catching_up" | "not_here" | "read_untaken"),
         None => true,
     }

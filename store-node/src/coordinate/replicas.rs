@@ -164,13 +164,13 @@ impl Peers {
         self.hedges.save();
         let mut waiting = replicas.into_iter().peekable();
         let mut asked = FuturesUnordered::new();
-        let mut failure: Option<Status> = None;
+        let (mut failure, mut told) = (None::<Status>, Vec::new());
         let mut is_slow = std::pin::pin!(sleep(HEDGE));
         let mut is_silent = std::pin::pin!(sleep(SILENCE));
         let mut hedge = hedge == Hedge::When;
         loop {
             if asked.is_empty() {
-                let Some(next) = waiting.next() else { return Err(away(failure)) };
+                let Some(next) = waiting.next() else { return Err(away(failure, &told)) };
                 asked.push(named(next.node, call(next.replica)));
             }
             let may_hedge =
@@ -180,7 +180,8 @@ impl Peers {
                 answer = asked.select_next_some() => match answer {
                     (node, Ok(answer)) => return Ok((node, answer)),
                     (_, Err(status)) if grpc::is_final(&status) => return Err(status),
-                    (_, Err(status)) => {
+                    (node, Err(status)) => {
+                        told.push(format!("{node}: {}", grpc::reason(&status)));
                         failure = Some(worse(failure.take(), status, is_trimmed));
                     }
                 },
@@ -210,11 +211,11 @@ pub(super) fn is_trimmed(status: &Status) -> bool {
     grpc::code_of(status) == Some("feed_trimmed")
 }
 
-/// What is told if no replica of a partition gave an answer.
-fn away(failure: Option<Status>) -> Status {
+/// What is told if no replica of a partition gave an answer, for what each of them has told.
+fn away(failure: Option<Status>, told: &[String]) -> Status {
     match failure {
         Some(status) if grpc::code_of(&status).is_some() => status,
-        Some(status) => refuse(&Error::PartitionAway(status.message().to_owned())),
+        Some(_) => refuse(&Error::PartitionAway(told.join("; "))),
         None => refuse(&Error::PartitionAway("it has none".to_owned())),
     }
 }

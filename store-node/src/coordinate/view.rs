@@ -9,6 +9,7 @@ use std::time::Duration;
 use anabranch_core::cluster::{Configuration, Epoch, Member, NodeId};
 use anabranch_core::ids::TxnId;
 use anabranch_core::interval_map::IntervalMap;
+use anabranch_core::keyspace::Slice;
 use anabranch_core::slicing::PartitionId;
 use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{Shutdown, TaskError};
@@ -132,6 +133,13 @@ impl View {
         self.horizon.lock().bound()
     }
 
+    /// The slices of the log in which a partition has something.
+    pub(crate) fn slices_of(&self, partition: PartitionId) -> Vec<Slice> {
+        let membership = self.membership();
+        let owned = membership.configuration().slicing().owned_by(partition);
+        owned.slices(self.log.slices())
+    }
+
     /// The nodes that hold a partition.
     pub(crate) fn candidates(&self, partition: PartitionId) -> Vec<Candidate> {
         let membership = self.membership();
@@ -185,6 +193,7 @@ impl View {
                 is_whole: standing
                     .is_some_and(|standing| standing.is_whole && standing.epoch == epoch),
                 history_from: standing.map(|standing| standing.history_from.0),
+                unreached: self.gossip.unreached(name),
             }
         };
         let mut nodes: Vec<_> = membership.configuration().members().iter().map(status).collect();
@@ -221,7 +230,10 @@ impl View {
                     // Nobody may be left who could tell of another.
                     may_change = changed.is_ok();
                     let configuration = configurations.borrow_and_update().clone();
-                    self.take_in(configuration)?;
+                    if !self.take_in(configuration)? {
+                        shutdown.begin();
+                        return Ok(());
+                    }
                 }
                 () = tokio::time::sleep(LOOK) => {}
                 () = applied.changed() => {}
@@ -242,13 +254,22 @@ impl View {
         }
     }
 
-    /// Goes by a newer configuration. A node that has no place in it ends: started again it is what
-    /// that says, or says why it cannot be.
-    fn take_in(&self, configuration: Option<Configuration>) -> Result<(), Error> {
+    /// Goes by a newer configuration. Whether the node has a place in it: if not, it ends. It fails if
+    /// that is another part of the keyspace: started again it is what that says, or says why it cannot
+    /// be.
+    fn take_in(&self, configuration: Option<Configuration>) -> Result<bool, Error> {
         let current = self.membership();
         let epoch = current.configuration().epoch();
         let newer = configuration.filter(|configuration| configuration.epoch() > epoch);
-        let Some(configuration) = newer else { return Ok(()) };
+        let Some(configuration) = newer else { return Ok(true) };
+        if configuration.member(current.node()).is_none() {
+            tracing::warn!(
+                node = %current.node(), epoch = %configuration.epoch(),
+                "a newer configuration does not have this node: it ends. Leave it stopped, or start \
+                 it again with --node and a name that the configuration has"
+            );
+            return Ok(false);
+        }
         let membership = current.in_newer(configuration)?;
         let configuration = membership.configuration();
         tracing::info!(epoch = %configuration.epoch(), "a newer configuration is in force");
@@ -258,7 +279,7 @@ impl View {
         self.gossip.configure(configuration);
         self.stability.lock().follow(configuration);
         *self.membership.write() = Arc::new(membership);
-        Ok(())
+        Ok(true)
     }
 
     fn standing(&self) -> Standing {

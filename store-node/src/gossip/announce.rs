@@ -14,7 +14,7 @@ use anabranch_core::keyspace::{Intervals, Position};
 pub(super) const MAX_AHEAD: usize = 16;
 pub(super) const MAX_DETACHED: usize = 16;
 /// The most bytes of why a node is not ready.
-const MAX_NOT_READY_BYTES: usize = 240;
+const MAX_NOT_READY_BYTES: usize = 400;
 
 /// One life of a process: a later one of the same node has a higher number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

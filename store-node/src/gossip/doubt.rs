@@ -16,9 +16,11 @@ use super::suspicion::Moment;
 const MOST_TXNS_AHEAD: u64 = 1 << 22;
 
 /// So many times within so long a node has not made what is told of it: by then it is no clock that
-/// went back before a start.
+/// went back before a start. Two that live hear of each other many times a second, so it is over once
+/// nothing is heard for a while.
 const OUTBIDS: usize = 5;
 const WITHIN: Duration = Duration::from_secs(60);
+const OVER_AFTER: Duration = Duration::from_secs(5);
 
 /// Whether an announce is far past the end of the log, if that was seen a moment ago.
 pub(super) fn is_doubtful(announce: &Announce, log_end: Option<TxnId>) -> bool {
@@ -50,7 +52,10 @@ impl Outbids {
 
     /// Whether that is a rule and no accident.
     pub(super) fn are_many(&self, now: Moment) -> bool {
-        self.0.len() == OUTBIDS && self.0.iter().all(|then| now.since(*then) <= WITHIN)
+        let is_going_on = self.0.back().is_some_and(|last| now.since(*last) <= OVER_AFTER);
+        is_going_on
+            && self.0.len() == OUTBIDS
+            && self.0.iter().all(|then| now.since(*then) <= WITHIN)
     }
 }
 
@@ -115,8 +120,8 @@ mod tests {
         }
         outbids.note(at(123));
         assert!(outbids.are_many(at(123)));
-        assert!(outbids.are_many(at(150)));
-        assert!(!outbids.are_many(at(151)), "it has ended");
+        assert!(outbids.are_many(at(128)));
+        assert!(!outbids.are_many(at(129)), "it has ended");
         let mut seldom = Seldom::default();
         assert_eq!(
             [5, 6, 64, 65, 66].map(|second| seldom.may(at(second))),

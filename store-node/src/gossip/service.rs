@@ -23,7 +23,7 @@ use proto::gossip_client::GossipClient;
 use proto::gossip_server::{self, GossipServer};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::announce::{Announce, Incarnation, Standing};
 use super::certified;
@@ -42,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait after a failure, at first and at most.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MOST_DELAY: Duration = Duration::from_secs(1);
+/// How long a peer was not reached for that to be told.
+const UNREACHED: Duration = Duration::from_secs(2);
 /// How often the suspicion of each peer is measured.
 const MEASURING: Duration = Duration::from_secs(1);
 
@@ -75,6 +77,8 @@ struct Shared {
     state: Mutex<State>,
     /// The peers that are sent to, with the address of each.
     outboxes: Mutex<BTreeMap<NodeId, (String, Arc<Outbox>)>>,
+    /// Those that are not reached there: since when, and why.
+    unreached: Mutex<BTreeMap<NodeId, (Instant, String)>>,
     /// A step may be due earlier than it was.
     hurry: Notify,
     changes: Watched<()>,
@@ -106,6 +110,7 @@ impl Gossip {
             began: Instant::now(),
             state: Mutex::new(state),
             outboxes: Mutex::default(),
+            unreached: Mutex::default(),
             hurry: Notify::new(),
             changes: Watched::new(()),
             status,
@@ -144,6 +149,14 @@ impl Gossip {
     /// How long a node was not heard.
     pub(crate) fn silence(&self, node: &NodeId) -> Duration {
         self.0.state.lock().silence(node, self.now())
+    }
+
+    /// Why a node is not reached at its address, if it was not for a while: it may be heard all the
+    /// same, if the address is another one's.
+    pub(crate) fn unreached(&self, node: &NodeId) -> Option<String> {
+        let unreached = self.0.unreached.lock();
+        let (since, why) = unreached.get(node)?;
+        (since.elapsed() >= UNREACHED).then(|| why.clone())
     }
 
     /// A peer gave a sign of life elsewhere: it answered a read, for instance.
@@ -188,6 +201,7 @@ impl Gossip {
             let is_kept = members.get(node).is_some_and(|member| member.address == *address);
             if !is_kept {
                 outbox.close();
+                self.0.unreached.lock().remove(node);
                 metrics::forget_suspicion(node.as_str());
             }
             is_kept
@@ -319,7 +333,7 @@ impl Gossip {
         if self.0.odd.lock().said_certificate.may(self.now()) {
             tracing::warn!(refusal, "a node shows the certificate of another one");
         }
-        Err(Status::permission_denied(refusal))
+        Err(grpc::refusal(Code::PermissionDenied, refusal))
     }
 
     /// Who was removed must not take the answer for a sign that it still counts: cut off from the log,
@@ -329,10 +343,9 @@ impl Gossip {
         if from.parse().is_ok_and(|from| state.is_member(&from)) {
             return Ok(());
         }
-        Err(Status::permission_denied(format!(
-            "'{from}' is no store node of this cluster in the configuration of epoch {}",
-            state.epoch()
-        )))
+        let epoch = state.epoch();
+        let text = format!("in epoch {epoch} this cluster has no store node '{from}'");
+        Err(grpc::refusal(Code::PermissionDenied, text))
     }
 
     /// A message as it is sent, counted.
@@ -353,7 +366,7 @@ impl gossip_server::Gossip for Gossip {
         self.check_membership(&request.get_ref().from)?;
         match self.receive(request.into_inner()) {
             Ok(answer) => Ok(Response::new(self.encode(&answer))),
-            Err(error) => Err(Status::invalid_argument(error.to_string())),
+            Err(error) => Err(grpc::refusal(Code::InvalidArgument, error.to_string())),
         }
     }
 }
@@ -403,8 +416,8 @@ impl Peer {
             }
         };
         let request = self.gossip.encode(message);
-        let answer = timeout(PATIENCE, client.exchange(request)).await??;
-        let answer = answer.into_inner();
+        let answer = timeout(PATIENCE, client.exchange(request)).await?;
+        let answer = answer.map_err(|status| grpc::reason(&status))?.into_inner();
         if answer.from != self.node.as_str() {
             let found = answer.from;
             return Err(format!("node '{found}' answers at its address").into());
@@ -413,8 +426,19 @@ impl Peer {
         Ok(())
     }
 
-    /// Logs when a peer is lost and when it is back, and not each failure between.
+    /// Keeps whether the peer is reached. Logs when it is lost and when it is back, and not each
+    /// failure between.
     fn note(&mut self, failure: Option<&TaskError>) {
+        {
+            let mut unreached = self.gossip.0.unreached.lock();
+            match failure.map(ToString::to_string) {
+                Some(why) => {
+                    let now = (Instant::now(), String::new());
+                    unreached.entry(self.node.clone()).or_insert(now).1 = why;
+                }
+                None => drop(unreached.remove(&self.node)),
+            }
+        }
         if self.is_reached == failure.is_none() {
             return;
         }

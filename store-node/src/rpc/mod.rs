@@ -130,7 +130,7 @@ pub(crate) fn refuse(error: &Error) -> Status {
         Error::Statement(error) => error.hint().map(|hint| format!(" ({hint})")),
         _ => None,
     };
-    let mut status = Status::new(code, format!("{error}{}", hint.unwrap_or_default()));
+    let mut status = grpc::refusal(code, format!("{error}{}", hint.unwrap_or_default()));
     status.metadata_mut().insert(CODE_KEY, MetadataValue::from_static(error.code()));
     if let Error::TooOld { oldest, .. } = error {
         status.metadata_mut().insert(OLDEST_KEY, MetadataValue::from(oldest.0));

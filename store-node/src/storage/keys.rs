@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `default` | kind (1 byte), then by kind | format, identity, progress, timeline, lost parts and ranges, an unfinished backfill, tombstones |
+//! | `default` | kind (1 byte), then by kind | format, identity, progress, timeline, lost parts and ranges, an unfinished backfill, tombstones, whether versions were taken back |
 //! | `versions` | canonical document id, 0, be64(!txn) | a version of the document |
 //! | `changes` | be64(txn), be16(chunk) | slices of a transaction, and its changes in chunks |
 //! | `rounds` | round id (16 bytes) | what became of the round |
@@ -27,6 +27,7 @@ const LOST: u8 = 4;
 pub(super) const UNFINISHED: &[u8] = &[5];
 const LOST_RANGE: u8 = 6;
 const TOMBSTONE: u8 = 7;
+pub(super) const TAKEN_BACK: &[u8] = &[8];
 
 /// Bytes after the document id: a zero and the transaction.
 const VERSION_SUFFIX: usize = 9;

@@ -148,6 +148,20 @@ impl Storage {
         Ok(())
     }
 
+    /// Drops what was deleted of table `versions`. Blocks for as long as it takes to write all of it.
+    pub(crate) fn compact_versions(&self) {
+        self.engine.compact_versions();
+    }
+
+    /// How many deletions of versions stand on disk.
+    #[cfg(test)]
+    pub(crate) fn deleted_versions(&self) -> u64 {
+        match &self.engine {
+            Engine::Disk(disk) => disk.deleted_versions(),
+            Engine::Memory(_) => 0,
+        }
+    }
+
     /// Drops what may be dropped.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn compact(&self) {

@@ -49,6 +49,11 @@ impl Storage {
         let stored = self.read_once(keys::UNFINISHED)?;
         stored.map(|stored| decode(&stored)).transpose()
     }
+
+    /// Whether versions were taken back that may still stand on disk, below their deletion.
+    pub(crate) fn has_taken_back(&self) -> Result<bool, Error> {
+        Ok(self.read_once(keys::TAKEN_BACK)?.is_some())
+    }
 }
 
 impl Batch<'_> {
@@ -79,9 +84,15 @@ impl Batch<'_> {
             }
             Table::Versions => {
                 self.writes.delete(Family::Versions, keys::version_key(key, txn));
+                self.writes.put(Family::Default, keys::TAKEN_BACK, []);
             }
         }
         Ok(())
+    }
+
+    /// Nothing is left on disk of versions that were taken back.
+    pub(crate) fn end_taking_back(&mut self) {
+        self.writes.delete(Family::Default, keys::TAKEN_BACK);
     }
 
     /// What another replica handed over. The node may have an outcome of its own of a round that

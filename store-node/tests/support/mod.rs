@@ -175,7 +175,7 @@ impl Node {
 
     /// Everything the feed has of some slices below `until`.
     pub async fn feed(&self, slices: &[u32], from: TxnId, until: TxnId) -> Vec<proto::FeedReply> {
-        let request = proto::FeedRequest { slices: slices.to_vec(), from: from.0 };
+        let request = proto::FeedRequest { slices: slices.to_vec(), from: from.0, has_part: false };
         let mut stream = self.client.clone().feed(request).await.unwrap().into_inner();
         let mut replies: Vec<proto::FeedReply> = Vec::new();
         while replies.last().is_none_or(|reply| reply.next < until.0) {

@@ -249,6 +249,13 @@ async fn the_only_node_that_is_known_to_have_its_data_stays() {
     let expected = (409, "may_lose".to_owned());
     assert_eq!(refused("a2 would leave partition 0").await, expected);
     assert_eq!(refused("a1 is not known to the others").await, expected);
+    let mut moved = spec.clone();
+    moved["partitions"][0]["nodes"]["a2"] = json!("elsewhere:7070");
+    assert_eq!(
+        put(&router, &declared(&moved)).await.code(),
+        "may_lose",
+        "who is there has nothing"
+    );
     know(&cluster, 3, &["a1", "a2"]);
     capture(&cluster, TxnId(0));
     assert_eq!(refused("cdc has captured those up to 0").await, expected);

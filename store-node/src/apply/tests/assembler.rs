@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use anabranch_core::document::Mutation;
+use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
 use anabranch_core::query::OnConflict;
 use anabranch_journal::Offset;
-use anabranch_schemas::records::part_checksum;
+use anabranch_schemas::records::{Expiry, TxnsRecord, part_checksum};
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -130,6 +131,11 @@ fn a_part_that_does_not_decode_stops_at_its_round_if_the_commit_record_vouches_f
 
 #[test]
 fn parts_without_a_commit_record_are_dropped_long_after() {
+    // In a cluster that rests there are only expiries.
+    [false, true].into_iter().for_each(drop_orphan);
+}
+
+fn drop_orphan(by_an_expiry: bool) {
     let (mut log, committed, _) = one_round();
     log.append_part(Slice(3), &Bytes::from_static(b"an orphan"));
     let mut assembler = assembler();
@@ -144,9 +150,15 @@ fn parts_without_a_commit_record_are_dropped_long_after() {
     assert_eq!(assembler.take_orphans(), 0);
     later.txn = TxnId(2);
     later.timestamp_ms += 10 * 60 * 1000;
-    commit_of(&mut later).parts.clear();
+    match by_an_expiry {
+        true => later.record = TxnsRecord::Expiry(Expiry { hlc: Hlc(1), time_to_live_ms: 1 }),
+        false => commit_of(&mut later).parts.clear(),
+    }
     assembler.add_commit(later);
-    assert_eq!(released(&mut assembler).len(), 1);
+    match by_an_expiry {
+        true => assembler.pass_expiring(),
+        false => assert_eq!(released(&mut assembler).len(), 1),
+    }
     assert_eq!(assembler.take_orphans(), 1);
     assert_eq!(assembler.buffered_bytes(), 0);
     assert_eq!(assembler.read()[3].position(), Offset(3));

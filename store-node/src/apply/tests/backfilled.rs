@@ -427,6 +427,13 @@ fn a_crash_while_a_backfill_is_abandoned_leaves_nothing_behind() {
             target.flush().unwrap();
         }
         check(&go_on(image.path(), &log), &whole, &log);
+        let Opened { storage, .. } = open(image.path());
+        assert_eq!(
+            storage.deleted_versions(),
+            0,
+            "a compaction could take one for a newer version"
+        );
+        assert!(!storage.has_taken_back().unwrap());
         if !has_died {
             // What was removed took several.
             assert!(writes > 5, "{writes}");

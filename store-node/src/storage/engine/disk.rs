@@ -75,6 +75,18 @@ impl Disk {
         self.db.flush_cfs_opt(&self.families(), &options)
     }
 
+    pub(super) fn compact_versions(&self) {
+        self.db.compact_range_cf(self.family(Family::Versions), None::<&[u8]>, None::<&[u8]>);
+    }
+
+    /// How many deletions stand in the files of table `versions`.
+    #[cfg(test)]
+    pub(super) fn deleted_versions(&self) -> u64 {
+        let files = self.db.live_files().expect("it has files").into_iter();
+        let files = files.filter(|file| file.column_family_name == Family::Versions.name());
+        files.map(|file| file.num_deletions).sum()
+    }
+
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn compact(&self) {
         for family in self.families() {

@@ -145,6 +145,16 @@ impl Engine {
         }
     }
 
+    /// Compacts table `versions`: of what is deleted in it nothing is left.
+    pub(super) fn compact_versions(&self) {
+        match self {
+            Engine::Disk(disk) => disk.compact_versions(),
+            // It keeps nothing that is deleted.
+            #[cfg(any(test, feature = "simulation"))]
+            Engine::Memory(_) => {}
+        }
+    }
+
     /// Compacts everything: of what the filters drop nothing is left.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn compact(&self, collected: &Collected) {
