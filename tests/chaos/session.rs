@@ -320,6 +320,8 @@ impl Session {
                 Ok(_) | Err(_) => self.turn_away(),
             }
             if self.stage.is_over() {
+                // How long it was not answered counts all the same.
+                self.stage.waited(Stretch { from, to: self.stage.now() });
                 return Ok(());
             }
             thread::sleep(AGAIN);

@@ -23,7 +23,7 @@ const fn bug(name: &'static str, breaks: &'static str, mix: &'static str) -> Bug
 }
 
 /// All of them.
-pub(crate) const BUGS: [Bug; 24] = [
+pub(crate) const BUGS: [Bug; 27] = [
     // Progress says more than what was applied.
     bug("SpliceBeforeApply", "ST", "crashes"),
     // The stable timestamp is the highest base and not the lowest.
@@ -48,6 +48,12 @@ pub(crate) const BUGS: [Bug; 24] = [
     bug("AppliesRepeated", "ST", "crashes"),
     // What those replicas lack that answer is declared lost.
     bug("LosesUnasked", "ST", "backfill"),
+    // A transaction more is passed over than the replicas have agreed on.
+    bug("LosesMore", "ST", "losses"),
+    // What another replica has declared before is not followed.
+    bug("LosesOnItsOwn", "ST", "losses"),
+    // That changes are lost is not told in the feed.
+    bug("KeepsLossesQuiet", "CDC", "losses"),
     // A flush says that all that was written is durable, and is not.
     bug("FlushesHalf", "ST", "crashes"),
     // A node that has copied says that its feed goes back as far as before.

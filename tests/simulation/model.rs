@@ -225,6 +225,11 @@ impl Model {
         self.eras.iter().any(|era| seen(era, id, at).as_ref() == found)
     }
 
+    /// Whether it is agreed that a change is lost.
+    pub(crate) fn is_lost(&self, (txn, id): &Change) -> bool {
+        self.lost.is_passed_over(self.lost.partition_of(Position::of(id)), *txn)
+    }
+
     /// Whether a partition may lack something of a transaction.
     pub(crate) fn may_lack(&self, partition: PartitionId, txn: TxnId) -> bool {
         self.lost.may_lack(partition, txn)

@@ -13,6 +13,7 @@ use anabranch_core::ids::TxnId;
 use anabranch_journal::metadata::{Agreed, LostRange, MetadataStore};
 use anabranch_journal::{Error as JournalError, Journal, Offset, TopicPartition};
 use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::planted;
 use anabranch_schemas::topics::ClusterName;
 
 use crate::coordinate::Coordinator;
@@ -65,7 +66,11 @@ impl Agreement for Declared {
         let mut range = LostRange::new(this.partition, next, TxnId(start.0), starts);
         range.declared_by = membership.node().to_string();
         range.declared_ms = now_millis();
-        Ok(store.declare_lost(&range, followed, &self.cluster, declared)?)
+        let agreed = store.declare_lost(&range, followed, &self.cluster, declared)?;
+        Ok(agreed.map(|agreed| match planted!(LosesOnItsOwn) {
+            true => Agreed { range, ..agreed },
+            false => agreed,
+        }))
     }
 }
 
@@ -73,7 +78,8 @@ impl Agreement for Declared {
 pub(super) fn passed_over(before: &Progress, agreed: &Agreed, log: &Log) -> Progress {
     let Agreed { number, range } = agreed;
     let mut progress = before.clone();
-    let to = range.to.max(before.next);
+    let to = if planted!(LosesMore) { range.to.next() } else { range.to };
+    let to = to.max(before.next);
     progress.observe(log.owned(), to);
     // What stands in the feed for it is the last of those transactions. The snapshots in between
     // are none: they would lack what is lost.

@@ -484,8 +484,8 @@ mod tests {
         let open = Arc::clone(&trimmed.open);
         let trimmed_open: Open = Arc::new(move |from| match from.0 {
             // It is trimmed once more meanwhile.
-            0 => trimmed_to(from, 4),
-            ..6 => trimmed_to(from, 6),
+            ..1 => trimmed_to(from, 4),
+            1..6 => trimmed_to(from, 6),
             _ => open(from),
         });
         let opened =

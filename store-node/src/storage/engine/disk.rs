@@ -81,7 +81,7 @@ impl Disk {
 
     /// How many deletions stand in the files of table `versions`.
     #[cfg(test)]
-    pub(super) fn deleted_versions(&self) -> u64 {
+    pub(in crate::storage) fn deleted_versions(&self) -> u64 {
         let files = self.db.live_files().expect("it has files").into_iter();
         let files = files.filter(|file| file.column_family_name == Family::Versions.name());
         files.map(|file| file.num_deletions).sum()
