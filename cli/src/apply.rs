@@ -152,7 +152,7 @@ spec:
         let told = "document 1: spec.partitions[1].nodes.b1: '10.0.0.3' is not host:port";
         assert!(error.contains(told), "{error}");
         let refused = parse(&format!("{CLUSTER}---{GOOD}---{CLUSTER}")).unwrap_err().to_string();
-        assert!(refused.contains("document 3: cluster/east is in the file twice"), "{refused}");
+        assert!(refused.contains("document 3: Cluster east is in the file twice"), "{refused}");
         assert!(parse("a: [").is_err());
         assert!(parse("\n").is_err());
     }

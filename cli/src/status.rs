@@ -12,8 +12,16 @@ use crate::client::Client;
 use crate::failure::{Exit, Failure};
 use crate::output::{Table, print};
 
+const COLUMNS: &str = "\
+NEXT, DURABLE and READS FROM are transaction ids: offsets in topic `txns`, with gaps. What is below
+NEXT is done, or may be read there; what is below DURABLE survives a crash of the store node; it reads
+at READS FROM or later, so that is kept for it. BEHIND counts transactions. HEARD and SUSPICION (0 to
+1) are how one of the store nodes sees the others. DETACHED counts the ranges that a node has past a
+gap, COPYING the rounds and documents that it has copied so far of what it lacks.";
+
 /// Show how far each part of a cluster is behind its log.
 #[derive(Debug, clap::Args)]
+#[command(after_help = COLUMNS)]
 pub(crate) struct Args {
     /// The admin address of a service. Links to other clusters are known only to the bridge that
     /// has them: name it as well to see them.

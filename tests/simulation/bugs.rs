@@ -23,7 +23,7 @@ const fn bug(name: &'static str, breaks: &'static str, mix: &'static str) -> Bug
 }
 
 /// All of them.
-pub(crate) const BUGS: [Bug; 27] = [
+pub(crate) const BUGS: [Bug; 26] = [
     // Progress says more than what was applied.
     bug("SpliceBeforeApply", "ST", "crashes"),
     // The stable timestamp is the highest base and not the lowest.
@@ -50,8 +50,6 @@ pub(crate) const BUGS: [Bug; 27] = [
     bug("LosesUnasked", "ST", "backfill"),
     // A transaction more is passed over than the replicas have agreed on.
     bug("LosesMore", "ST", "losses"),
-    // What another replica has declared before is not followed.
-    bug("LosesOnItsOwn", "ST", "losses"),
     // That changes are lost is not told in the feed.
     bug("KeepsLossesQuiet", "CDC", "losses"),
     // A flush says that all that was written is durable, and is not.

@@ -35,7 +35,7 @@ use crate::run::{Report, run};
 /// How many seeds of each mix are run if nothing else is said.
 const SEEDS: u64 = 1_000;
 /// How many are run of each to find a bug.
-const BUG_SEEDS: u64 = 400;
+const BUG_SEEDS: u64 = 1_500;
 
 fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;

@@ -66,11 +66,7 @@ impl Agreement for Declared {
         let mut range = LostRange::new(this.partition, next, TxnId(start.0), starts);
         range.declared_by = membership.node().to_string();
         range.declared_ms = now_millis();
-        let agreed = store.declare_lost(&range, followed, &self.cluster, declared)?;
-        Ok(agreed.map(|agreed| match planted!(LosesOnItsOwn) {
-            true => Agreed { range, ..agreed },
-            false => agreed,
-        }))
+        Ok(store.declare_lost(&range, followed, &self.cluster, declared)?)
     }
 }
 

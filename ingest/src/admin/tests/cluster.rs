@@ -269,6 +269,7 @@ async fn the_only_node_that_is_known_to_have_its_data_stays() {
     let reply = send(&router, Method::PUT, &path, &without, &[]).await;
     assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
     know(&cluster, 4, &["a1"]);
+    capture(&cluster, TxnId(1));
     let reply = put(&router, &declared(&one(&["a1"]))).await;
     assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
     for path in [format!("{PATH}?loose=true"), format!("{}?lose=true", super::path())] {
