@@ -12,7 +12,8 @@ use std::mem;
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_runtime::planted;
-use anabranch_schemas::records::{ChangesCursor, PartialChanges, Resolved};
+use anabranch_schemas::decode;
+use anabranch_schemas::records::{ChangesCursor, Lost, PartialChanges, Resolved};
 use anabranch_schemas::store::{FeedReply, FeedTransaction};
 use bytes::Bytes;
 
@@ -58,6 +59,8 @@ pub(crate) struct Batch {
     has_whole: bool,
     /// The transaction that is coming in.
     open: Option<Open>,
+    /// By slice the last transaction that is lost to it.
+    lost: BTreeMap<Slice, TxnId>,
     /// What was written when reading began.
     start: Position,
     next: TxnId,
@@ -82,6 +85,7 @@ impl Batch {
             touched: BTreeMap::new(),
             has_whole: false,
             open: None,
+            lost: BTreeMap::new(),
             start,
             next: start.next,
         }
@@ -122,6 +126,9 @@ impl Batch {
         let written = if txn == self.start.next { self.start.written } else { 0 };
         for change in transaction.changes {
             let slice = self.slice(change.slice)?;
+            if change.document_id.is_empty() {
+                self.note_lost(slice, &change.event)?;
+            }
             let open = self.open.as_mut().expect("it was opened above");
             open.changes += 1;
             if open.changes <= written {
@@ -130,6 +137,15 @@ impl Batch {
             self.bytes += change.document_id.len() + change.event.len();
             self.events.push(Event { slice, key: change.document_id, value: change.event });
         }
+        Ok(())
+    }
+
+    /// What is no change of a document says what of a slice is lost. Until all of that is passed the
+    /// slice gets no marks: whoever reads on from within has to come upon it.
+    fn note_lost(&mut self, slice: Slice, event: &[u8]) -> Result<(), Error> {
+        let lost: Lost = decode(event).map_err(|error| Error::Broken(error.to_string()))?;
+        let until = self.lost.entry(slice).or_insert(lost.to);
+        *until = lost.to.max(*until);
         Ok(())
     }
 
@@ -184,17 +200,21 @@ impl Batch {
     pub(crate) fn marks(&self, all: bool) -> Vec<Resolved> {
         let next = self.next.0 + u64::from(planted!(MarksEarly));
         let Some(newest) = next.checked_sub(1).map(TxnId) else { return Vec::new() };
-        if all {
-            return self.slices.all().map(|slice| Resolved { slice, txn: newest }).collect();
-        }
-        let touched = self.touched.iter();
-        touched.map(|(slice, txn)| Resolved { slice: *slice, txn: *txn }).collect()
+        let marks: Vec<_> = match all {
+            true => self.slices.all().map(|slice| (slice, newest)).collect(),
+            false => self.touched.iter().map(|(slice, txn)| (*slice, *txn)).collect(),
+        };
+        let is_past_loss =
+            |(slice, txn): &(Slice, TxnId)| self.lost.get(slice).is_none_or(|lost| txn >= lost);
+        let marks = marks.into_iter().filter(is_past_loss);
+        marks.map(|(slice, txn)| Resolved { slice, txn }).collect()
     }
 
     /// The next batch, once this one is written.
     pub(crate) fn take(&mut self) -> Batch {
         let mut next = Batch::new(self.slices, self.start);
         next.next = self.next;
+        next.lost.clone_from(&self.lost);
         next.open = self.open.as_ref().map(|Open { txn, slices, changes }| Open {
             txn: *txn,
             slices: slices.clone(),

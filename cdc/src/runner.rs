@@ -103,7 +103,8 @@ impl Capture {
     }
 
     /// Goes on behind changes that nobody has any more, and says in the topic that they are lost:
-    /// readers would else take what follows for all there is.
+    /// readers would else take what follows for all there is. Of one partition of several the feed
+    /// says so itself.
     async fn pass_over(&self, next: TxnId, start: TxnId) -> Result<(), Error> {
         let (journal, cluster) = (self.journal.clone(), self.cluster.clone());
         waiting(move || {
@@ -143,15 +144,17 @@ impl Capture {
         Position { next, written }: Position,
     ) -> Result<mpsc::Receiver<Result<FeedReply, Error>>, Error> {
         let request = FeedRequest { slices: Vec::new(), from: next.0, has_part: written > 0 };
-        let failed = move |status: &tonic::Status| {
-            let start = grpc::number_of(status, grpc::FEED_START_KEY).map(TxnId);
-            match start.filter(|start| *start > next) {
-                Some(start) => Error::FeedTrimmed { next, start },
-                None => Error::Feed(status.message().to_owned()),
-            }
-        };
+        let failed = |status: &tonic::Status| Error::Feed(status.message().to_owned());
         let mut client = self.client.clone();
-        let reply = client.feed(request).await.map_err(|status| failed(&status))?;
+        let reply = client.feed(request).await.map_err(|status| {
+            let start = grpc::number_of(&status, grpc::FEED_START_KEY).map(TxnId);
+            match start.filter(|start| *start > next) {
+                // Only the transaction of which a part was written has to come as it was.
+                Some(_) if written > 0 => Error::FeedTrimmed { next, start: next.next() },
+                Some(start) => Error::FeedTrimmed { next, start },
+                None => failed(&status),
+            }
+        })?;
         let mut stream = reply.into_inner();
         let (replies, feed) = mpsc::channel(REPLIES);
         let shutdown = self.shutdown.clone();

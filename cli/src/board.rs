@@ -36,16 +36,17 @@ pub(crate) const PATH: &str = "/api/v1/status";
 
 /// How long whoever asks waits at most.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long for the store nodes, and for one of them.
+/// How long for the store nodes.
 const ASK_STORE: Duration = Duration::from_secs(2);
+/// How long for one of them.
 const ASK_STORE_NODE: Duration = Duration::from_millis(600);
 
-/// Of a cluster whose store node does not answer.
-const NOBODY_DECLARED: &str = "no resource Cluster is declared, so one store node is expected at the \
-                               address that is set (--store-node). Start it, or declare several";
 const POLL: Duration = Duration::from_millis(100);
 /// Positions of a log that answers are read within this time.
 const READ_FOR: Duration = Duration::from_secs(4);
+/// Of a cluster whose store node does not answer.
+const NOBODY_DECLARED: &str = "no resource Cluster is declared, so one store node is expected at the \
+                               address that is set (--store-node). Start it, or declare several";
 /// The part that is at the end of the log while it is ready.
 const INGEST: &str = "ingest";
 

@@ -230,9 +230,9 @@ impl Model {
         self.lost.is_passed_over(self.lost.partition_of(Position::of(id)), *txn)
     }
 
-    /// Whether a partition may lack something of a transaction.
-    pub(crate) fn may_lack(&self, partition: PartitionId, txn: TxnId) -> bool {
-        self.lost.may_lack(partition, txn)
+    /// Whether it is agreed that a transaction is lost to a partition.
+    pub(crate) fn is_passed_over(&self, partition: PartitionId, txn: TxnId) -> bool {
+        self.lost.is_passed_over(partition, txn)
     }
 }
 

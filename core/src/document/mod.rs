@@ -101,17 +101,21 @@ impl Document {
     }
 
     /// Joins a state from elsewhere; if this document is that of an actor, it is `here`, which
-    /// learns of its own increments only when it had forgotten them.
+    /// learns of its own increments only when it had forgotten them. Whoever forgot a document and
+    /// then wrote it counts the writes that it forgot among its versions: so what has no newer ones may
+    /// have more all the same, unless it is what has expired here.
     fn join(&mut self, other: &Document, here: Option<ActorId>) -> bool {
-        if self.versions.covers(&other.versions) {
+        let is_covered = self.versions.covers(&other.versions);
+        if is_covered && (self.is_expired() || *self == *other) {
             return false;
         }
+        let before = is_covered.then(|| self.clone());
         self.versions.merge(&other.versions);
         self.updated = self.updated.max(other.updated);
         self.deleted = self.deleted.max(other.deleted);
         self.generation = self.generation.max(other.generation);
         field::merge(&mut self.fields, &other.fields, here);
         field::normalise(&mut self.fields, self.generation);
-        true
+        before.is_none_or(|before| before != *self)
     }
 }

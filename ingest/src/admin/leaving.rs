@@ -95,8 +95,12 @@ fn refused(
     captured: Option<TxnId>,
     known: &BTreeMap<String, proto::NodeStatus>,
 ) -> Option<Refusal> {
+    // The feed of those that leave may go back farther than that of those that stay.
+    let feed_of = |node: &&NodeId| known.get(node.as_str()).and_then(|node| node.history_from);
+    let feed_from = leave.iter().map(feed_of).min().flatten().unwrap_or(0);
+    let needed = captured.map(|captured| captured.max(TxnId(feed_from)));
     let why_not = |node: &&NodeId| {
-        let why = why_not(known.get(node.as_str()), captured)?;
+        let why = why_not(known.get(node.as_str()), needed)?;
         Some(format!("{node} {why}"))
     };
     // One that may have everything is enough.
@@ -111,8 +115,9 @@ fn refused(
     Some(Refusal::new(Code::MayLose, message).with_hint(HINT))
 }
 
-/// Why a node may lack something that is no longer in the log; `None` if it does not.
-fn why_not(node: Option<&proto::NodeStatus>, captured: Option<TxnId>) -> Option<String> {
+/// Why a node may lack something that is no longer in the log, or changes from `needed` on; `None` if
+/// it does not.
+fn why_not(node: Option<&proto::NodeStatus>, needed: Option<TxnId>) -> Option<String> {
     let Some(node) = node else { return Some("is not known to the others".to_owned()) };
     let proto::NodeStatus { silent_ms, not_ready, is_whole, history_from, .. } = node;
     let Some(silent_ms) = silent_ms else { return Some("was not heard of".to_owned()) };
@@ -124,9 +129,9 @@ fn why_not(node: Option<&proto::NodeStatus>, captured: Option<TxnId>) -> Option<
         let why = why.unwrap_or("it has not made durable yet what the log gives up");
         return Some(format!("may lack something: {why}"));
     }
-    let (captured, from) = (captured?, TxnId(history_from.unwrap_or(u64::MAX)));
-    (captured < from).then(|| {
-        format!("has copied: it knows no changes before {from}, and cdc has captured those up to {captured}")
+    let (needed, from) = (needed?, TxnId(history_from.unwrap_or(u64::MAX)));
+    (needed < from).then(|| {
+        format!("has the changes from {from} on, and cdc has yet to capture those from {needed} on")
     })
 }
 
@@ -161,7 +166,7 @@ mod tests {
         assert_eq!(told(&|node| node.silent_ms = None), text("was not heard of"));
         assert_eq!(why_not(None, None), text("is not known to the others"));
         let copied = told(&|node| node.history_from = Some(8)).unwrap();
-        assert!(copied.contains("no changes before 8") && copied.contains("up to 7"), "{copied}");
+        assert!(copied.contains("from 8 on") && copied.contains("from 7 on"), "{copied}");
         assert_eq!(why_not(Some(&node), None), None, "nobody captures changes");
     }
 

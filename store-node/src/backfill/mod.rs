@@ -15,6 +15,8 @@
 //! | an unfinished backfill, and some of its entries | it goes on behind the last entry, at the same snapshot; at a newer one, from the first entry, if nobody has that snapshot any more |
 //! | all entries | the same: nothing comes, and it finishes |
 //! | a part of one that is being abandoned | it is fetched again from the first entry, or abandoned |
+//! | versions taken back, and that they may still be under their deletion on disk | they are removed from there before anything else |
+//! | what an expiry has written of which the log has lost the record | the same, before others are asked |
 //! | the new position | it applies the log |
 //! | an agreement on what is lost ([`lost`]) | the others are asked again; if nobody has it, the agreement is followed |
 //!

@@ -217,8 +217,8 @@ impl Backfill {
         Ok(Head { progress, timeline })
     }
 
-    /// Removes what an expiry has written that is not applied to the end, and here now never will be:
-    /// replicas that pass over it do not have that, and of others it is copied.
+    /// Removes what an expiry has written that was not applied to the end. The log cannot finish it any
+    /// more: either it is passed over, or what it did is copied.
     fn take_back_expiry(&self, head: &Head) -> Result<(), Error> {
         let mut last = None;
         loop {
@@ -252,11 +252,17 @@ impl Backfill {
         if !self.storage.has_taken_back()? {
             return Ok(());
         }
-        while let Err(error) = self.storage.flush() {
-            tracing::warn!(%error, "what was taken back is still on disk; trying again");
+        let text = "removing what was copied or expired, and is not what the cluster agrees on";
+        let (until, text) = (head.progress.next, text.to_owned());
+        self.status.set_backfilling(Some(Backfilling { until, entries: 0, text }));
+        loop {
+            match self.storage.settle_versions() {
+                Ok(true) => break,
+                Ok(false) => tracing::warn!("what was taken back is still on disk; trying again"),
+                Err(error) => tracing::warn!(%error, "what was taken back cannot be removed yet"),
+            }
             self.persistence.pause(self.ask_again)?;
         }
-        self.storage.compact_versions();
         let mut batch = Batch::new(&self.storage, 1024);
         batch.end_taking_back();
         self.persistence.write(batch, &head.progress)

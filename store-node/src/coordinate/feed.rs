@@ -7,7 +7,7 @@
 //! of a single one: the same changes in the same order each time. What no replica of a partition has
 //! any more is lost to that partition, and what the others have comes all the same.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,11 +71,9 @@ pub(super) async fn open(
                 "no store node has the changes of these transactions in this partition any more: \
                  whoever reads the feed is told that they are lost"
             );
-            let is_wanted = |slice: &Slice| {
-                request.slices.is_empty() || request.slices.contains(&slice.0.into())
-            };
-            let slices = coordinator.view.slices_of(partition).into_iter().filter(is_wanted);
-            source.waiting.extend(lost(from..start, &slices.collect::<Vec<_>>()));
+            let mut slices = coordinator.view.slices_of(partition);
+            slices.retain(|slice| is_wanted(&request, *slice));
+            source.waiting.extend(lost(from..start, &slices));
         }
         sources.push(source);
     }
@@ -86,6 +84,10 @@ pub(super) async fn open(
         Ok(Some((reply, merged)))
     });
     Ok(replies.take_until(async move { shutdown.begun().await }).boxed())
+}
+
+fn is_wanted(request: &proto::FeedRequest, slice: Slice) -> bool {
+    request.slices.is_empty() || request.slices.contains(&slice.0.into())
 }
 
 /// The feed of a partition, and from where on it has it: later than asked for if none of its replicas
@@ -109,22 +111,22 @@ async fn open_from(
     }
 }
 
-/// That the changes of these transactions are lost to these slices. It is said with the first of them,
-/// before whoever reads has come past it; and with the last one, for those who read on from in between.
+/// That the changes of these transactions are lost to these slices: said with the first of them, before
+/// whoever reads has come past it. The last one is given as well, for its mark.
 fn lost(txns: Range<TxnId>, slices: &[Slice]) -> Vec<proto::FeedTransaction> {
+    if slices.is_empty() {
+        return Vec::new();
+    }
     let last = TxnId(txns.end.0 - 1);
     let change = |slice: &Slice| {
         let event = encode(&Lost { slice: *slice, from: txns.start, to: last });
         proto::FeedChange { slice: slice.0.into(), document_id: Bytes::new(), event }
     };
-    let changes: Vec<_> = slices.iter().map(change).collect();
+    let changes = slices.iter().map(change).collect();
     let slices: Vec<_> = slices.iter().map(|slice| slice.0.into()).collect();
-    let with = |txn: TxnId| proto::FeedTransaction {
-        txn: txn.0,
-        slices: slices.clone(),
-        changes: changes.clone(),
-    };
-    BTreeSet::from([txns.start, last]).into_iter().map(with).collect()
+    let first = proto::FeedTransaction { txn: txns.start.0, slices: slices.clone(), changes };
+    let rest = proto::FeedTransaction { txn: last.0, slices, changes: Vec::new() };
+    [Some(first), Some(rest).filter(|_| last > txns.start)].into_iter().flatten().collect()
 }
 
 fn opening(
@@ -469,8 +471,8 @@ mod tests {
         }
     }
 
-    /// CDC-1: what one partition has lost takes nothing from the others, and is told in time for who
-    /// restarts at any point and for who reads on from any.
+    /// CDC-1: what one partition has lost takes nothing from the others, and is told before anything
+    /// comes past it.
     #[test]
     fn what_a_partition_no_longer_has_is_lost_to_its_slices_only() {
         let log = |partition: u32| -> Log {
@@ -497,9 +499,10 @@ mod tests {
         let mut source = Source { stream: Some(stream), next: start, ..trimmed };
         source.waiting.extend(lost(TxnId(0)..start, &[Slice(1)]));
         let mut merged = Merged { sources: vec![whole, source], told: TxnId(0) };
-        let mut found = Vec::new();
+        let (mut found, mut touched) = (Vec::new(), Vec::new());
         while merged.told < TxnId(10) {
             for transaction in runtime.block_on(merged.next()).unwrap().transactions {
+                touched.extend(transaction.slices.contains(&1).then_some(transaction.txn));
                 found.extend(transaction.changes.into_iter().map(|change| {
                     let lost = anabranch_schemas::decode::<Lost>(&change.event).ok();
                     (transaction.txn, change.slice, lost.map(|lost| (lost.from.0, lost.to.0)))
@@ -512,13 +515,13 @@ mod tests {
             (0, 1, lost),
             (2, 0, None),
             (4, 0, None),
-            (5, 1, lost),
             (6, 0, None),
             (6, 1, None),
             (8, 0, None),
             (8, 1, None),
         ];
         assert_eq!(found, expected);
+        assert_eq!(touched, [0, 5, 6, 8], "the last one that is lost gets a mark");
         assert_eq!(super::lost(TxnId(3)..TxnId(4), &[Slice(1)]).len(), 1, "it is one transaction");
     }
 

@@ -77,14 +77,21 @@ struct Shared {
     state: Mutex<State>,
     /// The peers that are sent to, with the address of each.
     outboxes: Mutex<BTreeMap<NodeId, (String, Arc<Outbox>)>>,
-    /// Those that are not reached there: since when, and why.
-    unreached: Mutex<BTreeMap<NodeId, (Instant, String)>>,
+    /// Those that are not reached there.
+    unreached: Mutex<BTreeMap<NodeId, Unreached>>,
     /// A step may be due earlier than it was.
     hurry: Notify,
     changes: Watched<()>,
     status: Arc<NodeStatus>,
     odd: Mutex<Odd>,
     tasks: Tasks,
+}
+
+/// When a peer was not reached first and last, and why.
+struct Unreached {
+    first: Instant,
+    last: Instant,
+    why: String,
 }
 
 /// What was odd, and when it was last said.
@@ -155,8 +162,9 @@ impl Gossip {
     /// same, if the address is another one's.
     pub(crate) fn unreached(&self, node: &NodeId) -> Option<String> {
         let unreached = self.0.unreached.lock();
-        let (since, why) = unreached.get(node)?;
-        (since.elapsed() >= UNREACHED).then(|| why.clone())
+        let Unreached { first, last, why } = unreached.get(node)?;
+        // One message that fails is none, however long it is the last one.
+        (*last - *first >= UNREACHED).then(|| why.clone())
     }
 
     /// A peer gave a sign of life elsewhere: it answered a read, for instance.
@@ -433,8 +441,9 @@ impl Peer {
             let mut unreached = self.gossip.0.unreached.lock();
             match failure.map(ToString::to_string) {
                 Some(why) => {
-                    let now = (Instant::now(), String::new());
-                    unreached.entry(self.node.clone()).or_insert(now).1 = why;
+                    let last = Instant::now();
+                    let first = unreached.get(&self.node).map_or(last, |before| before.first);
+                    unreached.insert(self.node.clone(), Unreached { first, last, why });
                 }
                 None => drop(unreached.remove(&self.node)),
             }

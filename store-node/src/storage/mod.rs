@@ -148,18 +148,20 @@ impl Storage {
         Ok(())
     }
 
-    /// Drops what was deleted of table `versions`. Blocks for as long as it takes to write all of it.
-    pub(crate) fn compact_versions(&self) {
+    /// Has nothing left on disk of versions that were deleted: flushes, and compacts table `versions`.
+    /// Whether that succeeded. Blocks for as long as it takes to write all of it.
+    pub(crate) fn settle_versions(&self) -> Result<bool, Error> {
+        self.flush()?;
         self.engine.compact_versions();
+        // A compaction that fails says nothing.
+        let left = self.engine.deleted_versions();
+        Ok(left.map_err(|error| self.failed("look at the files of", error))? == 0)
     }
 
     /// How many deletions of versions stand on disk.
     #[cfg(test)]
     pub(crate) fn deleted_versions(&self) -> u64 {
-        match &self.engine {
-            Engine::Disk(disk) => disk.deleted_versions(),
-            Engine::Memory(_) => 0,
-        }
+        self.engine.deleted_versions().unwrap()
     }
 
     /// Drops what may be dropped.

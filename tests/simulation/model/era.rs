@@ -107,8 +107,12 @@ impl Era {
             self.received.push(Received { txn, origin, origin_txn, came });
         }
         let mut by_slice: BTreeMap<Slice, Vec<u64>> = BTreeMap::new();
-        for part in &commit.parts {
-            by_slice.entry(part.slice).or_default().push(part.offset);
+        for PartLocation { slice, offset, .. } in &commit.parts {
+            let is_left =
+                |partition: &PartitionId| !lost.is_lost(*partition, txn, (*slice, *offset));
+            if applied_by.get(slice).is_some_and(|partitions| partitions.iter().any(is_left)) {
+                by_slice.entry(*slice).or_default().push(*offset);
+            }
         }
         for (slice, offsets) in by_slice {
             let applied_by = applied_by.remove(&slice).unwrap_or_default();

@@ -64,12 +64,6 @@ impl Lost {
         self.is_passed_over(partition, txn) || self.of(partition).any(is_below)
     }
 
-    /// Whether a partition may lack something of a transaction.
-    pub(super) fn may_lack(&self, partition: PartitionId, txn: TxnId) -> bool {
-        let is_later = |range: &LostRange| range.from <= txn && !range.parts_below.is_empty();
-        self.is_passed_over(partition, txn) || self.of(partition).any(is_later)
-    }
-
     fn of(&self, partition: PartitionId) -> impl Iterator<Item = &LostRange> {
         self.agreed.iter().filter(move |range| range.partition == partition.0)
     }

@@ -103,6 +103,27 @@ fn who_hears_of_a_part_of_what_it_forgot_counts_on_beside_it() {
     assert_eq!((pair.seen(WEST).as_str(), pair.shares(WEST)), (r#"{"n":14}"#, 3));
 }
 
+/// What a cluster wrote anew has a version above those that it forgot. With an older state from elsewhere
+/// it then has all versions, and not all that was counted.
+#[test]
+fn what_was_forgotten_comes_back_although_no_version_is_new() {
+    let mut pair = Pair::default();
+    pair.count(WEST, 2);
+    pair.hear_all();
+    let older = pair.clusters[usize::from(WEST)].document.clone();
+    pair.count(EAST, -1);
+    pair.hear_all();
+    pair.forget(EAST);
+    pair.write(EAST, &set("x", "0"));
+    pair.apply(EAST, &Mutation::Merge(older));
+    pair.hear_all();
+    let [east, west] = pair.clusters.each_ref().map(|cluster| cluster.document.clone());
+    assert!(east.versions.covers(&west.versions) && seen(&east) == r#"{"n":2,"x":0}"#);
+    assert_eq!(pair.apply(EAST, &Mutation::Merge(west.clone())), Effect::Changed);
+    assert_eq!([pair.seen(EAST), pair.seen(WEST)], [r#"{"n":1,"x":0}"#; 2]);
+    assert_eq!(pair.apply(EAST, &Mutation::Merge(west)), Effect::Unchanged);
+}
+
 #[test]
 fn an_assignment_begins_the_count_anew_whoever_forgot_it() {
     let mut pair = Pair::default();

@@ -257,8 +257,9 @@ async fn the_only_node_that_is_known_to_have_its_data_stays() {
         "who is there has nothing"
     );
     know(&cluster, 3, &["a1", "a2"]);
+    cluster.store.node.known.lock()[1].history_from = Some(0);
     capture(&cluster, TxnId(0));
-    assert_eq!(refused("cdc has captured those up to 0").await, expected);
+    assert_eq!(refused("cdc has yet to capture those from 0 on").await, expected);
     cluster.store.stop().await;
     assert_eq!(refused("no store node says").await, unavailable);
     cluster.store.restart().await;

@@ -79,12 +79,10 @@ impl Disk {
         self.db.compact_range_cf(self.family(Family::Versions), None::<&[u8]>, None::<&[u8]>);
     }
 
-    /// How many deletions stand in the files of table `versions`.
-    #[cfg(test)]
-    pub(in crate::storage) fn deleted_versions(&self) -> u64 {
-        let files = self.db.live_files().expect("it has files").into_iter();
+    pub(super) fn deleted_versions(&self) -> Result<u64, rocksdb::Error> {
+        let files = self.db.live_files()?.into_iter();
         let files = files.filter(|file| file.column_family_name == Family::Versions.name());
-        files.map(|file| file.num_deletions).sum()
+        Ok(files.map(|file| file.num_deletions).sum())
     }
 
     #[cfg(any(test, feature = "simulation"))]

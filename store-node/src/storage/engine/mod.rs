@@ -155,6 +155,15 @@ impl Engine {
         }
     }
 
+    /// How many deletions stand in the files of table `versions`.
+    pub(super) fn deleted_versions(&self) -> Result<u64, rocksdb::Error> {
+        match self {
+            Engine::Disk(disk) => disk.deleted_versions(),
+            #[cfg(any(test, feature = "simulation"))]
+            Engine::Memory(_) => Ok(0),
+        }
+    }
+
     /// Compacts everything: of what the filters drop nothing is left.
     #[cfg(any(test, feature = "simulation"))]
     pub(super) fn compact(&self, collected: &Collected) {
