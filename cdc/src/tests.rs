@@ -10,9 +10,9 @@ use anabranch_journal::doubles::{Fate, FaultyJournal, Step};
 use anabranch_journal::memory::MemoryJournal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Error as JournalError, Journal, ReadFrom, TopicPartition, cluster_topics};
-use anabranch_schemas::decode;
 use anabranch_schemas::records::{Lost, Resolved};
 use anabranch_schemas::store::{FeedChange, FeedReply, FeedTransaction};
+use anabranch_schemas::{decode, encode};
 use bytes::Bytes;
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -222,6 +222,28 @@ fn what_was_written_of_a_transaction_is_passed_over_and_its_slices_are_marked_wh
     let expected: Vec<_> = history.iter().flat_map(|(txn, slices)| changes(*txn, slices)).collect();
     let events = written.iter().map(|event| &event.value);
     assert!(events.eq(expected.iter().map(|change| &change.event)));
+}
+
+/// Whoever reads a slice on from within what is lost there must not start behind where that stands.
+#[test]
+fn a_slice_gets_no_mark_until_what_is_lost_there_is_passed() {
+    let (lost, kept) = (Slice(1), Slice(0));
+    let event = encode(&Lost { slice: lost, from: TxnId(4), to: TxnId(9) });
+    let told = FeedChange { slice: 1, document_id: Bytes::new(), event };
+    let transaction = |txn, slices: &[u32], changes| FeedReply {
+        transactions: vec![FeedTransaction { txn, slices: slices.to_vec(), changes }],
+        next: txn + 1,
+    };
+    let mut batch = Batch::new(identity().slices, Position { next: TxnId(4), written: 0 });
+    batch.add(transaction(4, &[0, 1], vec![change(0, 4, 0), told])).unwrap();
+    assert_eq!(batch.marks(false), [Resolved { slice: kept, txn: TxnId(4) }]);
+    let first = batch.take();
+    assert_eq!((first.changes().len(), first.marks(true).len()), (2, usize::from(SLICES) - 1));
+    batch.add(transaction(6, &[0, 1], vec![change(0, 6, 0)])).unwrap();
+    assert_eq!(batch.take().marks(false), [Resolved { slice: kept, txn: TxnId(6) }]);
+    batch.add(transaction(9, &[1], vec![])).unwrap();
+    assert_eq!(batch.marks(false), [Resolved { slice: lost, txn: TxnId(9) }]);
+    assert_eq!(batch.marks(true).len(), usize::from(SLICES));
 }
 
 #[test]
