@@ -4,6 +4,8 @@
 //! the same, in time, and says what is not known.
 
 mod health;
+mod nodes;
+mod peers;
 mod tail;
 pub(crate) mod verify;
 
@@ -13,22 +15,20 @@ use std::time::Duration;
 
 use anabranch_bridge::StatusHandle;
 use anabranch_cdc::CURSOR_KEY;
-use anabranch_core::cluster::{Member, NodeId};
 use anabranch_journal::metadata::{Agreed, ClusterIdentity, MetadataError, OpenedLater};
 use anabranch_journal::{Error as JournalError, Journal, ReadFrom, Reader, TopicPartition};
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::ChangesCursor;
-use anabranch_schemas::store::store_node_client::StoreNodeClient;
-use anabranch_schemas::store::{self as proto, StatusRequest};
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use self::nodes::{Told, ask};
 use self::tail::Tail;
 
 /// Where the status is.
@@ -36,17 +36,9 @@ pub(crate) const PATH: &str = "/api/v1/status";
 
 /// How long whoever asks waits at most.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long for the store nodes.
-const ASK_STORE: Duration = Duration::from_secs(2);
-/// How long for one of them.
-const ASK_STORE_NODE: Duration = Duration::from_millis(600);
-
 const POLL: Duration = Duration::from_millis(100);
 /// Positions of a log that answers are read within this time.
 const READ_FOR: Duration = Duration::from_secs(4);
-/// Of a cluster whose store node does not answer.
-const NOBODY_DECLARED: &str = "no resource Cluster is declared, so one store node is expected at the \
-                               address that is set (--store-node). Start it, or declare several";
 /// The part that is at the end of the log while it is ready.
 const INGEST: &str = "ingest";
 
@@ -214,30 +206,14 @@ impl Board {
         if self.ingest {
             parts.push(self.ingest(end.clone()));
         }
-        let (mut nodes, mut stable, mut gc_timestamp) = (Vec::new(), None, None);
-        let (mut quorums, mut alone) = (Vec::new(), None);
+        let mut told = Told::default();
         if let Some(store) = &self.store {
             let reply = ask(store).await;
-            stable = reply.as_ref().ok().map(|reply| reply.applied_next);
-            gc_timestamp = reply.as_ref().ok().map(|reply| reply.gc_timestamp);
             let position = reply.as_ref().map(|reply| reply.applied_next).map_err(String::clone);
             parts.push(self.part(until, "store-node", position).await);
-            match reply {
-                Ok(reply) => {
-                    quorums = reply.quorums;
-                    alone = reply.not_ready.filter(|_| reply.nodes.is_empty());
-                    for node in reply.nodes {
-                        nodes.push(self.node(until, node).await);
-                    }
-                }
-                // What is declared is known without them.
-                Err(_) => match self.blocking(until, |board| board.declared()).await {
-                    Ok(Some(declared)) => nodes = declared,
-                    Ok(None) => alone = Some(NOBODY_DECLARED.to_owned()),
-                    Err(_) => {}
-                },
-            }
+            told = self.told(until, reply.ok()).await;
         }
+        let Told { nodes, stable, gc_timestamp, quorums, alone } = told;
         let position = self.captured(until).await;
         parts.push(self.part(until, "cdc", position).await);
         let links = self.links(until).await;
@@ -268,23 +244,6 @@ impl Board {
             problems,
             losses: losses.ok(),
         }
-    }
-
-    /// The store nodes that are declared, of which nothing is known; `None` if none are.
-    fn declared(&self) -> Result<Option<Vec<NodeStatus>>, MetadataError> {
-        let declared = self.metadata.get()?.configuration(&self.cluster.name)?;
-        let unknown = |(name, member): (&NodeId, &Member)| NodeStatus {
-            node: name.to_string(),
-            partition: member.partition.0,
-            address: member.address.clone(),
-            suspicion: 1.0,
-            ..NodeStatus::default()
-        };
-        Ok(declared.map(|declared| {
-            let mut nodes: Vec<_> = declared.members().iter().map(unknown).collect();
-            nodes.sort_by_key(|node| node.partition);
-            nodes
-        }))
     }
 
     /// What was declared lost, by partition and transaction.
@@ -352,30 +311,6 @@ impl Board {
                 ..part
             },
             Err(error) => PartStatus { next: Some(next), error: Some(error), ..part },
-        }
-    }
-
-    async fn node(self: &Arc<Self>, until: Instant, node: proto::NodeStatus) -> NodeStatus {
-        let behind = match node.base {
-            Some(base) => self.behind(until, base).await.ok(),
-            None => None,
-        };
-        let (lag_transactions, lag_seconds) = behind.unzip();
-        NodeStatus {
-            node: node.name,
-            partition: node.partition,
-            address: node.address,
-            next: node.base,
-            durable: node.durable,
-            gc_timestamp: node.gc_timestamp,
-            lag_transactions,
-            lag_seconds,
-            suspicion: node.suspicion,
-            detached_ranges: node.detached,
-            copying: node.copying,
-            silent_seconds: node.silent_ms.map(|millis| millis as f64 / 1_000.0),
-            not_ready: node.not_ready,
-            unreached: node.unreached,
         }
     }
 
@@ -456,25 +391,6 @@ impl Board {
 
 fn no_answer() -> String {
     "the log does not answer in time".to_owned()
-}
-
-/// Asks the store nodes, one after the other until one answers.
-async fn ask(store: &AnyOf) -> Result<proto::StatusReply, String> {
-    let mut why = "no store node answers".to_owned();
-    let asking = async {
-        let mut client = StoreNodeClient::new(store.clone());
-        for _ in 0..store.count().max(1) {
-            let turn = store.turn();
-            match timeout(ASK_STORE_NODE, client.status(StatusRequest {})).await {
-                Ok(Ok(reply)) => return Some(reply.into_inner()),
-                // Whoever is not reached is passed over by itself.
-                Ok(Err(status)) => status.message().clone_into(&mut why),
-                Err(_) => store.pass_over(turn),
-            }
-        }
-        None
-    };
-    timeout(ASK_STORE, asking).await.ok().flatten().ok_or(why)
 }
 
 /// What was read of topic `cursors`.

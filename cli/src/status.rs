@@ -15,8 +15,8 @@ use crate::output::{Table, print};
 const COLUMNS: &str = "\
 NEXT, DURABLE and READS FROM are transaction ids: offsets in topic `txns`, with gaps. What is below
 NEXT is done, or may be read there; what is below DURABLE survives a crash of the store node; it reads
-at READS FROM or later, so that is kept for it. BEHIND counts transactions. HEARD and SUSPICION (0 to
-1) are how one of the store nodes sees the others. DETACHED counts the ranges that a node has past a
+at READS FROM or later, so that is kept for it. BEHIND counts transactions. HEARD is when one of its
+peers heard it last, SUSPICION (0 to 1) how likely it is gone by the one that thinks so most. DETACHED counts the ranges that a node has past a
 gap, COPYING the rounds and documents that it has copied so far of what it lacks.";
 
 /// Show how far each part of a cluster is behind its log.
