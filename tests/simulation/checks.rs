@@ -277,7 +277,9 @@ fn check_changes(cluster: &Cluster, captured: &Captured) {
     // What was lost before it was captured is not passed over without a word.
     let all = model.changes(slice).next().unwrap_or_default();
     let mut missing = all.into_iter().filter(|change| !found.contains(change));
-    if let Some((txn, _)) = missing.find(|change| model.is_lost(change) && !is_lost(change.0)) {
+    if let Some((txn, _)) =
+        missing.find(|change| model.is_lost(slice, change) && !is_lost(change.0))
+    {
         cluster.violate(&format!("CDC-1: slice {} does not tell that {txn} is lost", slice.0));
     }
     if let Some((txn, _)) = found.difference(&any).next() {

@@ -7,6 +7,7 @@ use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId};
 use anabranch_journal::metadata::{ClusterIdentity, MetadataStore, Version};
 use anabranch_runtime::simulation::on_thread;
 use anabranch_schemas::resources::Resource;
+use anabranch_store_node::simulation::SimulatedNode;
 
 use crate::cluster::{Cluster, Node, pause};
 use crate::dice::Dice;
@@ -45,8 +46,9 @@ pub(crate) async fn change(cluster: &Arc<Cluster>, node: &Node, for_ms: u64, mut
         spec.partitions[node.partition].nodes.insert(node.name.clone(), address(&node.name));
     };
     cluster.reconfigure(&mut dice, join).await;
-    // It reads what is declared before it starts.
-    *node.known.lock() = cluster.declared.lock().clone();
+    // It reads what is declared before it starts, unless it runs already.
+    let declared = cluster.declared.lock().clone();
+    cluster.hear(node, declared);
     cluster.start_node(node);
 }
 
@@ -91,14 +93,23 @@ impl Cluster {
         }
     }
 
-    /// A node hears of a configuration, unless it knows a newer one.
+    /// A node hears of a configuration, unless it knows a newer one. One that has no place in it ends,
+    /// and is started again once it has.
     fn hear(&self, node: &Node, declared: Configuration) {
-        let mut known = node.known.lock();
-        if known.epoch() < declared.epoch() {
+        {
+            let mut known = node.known.lock();
+            if known.epoch() >= declared.epoch() {
+                return;
+            }
             *known = declared;
             if let Some(running) = &*node.running.lock() {
                 running.configure(seen_from(&node.name, &known));
             }
+        }
+        let has_ended = node.running.lock().as_ref().is_some_and(SimulatedNode::has_ended);
+        if has_ended {
+            self.crash_node(node);
+            self.start_node(node);
         }
     }
 }

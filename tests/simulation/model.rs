@@ -225,9 +225,13 @@ impl Model {
         self.eras.iter().any(|era| seen(era, id, at).as_ref() == found)
     }
 
-    /// Whether it is agreed that a change is lost.
-    pub(crate) fn is_lost(&self, (txn, id): &Change) -> bool {
-        self.lost.is_passed_over(self.lost.partition_of(Position::of(id)), *txn)
+    /// Whether a change of a slice was one until it was agreed that it is lost.
+    pub(crate) fn is_lost(&self, slice: Slice, change: &Change) -> bool {
+        let (txn, id) = change;
+        let agreed = self.lost.passed_over_by(self.lost.partition_of(Position::of(id)), *txn);
+        let is_there = |era: &Era| era.changes(slice).contains(change);
+        // Each agreement begins an era.
+        agreed.is_some_and(|agreed| self.eras[..=agreed].iter().all(is_there))
     }
 
     /// Whether it is agreed that a transaction is lost to a partition.

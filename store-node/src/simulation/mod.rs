@@ -137,6 +137,11 @@ impl SimulatedNode {
         self.configurations.send_replace(Some(configuration));
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.tasks.shutdown().has_begun()
+    }
+
     /// The task that has failed, if one has: then the process would have ended.
     pub fn failed(&self) -> Option<&'static str> {
         self.tasks.failed()

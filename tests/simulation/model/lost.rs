@@ -47,7 +47,15 @@ impl Lost {
 
     /// Whether a partition passes over a transaction.
     pub(super) fn is_passed_over(&self, partition: PartitionId, txn: TxnId) -> bool {
-        self.of(partition).any(|range| (range.from..range.to).contains(&txn))
+        self.passed_over_by(partition, txn).is_some()
+    }
+
+    /// The first agreement by which a partition passes over a transaction, counted from 0.
+    pub(super) fn passed_over_by(&self, partition: PartitionId, txn: TxnId) -> Option<usize> {
+        let covers = |range: &LostRange| {
+            range.partition == partition.0 && (range.from..range.to).contains(&txn)
+        };
+        self.agreed.iter().position(covers)
     }
 
     /// Whether it does not get to see what a transaction has at this offset of a slice.
