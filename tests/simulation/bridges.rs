@@ -255,15 +255,21 @@ impl Pair {
         }
     }
 
-    /// What came was wanted, or the receiver held it or has written a part of it, and is told what
-    /// became of it without a field (BR-3).
+    /// What came was wanted, or the receiver held it or has written a part of it, and is told what became
+    /// of it without a field (BR-3). So it may be of what was wanted once: a snapshot may be newer than
+    /// its timestamp, and from there on it has left.
     fn check_came(&self, to: usize, txn: TxnId, came: &Came) {
         let Came { id, state, has_left, was_held } = came;
         // What was deleted is judged by what it hides.
         let is_wanted = !has_left && self.wants(to, id, Some(&state.hidden_value()));
         let receiver = self.clusters[to].identity.actor;
         let has_part = state.versions.iter().any(|(actor, _)| actor == receiver);
-        let is_told = (*was_held || has_part) && state.fields.is_empty();
+        let was_wanted = || {
+            let sender = self.clusters[1 - to].model.lock();
+            let versions = sender.versions_until(&id.to_bytes(), TxnId(u64::MAX));
+            versions.iter().any(|version| self.wants(to, id, Some(&version.hidden_value())))
+        };
+        let is_told = state.fields.is_empty() && (*was_held || has_part || was_wanted());
         if !is_wanted && !is_told {
             let (key, text) = (id.key.as_str(), self.wants[to]);
             self.violate(&format!("BR-3: {key} came as {came:?} at {txn}; {text:?} is wanted"));
