@@ -115,11 +115,10 @@ impl Era {
             }
         }
         for (slice, offsets) in by_slice {
-            let applied_by = applied_by.remove(&slice).unwrap_or_default();
-            if !applied_by.is_empty() {
-                let part = Part { txn, hlc: commit.hlc, app: commit.app, offsets, applied_by };
-                self.waiting.entry(slice).or_default().push_back(Waiting::Round(part));
-            }
+            let applied_by =
+                applied_by.remove(&slice).expect("only those have parts that are left");
+            let part = Part { txn, hlc: commit.hlc, app: commit.app, offsets, applied_by };
+            self.waiting.entry(slice).or_default().push_back(Waiting::Round(part));
         }
     }
 
