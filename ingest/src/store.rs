@@ -149,7 +149,7 @@ impl Store {
             statement: statement.to_owned(),
             args: serde_json::to_string(args).expect("arguments have string keys"),
             at: None,
-            after: String::new(),
+            after: Bytes::new(),
         };
         let at = || self.read_at(at_least, deadline);
         let (stream, first) = self.open(&rest, at, deadline).await?;
@@ -329,7 +329,10 @@ impl Rows {
             }
             if let Some(last) = items.last() {
                 self.came += items.len() as u64;
-                self.rest.after.clone_from(&last.key);
+                self.rest.after = match last.place.is_empty() {
+                    true => Bytes::copy_from_slice(last.key.as_bytes()),
+                    false => last.place.clone(),
+                };
                 return Ok(Some(items));
             }
         }

@@ -117,6 +117,14 @@ pub enum Error {
     /// Too many reads run at once.
     #[error("{0} reads are running, as many as may at once")]
     Overloaded(usize),
+    /// What a query has to keep before its first row takes too much memory.
+    #[error("{what} take more than {limit} bytes")]
+    QueryTooLarge {
+        /// What it keeps.
+        what: &'static str,
+        /// How many bytes it may take.
+        limit: usize,
+    },
     /// The statement cannot be run.
     #[error(transparent)]
     Statement(#[from] QueryError),
@@ -170,6 +178,7 @@ impl Error {
             | Error::TooOld { .. }
             | Error::OtherSnapshot { .. }
             | Error::FeedTrimmed { .. }
+            | Error::QueryTooLarge { .. }
             | Error::Statement(_)
             | Error::InvalidRequest(_) => ErrorKind::Invalid,
             Error::Shutdown => ErrorKind::Shutdown,
@@ -195,6 +204,7 @@ impl Error {
             Error::Expired(_) => "read_expired",
             Error::Untaken(_) => "read_untaken",
             Error::Overloaded(_) => "overloaded",
+            Error::QueryTooLarge { .. } => "query_too_large",
             Error::Statement(error) => error.code(),
             Error::NotHere => "not_here",
             Error::PartitionAway(_) => "partition_away",

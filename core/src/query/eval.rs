@@ -1,63 +1,178 @@
-//! Three-valued evaluation: `None` is unknown.
+//! Evaluation. A value that is `None` is MISSING; a truth that is `None` is unknown.
 //!
-//! Recursion follows the nesting of the condition, which the parser bounds, and of literals and
+//! Recursion follows the nesting of the expression, which the parser bounds, and of literals and
 //! documents, which are bounded too.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
+use super::expr::{Case, Comparison, Expr, Operator, Step};
+use super::function::MAX_RESULT_BYTES;
 use super::order::{compare, total_cmp, type_rank};
-use super::predicate::{Comparison, Node, Operand};
 use crate::Value;
 
-/// Whether a condition holds for a document.
-pub(super) fn holds(node: &Node, document: &Value) -> Option<bool> {
-    match node {
-        Node::Constant(constant) => *constant,
-        Node::Truth(path) => match document.get(path.steps()) {
-            Some(Value::Bool(value)) => Some(*value),
-            _ => None,
-        },
-        Node::Compare(comparison, left, right) => {
-            let order = order(left.of(document), right.of(document))?;
-            Some(comparison.accepts(order))
-        }
-        Node::IsNull(operand) => operand.of(document).map(|value| *value == Value::Null),
-        Node::IsMissing(operand) => Some(operand.of(document).is_none()),
-        Node::In(operand, values) => is_in(operand.of(document), values),
-        Node::Between(operand, low, high) => {
-            let value = operand.of(document);
-            let accepts = |comparison: Comparison, bound: &Operand| {
-                order(value, bound.of(document)).map(|order| comparison.accepts(order))
-            };
-            let above = accepts(Comparison::GreaterOrEqual, low);
-            let below = accepts(Comparison::LessOrEqual, high);
-            all([above, below].into_iter())
-        }
-        Node::Like(operand, pattern) => match operand.of(document) {
-            Some(Value::String(text)) => Some(pattern.matches(text)),
-            _ => None,
-        },
-        Node::Not(inner) => holds(inner, document).map(|holds| !holds),
-        Node::And(nodes) => all(nodes.iter().map(|node| holds(node, document))),
-        Node::Or(nodes) => {
-            let negated = nodes.iter().map(|node| holds(node, document).map(|holds| !holds));
-            all(negated).map(|none_holds| !none_holds)
-        }
+/// What an expression is evaluated over.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    /// The document; of a group it is null.
+    pub(super) document: &'a Value,
+    /// What else is known about the row.
+    pub(super) slots: &'a [Option<Value>],
+}
+
+impl Scope<'_> {
+    /// Where only constants have a value.
+    pub(super) const EMPTY: Scope<'static> = Scope { document: &Value::Null, slots: &[] };
+}
+
+impl<'a> Scope<'a> {
+    pub(super) fn of(document: &'a Value) -> Self {
+        Scope { document, slots: &[] }
     }
 }
 
-impl Operand {
-    /// The operand's value in a document; `None` is MISSING.
-    fn of<'a>(&'a self, document: &'a Value) -> Option<&'a Value> {
+type Found<'a> = Option<Cow<'a, Value>>;
+
+impl Expr {
+    /// Its value; `None` is MISSING. What is unknown is NULL.
+    pub(super) fn value<'a>(&'a self, scope: &Scope<'a>) -> Found<'a> {
         match self {
-            Operand::Path(path) => document.get(path.steps()),
-            Operand::Literal(value) => Some(value),
+            Expr::Literal(value) => Some(Cow::Borrowed(value)),
+            Expr::Path(path) => scope.document.get(path.steps()).map(Cow::Borrowed),
+            Expr::Access(base, steps) => access(base.value(scope)?, steps),
+            Expr::Slot(slot) => scope.slots.get(*slot)?.as_ref().map(Cow::Borrowed),
+            Expr::Chain(first, rest) => {
+                let first = first.value(scope);
+                rest.iter().fold(first, |left, (operator, right)| {
+                    operate(*operator, left, right.value(scope))
+                })
+            }
+            Expr::Negate(inner) => Some(Cow::Owned(negated(&*inner.value(scope)?))),
+            Expr::Case(case) => case.value(scope),
+            Expr::Call(function, arguments) => {
+                let values: Vec<_> =
+                    arguments.iter().map(|argument| argument.value(scope)).collect();
+                function.call(&values).map(Cow::Owned)
+            }
+            Expr::Array(items) => {
+                let items = items.iter().map(|item| owned_or_null(item.value(scope)));
+                Some(Cow::Owned(Value::Array(items.collect())))
+            }
+            Expr::Object(fields) => {
+                let fields = fields.iter().filter_map(|(name, field)| {
+                    Some((name.clone(), field.value(scope)?.into_owned()))
+                });
+                Some(Cow::Owned(fields.collect::<Value>()))
+            }
+            // What is left are conditions; an aggregate has a slot by now.
+            Expr::Aggregate(_)
+            | Expr::Not(_)
+            | Expr::And(_)
+            | Expr::Or(_)
+            | Expr::Compare(..)
+            | Expr::IsNull(_)
+            | Expr::IsMissing(_)
+            | Expr::InList(..)
+            | Expr::InArray(_)
+            | Expr::Between(_)
+            | Expr::Like(..) => {
+                Some(Cow::Owned(self.truth(scope).map_or(Value::Null, Value::Bool)))
+            }
+        }
+    }
+
+    /// Whether it holds; `None` is unknown, which is what everything is that is neither true nor
+    /// false.
+    pub(super) fn truth(&self, scope: &Scope<'_>) -> Option<bool> {
+        match self {
+            Expr::Not(inner) => inner.truth(scope).map(|holds| !holds),
+            Expr::And(parts) => all(parts.iter().map(|part| part.truth(scope))),
+            Expr::Or(parts) => {
+                let negated = parts.iter().map(|part| part.truth(scope).map(|holds| !holds));
+                all(negated).map(|none_holds| !none_holds)
+            }
+            Expr::Compare(comparison, pair) => {
+                let order = order(&pair[0].value(scope), &pair[1].value(scope))?;
+                Some(comparison.accepts(order))
+            }
+            Expr::IsNull(inner) => inner.value(scope).map(|value| *value == Value::Null),
+            Expr::IsMissing(inner) => Some(inner.value(scope).is_none()),
+            Expr::InList(operand, values) => is_in_sorted(operand.value(scope).as_deref(), values),
+            Expr::InArray(pair) => match pair[1].value(scope)?.as_ref() {
+                Value::Array(items) => is_in_any(&pair[0].value(scope), items),
+                only => compare(pair[0].value(scope).as_deref()?, only).map(Ordering::is_eq),
+            },
+            Expr::Between(three) => {
+                let value = three[0].value(scope);
+                let accepts = |comparison: Comparison, bound: &Expr| {
+                    order(&value, &bound.value(scope)).map(|order| comparison.accepts(order))
+                };
+                let above = accepts(Comparison::GreaterOrEqual, &three[1]);
+                let below = accepts(Comparison::LessOrEqual, &three[2]);
+                all([above, below].into_iter())
+            }
+            Expr::Like(operand, pattern) => match operand.value(scope)?.as_ref() {
+                Value::String(text) => Some(pattern.matches(text)),
+                _ => None,
+            },
+            Expr::Literal(_)
+            | Expr::Path(_)
+            | Expr::Access(..)
+            | Expr::Slot(_)
+            | Expr::Case(_)
+            | Expr::Call(..) => match self.value(scope)?.as_ref() {
+                Value::Bool(value) => Some(*value),
+                _ => None,
+            },
+            Expr::Aggregate(_)
+            | Expr::Chain(..)
+            | Expr::Negate(_)
+            | Expr::Array(_)
+            | Expr::Object(_) => None,
         }
     }
 }
 
-fn order(left: Option<&Value>, right: Option<&Value>) -> Option<Ordering> {
-    compare(left?, right?)
+impl Case {
+    fn value<'a>(&'a self, scope: &Scope<'a>) -> Found<'a> {
+        let operand = self.operand.as_ref().map(|operand| operand.value(scope));
+        let is_met = |when: &Expr| match &operand {
+            Some(operand) => order(operand, &when.value(scope)).is_some_and(Ordering::is_eq),
+            None => when.truth(scope) == Some(true),
+        };
+        match (self.arms.iter().find(|(when, _)| is_met(when)), &self.otherwise) {
+            (Some((_, then)), _) => then.value(scope),
+            (None, Some(otherwise)) => otherwise.value(scope),
+            (None, None) => Some(Cow::Owned(Value::Null)),
+        }
+    }
+}
+
+fn owned_or_null(found: Found<'_>) -> Value {
+    found.map(Cow::into_owned).unwrap_or_default()
+}
+
+fn access<'a>(base: Cow<'a, Value>, steps: &[Step]) -> Found<'a> {
+    match base {
+        Cow::Borrowed(value) => step_into(value, steps).map(Cow::Borrowed),
+        Cow::Owned(value) => step_into(&value, steps).cloned().map(Cow::Owned),
+    }
+}
+
+fn step_into<'a>(value: &'a Value, steps: &[Step]) -> Option<&'a Value> {
+    steps.iter().try_fold(value, |value, step| match (value, step) {
+        (Value::Object(fields), Step::Field(name)) => fields.get(name),
+        (Value::Array(items), Step::Element(index)) => {
+            let from_end = items.len().checked_sub(usize::try_from(index.unsigned_abs()).ok()?);
+            let index = usize::try_from(*index).ok().or(from_end)?;
+            items.get(index)
+        }
+        _ => None,
+    })
+}
+
+fn order(left: &Found<'_>, right: &Found<'_>) -> Option<Ordering> {
+    compare(left.as_deref()?, right.as_deref()?)
 }
 
 /// False as soon as one is false, else unknown if one is unknown, else true.
@@ -73,7 +188,7 @@ fn all(mut parts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
 
 /// The OR of `value = v` over sorted values: they are all comparable with the value exactly when
 /// the first and the last are.
-fn is_in(value: Option<&Value>, values: &[Value]) -> Option<bool> {
+fn is_in_sorted(value: Option<&Value>, values: &[Value]) -> Option<bool> {
     let (Some(first), Some(last)) = (values.first(), values.last()) else {
         return Some(false);
     };
@@ -83,4 +198,79 @@ fn is_in(value: Option<&Value>, values: &[Value]) -> Option<bool> {
     }
     let rank = type_rank(value);
     (type_rank(first) == rank && type_rank(last) == rank).then_some(false)
+}
+
+/// The OR of `value = item`.
+fn is_in_any(value: &Found<'_>, items: &[Value]) -> Option<bool> {
+    let differs = |item: &Value| {
+        let order = compare(value.as_deref()?, item)?;
+        Some(order.is_ne())
+    };
+    all(items.iter().map(differs)).map(|all_differ| !all_differ)
+}
+
+/// MISSING if one of them is; NULL if they do not fit the operator.
+fn operate<'a>(operator: Operator, left: Found<'_>, right: Found<'_>) -> Found<'a> {
+    let (left, right) = (left?, right?);
+    let result = match (left.as_ref(), right.as_ref()) {
+        (Value::Int(left), Value::Int(right)) => of_integers(operator, *left, *right),
+        (Value::Int(left), Value::Float(right)) => of_floats(operator, as_float(*left), *right),
+        (Value::Float(left), Value::Int(right)) => of_floats(operator, *left, as_float(*right)),
+        (Value::Float(left), Value::Float(right)) => of_floats(operator, *left, *right),
+        (Value::String(left), Value::String(right))
+            if operator == Operator::Concatenate
+                && left.len() + right.len() <= MAX_RESULT_BYTES =>
+        {
+            Value::String([left.as_str(), right].concat())
+        }
+        _ => Value::Null,
+    };
+    Some(Cow::Owned(result))
+}
+
+#[allow(clippy::cast_precision_loss)] // the nearest double is what arithmetic with doubles takes
+fn as_float(integer: i64) -> f64 {
+    integer as f64
+}
+
+/// What does not fit an integer becomes a double.
+fn of_integers(operator: Operator, left: i64, right: i64) -> Value {
+    let exact = match operator {
+        Operator::Add => left.checked_add(right),
+        Operator::Subtract => left.checked_sub(right),
+        Operator::Multiply => left.checked_mul(right),
+        Operator::Divide if right == 0 || left.checked_rem(right).unwrap_or(0) != 0 => None,
+        Operator::Divide => left.checked_div(right),
+        Operator::Remainder if right == 0 => return Value::Null,
+        Operator::Remainder => Some(left.wrapping_rem(right)),
+        Operator::Concatenate => return Value::Null,
+    };
+    match exact {
+        Some(exact) => Value::Int(exact),
+        None => of_floats(operator, as_float(left), as_float(right)),
+    }
+}
+
+fn of_floats(operator: Operator, left: f64, right: f64) -> Value {
+    finite(match operator {
+        Operator::Add => left + right,
+        Operator::Subtract => left - right,
+        Operator::Multiply => left * right,
+        Operator::Divide => left / right,
+        Operator::Remainder => left % right,
+        Operator::Concatenate => return Value::Null,
+    })
+}
+
+fn negated(value: &Value) -> Value {
+    match value {
+        Value::Int(number) => of_integers(Operator::Subtract, 0, *number),
+        Value::Float(number) => Value::Float(-number),
+        _ => Value::Null,
+    }
+}
+
+/// A double, or NULL if it is none that a document can hold: of a division by zero, or too large.
+pub(super) fn finite(float: f64) -> Value {
+    if float.is_finite() { Value::Float(float) } else { Value::Null }
 }

@@ -25,13 +25,18 @@
 //! **Bounds.** Length and nesting of the text are limited, chains of AND and OR are lists and not
 //! trees: no text can exhaust the stack.
 
+mod aggregate;
 mod error;
 mod eval;
+mod expr;
+mod function;
+mod key;
 mod order;
 mod parse;
 mod path;
 mod pattern;
 mod predicate;
+mod select;
 mod statement;
 #[cfg(test)]
 mod tests;
@@ -42,9 +47,8 @@ pub use order::total_cmp;
 pub use parse::{parse, parse_filter, parse_taking};
 pub use path::FieldPath;
 pub use predicate::Predicate;
-pub use statement::{
-    Args, Column, Delete, Insert, OnConflict, Projection, Select, Statement, Update,
-};
+pub use select::{Group, Groups, Select, SortedRow, SortedRows};
+pub use statement::{Args, Delete, Insert, OnConflict, Statement, Update};
 
 /// The longest statement, in bytes; large values belong into arguments.
 pub const MAX_STATEMENT_BYTES: usize = 64 * 1024;

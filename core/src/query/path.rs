@@ -72,10 +72,11 @@ impl fmt::Display for FieldPath {
     }
 }
 
-fn write_name(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+/// Writes a name, in backticks if it needs them.
+pub(super) fn write_name(out: &mut impl fmt::Write, name: &str) -> fmt::Result {
     let mut chars = name.chars();
     let plain = chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
         && chars.all(|next| next.is_ascii_alphanumeric() || next == '_')
         && !is_reserved(name);
-    if plain { f.write_str(name) } else { write!(f, "`{}`", name.replace('`', "``")) }
+    if plain { out.write_str(name) } else { write!(out, "`{}`", name.replace('`', "``")) }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::path::FieldPath;
 use super::predicate::Predicate;
+use super::select::Select;
 use crate::Value;
 use crate::ids::Collection;
 
@@ -42,53 +43,6 @@ impl Statement {
             Statement::Delete(_) => "delete",
         }
     }
-}
-
-/// `SELECT projection FROM collection [WHERE filter] [LIMIT limit]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Select {
-    /// Where to read.
-    pub collection: Collection,
-    /// What to return of each document.
-    pub projection: Projection,
-    /// Which documents; all, if there is none.
-    pub filter: Option<Predicate>,
-    /// At most how many documents.
-    pub limit: Option<u64>,
-}
-
-impl Select {
-    /// What this statement returns of a document. Columns whose field is missing are left out.
-    pub fn project(&self, document: &Value) -> Value {
-        match &self.projection {
-            Projection::All => document.clone(),
-            Projection::Columns(columns) => columns
-                .iter()
-                .filter_map(|column| {
-                    let value = document.get(column.path.steps())?;
-                    Some((column.name.clone(), value.clone()))
-                })
-                .collect::<Value>(),
-        }
-    }
-}
-
-/// What a SELECT returns of each document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Projection {
-    /// `*`: the whole document.
-    All,
-    /// Some fields. No two columns have the same name.
-    Columns(Vec<Column>),
-}
-
-/// `path [AS name]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    /// The field to return.
-    pub path: FieldPath,
-    /// Its name in the result: the alias, else the path's last step.
-    pub name: String,
 }
 
 /// `INSERT INTO collection DOCUMENTS (..), (..) [ON ID CONFLICT ..]`.

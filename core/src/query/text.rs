@@ -1,18 +1,27 @@
-//! The text of conditions and values, in the grammar that the parser reads.
+//! The text of expressions and values, in the grammar that the parser reads.
 
 use std::fmt::{self, Display, Write};
 
-use super::predicate::{Node, Operand, Predicate};
+use super::aggregate::Aggregate;
+use super::expr::{Case, Expr, Precedence, Step};
+use super::path::write_name;
+use super::predicate::Predicate;
 use crate::Value;
 
 impl Display for Predicate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_node(f, self.root())
+        write_expr(f, self.root())
     }
 }
 
-/// How long a condition's text is, in bytes.
-pub(super) fn length(node: &Node) -> usize {
+impl Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_expr(f, self)
+    }
+}
+
+/// How long an expression's text is, in bytes.
+pub(super) fn length(expr: &Expr) -> usize {
     struct Counter(usize);
 
     impl Write for Counter {
@@ -23,91 +32,181 @@ pub(super) fn length(node: &Node) -> usize {
     }
 
     let mut counter = Counter(0);
-    write_node(&mut counter, node).expect("counting does not fail");
+    write_expr(&mut counter, expr).expect("counting does not fail");
     counter.0
 }
 
-fn write_node(out: &mut impl Write, node: &Node) -> fmt::Result {
-    match node {
-        Node::Constant(Some(constant)) => write!(out, "{constant}"),
-        Node::Constant(None) => out.write_str("NULL"),
-        Node::Truth(path) => write!(out, "{path}"),
-        Node::Compare(comparison, left, right) => {
-            write_operand(out, left)?;
-            write!(out, " {} ", comparison.as_str())?;
-            write_operand(out, right)
+/// Writes an operand: in parentheses if its outermost operator binds less tightly than this.
+fn write_operand(out: &mut impl Write, expr: &Expr, at_least: Precedence) -> fmt::Result {
+    if expr.precedence() >= at_least {
+        return write_expr(out, expr);
+    }
+    out.write_str("(")?;
+    write_expr(out, expr)?;
+    out.write_str(")")
+}
+
+fn write_expr(out: &mut impl Write, expr: &Expr) -> fmt::Result {
+    match expr {
+        Expr::Literal(value) => write_value(out, value),
+        Expr::Path(path) => write!(out, "{path}"),
+        Expr::Access(base, steps) => {
+            write_operand(out, base, Precedence::Primary)?;
+            steps.iter().try_for_each(|step| match step {
+                // Behind a bracket the tokenizer takes `._` for a number that is none.
+                Step::Field(name) if name.starts_with('_') => {
+                    write!(out, ".`{}`", name.replace('`', "``"))
+                }
+                Step::Field(name) => {
+                    out.write_str(".")?;
+                    write_name(out, name)
+                }
+                Step::Element(index) => write!(out, "[{index}]"),
+            })
         }
-        Node::Not(inner) => match inner.as_ref() {
-            Node::And(_) | Node::Or(_) => {
-                out.write_str("NOT (")?;
-                write_node(out, inner)?;
-                out.write_str(")")
-            }
-            Node::IsNull(_)
-            | Node::IsMissing(_)
-            | Node::In(..)
-            | Node::Between(..)
-            | Node::Like(..) => write_test(out, inner, "NOT "),
-            Node::Constant(_) | Node::Truth(_) | Node::Compare(..) | Node::Not(_) => {
-                out.write_str("NOT ")?;
-                write_node(out, inner)
-            }
-        },
-        Node::And(nodes) => write_list(out, nodes, " AND ", |out, node| match node {
-            Node::Or(_) => {
-                out.write_str("(")?;
-                write_node(out, node)?;
-                out.write_str(")")
-            }
-            _ => write_node(out, node),
-        }),
-        Node::Or(nodes) => write_list(out, nodes, " OR ", write_node),
-        Node::IsNull(_)
-        | Node::IsMissing(_)
-        | Node::In(..)
-        | Node::Between(..)
-        | Node::Like(..) => write_test(out, node, ""),
+        Expr::Slot(slot) => write!(out, "${slot}"),
+        Expr::Aggregate(aggregate) => write_aggregate(out, aggregate),
+        Expr::Not(inner) if inner.has_inner_not() => write_test(out, inner, "NOT "),
+        Expr::Not(inner) => {
+            out.write_str("NOT ")?;
+            write_operand(out, inner, Precedence::Not)
+        }
+        Expr::And(parts) => {
+            write_list(out, parts, " AND ", |out, part| write_operand(out, part, Precedence::Not))
+        }
+        Expr::Or(parts) => {
+            write_list(out, parts, " OR ", |out, part| write_operand(out, part, Precedence::And))
+        }
+        Expr::Compare(comparison, pair) => {
+            write_operand(out, &pair[0], Precedence::Sum)?;
+            write!(out, " {} ", comparison.as_str())?;
+            write_operand(out, &pair[1], Precedence::Sum)
+        }
+        Expr::IsNull(_)
+        | Expr::IsMissing(_)
+        | Expr::InList(..)
+        | Expr::InArray(_)
+        | Expr::Between(_)
+        | Expr::Like(..) => write_test(out, expr, ""),
+        Expr::Chain(first, rest) => {
+            let precedence = expr.precedence();
+            write_operand(out, first, precedence)?;
+            rest.iter().try_for_each(|(operator, part)| {
+                write!(out, " {} ", operator.as_str())?;
+                // What is on the right of an operator is not part of its chain.
+                let tighter = match precedence {
+                    Precedence::Sum => Precedence::Product,
+                    Precedence::Product => Precedence::Concatenation,
+                    _ => Precedence::Sign,
+                };
+                write_operand(out, part, tighter)
+            })
+        }
+        Expr::Negate(inner) => {
+            // Two signs in a row would begin a comment.
+            out.write_str("-")?;
+            write_operand(out, inner, Precedence::Primary)
+        }
+        Expr::Case(case) => write_case(out, case),
+        Expr::Call(function, arguments) => {
+            write!(out, "{}(", function.name)?;
+            write_list(out, arguments, ", ", write_expr)?;
+            out.write_str(")")
+        }
+        Expr::Array(items) => {
+            out.write_str("[")?;
+            write_list(out, items, ", ", write_expr)?;
+            out.write_str("]")
+        }
+        Expr::Object(fields) => {
+            out.write_str("{")?;
+            write_list(out, fields, ", ", |out, (name, field)| {
+                write_string(out, name)?;
+                out.write_str(": ")?;
+                write_expr(out, field)
+            })?;
+            out.write_str("}")
+        }
     }
 }
 
 /// The tests that are negated by a word inside them.
-fn write_test(out: &mut impl Write, node: &Node, not: &str) -> fmt::Result {
-    match node {
-        Node::IsNull(operand) => {
-            write_operand(out, operand)?;
+fn write_test(out: &mut impl Write, test: &Expr, not: &str) -> fmt::Result {
+    match test {
+        Expr::IsNull(operand) => {
+            write_operand(out, operand, Precedence::Sum)?;
             write!(out, " IS {not}NULL")
         }
-        Node::IsMissing(operand) => {
-            write_operand(out, operand)?;
+        Expr::IsMissing(operand) => {
+            write_operand(out, operand, Precedence::Sum)?;
             write!(out, " IS {not}MISSING")
         }
-        Node::In(operand, values) => {
-            write_operand(out, operand)?;
+        Expr::InList(operand, values) => {
+            write_operand(out, operand, Precedence::Sum)?;
             write!(out, " {not}IN (")?;
             write_list(out, values, ", ", write_value)?;
             out.write_str(")")
         }
-        Node::Between(operand, low, high) => {
-            write_operand(out, operand)?;
-            write!(out, " {not}BETWEEN ")?;
-            write_operand(out, low)?;
-            out.write_str(" AND ")?;
-            write_operand(out, high)
+        Expr::InArray(pair) => {
+            write_operand(out, &pair[0], Precedence::Sum)?;
+            write!(out, " {not}IN ")?;
+            // After IN a parenthesis begins a list, so all of the array has to stand in one.
+            match &pair[1] {
+                array @ (Expr::Path(_) | Expr::Array(_) | Expr::Call(..)) => write_expr(out, array),
+                array => {
+                    out.write_str("(")?;
+                    write_expr(out, array)?;
+                    out.write_str(")")
+                }
+            }
         }
-        Node::Like(operand, pattern) => {
-            write_operand(out, operand)?;
+        Expr::Between(three) => {
+            write_operand(out, &three[0], Precedence::Sum)?;
+            write!(out, " {not}BETWEEN ")?;
+            write_operand(out, &three[1], Precedence::Sum)?;
+            out.write_str(" AND ")?;
+            write_operand(out, &three[2], Precedence::Sum)
+        }
+        Expr::Like(operand, pattern) => {
+            write_operand(out, operand, Precedence::Sum)?;
             write!(out, " {not}LIKE ")?;
             write_string(out, pattern.text())
         }
-        _ => write_node(out, node),
+        _ => write_expr(out, test),
     }
 }
 
-fn write_operand(out: &mut impl Write, operand: &Operand) -> fmt::Result {
-    match operand {
-        Operand::Path(path) => write!(out, "{path}"),
-        Operand::Literal(value) => write_value(out, value),
+fn write_aggregate(out: &mut impl Write, aggregate: &Aggregate) -> fmt::Result {
+    let Aggregate { function, is_distinct, operand } = aggregate;
+    write!(out, "{}(", function.as_str())?;
+    if *is_distinct {
+        out.write_str("DISTINCT ")?;
     }
+    match operand {
+        Some(operand) => write_expr(out, operand)?,
+        None => out.write_str("*")?,
+    }
+    out.write_str(")")
+}
+
+fn write_case(out: &mut impl Write, case: &Case) -> fmt::Result {
+    let Case { operand, arms, otherwise } = case;
+    out.write_str("CASE")?;
+    if let Some(operand) = operand {
+        out.write_str(" ")?;
+        write_expr(out, operand)?;
+    }
+    for (when, then) in arms {
+        out.write_str(" WHEN ")?;
+        write_expr(out, when)?;
+        out.write_str(" THEN ")?;
+        write_expr(out, then)?;
+    }
+    if let Some(otherwise) = otherwise {
+        out.write_str(" ELSE ")?;
+        write_expr(out, otherwise)?;
+    }
+    out.write_str(" END")
 }
 
 fn write_value(out: &mut impl Write, value: &Value) -> fmt::Result {

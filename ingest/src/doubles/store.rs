@@ -187,14 +187,17 @@ impl Node {
         let rows = documents
             .take_while(|(id, _)| id.starts_with(&prefix))
             .map(|(id, found)| (DocumentId::from_bytes(id).expect("it was made from an id"), found))
-            .skip_while(|(id, _)| !request.after.is_empty() && id.key.as_str() != request.after)
+            .skip_while(|(id, _)| {
+                !request.after.is_empty() && id.key.as_str().as_bytes() != request.after
+            })
             .skip(usize::from(!request.after.is_empty()))
             .filter_map(|(id, (document, _))| {
                 let value = with_id(&id, &document.value()?);
                 let matches = select.filter.as_ref().is_none_or(|filter| filter.matches(&value));
                 matches.then(|| proto::QueryItem {
                     key: id.key.as_str().to_owned(),
-                    item: select.project(&value).to_json(),
+                    item: select.row(&value).to_json(),
+                    place: Default::default(),
                 })
             })
             .take(select.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap()));

@@ -89,6 +89,8 @@ codes! {
         "leave these documents out with WHERE, or SET the field to a number first";
     TooManyDocuments "too_many_documents" 422 Invalid
         "narrow the WHERE and change the documents in several statements";
+    QueryTooLarge "query_too_large" 422 Invalid
+        "ask for less: narrow the WHERE, add a LIMIT to an ORDER BY, or group by fewer values";
     RoundTooLarge "round_too_large" 422 Invalid "change fewer documents in one statement";
     KeyReused "idempotency_key_reused" 422 Invalid "use a new Idempotency-Key for each new request";
     KeyRefused "idempotency_key_refused" 422 Invalid

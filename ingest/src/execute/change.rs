@@ -77,7 +77,8 @@ impl Executor {
             if let Some((text, _)) = found.document
                 && filter.matches(&stored(&text)?)
             {
-                let item = QueryItem { key: id.key.as_str().to_owned(), item: text };
+                let key = id.key.as_str().to_owned();
+                let item = QueryItem { key, item: text, place: Default::default() };
                 self.add(&mut plan, &mut total, change, &item)?;
             }
             return Ok(plan);

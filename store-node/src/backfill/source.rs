@@ -75,7 +75,8 @@ impl Source {
         let part = (*self.log.owned() != part).then_some(part);
         let after = request.after;
         let (page_entries, page_looked) = (PAGE_ENTRIES, PAGE_LOOKED);
-        let cursor = |_| Cursor { part, table, txns, after, page_entries, page_looked };
+        let cursor =
+            snapshot.txn.map(|_| Cursor { part, table, txns, after, page_entries, page_looked });
         self.reads.open(
             Kind::Entries,
             MAX_STREAM,

@@ -9,6 +9,7 @@
 
 mod failure;
 mod feed;
+mod finish;
 mod horizon;
 mod isolation;
 mod merge;
@@ -36,6 +37,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
+use self::finish::finish;
 use self::merge::{Item, Items, Open, merge};
 use self::plan::Candidate;
 use self::reading::{Began, Reading};
@@ -143,26 +145,43 @@ impl Coordinator {
         &self,
         request: proto::QueryRequest,
     ) -> Result<Replies<proto::QueryReply>, Status> {
+        let select = Arc::new(refused(parse_select(&request.statement, &request.args))?);
         if self.view.is_alone() {
-            let request = proto::QueryRequest { at: self.alone_at(request.at), ..request };
-            let rows = refused(self.local.query(request).await.map(replies))?;
-            let stable = |reply: proto::QueryReply| proto::QueryReply {
-                stable: reply.txn.map(|txn| txn + 1),
-                ..reply
-            };
-            return Ok(rows.map_ok(stable).boxed());
+            return self.query_alone(select, request).await;
         }
-        let select = refused(parse_select(&request.statement, &request.args))?;
         let partitions = self.needed(&request, &select)?;
-        let limit = select.limit.unwrap_or(u64::MAX);
-        let (partitions, rows) = (&partitions, &request);
+        let most = select.needed().filter(|_| !select.is_grouped()).unwrap_or(u64::MAX);
+        let (partitions, rows, select) = (&partitions, &request, &select);
         let read = |at: Timestamp| async move {
             let (txn, stable) = (Some(at.txn.0), at.stable_next());
-            let items = self.rows(partitions, at, rows, limit).await?;
-            Ok(items.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
+            let found = self.rows(partitions, at, rows, most).await?;
+            let rows = finish(Arc::clone(select), &rows.after, found);
+            Ok(rows.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
         };
         let read = self.read(request.at, read).await?;
-        Ok(read.unwrap_or_else(|| one(proto::QueryReply::default())))
+        let nothing = || finish(Arc::clone(select), &request.after, stream::empty().boxed());
+        Ok(match read {
+            Some(replies) => replies,
+            None => {
+                nothing().map_ok(|items| proto::QueryReply { items, ..Default::default() }).boxed()
+            }
+        })
+    }
+
+    async fn query_alone(
+        &self,
+        select: Arc<Select>,
+        request: proto::QueryRequest,
+    ) -> Result<Replies<proto::QueryReply>, Status> {
+        let after = request.after.clone();
+        let request = proto::QueryRequest { at: self.alone_at(request.at), ..request };
+        let mut found = refused(self.local.query(request).await.map(replies))?;
+        let first = found.try_next().await?;
+        let txn = first.as_ref().and_then(|first| first.txn);
+        let found = stream::iter(first.map(Ok)).chain(found).map_ok(|reply| reply.items).boxed();
+        let stable = txn.map(|txn| txn + 1);
+        let rows = finish(select, &after, found);
+        Ok(rows.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
     }
 
     pub(crate) async fn scan(

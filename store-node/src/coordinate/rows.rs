@@ -26,7 +26,7 @@ pub(super) trait RowsRequest: Clone + Send + Sync + 'static {
 
 impl Item for proto::QueryItem {
     fn key(&self) -> &[u8] {
-        self.key.as_bytes()
+        if self.place.is_empty() { self.key.as_bytes() } else { &self.place }
     }
 }
 
@@ -34,7 +34,7 @@ impl RowsRequest for proto::QueryRequest {
     type Item = proto::QueryItem;
 
     fn start_after(&mut self, key: Vec<u8>) {
-        self.after = String::from_utf8(key).expect("a key is text");
+        self.after = key.into();
     }
 
     async fn ask(self, replica: Replica, at: proto::ReadAt) -> Result<Items<Self::Item>, Status> {

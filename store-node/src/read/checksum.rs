@@ -159,7 +159,7 @@ impl Reads {
         after: Option<Vec<u8>>,
         snapshot: Snapshot,
     ) -> Result<ChecksumStream, Error> {
-        let cursor = |at| ChecksumCursor { log, cut, after, at };
+        let cursor = snapshot.txn.map(|at| ChecksumCursor { log, cut, after, at });
         let reply = |txn, mut items: Vec<proto::ChecksumReply>| {
             let reply = items.pop().unwrap_or_default();
             proto::ChecksumReply { txn, ..reply }

@@ -8,6 +8,7 @@
 
 mod checksum;
 mod page;
+mod query;
 mod stream;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::storage::{Hold, Storage, decode_state};
 
 pub(crate) use self::checksum::{ChecksumStream, Cut, Sum};
 pub(crate) use self::page::Page;
+pub(crate) use self::query::{check as check_kept, group_of};
 pub(crate) use self::stream::{Kind, QueryStream, Replies, ScanStream};
 
 /// What reads need.

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, TxnId};
+use anabranch_core::ids::{AppId, Collection, DocumentId};
 use anabranch_core::query::Select;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::store as proto;
@@ -17,7 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::page::{Page, QueryCursor, ScanCursor};
+use super::page::{Page, ScanCursor};
+use super::query::QueryCursor;
 use super::{Reads, Snapshot, blocking};
 use crate::error::Error;
 use crate::metrics::OpenStream;
@@ -79,13 +80,13 @@ struct Pages<C, T> {
 }
 
 impl Reads {
-    /// A stream of what a cursor reads from a snapshot; it may take so long.
+    /// A stream of what a cursor reads from a snapshot, if there is anything; it may take so long.
     pub(crate) fn open<C: Send + 'static, T: Send + 'static, R: Send + 'static>(
         &self,
         kind: Kind,
         max_read: Duration,
         snapshot: Snapshot,
-        cursor: impl FnOnce(TxnId) -> C,
+        cursor: Option<C>,
         read: Read<C, T>,
         reply: fn(Option<u64>, Vec<T>) -> R,
     ) -> Result<Replies<R>, Error> {
@@ -96,7 +97,7 @@ impl Reads {
         let (taken, pages) = mpsc::channel(1);
         let reading = Pages {
             storage: Arc::clone(&self.storage),
-            cursor: snapshot.txn.map(cursor),
+            cursor,
             read,
             taken,
             deadline: Instant::now() + max_read,
@@ -113,15 +114,15 @@ impl Reads {
         })))
     }
 
-    /// The documents that a SELECT returns, those that follow `after` if it is set. There is always at least one reply.
+    /// What a SELECT finds here, behind the place `after`. There is always at least one reply.
     pub(crate) fn query(
         &self,
         app: AppId,
         select: Select,
-        after: Option<DocumentKey>,
+        after: Vec<u8>,
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {
-        let cursor = |at| QueryCursor::new(app, select, after, at);
+        let cursor = snapshot.txn.map(|at| QueryCursor::new(app, select, after, at)).transpose()?;
         let reply = |txn, items| proto::QueryReply { txn, items, stable: None };
         self.open(Kind::Query, self.max_read, snapshot, cursor, QueryCursor::next, reply)
     }
@@ -139,7 +140,7 @@ impl Reads {
             let what = "a scan can start after a document of its own collection only";
             return Err(Error::InvalidRequest(what.to_owned()));
         }
-        let cursor = |at| ScanCursor::new(prefix, after, at);
+        let cursor = snapshot.txn.map(|at| ScanCursor::new(prefix, after, at));
         let reply = |txn, items| proto::ScanReply { txn, items };
         self.open(Kind::Scan, self.max_read, snapshot, cursor, ScanCursor::next, reply)
     }

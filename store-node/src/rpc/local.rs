@@ -64,14 +64,8 @@ impl Local {
     pub(crate) async fn query(&self, request: proto::QueryRequest) -> Result<QueryStream, Error> {
         let app = app(&request.app)?;
         let select = parse_select(&request.statement, &request.args)?;
-        let after = match request.after.as_str() {
-            "" => None,
-            key => Some(DocumentKey::from_canonical(key).map_err(|error| {
-                Error::InvalidRequest(format!("a query cannot start after '{key}': {error}"))
-            })?),
-        };
         let snapshot = self.reads.snapshot(request.at).await?;
-        self.reads.query(app, select, after, snapshot)
+        self.reads.query(app, select, request.after.to_vec(), snapshot)
     }
 
     pub(crate) async fn scan(&self, request: proto::ScanRequest) -> Result<ScanStream, Error> {

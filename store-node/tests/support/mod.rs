@@ -159,7 +159,7 @@ impl Node {
         at: proto::ReadAt,
     ) -> Result<Vec<proto::QueryReply>, tonic::Status> {
         let request = proto::QueryRequest {
-            after: String::new(),
+            after: bytes::Bytes::new(),
             app: log::APP.0.as_bytes().to_vec().into(),
             statement: statement.to_owned(),
             args: args.to_owned(),

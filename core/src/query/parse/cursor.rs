@@ -7,6 +7,7 @@ use super::super::MAX_DEPTH;
 use super::super::error::{Location, QueryError, QueryErrorCode};
 use super::super::path::is_reserved;
 use super::arguments::{Arguments, Mentions};
+use super::calls::Aggregates;
 use super::dialect::AnabranchDialect;
 use crate::Value;
 
@@ -17,32 +18,29 @@ pub(super) struct Cursor<'a> {
     args: Arguments<'a>,
     mentions: Mentions,
     end: Location,
+    /// How deep it is nested: within the outermost literal around it, or if there is none at all.
     pub(super) depth: usize,
+    is_inside_literal: bool,
+    /// Whether there is a document whose fields can be named.
+    pub(super) has_fields: bool,
+    pub(super) aggregates: Aggregates,
 }
 
-/// Words of SQL that this version does not know; they deserve a better error than others.
-const UNSUPPORTED: [&str; 17] = [
-    "CASE",
+/// Words of SQL that this language does not have here; they deserve a better error than others.
+const UNSUPPORTED: [&str; 12] = [
     "CAST",
     "DISTINCT",
     "ESCAPE",
     "EVICT",
     "EXISTS",
     "EXPLAIN",
-    "GROUP",
-    "HAVING",
     "JOIN",
-    "OFFSET",
-    "ORDER",
     "RETURNING",
     "SELECT",
     "UNION",
     "VALUES",
     "WITH",
 ];
-
-/// Those of them that stand where a field could: nobody means a field of that name.
-const EXPRESSIONS: [&str; 3] = ["CASE", "DISTINCT", "EXISTS"];
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(
@@ -61,7 +59,11 @@ impl<'a> Cursor<'a> {
         let tokens =
             Tokenizer::new(&AnabranchDialect, text).tokenize_with_location().map_err(|error| {
                 let message = error.message.trim_end_matches('.').to_lowercase();
-                syntax_error(message).at(location_of(error.location))
+                let found = syntax_error(message).at(location_of(error.location));
+                if error.message.contains("character '_'") {
+                    return found.with_hint("behind ']' or ')' such a field is quoted: .`_id`");
+                }
+                found
             })?;
         let end = tokens.last().map_or(TokenLocation::new(1, 1), |last| last.span.end);
         let mentions = Mentions::new(&tokens);
@@ -72,12 +74,20 @@ impl<'a> Cursor<'a> {
             mentions,
             end: location_of(end),
             depth: 0,
+            is_inside_literal: false,
+            has_fields: true,
+            aggregates: Aggregates::Elsewhere,
         })
     }
 
     /// The next token; `Token::EOF` at the end.
     pub(super) fn peek(&self) -> &Token {
         &self.parser.peek_token_ref().token
+    }
+
+    /// The token after the next.
+    pub(super) fn peek_second(&self) -> &Token {
+        &self.parser.peek_nth_token_ref(1).token
     }
 
     /// Where the next token starts.
@@ -121,7 +131,7 @@ impl<'a> Cursor<'a> {
 
     /// Whether the next two tokens are these words.
     pub(super) fn at_keywords(&self, first: &str, second: &str) -> bool {
-        self.at_keyword(first) && is_keyword(&self.parser.peek_nth_token_ref(1).token, second)
+        self.at_keyword(first) && is_keyword(self.peek_second(), second)
     }
 
     /// Moves past the next token if it is this word.
@@ -143,7 +153,7 @@ impl<'a> Cursor<'a> {
         match self.peek() {
             Token::Word(Word { value, quote_style: None, .. }) if is_reserved(value) => {
                 let error = self.expected(expected);
-                if EXPRESSIONS.iter().any(|word| word.eq_ignore_ascii_case(value)) {
+                if error.error_code() == QueryErrorCode::Unsupported {
                     return Err(error);
                 }
                 let hint = format!("a name that is a word of the language is quoted: `{value}`");
@@ -196,6 +206,28 @@ impl<'a> Cursor<'a> {
         self.depth += 1;
         let result = read(self);
         self.depth -= 1;
+        result
+    }
+
+    /// Whether it is within an array or object that is written out.
+    pub(super) fn is_inside_literal(&self) -> bool {
+        self.is_inside_literal
+    }
+
+    /// Reads an array or object. The nesting of the outermost one counts from itself, as that of an
+    /// argument does.
+    pub(super) fn inside_literal<T>(
+        &mut self,
+        read: fn(&mut Self) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        if self.is_inside_literal {
+            return self.nested(read);
+        }
+        let outside = std::mem::take(&mut self.depth);
+        self.is_inside_literal = true;
+        let result = self.nested(read);
+        self.is_inside_literal = false;
+        self.depth = outside;
         result
     }
 
@@ -257,18 +289,6 @@ impl<'a> Cursor<'a> {
             {
                 let hint = format!("{} is not supported here", value.to_uppercase());
                 (QueryErrorCode::Unsupported, Some(hint))
-            }
-            Token::Plus
-            | Token::Minus
-            | Token::Mul
-            | Token::Div
-            | Token::Mod
-            | Token::StringConcat => {
-                (QueryErrorCode::Unsupported, Some("arithmetic is not supported here".to_owned()))
-            }
-            Token::LBracket => {
-                let hint = "elements of arrays cannot be addressed";
-                (QueryErrorCode::Unsupported, Some(hint.to_owned()))
             }
             Token::Placeholder(_) | Token::AtSign => {
                 let hint = "an argument is written ':name'";

@@ -1,160 +1,150 @@
-//! Values: literals and arguments.
+//! Constants, arguments, arrays and objects.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use sqlparser::tokenizer::{Token, Word};
 
 use super::super::MAX_DEPTH;
 use super::super::error::{Location, QueryError, QueryErrorCode};
+use super::super::expr::Expr;
 use super::cursor::{Cursor, shorten, syntax_error};
+use super::term::{Given, Term};
 use crate::Value;
 
-/// A value and where it came from.
-pub(super) struct Given {
-    pub(super) value: Value,
-    pub(super) location: Location,
-    /// The argument's name, if it is one.
-    pub(super) argument: Option<String>,
-}
-
-impl Given {
-    /// The error that a value of another type, or another one of this type, belongs here.
-    pub(super) fn unfit(&self, expected: &str) -> QueryError {
-        let found = match (&self.argument, &self.value) {
-            (Some(name), value) => format!("argument ':{name}', which is {}", describe(value)),
-            (None, value) => describe(value),
-        };
-        let message = format!("expected {expected}, found {found}");
-        QueryError::new(QueryErrorCode::InvalidArgument, message).at(self.location)
-    }
-}
-
 impl Cursor<'_> {
-    /// Reads a literal or an argument.
+    /// Reads a value that does not depend on a document.
     pub(super) fn value(&mut self) -> Result<Given, QueryError> {
+        let had_fields = std::mem::replace(&mut self.has_fields, false);
+        let term = self.operation();
+        self.has_fields = had_fields;
+        let Term { expr, location, argument } = term?;
+        match expr.constant().flatten() {
+            Some(value) => Ok(Given { value, location, argument }),
+            None => {
+                let found = shorten(&expr.to_string());
+                let message = format!("expected a value, found '{found}', which is missing");
+                Err(QueryError::new(QueryErrorCode::InvalidArgument, message).at(location))
+            }
+        }
+    }
+
+    /// Whether `true`, `false`, `null` or `missing` stands here.
+    pub(super) fn at_constant(&self) -> bool {
+        ["true", "false", "null", "missing"].iter().any(|constant| self.at_keyword(constant))
+    }
+
+    /// Reads a constant, an argument, an array or an object.
+    pub(super) fn literal(&mut self) -> Result<Term, QueryError> {
         let location = self.location();
         if self.take(&Token::Colon) {
-            let (name, value) = self.argument(false)?;
-            check_depth(&value).map_err(|error| error.at(location))?;
-            return Ok(Given { value, location, argument: Some(name) });
+            return self.given_argument(location);
         }
-        // The nesting of a literal counts from itself, as that of an argument does.
-        let outside = std::mem::take(&mut self.depth);
-        let value = self.literal(false);
-        self.depth = outside;
-        Ok(Given { value: value?, location, argument: None })
+        if let Some(value) = self.constant()? {
+            return Ok(Term::new(Expr::Literal(value), location));
+        }
+        let expr = match self.peek() {
+            Token::LBracket => self.inside_literal(Self::array)?,
+            Token::LBrace => self.inside_literal(Self::object)?,
+            Token::Number(..) => Expr::Literal(self.number("")?),
+            Token::SingleQuotedString(_) => match self.advance() {
+                Token::SingleQuotedString(text) => Expr::Literal(Value::String(text)),
+                _ => return Err(self.expected("a value")),
+            },
+            Token::Word(Word { quote_style: Some('"'), .. }) => {
+                let text = self.json_string().map_err(|error| error.at(location))?;
+                Expr::Literal(Value::String(text))
+            }
+            _ => return Err(self.expected("a value")),
+        };
+        self.checked(Term::new(expr, location))
     }
 
-    fn literal(&mut self, inside_literal: bool) -> Result<Value, QueryError> {
-        let location = self.location();
-        match self.peek() {
-            Token::LBracket => self.nested(Self::array),
-            Token::LBrace => self.nested(Self::object),
-            Token::SingleQuotedString(_) | Token::Number(..) => self.scalar(""),
-            Token::Minus => {
-                self.advance();
-                match self.peek() {
-                    Token::Number(..) => self.scalar("-"),
-                    _ => Err(self.expected("a number after '-'")),
-                }
+    fn constant(&mut self) -> Result<Option<Value>, QueryError> {
+        if self.at_keyword("missing") {
+            let hint = "test for a missing field with IS MISSING";
+            return Err(self.expected("a value").with_hint(hint));
+        }
+        let constants =
+            [("true", Value::Bool(true)), ("false", Value::Bool(false)), ("null", Value::Null)];
+        let found = constants.into_iter().find(|(word, _)| self.take_keyword(word));
+        Ok(found.map(|(_, value)| value))
+    }
+
+    fn given_argument(&mut self, location: Location) -> Result<Term, QueryError> {
+        let (name, value) = self.argument(false)?;
+        let term = Term { expr: Expr::Literal(value), location, argument: Some(name) };
+        self.checked(term)
+    }
+
+    /// Refuses a constant that nests, with the literal that it stands in, deeper than documents may.
+    pub(super) fn checked(&self, term: Term) -> Result<Term, QueryError> {
+        match &term.expr {
+            Expr::Literal(value) => {
+                let outside = if self.is_inside_literal() { self.depth } else { 0 };
+                check_depth(value, outside).map_err(|error| error.at(term.location))?;
+                Ok(term)
             }
-            Token::Word(Word { value, quote_style: None, .. }) => {
-                let constant = match value.to_ascii_lowercase().as_str() {
-                    "true" => Value::Bool(true),
-                    "false" => Value::Bool(false),
-                    "null" => Value::Null,
-                    "missing" => {
-                        return Err(self
-                            .expected("a value")
-                            .with_hint("test for a missing field with IS MISSING"));
-                    }
-                    _ => return Err(self.found_field()),
-                };
-                self.advance();
-                Ok(constant)
-            }
-            Token::Word(Word { quote_style: Some('"'), .. }) if inside_literal => {
-                self.json_string().map(Value::String).map_err(|error| error.at(location))
-            }
-            Token::Word(_) => Err(self.found_field()),
-            _ => Err(self.expected("a value")),
+            _ => Ok(term),
         }
     }
 
-    fn scalar(&mut self, sign: &str) -> Result<Value, QueryError> {
+    /// Reads a number, from its digits.
+    pub(super) fn number(&mut self, sign: &str) -> Result<Value, QueryError> {
         let location = self.location();
         match self.advance() {
-            Token::SingleQuotedString(text) => Ok(Value::String(text)),
             Token::Number(digits, false) => {
                 number(&format!("{sign}{digits}")).map_err(|error| error.at(location))
             }
             Token::Number(digits, true) => {
                 Err(syntax_error(format!("expected a number, found '{digits}L'")).at(location))
             }
-            _ => Err(self.expected("a value")),
+            _ => Err(self.expected("a number")),
         }
     }
 
-    /// A value inside an array or object: any, and arguments too.
-    fn element(&mut self) -> Result<Value, QueryError> {
-        if self.take(&Token::Colon) { self.argument_inside() } else { self.literal(true) }
-    }
-
-    /// An argument inside a literal nests as deep as both together.
-    fn argument_inside(&mut self) -> Result<Value, QueryError> {
-        let location = self.location();
-        let (_, value) = self.argument(false)?;
-        if self.depth + value.depth() > MAX_DEPTH {
-            return Err(too_deep().at(location));
-        }
-        Ok(value)
-    }
-
-    fn array(&mut self) -> Result<Value, QueryError> {
+    fn array(&mut self) -> Result<Expr, QueryError> {
         self.expect(&Token::LBracket)?;
-        if self.take(&Token::RBracket) {
-            return Ok(Value::Array(Vec::new()));
-        }
-        let items = self.list(Self::element)?;
+        let mut items = Vec::new();
         if !self.take(&Token::RBracket) {
-            return Err(self.expected("',' or ']'"));
+            items = self.list(Self::expression)?;
+            if !self.take(&Token::RBracket) {
+                return Err(self.expected("',' or ']'"));
+            }
         }
-        Ok(Value::Array(items))
+        Ok(Expr::Array(items.into_iter().map(|item| item.expr).collect()).folded())
     }
 
-    fn object(&mut self) -> Result<Value, QueryError> {
+    fn object(&mut self) -> Result<Expr, QueryError> {
         self.expect(&Token::LBrace)?;
-        let mut fields = BTreeMap::new();
-        if self.take(&Token::RBrace) {
-            return Ok(Value::Object(fields));
-        }
-        loop {
+        let (mut fields, mut names) = (Vec::new(), BTreeSet::new());
+        while !self.take(&Token::RBrace) {
+            if !fields.is_empty() && !self.take(&Token::Comma) {
+                return Err(self.expected("',' or '}'"));
+            }
             let location = self.location();
-            let key = self.key()?;
-            let value = match self.peek() {
+            let name = self.key()?;
+            let field = match self.peek() {
                 Token::Colon => {
                     self.advance();
-                    self.element()?
+                    self.expression()?
                 }
                 // `{'key'::argument}`: the two colons come as one token.
                 Token::DoubleColon => {
+                    let location = self.location();
                     self.advance();
-                    self.argument_inside()?
+                    self.given_argument(location)?
                 }
                 _ => return Err(self.expected("':'")),
             };
-            if fields.contains_key(&key) {
-                let message = format!("the object has the key '{}' twice", shorten(&key));
+            if !names.insert(name.clone()) {
+                let message = format!("the object has the key '{}' twice", shorten(&name));
                 return Err(QueryError::new(QueryErrorCode::DuplicateName, message).at(location));
             }
-            fields.insert(key, value);
-            if self.take(&Token::RBrace) {
-                return Ok(Value::Object(fields));
-            }
-            if !self.take(&Token::Comma) {
-                return Err(self.expected("',' or '}'"));
-            }
+            fields.push((name, field.expr));
         }
+        // In the order in which an object that is constant would have them.
+        fields.sort_by(|left, right| left.0.cmp(&right.0));
+        Ok(Expr::Object(fields).folded())
     }
 
     fn key(&mut self) -> Result<String, QueryError> {
@@ -185,7 +175,7 @@ impl Cursor<'_> {
     }
 
     /// A name where a value has to be.
-    fn found_field(&self) -> QueryError {
+    pub(super) fn found_field(&self) -> QueryError {
         let error = self.expected("a literal or an argument");
         match self.peek() {
             Token::Word(Word { value, quote_style: Some('"'), .. }) => {
@@ -217,22 +207,11 @@ fn number(text: &str) -> Result<Value, QueryError> {
     }
 }
 
-/// Refuses values that nest deeper than documents may.
-pub(super) fn check_depth(value: &Value) -> Result<(), QueryError> {
-    if value.depth() > MAX_DEPTH { Err(too_deep()) } else { Ok(()) }
-}
-
-fn too_deep() -> QueryError {
-    let message = format!("the value nests deeper than {MAX_DEPTH} levels");
-    QueryError::new(QueryErrorCode::TooDeep, message)
-}
-
-fn describe(value: &Value) -> String {
-    match value {
-        Value::Null | Value::Bool(_) => value.to_json(),
-        Value::Int(_) | Value::Float(_) => format!("the number {value}"),
-        Value::String(text) => format!("the string '{}'", shorten(text)),
-        Value::Array(_) => "an array".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
+/// Refuses values that nest deeper than documents may, so many levels down.
+pub(super) fn check_depth(value: &Value, outside: usize) -> Result<(), QueryError> {
+    if outside + value.depth() <= MAX_DEPTH {
+        return Ok(());
     }
+    let message = format!("the value nests deeper than {MAX_DEPTH} levels");
+    Err(QueryError::new(QueryErrorCode::TooDeep, message))
 }

@@ -6,11 +6,14 @@
 //! they are dropped, and they give meaning to words such as `interval` that are ordinary fields.
 
 mod arguments;
-mod condition;
+mod calls;
 mod cursor;
 mod dialect;
+mod expression;
 mod literal;
+mod select;
 mod statements;
+mod term;
 
 use self::arguments::Arguments;
 use self::cursor::Cursor;

@@ -5,11 +5,10 @@ use sqlparser::tokenizer::Token;
 use super::super::error::{QueryError, QueryErrorCode};
 use super::super::path::FieldPath;
 use super::super::predicate::Predicate;
-use super::super::statement::{
-    Column, Delete, Insert, OnConflict, Projection, Select, Statement, Update,
-};
+use super::super::statement::{Delete, Insert, OnConflict, Statement, Update};
 use super::cursor::{Cursor, shorten, syntax_error};
-use super::literal::{Given, check_depth};
+use super::literal::check_depth;
+use super::term::Given;
 use crate::Value;
 use crate::ids::Collection;
 
@@ -27,54 +26,6 @@ impl Cursor<'_> {
         } else {
             Err(self.expected("SELECT, INSERT, UPDATE or DELETE"))
         }
-    }
-
-    fn select(&mut self) -> Result<Select, QueryError> {
-        let projection = if self.take(&Token::Mul) {
-            Projection::All
-        } else {
-            let columns = self.list(Self::column)?;
-            check_names(&columns)?;
-            Projection::Columns(columns)
-        };
-        if !self.take_keyword("FROM") {
-            let expected = match projection {
-                Projection::All => "FROM",
-                Projection::Columns(_) => "',', AS or FROM",
-            };
-            return Err(self.expected(expected));
-        }
-        let collection = self.collection()?;
-        let filter = if self.take_keyword("WHERE") { Some(self.predicate()?) } else { None };
-        let limit = if self.take_keyword("LIMIT") { Some(self.limit()?) } else { None };
-        self.expect_end(match (&filter, limit) {
-            (_, Some(_)) => "the end of the statement",
-            (Some(_), None) => "AND, OR, LIMIT or the end of the statement",
-            (None, None) => "WHERE, LIMIT or the end of the statement",
-        })?;
-        Ok(Select { collection, projection, filter, limit })
-    }
-
-    fn column(&mut self) -> Result<Column, QueryError> {
-        let path = match self.peek() {
-            Token::Word(_) => self.path()?,
-            _ => return Err(self.expected("'*' or a field")),
-        };
-        let name = if self.take_keyword("AS") {
-            self.name("a name after AS")?
-        } else {
-            path.name().to_owned()
-        };
-        Ok(Column { path, name })
-    }
-
-    fn limit(&mut self) -> Result<u64, QueryError> {
-        let given = self.value()?;
-        match given.value {
-            Value::Int(limit) => u64::try_from(limit).ok(),
-            _ => None,
-        }
-        .ok_or_else(|| given.unfit("a whole number from 0 after LIMIT"))
     }
 
     fn insert(&mut self) -> Result<Insert, QueryError> {
@@ -116,7 +67,7 @@ impl Cursor<'_> {
             }
         };
         for (index, document) in documents.iter().enumerate() {
-            check_depth(document).map_err(|error| error.at(location))?;
+            check_depth(document, 0).map_err(|error| error.at(location))?;
             if document.as_object().is_none() {
                 let message = format!(
                     "expected {EXPECTED}, found an array whose element {index} is of type {}",
@@ -239,7 +190,7 @@ impl Cursor<'_> {
         Ok(filter)
     }
 
-    fn collection(&mut self) -> Result<Collection, QueryError> {
+    pub(super) fn collection(&mut self) -> Result<Collection, QueryError> {
         let location = self.location();
         let mut name = self.name("a collection's name")?;
         while self.take(&Token::Period) {
@@ -255,19 +206,6 @@ impl Cursor<'_> {
         name.parse().map_err(|error: crate::ids::IdError| {
             QueryError::new(QueryErrorCode::InvalidCollection, error.to_string()).at(location)
         })
-    }
-}
-
-fn check_names(columns: &[Column]) -> Result<(), QueryError> {
-    let mut names: Vec<_> = columns.iter().map(|column| &column.name).collect();
-    names.sort();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => {
-            let message = format!("two columns have the name '{}'", shorten(pair[0]));
-            Err(QueryError::new(QueryErrorCode::DuplicateName, message)
-                .with_hint("give one another name: AS .."))
-        }
-        None => Ok(()),
     }
 }
 

@@ -14,28 +14,24 @@ const CASES: &[(&str, &str, &str)] = &[
         "unsupported",
         "expected SELECT, INSERT, UPDATE or DELETE, found 'EVICT' at line 1, column 1",
     ),
-    ("SELECT FROM c", "syntax_error", "expected a field, found 'FROM' at line 1, column 8"),
-    ("SELECT *, a FROM c", "syntax_error", "expected FROM, found ',' at line 1, column 9"),
+    (
+        "SELECT FROM c",
+        "syntax_error",
+        "expected '*' or what to select, found 'FROM' at line 1, column 8",
+    ),
+    ("SELECT *, a, * FROM c", "duplicate_name", "'*' stands twice"),
     (
         "SELECT a b FROM c",
         "syntax_error",
         "expected ',', AS or FROM, found 'b' at line 1, column 10",
     ),
     (
-        "SELECT DISTINCT a FROM c",
+        "SELECT a, DISTINCT b FROM c",
         "unsupported",
-        "expected a field, found 'DISTINCT' at line 1, column 8",
+        "expected a field, found 'DISTINCT' at line 1, column 11",
     ),
-    (
-        "SELECT lower(a) FROM c",
-        "unsupported",
-        "functions are not supported: 'lower' at line 1, column 8",
-    ),
-    (
-        "SELECT a[0] FROM c",
-        "unsupported",
-        "expected the end of the path, found '[' at line 1, column 9",
-    ),
+    ("SELECT lowr(a) FROM c", "unsupported", "there is no function 'lowr' at line 1, column 8"),
+    ("SELECT a[0 FROM c", "syntax_error", "expected ']', found 'FROM' at line 1, column 12"),
     (
         "SELECT a.0 FROM c",
         "syntax_error",
@@ -57,11 +53,7 @@ const CASES: &[(&str, &str, &str)] = &[
         "invalid_collection",
         "collection name 'a b' must be 1 to 128 characters: a letter or '_' first, then letters, digits, '_', '-' or '.' at line 1, column 15",
     ),
-    (
-        "SELECT * FROM c\nORDER BY a",
-        "unsupported",
-        "expected WHERE, LIMIT or the end of the statement, found 'ORDER' at line 2, column 1",
-    ),
+    ("SELECT * FROM c\nORDER a", "syntax_error", "expected BY, found 'a' at line 2, column 7"),
     (
         "SELECT * FROM c WHERE",
         "syntax_error",
@@ -70,7 +62,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "SELECT * FROM c WHERE a = 1 b",
         "syntax_error",
-        "expected AND, OR, LIMIT or the end of the statement, found 'b' at line 1, column 29",
+        "expected AND, OR, GROUP BY, HAVING, ORDER BY, LIMIT, OFFSET or the end of the statement, found 'b' at line 1, column 29",
     ),
     (
         "SELECT * FROM c WHERE 5",
@@ -85,12 +77,12 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "SELECT * FROM c WHERE a = b = c",
         "syntax_error",
-        "expected AND, OR, LIMIT or the end of the statement, found '=' at line 1, column 29",
+        "expected AND, OR, GROUP BY, HAVING, ORDER BY, LIMIT, OFFSET or the end of the statement, found '=' at line 1, column 29",
     ),
     (
-        "SELECT * FROM c WHERE (a = 1) = b",
+        "SELECT * FROM c LIMIT 1 ORDER BY a",
         "syntax_error",
-        "expected a field, a literal or an argument to compare, found a condition at line 1, column 24",
+        "expected OFFSET or the end of the statement, found 'ORDER' at line 1, column 25",
     ),
     (
         "SELECT * FROM c WHERE (a = 1",
@@ -108,14 +100,14 @@ const CASES: &[(&str, &str, &str)] = &[
         "expected NOT, NULL or MISSING, found the number 1 at line 1, column 28",
     ),
     (
-        "SELECT * FROM c WHERE a IN b",
+        "SELECT * FROM c WHERE a IN = b",
         "syntax_error",
-        "expected '(', an array or an argument, found 'b' at line 1, column 28",
+        "expected '(', an array or an argument, found '=' at line 1, column 28",
     ),
     (
         "SELECT * FROM c WHERE a IN (SELECT b FROM c)",
         "unsupported",
-        "expected a literal or an argument, found 'SELECT' at line 1, column 29",
+        "expected a field, found 'SELECT' at line 1, column 29",
     ),
     (
         "SELECT * FROM c WHERE a IN :n",
@@ -133,9 +125,9 @@ const CASES: &[(&str, &str, &str)] = &[
         "expected a string, found the number 1 at line 1, column 30",
     ),
     (
-        "SELECT * FROM c WHERE a + 1 = 2",
-        "unsupported",
-        "expected AND, OR, LIMIT or the end of the statement, found '+' at line 1, column 25",
+        "SELECT * FROM c WHERE a + 1",
+        "invalid_argument",
+        "expected a condition, found 'a + 1' at line 1, column 23",
     ),
     (
         "SELECT * FROM c WHERE a = ?",
@@ -148,9 +140,9 @@ const CASES: &[(&str, &str, &str)] = &[
         "unterminated string literal at line 1, column 27",
     ),
     (
-        "SELECT * FROM c WHERE a = -b",
+        "SELECT * FROM c WHERE a = -= b",
         "syntax_error",
-        "expected a number after '-', found 'b' at line 1, column 28",
+        "expected a number after '-', found '=' at line 1, column 28",
     ),
     (
         "SELECT * FROM c LIMIT -1",
@@ -248,6 +240,57 @@ const CASES: &[(&str, &str, &str)] = &[
         "DELETE FROM order WHERE true",
         "syntax_error",
         "expected a collection's name, found 'order' at line 1, column 13",
+    ),
+    (
+        "SELECT lower(a, b) FROM c",
+        "invalid_argument",
+        "lower takes (string), found 2 arguments at line 1, column 8",
+    ),
+    (
+        "SELECT a FROM c WHERE COUNT(*) > 1",
+        "syntax_error",
+        "COUNT cannot stand here at line 1, column 23",
+    ),
+    (
+        "SELECT SUM(MAX(a)) FROM c",
+        "syntax_error",
+        "MAX cannot stand within another aggregate at line 1, column 12",
+    ),
+    (
+        "SELECT a, COUNT(*) FROM c GROUP BY b",
+        "invalid_argument",
+        "'a' is of documents, and rows are groups of them here",
+    ),
+    (
+        "SELECT * FROM c GROUP BY b",
+        "invalid_argument",
+        "'*' is of documents, and rows are groups of them here",
+    ),
+    (
+        "SELECT DISTINCT a FROM c ORDER BY b",
+        "invalid_argument",
+        "with DISTINCT rows are not sorted by 'b', which is not selected",
+    ),
+    (
+        "SELECT CASE a WHEN 1 THEN 2 FROM c",
+        "syntax_error",
+        "expected WHEN, ELSE or END, found 'FROM' at line 1, column 29",
+    ),
+    (
+        "SELECT * FROM c WHERE a LIKE b",
+        "unsupported",
+        "expected a string that is known before, found 'b' at line 1, column 30",
+    ),
+    ("SELECT a[0]._id FROM c", "syntax_error", "unexpected character '_' at line 1, column 12"),
+    (
+        "SELECT a[b] FROM c",
+        "unsupported",
+        "expected a literal or an argument, found 'b' at line 1, column 10",
+    ),
+    (
+        "SELECT * FROM c LIMIT 1 OFFSET 'x'",
+        "invalid_argument",
+        "expected a whole number from 0 after OFFSET, found the string 'x' at line 1, column 32",
     ),
 ];
 

@@ -2,6 +2,8 @@
 
 mod conditions;
 mod errors;
+mod functions;
+mod groups;
 mod order;
 mod properties;
 mod statements;

@@ -1,10 +1,12 @@
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
+use super::super::expr::{Case, Comparison, Expr, Operator, Step};
+use super::super::function::Function;
 use super::super::path::FieldPath;
 use super::super::pattern::Pattern;
-use super::super::predicate::{Comparison, Node, Operand, Predicate};
-use super::super::{Args, parse, parse_filter, total_cmp};
+use super::super::predicate::Predicate;
+use super::super::{Args, Statement, key, parse, parse_filter, total_cmp};
 use crate::Value;
 
 const COMPARISONS: [Comparison; 6] = [
@@ -14,6 +16,15 @@ const COMPARISONS: [Comparison; 6] = [
     Comparison::LessOrEqual,
     Comparison::Greater,
     Comparison::GreaterOrEqual,
+];
+
+const OPERATORS: [Operator; 6] = [
+    Operator::Add,
+    Operator::Subtract,
+    Operator::Multiply,
+    Operator::Divide,
+    Operator::Remainder,
+    Operator::Concatenate,
 ];
 
 /// A small world, so that comparisons often meet: three fields, few values.
@@ -39,7 +50,7 @@ pub(super) fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-fn name() -> impl Strategy<Value = String> {
+pub(super) fn name() -> impl Strategy<Value = String> {
     prop_oneof![4 => "[abc]", 1 => Just("_id".to_owned()), 1 => Just("order".to_owned()), 1 => any::<String>()]
 }
 
@@ -47,33 +58,102 @@ fn path() -> impl Strategy<Value = FieldPath> {
     vec(name(), 1..3).prop_map(|steps| FieldPath::new(steps).unwrap())
 }
 
-fn operand() -> impl Strategy<Value = Operand> {
-    prop_oneof![path().prop_map(Operand::Path), value().prop_map(Operand::Literal)]
-}
-
 fn pattern() -> impl Strategy<Value = Pattern> {
     r"[ab%_\\']{0,6}".prop_map(|text| Pattern::new(&text).unwrap())
 }
 
-fn node() -> impl Strategy<Value = Node> {
-    let leaf = prop_oneof![
-        any::<Option<bool>>().prop_map(Node::Constant),
-        path().prop_map(Node::Truth),
-        (proptest::sample::select(&COMPARISONS[..]), operand(), operand())
-            .prop_map(|(comparison, left, right)| Node::Compare(comparison, left, right)),
-        operand().prop_map(Node::IsNull),
-        operand().prop_map(Node::IsMissing),
-        (operand(), vec(value(), 0..4)).prop_map(|(left, values)| Node::is_in(left, values)),
-        (operand(), operand(), operand()).prop_map(|(a, b, c)| Node::Between(a, b, c)),
-        (operand(), pattern()).prop_map(|(left, pattern)| Node::Like(left, pattern)),
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![name().prop_map(Step::Field), (-3i64..3).prop_map(Step::Element)]
+}
+
+/// What arguments a function takes in tests, so that it does not only say NULL.
+fn call() -> impl Strategy<Value = (&'static str, usize)> {
+    const CALLS: [(&str, usize); 14] = [
+        ("lower", 1),
+        ("length", 1),
+        ("substr", 3),
+        ("replace", 3),
+        ("split", 2),
+        ("abs", 1),
+        ("round", 2),
+        ("coalesce", 2),
+        ("type", 1),
+        ("array_contains", 2),
+        ("array_length", 1),
+        ("to_string", 1),
+        ("greatest", 3),
+        ("object_keys", 1),
     ];
-    leaf.prop_recursive(4, 24, 3, |inner| {
-        prop_oneof![
-            inner.clone().prop_map(|node| Node::Not(Box::new(node))),
-            vec(inner.clone(), 1..4).prop_map(Node::all),
-            vec(inner, 1..4).prop_map(Node::any),
+    proptest::sample::select(&CALLS[..])
+}
+
+/// Expressions that can be true or false, and others: both in each place where both may stand.
+fn exprs() -> (BoxedStrategy<Expr>, BoxedStrategy<Expr>) {
+    let mut condition = prop_oneof![
+        any::<bool>().prop_map(|value| Expr::Literal(Value::Bool(value))),
+        Just(Expr::Literal(Value::Null)),
+        path().prop_map(Expr::Path),
+    ]
+    .boxed();
+    let mut any_expr =
+        prop_oneof![path().prop_map(Expr::Path), value().prop_map(Expr::Literal)].boxed();
+    for _ in 0..3 {
+        let (inner, operand) = (condition.clone(), any_expr.clone());
+        condition = prop_oneof![
+            2 => condition.clone(),
+            3 => (proptest::sample::select(&COMPARISONS[..]), operand.clone(), operand.clone())
+                .prop_map(|(by, left, right)| Expr::Compare(by, Box::new([left, right]))),
+            1 => operand.clone().prop_map(|inner| Expr::IsNull(Box::new(inner))),
+            1 => operand.clone().prop_map(|inner| Expr::IsMissing(Box::new(inner))),
+            1 => (operand.clone(), vec(value(), 0..4)).prop_map(|(left, list)| Expr::is_in(left, list)),
+            1 => (operand.clone(), path()).prop_map(|(left, path)| {
+                Expr::InArray(Box::new([left, Expr::Path(path)]))
+            }),
+            1 => (operand.clone(), vec(operand.clone(), 2..4)).prop_map(|(left, list)| {
+                match Expr::Array(list).folded() {
+                    Expr::Literal(Value::Array(list)) => Expr::is_in(left, list),
+                    array => Expr::InArray(Box::new([left, array])),
+                }
+            }),
+            1 => (operand.clone(), operand.clone(), operand.clone())
+                .prop_map(|(value, low, high)| Expr::Between(Box::new([value, low, high]))),
+            1 => (operand.clone(), pattern())
+                .prop_map(|(left, pattern)| Expr::Like(Box::new(left), pattern)),
+            1 => inner.clone().prop_map(|inner| Expr::Not(Box::new(inner))),
+            1 => vec(inner.clone(), 1..4).prop_map(Expr::all),
+            1 => vec(inner.clone(), 1..4).prop_map(Expr::any),
         ]
-    })
+        .boxed();
+        any_expr = prop_oneof![
+            3 => any_expr.clone(),
+            1 => inner.clone(),
+            3 => (operand.clone(), proptest::sample::select(&OPERATORS[..]), operand.clone())
+                .prop_map(|(left, operator, right)| Expr::operation(left, operator, right)),
+            1 => operand.clone().prop_map(|inner| Expr::Negate(Box::new(inner)).folded()),
+            1 => (path(), vec(step(), 1..3)).prop_map(|(path, mut steps)| {
+                // Fields right behind a path are the path's own.
+                steps.insert(0, Step::Element(0));
+                Expr::access(Expr::Path(path), steps)
+            }),
+            1 => vec(operand.clone(), 0..3).prop_map(|items| Expr::Array(items).folded()),
+            1 => btree_map(name(), operand.clone(), 0..3)
+                .prop_map(|fields| Expr::Object(fields.into_iter().collect()).folded()),
+            1 => (proptest::option::of(operand.clone()), inner, operand.clone(), proptest::option::of(operand.clone()))
+                .prop_map(|(operand, when, then, otherwise)| {
+                    Expr::Case(Box::new(Case { operand, arms: vec![(when, then)], otherwise }))
+                }),
+            2 => (call(), vec(operand, 3)).prop_map(|((name, arity), mut arguments)| {
+                arguments.truncate(arity);
+                Expr::Call(Function::named(name).unwrap(), arguments).folded()
+            }),
+        ]
+        .boxed();
+    }
+    (condition, any_expr)
+}
+
+fn condition() -> BoxedStrategy<Expr> {
+    exprs().0
 }
 
 fn document() -> impl Strategy<Value = Value> {
@@ -110,6 +190,20 @@ fn soup() -> impl Strategy<Value = String> {
         "IN",
         "BETWEEN",
         "LIKE",
+        "CASE",
+        "WHEN",
+        "THEN",
+        "ELSE",
+        "END",
+        "DISTINCT",
+        "GROUP",
+        "HAVING",
+        "ORDER",
+        "AS",
+        "OFFSET",
+        "lower(",
+        "COUNT(",
+        "coalesce(",
         "true",
         "a",
         "b.c",
@@ -139,6 +233,10 @@ fn soup() -> impl Strategy<Value = String> {
         ";",
         "*",
         "+",
+        "/",
+        "%",
+        "||",
+        "[0]",
         "--",
         "/*",
         "*/",
@@ -160,19 +258,119 @@ mod model {
         if value { 2 } else { 0 }
     }
 
-    fn find(operand: &Operand, document: &Value) -> Option<Value> {
-        let path = match operand {
-            Operand::Literal(value) => return Some(value.clone()),
-            Operand::Path(path) => path,
-        };
-        let mut value = document.clone();
-        for step in path.steps() {
-            value = match value {
-                Value::Object(mut fields) => fields.remove(step)?,
-                _ => return None,
+    fn find(path: &FieldPath, document: &Value) -> Option<Value> {
+        path.steps().iter().try_fold(document.clone(), |value, step| match value {
+            Value::Object(mut fields) => fields.remove(step),
+            _ => None,
+        })
+    }
+
+    fn number(value: &Value) -> Option<f64> {
+        match value {
+            Value::Int(number) => Some(*number as f64),
+            Value::Float(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn operate(operator: Operator, left: &Value, right: &Value) -> Value {
+        let finite = |float: f64| if float.is_finite() { Value::Float(float) } else { Value::Null };
+        if operator == Operator::Concatenate {
+            return match (left, right) {
+                (Value::String(left), Value::String(right)) => {
+                    Value::String(format!("{left}{right}"))
+                }
+                _ => Value::Null,
             };
         }
-        Some(value)
+        if let (Value::Int(left), Value::Int(right)) = (left, right) {
+            let (left, right) = (i128::from(*left), i128::from(*right));
+            let exact = match operator {
+                Operator::Add => Some(left + right),
+                Operator::Subtract => Some(left - right),
+                Operator::Multiply => Some(left * right),
+                Operator::Remainder if right != 0 => Some(left % right),
+                Operator::Divide if right != 0 && left % right == 0 => Some(left / right),
+                Operator::Remainder => return Value::Null,
+                _ => None,
+            };
+            if let Some(exact) = exact.and_then(|exact| i64::try_from(exact).ok()) {
+                return Value::Int(exact);
+            }
+        }
+        let (Some(left), Some(right)) = (number(left), number(right)) else { return Value::Null };
+        finite(match operator {
+            Operator::Add => left + right,
+            Operator::Subtract => left - right,
+            Operator::Multiply => left * right,
+            Operator::Divide => left / right,
+            _ => left % right,
+        })
+    }
+
+    /// `None` is MISSING.
+    pub(super) fn value(expr: &Expr, document: &Value) -> Option<Value> {
+        let value = |expr: &Expr| value(expr, document);
+        match expr {
+            Expr::Literal(literal) => Some(literal.clone()),
+            Expr::Path(path) => find(path, document),
+            Expr::Access(base, steps) => {
+                steps.iter().try_fold(value(base)?, |value, step| match (value, step) {
+                    (Value::Object(mut fields), Step::Field(name)) => fields.remove(name),
+                    (Value::Array(items), Step::Element(index)) => {
+                        let length = items.len() as i64;
+                        let index = if *index < 0 { index + length } else { *index };
+                        usize::try_from(index).ok().and_then(|index| items.get(index).cloned())
+                    }
+                    _ => None,
+                })
+            }
+            Expr::Chain(first, rest) => {
+                rest.iter().try_fold(value(first)?, |left, (operator, right)| {
+                    Some(operate(*operator, &left, &value(right)?))
+                })
+            }
+            Expr::Negate(inner) => Some(match value(inner)? {
+                Value::Float(number) => Value::Float(-number),
+                number => operate(Operator::Subtract, &Value::Int(0), &number),
+            }),
+            Expr::Array(items) => Some(Value::Array(
+                items.iter().map(|item| value(item).unwrap_or_default()).collect(),
+            )),
+            Expr::Object(fields) => Some(
+                fields
+                    .iter()
+                    .filter_map(|(name, field)| Some((name.clone(), value(field)?)))
+                    .collect(),
+            ),
+            Expr::Case(case) => {
+                for (when, then) in &case.arms {
+                    let is_met = match &case.operand {
+                        Some(operand) => {
+                            compare(Comparison::Equal, value(operand), value(when)) == 2
+                        }
+                        None => truth(when, document) == 2,
+                    };
+                    if is_met {
+                        return value(then);
+                    }
+                }
+                case.otherwise.as_ref().map_or(Some(Value::Null), value)
+            }
+            // Functions have tests of their own.
+            Expr::Call(function, arguments) => {
+                let arguments: Vec<_> = arguments
+                    .iter()
+                    .map(|argument| value(argument).map(std::borrow::Cow::Owned))
+                    .collect();
+                function.call(&arguments)
+            }
+            condition => Some(match truth(condition, document) {
+                0 => Value::Bool(false),
+                1 => Value::Null,
+                _ => Value::Bool(true),
+            }),
+        }
     }
 
     fn compare(comparison: Comparison, left: Option<Value>, right: Option<Value>) -> u8 {
@@ -202,36 +400,45 @@ mod model {
         }
     }
 
-    pub(super) fn truth(node: &Node, document: &Value) -> u8 {
-        let find = |operand: &Operand| find(operand, document);
-        match node {
-            Node::Constant(constant) => constant.map_or(1, of_bool),
-            Node::Truth(path) => match find(&Operand::Path(path.clone())) {
-                Some(Value::Bool(value)) => of_bool(value),
-                _ => 1,
-            },
-            Node::Compare(comparison, left, right) => compare(*comparison, find(left), find(right)),
-            Node::IsNull(operand) => find(operand).map_or(1, |value| of_bool(value == Value::Null)),
-            Node::IsMissing(operand) => of_bool(find(operand).is_none()),
-            Node::In(operand, values) => values
+    pub(super) fn truth(expr: &Expr, document: &Value) -> u8 {
+        let value = |expr: &Expr| value(expr, document);
+        match expr {
+            Expr::Compare(comparison, pair) => {
+                compare(*comparison, value(&pair[0]), value(&pair[1]))
+            }
+            Expr::IsNull(inner) => value(inner).map_or(1, |value| of_bool(value == Value::Null)),
+            Expr::IsMissing(inner) => of_bool(value(inner).is_none()),
+            Expr::InList(operand, values) => values
                 .iter()
-                .map(|value| compare(Comparison::Equal, find(operand), Some(value.clone())))
+                .map(|item| compare(Comparison::Equal, value(operand), Some(item.clone())))
                 .max()
                 .unwrap_or(0),
-            Node::Between(operand, low, high) => {
-                let above = compare(Comparison::GreaterOrEqual, find(operand), find(low));
-                above.min(compare(Comparison::LessOrEqual, find(operand), find(high)))
+            Expr::InArray(pair) => match value(&pair[1]) {
+                Some(Value::Array(items)) => items
+                    .into_iter()
+                    .map(|item| compare(Comparison::Equal, value(&pair[0]), Some(item)))
+                    .max()
+                    .unwrap_or(0),
+                other => compare(Comparison::Equal, value(&pair[0]), other),
+            },
+            Expr::Between(three) => {
+                let above = compare(Comparison::GreaterOrEqual, value(&three[0]), value(&three[1]));
+                above.min(compare(Comparison::LessOrEqual, value(&three[0]), value(&three[2])))
             }
-            Node::Like(operand, pattern) => match find(operand) {
+            Expr::Like(operand, pattern) => match value(operand) {
                 Some(Value::String(text)) => {
                     let text: Vec<_> = text.chars().collect();
                     of_bool(like(&text, &pattern.text().chars().collect::<Vec<_>>()))
                 }
                 _ => 1,
             },
-            Node::Not(inner) => 2 - truth(inner, document),
-            Node::And(nodes) => nodes.iter().map(|node| truth(node, document)).min().unwrap_or(2),
-            Node::Or(nodes) => nodes.iter().map(|node| truth(node, document)).max().unwrap_or(0),
+            Expr::Not(inner) => 2 - truth(inner, document),
+            Expr::And(parts) => parts.iter().map(|part| truth(part, document)).min().unwrap_or(2),
+            Expr::Or(parts) => parts.iter().map(|part| truth(part, document)).max().unwrap_or(0),
+            other => match value(other) {
+                Some(Value::Bool(value)) => of_bool(value),
+                _ => 1,
+            },
         }
     }
 }
@@ -248,24 +455,24 @@ fn check_round_trip(predicate: &Predicate) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn predicates_print_and_read_back(node in node()) {
-        check_round_trip(&Predicate::new(node).unwrap())?;
+    fn predicates_print_and_read_back(condition in condition()) {
+        check_round_trip(&Predicate::new(condition).unwrap())?;
     }
 
     #[test]
-    fn evaluation_agrees_with_the_model(node in node(), documents in vec(document(), 1..8)) {
-        let predicate = Predicate::new(node.clone()).unwrap();
-        let negated = Predicate::new(Node::Not(Box::new(node.clone()))).unwrap();
+    fn evaluation_agrees_with_the_model(condition in condition(), documents in vec(document(), 1..8)) {
+        let predicate = Predicate::new(condition.clone()).unwrap();
+        let negated = Predicate::new(Expr::Not(Box::new(condition.clone()))).unwrap();
         for document in &documents {
-            let expected = model::truth(&node, document);
+            let expected = model::truth(&condition, document);
             prop_assert_eq!(predicate.matches(document), expected == 2, "{} {}", predicate, document);
             prop_assert_eq!(negated.matches(document), expected == 0, "{} {}", negated, document);
         }
     }
 
     #[test]
-    fn keys_hold_every_match(node in node(), documents in vec(document(), 1..8)) {
-        let predicate = Predicate::new(node).unwrap();
+    fn keys_hold_every_match(condition in condition(), documents in vec(document(), 1..8)) {
+        let predicate = Predicate::new(condition).unwrap();
         if let Some(keys) = predicate.key() {
             prop_assert!(keys.is_sorted());
             for document in documents.iter().filter(|document| predicate.matches(document)) {
@@ -279,11 +486,9 @@ proptest! {
 
     #[test]
     fn values_survive_a_literal(given in value()) {
-        let filter = Predicate::new(Node::Compare(
-            Comparison::Equal,
-            Operand::Path(FieldPath::new(vec!["a".to_owned()]).unwrap()),
-            Operand::Literal(given),
-        ));
+        let field = Expr::Path(FieldPath::new(vec!["a".to_owned()]).unwrap());
+        let filter =
+            Predicate::new(Expr::Compare(Comparison::Equal, Box::new([field, Expr::Literal(given)])));
         check_round_trip(&filter.unwrap())?;
     }
 
@@ -294,13 +499,59 @@ proptest! {
             ("d".to_owned(), Value::Object(Default::default())),
         ].into();
         for text in [text.clone(), format!("SELECT * FROM c WHERE {text}"), format!("UPDATE c SET a = {text}"),
-                     format!("INSERT INTO c DOCUMENTS ({text})")] {
-            if let Err(error) = parse(&text, &args) {
-                prop_assert!(!error.to_string().is_empty() && !error.code().is_empty());
+                     format!("INSERT INTO c DOCUMENTS ({text})"), format!("SELECT {text} FROM c"),
+                     format!("SELECT a FROM c GROUP BY {text}"), format!("SELECT a FROM c ORDER BY {text}")] {
+            match parse(&text, &args) {
+                Ok(Statement::Select(select)) => {
+                    select.row(&Value::Null);
+                    select.sort_key(&Value::Null);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    prop_assert!(!error.to_string().is_empty() && !error.code().is_empty());
+                }
             }
         }
         if let Ok(predicate) = parse_filter(&text) {
             check_round_trip(&predicate)?;
         }
+    }
+
+    #[test]
+    fn values_agree_with_the_model(expr in exprs().1, documents in vec(document(), 1..4)) {
+        let text = format!("SELECT {expr} AS x FROM c");
+        let select = match parse(&text, &Args::new()) {
+            Ok(Statement::Select(select)) => select,
+            other => return Err(TestCaseError::fail(format!("{text}: {other:?}"))),
+        };
+        for document in &documents {
+            let row = select.row(document);
+            let expected = model::value(&expr, document);
+            prop_assert_eq!(row.get(&["x"]), expected.as_ref(), "{} of {}", text, document);
+        }
+    }
+
+    #[test]
+    fn keys_order_like_values(left in proptest::option::of(value()), right in proptest::option::of(value())) {
+        let bytes = |value: &Option<Value>| {
+            let mut bytes = Vec::new();
+            key::encode(value.as_ref(), &mut bytes);
+            bytes
+        };
+        let expected = match (&left, &right) {
+            (Some(left), Some(right)) => total_cmp(left, right),
+            (left, right) => left.is_some().cmp(&right.is_some()),
+        };
+        prop_assert_eq!(bytes(&left).cmp(&bytes(&right)), expected);
+        let both = [bytes(&left), bytes(&right)].concat();
+        let mut rest = both.as_slice();
+        for value in [&left, &right] {
+            let read = key::decode(&mut rest).unwrap();
+            prop_assert_eq!(read.is_some(), value.is_some());
+            if let (Some(read), Some(value)) = (&read, value) {
+                prop_assert!(total_cmp(read, value).is_eq(), "{} {}", read, value);
+            }
+        }
+        prop_assert!(rest.is_empty());
     }
 }

@@ -1,0 +1,218 @@
+//! From the clauses of a SELECT, as they are written, to what they mean together.
+//!
+//! A name that a column was given with AS stands for that column in GROUP BY, HAVING and ORDER BY. What
+//! is computed of a group may be made of the keys of the group and of aggregates only. DISTINCT is a
+//! GROUP BY of all columns.
+
+use super::super::aggregate::Aggregate;
+use super::super::error::{QueryError, QueryErrorCode};
+use super::super::expr::{Expr, Step};
+use super::super::predicate::Predicate;
+use super::{Columns, Grouping, Select};
+use crate::ids::Collection;
+
+/// The clauses of a SELECT.
+#[derive(Default)]
+pub(in super::super) struct Clauses {
+    pub(in super::super) is_distinct: bool,
+    pub(in super::super) items: Vec<Item>,
+    pub(in super::super) filter: Option<Predicate>,
+    pub(in super::super) group_by: Vec<Expr>,
+    pub(in super::super) having: Option<Expr>,
+    pub(in super::super) order_by: Vec<(Expr, Direction)>,
+    pub(in super::super) limit: Option<u64>,
+    pub(in super::super) offset: u64,
+}
+
+/// What is selected.
+pub(in super::super) enum Item {
+    /// `*`.
+    Document,
+    /// `expression [AS name]`.
+    Column { expr: Expr, name: Option<String> },
+}
+
+/// How rows are sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Direction {
+    Ascending,
+    Descending,
+}
+
+impl Select {
+    pub(in super::super) fn new(
+        collection: Collection,
+        clauses: Clauses,
+    ) -> Result<Self, QueryError> {
+        let Clauses { is_distinct, items, filter, group_by, having, order_by, limit, offset } =
+            clauses;
+        let aliases = Aliases::of(&items);
+        let group_by: Vec<_> = group_by.into_iter().map(|key| aliases.replace(key)).collect();
+        let having = having.map(|having| aliases.replace(having));
+        let order: Vec<_> = order_by
+            .into_iter()
+            .map(|(expr, direction)| (aliases.replace(expr), direction))
+            .collect();
+        let columns = columns(items)?;
+        let mut written = columns.computed.iter().map(|(_, expr)| expr);
+        let is_grouped = !group_by.is_empty()
+            || having.is_some()
+            || written.any(has_aggregate)
+            || order.iter().any(|(expr, _)| has_aggregate(expr));
+        // Documents differ in their ids, so with all of them nothing comes twice.
+        if !is_grouped && (!is_distinct || columns.has_document) {
+            let grouping = None;
+            return Ok(Select { collection, filter, limit, offset, columns, grouping, order });
+        }
+        if columns.has_document {
+            let message = "'*' is of documents, and rows are groups of them here";
+            return Err(QueryError::new(QueryErrorCode::InvalidArgument, message)
+                .with_hint("name what to select: what stands in GROUP BY, and aggregates"));
+        }
+        let keys = if is_grouped {
+            group_by
+        } else {
+            columns.computed.iter().map(|(_, expr)| expr.clone()).collect()
+        };
+        let by = if is_grouped { By::GroupBy } else { By::Distinct };
+        let mut slots = Slots { keys: &keys, aggregates: Vec::new(), by };
+        let mut computed = Vec::with_capacity(columns.computed.len());
+        for (name, expr) in columns.computed {
+            computed.push((name, slots.take(expr)?));
+        }
+        let having = having.map(|having| slots.take(having)).transpose()?;
+        let mut ordered = Vec::with_capacity(order.len());
+        for (expr, direction) in order {
+            ordered.push((slots.take(expr)?, direction));
+        }
+        let aggregates = slots.aggregates;
+        let is_distinct = is_distinct && is_grouped;
+        let grouping = Some(Grouping { keys, aggregates, having, is_distinct });
+        let columns = Columns { has_document: false, computed };
+        Ok(Select { collection, filter, limit, offset, columns, grouping, order: ordered })
+    }
+}
+
+fn has_aggregate(expr: &Expr) -> bool {
+    expr.any_part(&mut |part| matches!(part, Expr::Aggregate(_)))
+}
+
+/// The names that columns were given, and the columns.
+struct Aliases(Vec<(String, Expr)>);
+
+impl Aliases {
+    fn of(items: &[Item]) -> Self {
+        let given = items.iter().filter_map(|item| match item {
+            Item::Column { expr, name: Some(name) } => Some((name.clone(), expr.clone())),
+            _ => None,
+        });
+        Aliases(given.collect())
+    }
+
+    /// An expression with the columns in the place of their names.
+    fn replace(&self, expr: Expr) -> Expr {
+        if let Expr::Path(path) = &expr
+            && let [name] = path.steps()
+            && let Some((_, column)) = self.0.iter().find(|(alias, _)| alias == name)
+        {
+            return column.clone();
+        }
+        // What stands in an aggregate is of documents, which know nothing of columns.
+        if let Expr::Aggregate(_) = expr {
+            return expr;
+        }
+        let replaced: Result<Expr, std::convert::Infallible> =
+            expr.try_map(&mut |part| Ok(self.replace(part)));
+        let Ok(replaced) = replaced;
+        replaced
+    }
+}
+
+/// What rows are grouped by, for messages.
+#[derive(Clone, Copy)]
+enum By {
+    GroupBy,
+    Distinct,
+}
+
+/// The slots of a group: its keys, then its aggregates.
+struct Slots<'a> {
+    keys: &'a [Expr],
+    aggregates: Vec<Aggregate>,
+    by: By,
+}
+
+impl Slots<'_> {
+    /// An expression with slots in the place of what is known of the group.
+    fn take(&mut self, expr: Expr) -> Result<Expr, QueryError> {
+        if let Some(slot) = self.keys.iter().position(|key| *key == expr) {
+            return Ok(Expr::Slot(slot));
+        }
+        match expr {
+            Expr::Aggregate(aggregate) => {
+                let known = self.aggregates.iter().position(|known| *known == *aggregate);
+                let place = known.unwrap_or_else(|| {
+                    self.aggregates.push(*aggregate);
+                    self.aggregates.len() - 1
+                });
+                Ok(Expr::Slot(self.keys.len() + place))
+            }
+            Expr::Path(path) => {
+                let (message, hint) = match self.by {
+                    By::GroupBy => (
+                        format!("'{path}' is of documents, and rows are groups of them here"),
+                        format!("put it into GROUP BY, or into an aggregate: MIN({path})"),
+                    ),
+                    By::Distinct => (
+                        format!(
+                            "with DISTINCT rows are not sorted by '{path}', which is not selected"
+                        ),
+                        "select it, or sort by what is selected".to_owned(),
+                    ),
+                };
+                let code = QueryErrorCode::InvalidArgument;
+                Err(QueryError::new(code, message).with_hint(hint))
+            }
+            other => other.try_map(&mut |part| self.take(part)),
+        }
+    }
+}
+
+fn columns(items: Vec<Item>) -> Result<Columns, QueryError> {
+    let mut columns = Columns { has_document: false, computed: Vec::new() };
+    for item in items {
+        match item {
+            Item::Document if columns.has_document => {
+                let message = "'*' stands twice";
+                return Err(QueryError::new(QueryErrorCode::DuplicateName, message));
+            }
+            Item::Document => columns.has_document = true,
+            Item::Column { expr, name } => {
+                let name = name.unwrap_or_else(|| name_of(&expr));
+                columns.computed.push((name, expr));
+            }
+        }
+    }
+    let mut names: Vec<_> = columns.computed.iter().map(|(name, _)| name).collect();
+    names.sort();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => {
+            let message = format!("two columns have the name '{}'", pair[0]);
+            Err(QueryError::new(QueryErrorCode::DuplicateName, message)
+                .with_hint("give one another name: AS .."))
+        }
+        None => Ok(columns),
+    }
+}
+
+/// What a column is called that was given no name: like its field, else like it is written.
+fn name_of(expr: &Expr) -> String {
+    match expr {
+        Expr::Path(path) => path.name().to_owned(),
+        Expr::Access(_, steps) => match steps.last() {
+            Some(Step::Field(name)) => name.clone(),
+            _ => expr.to_string(),
+        },
+        other => other.to_string(),
+    }
+}

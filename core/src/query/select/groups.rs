@@ -1,0 +1,135 @@
+//! Groups of documents, and the rows that they become.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::super::aggregate::{Accumulator, Aggregate};
+use super::super::eval::Scope;
+use super::super::expr::Expr;
+use super::super::key;
+use super::{Grouping, Select, SortedRow, SortedRows, sort_key};
+use crate::Value;
+
+/// What was accumulated over the documents of each group.
+#[derive(Debug)]
+pub struct Groups {
+    select: Arc<Select>,
+    groups: BTreeMap<Vec<u8>, Vec<Accumulator>>,
+    bytes: usize,
+}
+
+/// About what a group takes beside its key, in bytes.
+const GROUP_BYTES: usize = 64;
+
+/// A group on its way to whoever merges it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// What its documents have in common; groups come in this order.
+    pub key: Vec<u8>,
+    /// What was accumulated over them, as JSON.
+    pub state: String,
+}
+
+impl Groups {
+    /// None yet, of a statement whose rows are groups ([`Select::is_grouped`]).
+    pub fn new(select: Arc<Select>) -> Self {
+        Groups { select, groups: BTreeMap::new(), bytes: 0 }
+    }
+
+    /// How much memory they take, in bytes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Counts a document in.
+    pub fn add(&mut self, document: &Value) {
+        let Some(Grouping { keys, aggregates, .. }) = &self.select.grouping else { return };
+        let scope = Scope::of(document);
+        let mut bytes = Vec::new();
+        for expr in keys {
+            key::encode(expr.value(&scope).as_deref(), &mut bytes);
+        }
+        let accumulators = group(&mut self.groups, &mut self.bytes, aggregates, bytes);
+        for (accumulator, aggregate) in accumulators.iter_mut().zip(aggregates) {
+            self.bytes += accumulator.add(aggregate, document);
+        }
+    }
+
+    /// Counts in a group that others have made. `None` if that is none of this statement's.
+    pub fn merge(&mut self, merged: &Group) -> Option<()> {
+        let Ok(Value::Array(states)) = Value::from_json(merged.state.as_bytes()) else {
+            return None;
+        };
+        let aggregates = &self.select.grouping.as_ref()?.aggregates;
+        if states.len() != aggregates.len() {
+            return None;
+        }
+        let accumulators = group(&mut self.groups, &mut self.bytes, aggregates, merged.key.clone());
+        for (accumulator, state) in accumulators.iter_mut().zip(states) {
+            self.bytes += accumulator.merge(state)?;
+        }
+        Some(())
+    }
+
+    /// The groups, for whoever merges them, in order of their keys.
+    pub fn into_groups(self) -> impl Iterator<Item = Group> {
+        self.groups.into_iter().map(|(key, accumulators)| {
+            let states = accumulators.iter().map(Accumulator::state).collect();
+            Group { key, state: Value::Array(states).to_json() }
+        })
+    }
+
+    /// The rows that the groups become.
+    pub fn into_rows(mut self) -> Vec<Value> {
+        let Select { columns, order, limit, offset, grouping, .. } = &*self.select;
+        let Some(grouping) = grouping else { return Vec::new() };
+        // Without keys there is one group, also of nothing.
+        if grouping.keys.is_empty() {
+            group(&mut self.groups, &mut self.bytes, &grouping.aggregates, Vec::new());
+        }
+        let mut rows = SortedRows::new(self.select.needed());
+        let mut seen = BTreeSet::new();
+        for (key, accumulators) in self.groups {
+            let mut slots = Vec::with_capacity(grouping.keys.len() + accumulators.len());
+            let mut rest = key.as_slice();
+            while let Some(value) = key::decode(&mut rest) {
+                slots.push(value);
+            }
+            slots.extend(accumulators.iter().map(|accumulator| Some(accumulator.result())));
+            let scope = Scope { document: &Value::Null, slots: &slots };
+            let is_wanted = |having: &Expr| having.truth(&scope) == Some(true);
+            if !grouping.having.as_ref().is_none_or(is_wanted) {
+                continue;
+            }
+            let row = columns.row(&scope);
+            if grouping.is_distinct {
+                let mut bytes = Vec::new();
+                key::encode(Some(&row), &mut bytes);
+                if !seen.insert(bytes) {
+                    continue;
+                }
+            }
+            rows.add(SortedRow { key: sort_key(order, &scope), id: key, row });
+        }
+        let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let rows = rows.into_sorted().skip(count(*offset)).map(|row| row.row);
+        rows.take(limit.map_or(usize::MAX, count)).collect()
+    }
+}
+
+/// The group of a key, which is made if there is none.
+fn group<'g>(
+    groups: &'g mut BTreeMap<Vec<u8>, Vec<Accumulator>>,
+    bytes: &mut usize,
+    aggregates: &[Aggregate],
+    key: Vec<u8>,
+) -> &'g mut Vec<Accumulator> {
+    match groups.entry(key) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => {
+            *bytes += entry.key().len() + GROUP_BYTES + size_of_val(aggregates);
+            entry.insert(aggregates.iter().map(Accumulator::new).collect())
+        }
+    }
+}

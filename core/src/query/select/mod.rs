@@ -1,0 +1,116 @@
+//! SELECT: what it makes of documents, of groups of them, and in which order.
+//!
+//! Store nodes filter, and make of the documents that match what crosses the network: rows, rows with
+//! what they are sorted by ([`SortedRows`]), or groups with what was accumulated over them
+//! ([`Groups`]). Whoever merges what they made does so with the same two.
+
+mod clauses;
+mod groups;
+mod sorted;
+
+pub(super) use self::clauses::{Clauses, Direction, Item};
+pub use self::groups::{Group, Groups};
+pub use self::sorted::{SortedRow, SortedRows};
+use super::aggregate::Aggregate;
+use super::eval::Scope;
+use super::expr::Expr;
+use super::key;
+use super::predicate::Predicate;
+use crate::Value;
+use crate::ids::Collection;
+
+/// `SELECT [DISTINCT] items FROM collection [WHERE] [GROUP BY] [HAVING] [ORDER BY] [LIMIT] [OFFSET]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Select {
+    /// Where to read.
+    pub collection: Collection,
+    /// Which documents; all, if there is none.
+    pub filter: Option<Predicate>,
+    /// At most how many rows.
+    pub limit: Option<u64>,
+    /// How many rows to leave out before.
+    pub offset: u64,
+    columns: Columns,
+    /// If rows are groups of documents.
+    grouping: Option<Grouping>,
+    order: Vec<(Expr, Direction)>,
+}
+
+/// What a row has.
+#[derive(Clone, Debug, PartialEq)]
+struct Columns {
+    /// Whether the document's own fields are among it.
+    has_document: bool,
+    /// By name; no name stands twice. They take the place of fields of the document.
+    computed: Vec<(String, Expr)>,
+}
+
+/// How documents become groups. Keys and aggregates are the slots of what is computed of a group.
+#[derive(Clone, Debug, PartialEq)]
+struct Grouping {
+    /// What the documents of a group have in common; if nothing, there is one group.
+    keys: Vec<Expr>,
+    aggregates: Vec<Aggregate>,
+    having: Option<Expr>,
+    /// Whether rows that are equal come once.
+    is_distinct: bool,
+}
+
+impl Select {
+    /// Whether rows are groups of documents: then [`Groups`] makes them.
+    pub fn is_grouped(&self) -> bool {
+        self.grouping.is_some()
+    }
+
+    /// Whether something else than the document's id decides the order of rows: then
+    /// [`SortedRows`] has it.
+    pub fn is_sorted(&self) -> bool {
+        !self.order.is_empty()
+    }
+
+    /// How many rows whoever merges may need of each part at most.
+    pub fn needed(&self) -> Option<u64> {
+        self.limit.map(|limit| limit.saturating_add(self.offset))
+    }
+
+    /// The row that a document becomes. Columns that are missing are left out.
+    pub fn row(&self, document: &Value) -> Value {
+        self.columns.row(&Scope::of(document))
+    }
+
+    /// What a document is sorted by.
+    pub fn sort_key(&self, document: &Value) -> Vec<u8> {
+        sort_key(&self.order, &Scope::of(document))
+    }
+}
+
+impl Columns {
+    fn row(&self, scope: &Scope<'_>) -> Value {
+        if self.computed.is_empty() {
+            return scope.document.clone();
+        }
+        let mut fields = match scope.document {
+            Value::Object(fields) if self.has_document => fields.clone(),
+            _ => Default::default(),
+        };
+        for (name, column) in &self.computed {
+            match column.value(scope) {
+                Some(value) => fields.insert(name.clone(), value.into_owned()),
+                None => fields.remove(name),
+            };
+        }
+        Value::Object(fields)
+    }
+}
+
+fn sort_key(order: &[(Expr, Direction)], scope: &Scope<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (expr, direction) in order {
+        let start = bytes.len();
+        key::encode(expr.value(scope).as_deref(), &mut bytes);
+        if *direction == Direction::Descending {
+            bytes[start..].iter_mut().for_each(|byte| *byte = !*byte);
+        }
+    }
+    bytes
+}

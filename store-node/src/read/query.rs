@@ -1,0 +1,265 @@
+//! What a SELECT finds in this store: rows as they are found, or those that are sorted by something
+//! else than their document, or groups, for which all documents have to be looked at before the first.
+//!
+//! Each page looks at so many documents at most, so whoever waits sees that the node is at work also
+//! while nothing comes of it.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::vec::IntoIter;
+
+use anabranch_core::Value;
+use anabranch_core::ids::{AppId, DocumentId, DocumentKey, TxnId};
+use anabranch_core::query::{Group, Groups, Select, SortedRow, SortedRows};
+use anabranch_schemas::store as proto;
+
+use super::page::{Page, Used};
+use super::{Found, decode_id, find, with_id};
+use crate::error::Error;
+use crate::storage::{Storage, decode_state};
+
+/// Whether to go on after a document.
+type Visit = Result<ControlFlow<()>, Error>;
+
+/// What a query keeps before its first row, in bytes.
+pub(crate) const MAX_KEPT_BYTES: usize = 64 << 20;
+/// What the place of a group begins with.
+const GROUP: u8 = 1;
+/// About what a sorted row takes beside its texts.
+const ROW_BYTES: usize = 96;
+
+/// A query that has come somewhere.
+#[derive(Debug)]
+pub(super) struct QueryCursor {
+    find: Find,
+    make: Make,
+}
+
+/// The documents that match.
+#[derive(Debug)]
+struct Find {
+    app: AppId,
+    select: Arc<Select>,
+    at: TxnId,
+    left: Left,
+}
+
+#[derive(Debug)]
+enum Left {
+    /// The condition pins the ids: these are left.
+    Keys(IntoIter<DocumentKey>),
+    /// The collection after this document.
+    Collection(Option<Vec<u8>>),
+}
+
+/// What becomes of them.
+#[derive(Debug)]
+enum Make {
+    /// A row each; so many more are needed.
+    Rows { left: u64 },
+    /// The rows that come first, of those behind `after`.
+    Sorted { rows: SortedRows<String, String>, after: Vec<u8>, bytes: usize },
+    /// Groups, of which those behind `after` are given.
+    Groups { groups: Groups, after: Vec<u8> },
+    /// All was looked at: these are given.
+    Give(std::iter::Peekable<IntoIter<proto::QueryItem>>),
+}
+
+impl QueryCursor {
+    /// From the first row on, or from the one that follows the place `after`.
+    pub(super) fn new(
+        app: AppId,
+        select: Select,
+        after: Vec<u8>,
+        at: TxnId,
+    ) -> Result<Self, Error> {
+        let select = Arc::new(select);
+        let needed = select.needed();
+        let (make, from) = if select.is_grouped() {
+            (Make::Groups { groups: Groups::new(Arc::clone(&select)), after }, None)
+        } else if select.is_sorted() {
+            (Make::Sorted { rows: SortedRows::new(needed), after, bytes: 0 }, None)
+        } else {
+            (Make::Rows { left: needed.unwrap_or(u64::MAX) }, key_at(&after)?)
+        };
+        let left = match select.filter.as_ref().and_then(|filter| filter.key()) {
+            Some(mut keys) => {
+                keys.retain(|key| from.as_ref().is_none_or(|from| key > from));
+                Left::Keys(keys.into_iter())
+            }
+            None => Left::Collection(from.map(|key| {
+                DocumentId { app, collection: select.collection.clone(), key }.to_bytes()
+            })),
+        };
+        Ok(QueryCursor { find: Find { app, select, at, left }, make })
+    }
+
+    /// The next page.
+    pub(super) fn next(&mut self, storage: &Storage) -> Result<Page<proto::QueryItem>, Error> {
+        let mut page = Page::new();
+        let mut used = Used::default();
+        let select = Arc::clone(&self.find.select);
+        match &mut self.make {
+            Make::Rows { left: 0 } => {}
+            Make::Rows { left } => {
+                let is_over = self.find.next(storage, &mut used, |used, id, document| {
+                    let item = select.row(&document).to_json();
+                    used.items += 1;
+                    used.bytes += item.len();
+                    *left -= 1;
+                    let key = id.key.as_str().to_owned();
+                    page.items.push(proto::QueryItem { key, item, place: Default::default() });
+                    Ok(if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                })?;
+                page.is_last = is_over || *left == 0;
+            }
+            Make::Sorted { rows, after, bytes } => {
+                let is_over = self.find.next(storage, &mut used, |_, id, document| {
+                    let (key, id) = (select.sort_key(&document), id.key.as_str());
+                    if place(&key, id) <= *after && !after.is_empty() {
+                        return Ok(ControlFlow::Continue(()));
+                    }
+                    let id = id.to_owned();
+                    if !rows.needs(&key, &id) {
+                        return Ok(ControlFlow::Continue(()));
+                    }
+                    let row = SortedRow { key, id, row: select.row(&document).to_json() };
+                    *bytes += size(&row);
+                    if let Some(row) = rows.add(row) {
+                        *bytes -= size(&row);
+                    }
+                    check("the rows to sort", *bytes).map(ControlFlow::Continue)
+                })?;
+                page.is_last = false;
+                if is_over {
+                    let rows = std::mem::replace(rows, SortedRows::new(None)).into_sorted();
+                    let items: Vec<_> = rows.map(sorted_item).collect();
+                    self.make = Make::Give(items.into_iter().peekable());
+                }
+            }
+            Make::Groups { groups, after } => {
+                let is_over = self.find.next(storage, &mut used, |_, _, document| {
+                    groups.add(&document);
+                    check("the groups", groups.bytes()).map(ControlFlow::Continue)
+                })?;
+                page.is_last = false;
+                if is_over {
+                    let groups = std::mem::replace(groups, Groups::new(select)).into_groups();
+                    let behind = |place: &[u8]| after.is_empty() || place > after.as_slice();
+                    let groups = groups.map(group_item).filter(|item| behind(&item.place));
+                    let items: Vec<_> = groups.collect();
+                    self.make = Make::Give(items.into_iter().peekable());
+                }
+            }
+            Make::Give(items) => {
+                for item in items.by_ref() {
+                    used.items += 1;
+                    used.bytes += item.item.len() + item.place.len();
+                    page.items.push(item);
+                    if used.is_full() {
+                        break;
+                    }
+                }
+                page.is_last = items.peek().is_none();
+            }
+        }
+        Ok(page)
+    }
+}
+
+impl Find {
+    /// Gives documents that match to `take`, until that breaks off or as much was looked at as fits
+    /// one page. Whether there are no more.
+    fn next(
+        &mut self,
+        storage: &Storage,
+        used: &mut Used,
+        mut take: impl FnMut(&mut Used, &DocumentId, Value) -> Visit,
+    ) -> Result<bool, Error> {
+        let Find { app, select, at, left } = self;
+        let mut look = |found: Option<Found>, id: &DocumentId, looked: usize| -> Visit {
+            used.documents += 1;
+            used.looked_bytes += looked;
+            let filter = select.filter.as_ref();
+            let flow = match found {
+                Some(Found { value, .. }) if filter.is_none_or(|filter| filter.matches(&value)) => {
+                    take(used, id, value)?
+                }
+                _ => ControlFlow::Continue(()),
+            };
+            Ok(if used.is_full() { ControlFlow::Break(()) } else { flow })
+        };
+        match left {
+            Left::Keys(keys) => {
+                for key in keys.by_ref() {
+                    let id = DocumentId { app: *app, collection: select.collection.clone(), key };
+                    if look(find(storage, &id, *at)?, &id, 0)?.is_break() {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Left::Collection(after) => {
+                let prefix = DocumentId::collection_prefix(*app, &select.collection);
+                let start = after.take();
+                storage.documents(&prefix, start.as_deref(), *at, |bytes, txn, state| {
+                    let id = decode_id(bytes)?;
+                    let value = decode_state(state)?.value();
+                    let found = value.map(|value| Found { value: with_id(value, &id), txn });
+                    let flow = look(found, &id, state.len())?;
+                    if flow.is_break() {
+                        *after = Some(bytes.to_vec());
+                    }
+                    Ok(flow)
+                })?;
+                Ok(after.is_none())
+            }
+        }
+    }
+}
+
+/// The document whose row is at this place; `None` if it is before the first.
+fn key_at(place: &[u8]) -> Result<Option<DocumentKey>, Error> {
+    let refuse = |reason: &dyn std::fmt::Display| {
+        Error::InvalidRequest(format!("a query cannot start after this place: {reason}"))
+    };
+    match std::str::from_utf8(place).map_err(|error| refuse(&error))? {
+        "" => Ok(None),
+        key => DocumentKey::from_canonical(key).map(Some).map_err(|error| refuse(&error)),
+    }
+}
+
+/// Where a sorted row stands. Keys are never the beginning of others.
+fn place(key: &[u8], id: &str) -> Vec<u8> {
+    [key, id.as_bytes()].concat()
+}
+
+fn sorted_item(row: SortedRow<String, String>) -> proto::QueryItem {
+    let SortedRow { key, id, row } = row;
+    let place = place(&key, &id).into();
+    proto::QueryItem { key: id, item: row, place }
+}
+
+/// The group of everything has an empty key, but a place behind the first.
+fn group_item(group: Group) -> proto::QueryItem {
+    let place = [&[GROUP], group.key.as_slice()].concat().into();
+    proto::QueryItem { key: String::new(), item: group.state, place }
+}
+
+/// The group that an item is.
+pub(crate) fn group_of(item: proto::QueryItem) -> Option<Group> {
+    let key = item.place.strip_prefix(&[GROUP])?.to_vec();
+    Some(Group { key, state: item.item })
+}
+
+fn size(row: &SortedRow<String, String>) -> usize {
+    row.key.len() + row.id.len() + row.row.len() + ROW_BYTES
+}
+
+/// Refuses what takes too much memory.
+pub(crate) fn check(what: &'static str, bytes: usize) -> Result<(), Error> {
+    if bytes > MAX_KEPT_BYTES {
+        return Err(Error::QueryTooLarge { what, limit: MAX_KEPT_BYTES });
+    }
+    Ok(())
+}
