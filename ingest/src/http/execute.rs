@@ -48,7 +48,7 @@ pub(super) struct ExecuteReply {
     /// `select`, `insert`, `update` or `delete`.
     #[schema(example = "select")]
     query_type: &'static str,
-    /// What a SELECT found, in order of id.
+    /// What a SELECT found, in the order that it asks for, else in order of id.
     #[schema(value_type = Vec<Object>)]
     items: Vec<Value>,
     /// The ids of the documents that were written.
@@ -80,7 +80,8 @@ pub(super) enum PartReply {
         transaction. A repeat under the same Idempotency-Key is applied once and gets the same \
         reply; one that was refused for what was there stays refused. INSERT draws a UUID for a document \
         without `_id`. An id that stands twice in one INSERT is refused with ON ID CONFLICT FAIL; \
-        otherwise the documents apply in order.",
+        otherwise the documents apply in order. A SELECT with \
+        `Accept: application/x-ndjson` is answered by a row a line; a reply that breaks off is not whole.",
     params(
         ("app" = uuid::Uuid, Path, description = "The app"),
         ("X-Anabranch-Txn-Id" = Option<u64>, Header,
@@ -92,7 +93,8 @@ pub(super) enum PartReply {
     ),
     request_body = ExecuteRequest,
     responses(
-        (status = 200, description = "It was done", body = ExecuteReply,
+        (status = 200, description = "It was done",
+            content((ExecuteReply = "application/json"), (String = "application/x-ndjson")),
             headers(("X-Anabranch-Txn-Id" = u64, description = "As `transactionId`"))),
         (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
@@ -145,9 +147,9 @@ pub(super) async fn execute(
     }?;
     request.statement = parsed.statement;
     request.args = parsed.args.unwrap_or_default();
-    let deadline = request.deadline;
+    let (form, deadline) = (rows::Form::of(&headers), request.deadline);
     match Box::pin(api.executor.execute(request)).await? {
-        Executed::Rows(rows) => rows::reply(*rows, deadline).await,
+        Executed::Rows(rows) => rows::reply(*rows, form, deadline).await,
         Executed::Written(written) => Ok(reply(written)),
     }
 }

@@ -2,15 +2,15 @@
 //! memory on either side.
 //!
 //! A small result is sent whole. If a large one fails on the way, its status is sent already: then
-//! the reply ends with the error in its place and the connection is broken off, so that nobody
-//! takes a part for the whole.
+//! the connection is broken off, so that nobody takes a part for the whole; before that the reply ends
+//! with the error in its place, unless it is lines, which are rows and nothing else.
 
 use std::io;
 use std::time::Duration;
 
 use anabranch_schemas::store::QueryItem;
 use axum::body::Body;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
@@ -31,9 +31,44 @@ fn soon() -> Instant {
     Instant::now() + PAUSE
 }
 
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One object, with the rows in an array.
+    Object,
+    /// A row a line.
+    Lines,
+}
+
+impl Form {
+    /// The form that a client asks for.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let accepted =
+            headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut types = accepted.flat_map(|value| value.split(','));
+        let is_lines = types.any(|accepted| {
+            let media_type =
+                accepted.split_once(';').map_or(accepted, |(media_type, _)| media_type);
+            media_type.trim().eq_ignore_ascii_case(LINES)
+        });
+        if is_lines { Form::Lines } else { Form::Object }
+    }
+
+    fn media_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Form::Object => "application/json",
+            Form::Lines => LINES,
+        })
+    }
+}
+
+/// The media type of rows that are lines.
+const LINES: &str = "application/x-ndjson";
+
 /// Text of a reply that grows.
 struct Text {
     bytes: Vec<u8>,
+    form: Form,
     is_first: bool,
 }
 
@@ -46,8 +81,12 @@ enum Rest {
 }
 
 /// The reply to a SELECT.
-pub(super) async fn reply(mut rows: Rows, deadline: Instant) -> Result<Response, Refusal> {
-    let mut text = Text::new(&rows);
+pub(super) async fn reply(
+    mut rows: Rows,
+    form: Form,
+    deadline: Instant,
+) -> Result<Response, Refusal> {
+    let mut text = Text::new(&rows, form);
     let txn = rows.txn;
     let body = loop {
         match rows.next(deadline).await? {
@@ -60,8 +99,7 @@ pub(super) async fn reply(mut rows: Rows, deadline: Instant) -> Result<Response,
         }
     };
     let mut response = Response::new(body);
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response.headers_mut().insert(header::CONTENT_TYPE, form.media_type());
     set_txn(response.headers_mut(), txn);
     Ok(response)
 }
@@ -90,28 +128,38 @@ async fn next(rest: Option<Rest>) -> Option<(io::Result<Bytes>, Option<Rest>)> {
 }
 
 impl Text {
-    fn new(rows: &Rows) -> Self {
-        let txn = rows.txn.map_or_else(|| "null".to_owned(), |txn| txn.to_string());
-        let head = format!(r#"{{"transactionId":{txn},"queryType":"select","items":["#);
-        Text { bytes: head.into_bytes(), is_first: true }
+    fn new(rows: &Rows, form: Form) -> Self {
+        let head = match form {
+            Form::Object => {
+                let txn = rows.txn.map_or_else(|| "null".to_owned(), |txn| txn.to_string());
+                format!(r#"{{"transactionId":{txn},"queryType":"select","items":["#)
+            }
+            Form::Lines => String::new(),
+        };
+        Text { bytes: head.into_bytes(), form, is_first: true }
     }
 
     /// The items are JSON text as they come.
     fn add(&mut self, items: &[QueryItem]) {
         for item in items {
-            if !std::mem::take(&mut self.is_first) {
+            if self.form == Form::Object && !std::mem::take(&mut self.is_first) {
                 self.bytes.push(b',');
             }
             self.bytes.extend_from_slice(item.item.as_bytes());
+            if self.form == Form::Lines {
+                self.bytes.push(b'\n');
+            }
         }
     }
 
     fn end(mut self, refusal: Option<&Refusal>) -> Bytes {
-        let error =
-            serde_json::to_vec(&refusal.map(ErrorBody::from)).expect("an error is made of strings");
-        self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":[],"error":"#);
-        self.bytes.extend_from_slice(&error);
-        self.bytes.push(b'}');
+        if self.form == Form::Object {
+            let error = serde_json::to_vec(&refusal.map(ErrorBody::from))
+                .expect("an error is made of strings");
+            self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":[],"error":"#);
+            self.bytes.extend_from_slice(&error);
+            self.bytes.push(b'}');
+        }
         Bytes::from(self.bytes)
     }
 }

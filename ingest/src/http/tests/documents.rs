@@ -96,6 +96,29 @@ async fn a_large_result_is_sent_in_pieces() {
 }
 
 #[tokio::test]
+async fn rows_come_as_lines_to_who_asks_for_them() {
+    let cluster = Cluster::start().await;
+    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1, 's': 'a\n'}), ({'_id': 2})";
+    let txn = cluster.execute(insert, json!({})).await.txn();
+    let lines = |statement: &'static str, accept: &'static str| {
+        let cluster = &cluster;
+        async move { cluster.execute_with(statement, json!({}), &[("accept", accept)]).await }
+    };
+    let reply = lines("SELECT * FROM cars", "text/plain, Application/X-NDJSON;q=0.9").await;
+    assert_eq!(reply.text, "{\"_id\":1,\"s\":\"a\\n\"}\n{\"_id\":2}\n");
+    assert_eq!(
+        (reply.txn(), &reply.headers["content-type"]),
+        (txn, &"application/x-ndjson".parse().unwrap())
+    );
+    let nothing = lines("SELECT * FROM cars WHERE false", "application/x-ndjson").await;
+    assert_eq!((nothing.status, nothing.text.as_str()), (StatusCode::OK, ""));
+    let refused = lines("SELECT", "application/x-ndjson").await;
+    assert_eq!(refused.code(), "syntax_error");
+    let all = lines("SELECT * FROM cars", "*/*").await;
+    assert_eq!(all.json()["items"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
 async fn a_result_that_breaks_off_is_not_taken_for_a_whole_one() {
     let cluster = Cluster::start().await;
     large(&cluster).await;
@@ -111,4 +134,10 @@ async fn a_result_that_breaks_off_is_not_taken_for_a_whole_one() {
     let response = cluster.raw(request()).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert!(read(response).await.is_err(), "the body breaks off");
+    cluster.store.node.break_after(9);
+    let mut lines = request();
+    lines.headers_mut().insert("accept", "application/x-ndjson".parse().unwrap());
+    let response = cluster.raw(lines).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(read(response).await.is_err(), "so do lines");
 }
