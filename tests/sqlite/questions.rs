@@ -51,7 +51,7 @@ impl Text {
         }
     }
 
-    fn operator(left: Text, operator: &str, right: Text) -> Self {
+    fn operator(left: &Text, operator: &str, right: &Text) -> Self {
         Text {
             ours: format!("({} {operator} {})", left.ours, right.ours),
             theirs: format!("({} {operator} {})", left.theirs, right.theirs),
@@ -115,11 +115,11 @@ fn number(dice: &mut StdRng, depth: u32) -> Text {
     match dice.random_range(0..13) {
         0..=2 => {
             let operator = ["+", "-", "*"].choose(dice).expect("there are some");
-            Text::operator(number(dice, depth), operator, number(dice, depth))
+            Text::operator(&number(dice, depth), operator, &number(dice, depth))
         }
         // Halves and quarters stay exact. Of two integers SQLite gives the whole part.
-        3 => Text::operator(number(dice, depth), "/", Text::same("(-4.0)")),
-        4 => Text::operator(whole(dice), "%", whole(dice)),
+        3 => Text::operator(&number(dice, depth), "/", &Text::same("(-4.0)")),
+        4 => Text::operator(&whole(dice), "%", &whole(dice)),
         5 => Text::call("abs", "abs", &[number(dice, depth)]),
         6 => number(dice, depth).join("(- ", ")"),
         7 => Text::call("length", "length", &[string(dice, depth)]),
@@ -159,7 +159,7 @@ fn string(dice: &mut StdRng, depth: u32) -> Text {
             let count = Text::same(dice.random_range(0..4).to_string());
             Text::call("substr", "substr", &[string(dice, depth), from, count])
         }
-        4 => Text::operator(string(dice, depth), "||", string(dice, depth)),
+        4 => Text::operator(&string(dice, depth), "||", &string(dice, depth)),
         5 => {
             let arguments = [string(dice, depth), quoted(&word(dice)), quoted(&word(dice))];
             Text::call("replace", "replace", &arguments)
@@ -176,8 +176,8 @@ fn condition(dice: &mut StdRng, depth: u32) -> Text {
     let below = depth.saturating_sub(1);
     if depth > 0 && dice.random_bool(0.4) {
         return match dice.random_range(0..3) {
-            0 => Text::operator(condition(dice, below), "AND", condition(dice, below)),
-            1 => Text::operator(condition(dice, below), "OR", condition(dice, below)),
+            0 => Text::operator(&condition(dice, below), "AND", &condition(dice, below)),
+            1 => Text::operator(&condition(dice, below), "OR", &condition(dice, below)),
             _ => condition(dice, below).join("(NOT ", ")"),
         };
     }
@@ -187,7 +187,7 @@ fn condition(dice: &mut StdRng, depth: u32) -> Text {
         0..=1 => {
             let operators = ["=", "<>", "<", "<=", ">", ">=", "==", "!="];
             let operator = operators.choose(dice).expect("there are some");
-            Text::operator(value(dice, below), operator, value(dice, below))
+            Text::operator(&value(dice, below), operator, &value(dice, below))
         }
         2 => value(dice, below).join("(", &format!(" IS {not}NULL)")),
         3 => {
@@ -287,7 +287,7 @@ pub(crate) fn question(collection: &str, dice: &mut StdRng) -> Question {
             text.push(" HAVING ");
             let operator = ["<", ">", "="].choose(dice).expect("there are some");
             let count = Text::same(dice.random_range(0..4).to_string());
-            text.add(&Text::operator(Text::same("COUNT(*)"), operator, count));
+            text.add(&Text::operator(&Text::same("COUNT(*)"), operator, &count));
         }
     }
     if kind == 0 {
