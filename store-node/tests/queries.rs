@@ -81,9 +81,9 @@ fn place(item: &proto::QueryItem) -> Bytes {
 
 async fn check(cluster: &mut Cluster) {
     cluster.write_some();
-    let named = (0..40).map(|n| {
-        let fields = format!(r#"{{"n": {n}, "name": "car {}"}}"#, "x".repeat(n as usize % 6));
-        (n, put(&fields))
+    let named = (0..40_u8).map(|n| {
+        let fields = format!(r#"{{"n": {n}, "name": "car {}"}}"#, "x".repeat(usize::from(n) % 6));
+        (i64::from(n), put(&fields))
     });
     let last = cluster.write(named.collect());
     let model = Model::of(&*cluster.log.journal());
