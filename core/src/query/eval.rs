@@ -4,12 +4,55 @@
 //! documents, which are bounded too.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::cmp::Ordering;
 
+use super::MAX_DEPTH;
 use super::expr::{Case, Comparison, Expr, Operator, Step};
-use super::function::MAX_RESULT_BYTES;
 use super::order::{compare, total_cmp, type_rank};
 use crate::Value;
+
+/// How many bytes of strings, arrays and objects may be made for one row, what is made on the way
+/// included; what would be more is NULL. A short statement could else make gigabytes of a document.
+const MAX_MADE_BYTES: usize = 16 * 1024 * 1024;
+
+/// What may still be made for a row.
+pub(super) struct Budget(Cell<usize>);
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Budget(Cell::new(MAX_MADE_BYTES))
+    }
+
+    /// Takes so many bytes, if they are left.
+    fn take(&self, bytes: usize) -> bool {
+        let left = self.0.get().checked_sub(bytes);
+        self.0.set(left.unwrap_or(0));
+        left.is_some()
+    }
+
+    /// The value, or NULL if it is too much.
+    fn keep(&self, made: Value) -> Value {
+        if self.take(bytes(&made)) { made } else { Value::Null }
+    }
+
+    /// A value of one's own; `None` if that would be too much.
+    pub(super) fn own(&self, value: Cow<'_, Value>) -> Option<Value> {
+        match value {
+            Cow::Owned(value) => Some(value),
+            Cow::Borrowed(value) => self.take(bytes(value)).then(|| value.clone()),
+        }
+    }
+}
+
+/// What a value takes beside itself.
+fn bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(_) | Value::Object(_) => value.json_len(),
+    }
+}
 
 /// What an expression is evaluated over.
 #[derive(Clone, Copy)]
@@ -18,16 +61,17 @@ pub(super) struct Scope<'a> {
     pub(super) document: &'a Value,
     /// What else is known about the row.
     pub(super) slots: &'a [Option<Value>],
-}
-
-impl Scope<'_> {
-    /// Where only constants have a value.
-    pub(super) const EMPTY: Scope<'static> = Scope { document: &Value::Null, slots: &[] };
+    pub(super) budget: &'a Budget,
 }
 
 impl<'a> Scope<'a> {
-    pub(super) fn of(document: &'a Value) -> Self {
-        Scope { document, slots: &[] }
+    pub(super) fn of(document: &'a Value, budget: &'a Budget) -> Self {
+        Scope { document, slots: &[], budget }
+    }
+
+    /// Where only constants have a value.
+    pub(super) fn of_nothing(budget: &'a Budget) -> Self {
+        Scope::of(&Value::Null, budget)
     }
 }
 
@@ -44,7 +88,7 @@ impl Expr {
             Expr::Chain(first, rest) => {
                 let first = first.value(scope);
                 rest.iter().fold(first, |left, (operator, right)| {
-                    operate(*operator, left, right.value(scope))
+                    operate(*operator, left, right.value(scope), scope.budget)
                 })
             }
             Expr::Negate(inner) => Some(Cow::Owned(negated(&*inner.value(scope)?))),
@@ -52,17 +96,25 @@ impl Expr {
             Expr::Call(function, arguments) => {
                 let values: Vec<_> =
                     arguments.iter().map(|argument| argument.value(scope)).collect();
-                function.call(&values).map(Cow::Owned)
+                let made = function.call(&values)?;
+                Some(Cow::Owned(scope.budget.keep(made)))
             }
             Expr::Array(items) => {
-                let items = items.iter().map(|item| owned_or_null(item.value(scope)));
-                Some(Cow::Owned(Value::Array(items.collect())))
+                let items = items.iter().map(|item| match item.value(scope) {
+                    Some(item) => scope.budget.own(item),
+                    None => Some(Value::Null),
+                });
+                let made: Option<Vec<Value>> = items.collect();
+                Some(Cow::Owned(made.map_or(Value::Null, |made| shallow(Value::Array(made)))))
             }
             Expr::Object(fields) => {
                 let fields = fields.iter().filter_map(|(name, field)| {
-                    Some((name.clone(), field.value(scope)?.into_owned()))
+                    let field = scope.budget.own(field.value(scope)?);
+                    Some(field.map(|field| (name.clone(), field)))
                 });
-                Some(Cow::Owned(fields.collect::<Value>()))
+                let made: Option<Vec<(String, Value)>> = fields.collect();
+                let object = |made: Vec<_>| shallow(made.into_iter().collect::<Value>());
+                Some(Cow::Owned(made.map_or(Value::Null, object)))
             }
             // What is left are conditions; an aggregate has a slot by now.
             Expr::Aggregate(_)
@@ -148,8 +200,9 @@ impl Case {
     }
 }
 
-fn owned_or_null(found: Found<'_>) -> Value {
-    found.map(Cow::into_owned).unwrap_or_default()
+/// The value, or NULL if it nests deeper than documents may.
+fn shallow(value: Value) -> Value {
+    if value.depth() > MAX_DEPTH { Value::Null } else { value }
 }
 
 fn access<'a>(base: Cow<'a, Value>, steps: &[Step]) -> Found<'a> {
@@ -210,7 +263,12 @@ fn is_in_any(value: &Found<'_>, items: &[Value]) -> Option<bool> {
 }
 
 /// MISSING if one of them is; NULL if they do not fit the operator.
-fn operate<'a>(operator: Operator, left: Found<'_>, right: Found<'_>) -> Found<'a> {
+fn operate<'a>(
+    operator: Operator,
+    left: Found<'_>,
+    right: Found<'_>,
+    budget: &Budget,
+) -> Found<'a> {
     let (left, right) = (left?, right?);
     let result = match (left.as_ref(), right.as_ref()) {
         (Value::Int(left), Value::Int(right)) => of_integers(operator, *left, *right),
@@ -218,8 +276,7 @@ fn operate<'a>(operator: Operator, left: Found<'_>, right: Found<'_>) -> Found<'
         (Value::Float(left), Value::Int(right)) => of_floats(operator, *left, as_float(*right)),
         (Value::Float(left), Value::Float(right)) => of_floats(operator, *left, *right),
         (Value::String(left), Value::String(right))
-            if operator == Operator::Concatenate
-                && left.len() + right.len() <= MAX_RESULT_BYTES =>
+            if operator == Operator::Concatenate && budget.take(left.len() + right.len()) =>
         {
             Value::String([left.as_str(), right].concat())
         }
@@ -228,8 +285,9 @@ fn operate<'a>(operator: Operator, left: Found<'_>, right: Found<'_>) -> Found<'
     Some(Cow::Owned(result))
 }
 
-#[allow(clippy::cast_precision_loss)] // the nearest double is what arithmetic with doubles takes
-fn as_float(integer: i64) -> f64 {
+/// The nearest double, which is what arithmetic with doubles takes.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn as_float(integer: i64) -> f64 {
     integer as f64
 }
 

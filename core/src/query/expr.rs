@@ -3,11 +3,12 @@
 //! meaning in different words often gives equal expressions, and the text of an expression reads
 //! back as the same one.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::MAX_DEPTH;
 use super::aggregate::Aggregate;
-use super::eval::Scope;
+use super::eval::{Budget, Scope};
 use super::function::Function;
 use super::order::total_cmp;
 use super::path::FieldPath;
@@ -164,6 +165,17 @@ pub(super) enum Precedence {
     Primary,
 }
 
+impl Precedence {
+    /// Of what stands on the right of an operator of this one: it is not part of its chain.
+    pub(super) fn tighter(self) -> Self {
+        match self {
+            Precedence::Sum => Precedence::Product,
+            Precedence::Product => Precedence::Concatenation,
+            _ => Precedence::Sign,
+        }
+    }
+}
+
 impl Expr {
     /// The AND of some conditions, at least one.
     pub(super) fn all(conditions: Vec<Expr>) -> Expr {
@@ -207,15 +219,38 @@ impl Expr {
         }
     }
 
-    /// What lies some steps, at least one, inside.
-    pub(super) fn access(base: Expr, steps: Vec<Step>) -> Expr {
-        match base {
+    /// What lies some steps inside. Fields of a field are its path.
+    pub(super) fn access(base: Expr, mut steps: Vec<Step>) -> Expr {
+        let base = match base {
             Expr::Access(base, mut before) => {
                 before.extend(steps);
-                Expr::Access(base, before)
+                return Expr::Access(base, before);
             }
-            base => Expr::Access(Box::new(base), steps).folded(),
+            Expr::Path(path) => {
+                let fields = steps.iter().take_while(|step| matches!(step, Step::Field(_))).count();
+                let names = steps.drain(..fields).filter_map(|step| match step {
+                    Step::Field(name) => Some(name),
+                    Step::Element(_) => None,
+                });
+                Expr::Path(path.within(names))
+            }
+            other => other,
+        };
+        if steps.is_empty() { base } else { Expr::Access(Box::new(base), steps).folded() }
+    }
+
+    /// How many steps into a value it takes.
+    pub(super) fn steps(&self) -> usize {
+        match self {
+            Expr::Path(path) => path.steps().len(),
+            Expr::Access(base, steps) => base.steps() + steps.len(),
+            _ => 0,
         }
+    }
+
+    /// How many expressions it is made of: about what it costs to evaluate.
+    pub(super) fn size(&self) -> usize {
+        1 + self.children().map(Expr::size).sum::<usize>()
     }
 
     /// The constant that an expression is if all that it is made of are. Conditions stay as they
@@ -224,7 +259,7 @@ impl Expr {
         if !self.children().all(|child| matches!(child, Expr::Literal(_))) {
             return self;
         }
-        match self.value(&Scope::EMPTY) {
+        match self.value(&Scope::of_nothing(&Budget::new())) {
             Some(value) if value.depth() <= MAX_DEPTH => Expr::Literal(value.into_owned()),
             _ => self,
         }
@@ -235,7 +270,8 @@ impl Expr {
         let depends = self.any_part(&mut |part| {
             matches!(part, Expr::Path(_) | Expr::Slot(_) | Expr::Aggregate(_))
         });
-        (!depends).then(|| self.value(&Scope::EMPTY).map(std::borrow::Cow::into_owned))
+        let value = || self.value(&Scope::of_nothing(&Budget::new())).map(Cow::into_owned);
+        (!depends).then(value)
     }
 
     /// Whether it may be true or false.

@@ -1,20 +1,22 @@
-//! The query language: statements and conditions, parsed, and conditions evaluated.
+//! The query language: statements and conditions, parsed, and expressions evaluated. It is described
+//! for users in `docs/query.md`.
 //!
 //! ```text
 //! INSERT INTO c DOCUMENTS (:d), ({'_id': 1}) [ON ID CONFLICT policy]
-//! SELECT * | path [AS name], .. FROM c [WHERE condition] [LIMIT n]
+//! SELECT [DISTINCT] * | expression [AS name], .. FROM c [WHERE condition] [GROUP BY expression, ..]
+//!     [HAVING condition] [ORDER BY expression [ASC | DESC], ..] [LIMIT n] [OFFSET n]
 //! UPDATE c [SET path = value, ..] [UNSET path, ..] [APPLY path INCREMENT BY n, ..] WHERE condition
 //! DELETE FROM c WHERE condition
 //! policy: FAIL | DO NOTHING | DO UPDATE | DO UPDATE_LOCAL_DIFF
 //! ```
 //!
-//! A condition is made of `= == != <> < <= > >=`, `IS [NOT] NULL`, `IS [NOT] MISSING`, `[NOT] IN`,
-//! `[NOT] BETWEEN`, `[NOT] LIKE`, `AND`, `OR`, `NOT` and parentheses over dotted paths, literals
-//! and `:arguments`. One evaluator, [`Predicate::matches`], serves reads and replication filters.
+//! One evaluator serves all: a condition ([`Predicate`]), what a [`Select`] makes of documents, and
+//! what it accumulates over them ([`Groups`]). Everything is a pure function of documents.
 //!
 //! **Meaning.** NULL and MISSING differ. A comparison with either is unknown, and so is one
 //! between values of different types; `x IS NULL` is unknown where `x` is missing, `IS MISSING`
-//! never is. A condition that is unknown does not match. Numbers compare exactly, whether they are
+//! never is. A condition that is unknown does not match. Operators and functions of what is MISSING
+//! are MISSING, of what does not fit them NULL. Numbers compare exactly, whether they are
 //! held as integers or as doubles; strings compare by code point; arrays and objects as in
 //! [`total_cmp`].
 //!
@@ -22,8 +24,9 @@
 //! escapes except the doubled quote. Inside `{}` and `[]` double quotes mean a string, as in JSON.
 //! `x IN (:list)` takes an argument that is an array as the list.
 //!
-//! **Bounds.** Length and nesting of the text are limited, chains of AND and OR are lists and not
-//! trees: no text can exhaust the stack.
+//! **Bounds.** Length and nesting of the text are limited; chains of AND, OR and operators are lists
+//! and not trees: no text can exhaust the stack. What constants and columns multiply to is counted when
+//! a statement is parsed, what a row makes when it is evaluated.
 
 mod aggregate;
 mod error;
@@ -47,7 +50,7 @@ pub use order::total_cmp;
 pub use parse::{parse, parse_filter, parse_taking};
 pub use path::FieldPath;
 pub use predicate::Predicate;
-pub use select::{Group, Groups, Select, SortedRow, SortedRows};
+pub use select::{Group, Groups, Select, SortedRow, SortedRows, TooLarge};
 pub use statement::{Args, Delete, Insert, OnConflict, Statement, Update};
 
 /// The longest statement, in bytes; large values belong into arguments.

@@ -39,6 +39,12 @@ impl FieldPath {
         }
     }
 
+    /// The path of what lies inside. It may be longer than a path that is written.
+    pub(super) fn within(mut self, names: impl Iterator<Item = String>) -> Self {
+        self.0.extend(names);
+        self
+    }
+
     /// The steps, never empty.
     pub fn steps(&self) -> &[String] {
         &self.0

@@ -1,7 +1,7 @@
 //! Conditions on a document.
 
 use super::error::{QueryError, QueryErrorCode};
-use super::eval::Scope;
+use super::eval::{Budget, Scope};
 use super::expr::{Comparison, Expr};
 use super::order::exact_int;
 use super::{MAX_FILTER_BYTES, text};
@@ -40,7 +40,7 @@ impl Predicate {
 
     /// Whether the condition holds. Unknown is no.
     pub fn matches(&self, document: &Value) -> bool {
-        self.root.truth(&Scope::of(document)) == Some(true)
+        self.root.truth(&Scope::of(document, &Budget::new())) == Some(true)
     }
 
     /// The ids that a matching document can have, sorted, if the condition pins `_id` by `=` or

@@ -51,7 +51,7 @@ fn write_expr(out: &mut impl Write, expr: &Expr) -> fmt::Result {
         Expr::Literal(value) => write_value(out, value),
         Expr::Path(path) => write!(out, "{path}"),
         Expr::Access(base, steps) => {
-            write_operand(out, base, Precedence::Primary)?;
+            write_base(out, base)?;
             steps.iter().try_for_each(|step| match step {
                 // Behind a bracket the tokenizer takes `._` for a number that is none.
                 Step::Field(name) if name.starts_with('_') => {
@@ -93,19 +93,13 @@ fn write_expr(out: &mut impl Write, expr: &Expr) -> fmt::Result {
             write_operand(out, first, precedence)?;
             rest.iter().try_for_each(|(operator, part)| {
                 write!(out, " {} ", operator.as_str())?;
-                // What is on the right of an operator is not part of its chain.
-                let tighter = match precedence {
-                    Precedence::Sum => Precedence::Product,
-                    Precedence::Product => Precedence::Concatenation,
-                    _ => Precedence::Sign,
-                };
-                write_operand(out, part, tighter)
+                write_operand(out, part, precedence.tighter())
             })
         }
         Expr::Negate(inner) => {
             // Two signs in a row would begin a comment.
-            out.write_str("-")?;
-            write_operand(out, inner, Precedence::Primary)
+            out.write_str(if matches!(**inner, Expr::Negate(_)) { "- " } else { "-" })?;
+            write_operand(out, inner, Precedence::Sign)
         }
         Expr::Case(case) => write_case(out, case),
         Expr::Call(function, arguments) => {
@@ -151,14 +145,12 @@ fn write_test(out: &mut impl Write, test: &Expr, not: &str) -> fmt::Result {
             write_operand(out, &pair[0], Precedence::Sum)?;
             write!(out, " {not}IN ")?;
             // After IN a parenthesis begins a list, so all of the array has to stand in one.
-            match &pair[1] {
-                array @ (Expr::Path(_) | Expr::Array(_) | Expr::Call(..)) => write_expr(out, array),
-                array => {
-                    out.write_str("(")?;
-                    write_expr(out, array)?;
-                    out.write_str(")")
-                }
+            if begins_bare(&pair[1]) {
+                return write_expr(out, &pair[1]);
             }
+            out.write_str("(")?;
+            write_expr(out, &pair[1])?;
+            out.write_str(")")
         }
         Expr::Between(three) => {
             write_operand(out, &three[0], Precedence::Sum)?;
@@ -173,6 +165,25 @@ fn write_test(out: &mut impl Write, test: &Expr, not: &str) -> fmt::Result {
             write_string(out, pattern.text())
         }
         _ => write_expr(out, test),
+    }
+}
+
+/// What steps lead into. A number would take the point behind it for its own.
+fn write_base(out: &mut impl Write, base: &Expr) -> fmt::Result {
+    if !matches!(base, Expr::Literal(_)) {
+        return write_operand(out, base, Precedence::Primary);
+    }
+    out.write_str("(")?;
+    write_expr(out, base)?;
+    out.write_str(")")
+}
+
+/// Whether the text of an array does not begin with a parenthesis.
+fn begins_bare(array: &Expr) -> bool {
+    match array {
+        Expr::Path(_) | Expr::Array(_) | Expr::Call(..) => true,
+        Expr::Access(base, _) => begins_bare(base),
+        _ => false,
     }
 }
 

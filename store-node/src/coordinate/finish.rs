@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::merge::Items;
 use crate::error::Error;
-use crate::read::{check_kept, group_of};
+use crate::read::{MAX_KEPT_BYTES, blocking, check_kept, group_of};
 use crate::rpc::{refuse, refused};
 
 /// How much of rows that are all there one reply has.
@@ -70,9 +70,14 @@ async fn grouped(
             refused(check_kept("the groups", groups.bytes()))?;
         }
     }
-    let rows = (1_u64..).zip(groups.into_rows()).map(|(number, row)| proto::QueryItem {
+    // To sort them takes a moment, in which others are to go on.
+    let rows = blocking(move || {
+        let too_large = |_| Error::QueryTooLarge { what: "the rows", limit: MAX_KEPT_BYTES };
+        groups.into_rows(MAX_KEPT_BYTES).map_err(too_large)
+    });
+    let rows = (1_u64..).zip(refused(rows.await)?).map(|(number, item)| proto::QueryItem {
         key: String::new(),
-        item: row.to_json(),
+        item,
         place: number.to_be_bytes().to_vec().into(),
     });
     let mut replies = vec![Vec::new()];

@@ -151,15 +151,16 @@ impl Coordinator {
         }
         let partitions = self.needed(&request, &select)?;
         let most = select.needed().filter(|_| !select.is_grouped()).unwrap_or(u64::MAX);
-        let (partitions, rows, select) = (&partitions, &request, &select);
+        let (at, after, asked) = (request.at, request.after.clone(), of_parts(&select, request));
+        let (partitions, after, asked, select) = (&partitions, &after, &asked, &select);
         let read = |at: Timestamp| async move {
             let (txn, stable) = (Some(at.txn.0), at.stable_next());
-            let found = self.rows(partitions, at, rows, most).await?;
-            let rows = finish(Arc::clone(select), &rows.after, found);
+            let found = self.rows(partitions, at, asked, most).await?;
+            let rows = finish(Arc::clone(select), after, found);
             Ok(rows.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
         };
-        let read = self.read(request.at, read).await?;
-        let nothing = || finish(Arc::clone(select), &request.after, stream::empty().boxed());
+        let read = self.read(at, read).await?;
+        let nothing = || finish(Arc::clone(select), after, stream::empty().boxed());
         Ok(match read {
             Some(replies) => replies,
             None => {
@@ -174,6 +175,7 @@ impl Coordinator {
         request: proto::QueryRequest,
     ) -> Result<Replies<proto::QueryReply>, Status> {
         let after = request.after.clone();
+        let request = of_parts(&select, request);
         let request = proto::QueryRequest { at: self.alone_at(request.at), ..request };
         let mut found = refused(self.local.query(request).await.map(replies))?;
         let first = found.try_next().await?;
@@ -479,6 +481,15 @@ impl Coordinator {
 fn newer(at: proto::ReadAt, failed: &Status) -> Option<proto::ReadAt> {
     let oldest = oldest_of(failed).filter(|_| at.exactly.is_none())?;
     Some(proto::ReadAt { at_least: at.at_least.max(Some(oldest.0)), ..at })
+}
+
+/// What the parts of a query are asked: rows that are made of groups have places of their own, which the
+/// groups know nothing of.
+fn of_parts(select: &Select, request: proto::QueryRequest) -> proto::QueryRequest {
+    if !select.is_grouped() {
+        return request;
+    }
+    proto::QueryRequest { after: Default::default(), ..request }
 }
 
 fn one<T: Send + 'static>(reply: T) -> Replies<T> {

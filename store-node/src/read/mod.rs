@@ -29,7 +29,7 @@ use crate::storage::{Hold, Storage, decode_state};
 
 pub(crate) use self::checksum::{ChecksumStream, Cut, Sum};
 pub(crate) use self::page::Page;
-pub(crate) use self::query::{check as check_kept, group_of};
+pub(crate) use self::query::{MAX_KEPT_BYTES, check as check_kept, group_of};
 pub(crate) use self::stream::{Kind, QueryStream, Replies, ScanStream};
 
 /// What reads need.
@@ -60,6 +60,8 @@ pub(crate) struct Found {
     pub(crate) value: Value,
     /// The transaction that wrote it last.
     pub(crate) txn: TxnId,
+    /// How long its state is, in bytes.
+    pub(crate) bytes: usize,
 }
 
 impl Reads {
@@ -167,7 +169,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 fn find(storage: &Storage, id: &DocumentId, at: TxnId) -> Result<Option<Found>, Error> {
     let found = storage.document(&id.to_bytes(), at, |txn, state| {
         let value = decode_state(state)?.value();
-        Ok(value.map(|value| Found { value: with_id(value, id), txn }))
+        let bytes = state.len();
+        Ok(value.map(|value| Found { value: with_id(value, id), txn, bytes }))
     })?;
     Ok(found.flatten())
 }

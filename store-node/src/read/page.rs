@@ -17,6 +17,8 @@ const PAGE_BYTES: usize = 256 << 10;
 const PAGE_DOCUMENTS: usize = 5_000;
 /// And how many bytes of them: whoever waits is to hear from the node within a second.
 const PAGE_LOOKED_BYTES: usize = 8 << 20;
+/// And how many expressions are evaluated: a fifth of a second's worth.
+const PAGE_EVALUATED: usize = 2_000_000;
 
 /// A part of a result.
 #[derive(Debug)]
@@ -39,6 +41,7 @@ pub(super) struct Used {
     pub(super) bytes: usize,
     pub(super) documents: usize,
     pub(super) looked_bytes: usize,
+    pub(super) evaluated: usize,
 }
 
 impl Used {
@@ -47,6 +50,7 @@ impl Used {
             || self.bytes >= PAGE_BYTES
             || self.documents >= PAGE_DOCUMENTS
             || self.looked_bytes >= PAGE_LOOKED_BYTES
+            || self.evaluated >= PAGE_EVALUATED
     }
 }
 

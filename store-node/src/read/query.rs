@@ -60,7 +60,7 @@ enum Make {
     /// The rows that come first, of those behind `after`.
     Sorted { rows: SortedRows<String, String>, after: Vec<u8>, bytes: usize },
     /// Groups, of which those behind `after` are given.
-    Groups { groups: Groups, after: Vec<u8> },
+    Grouped { groups: Groups, after: Vec<u8> },
     /// All was looked at: these are given.
     Give(std::iter::Peekable<IntoIter<proto::QueryItem>>),
 }
@@ -76,7 +76,7 @@ impl QueryCursor {
         let select = Arc::new(select);
         let needed = select.needed();
         let (make, from) = if select.is_grouped() {
-            (Make::Groups { groups: Groups::new(Arc::clone(&select)), after }, None)
+            (Make::Grouped { groups: Groups::new(Arc::clone(&select)), after }, None)
         } else if select.is_sorted() {
             (Make::Sorted { rows: SortedRows::new(needed), after, bytes: 0 }, None)
         } else {
@@ -98,57 +98,28 @@ impl QueryCursor {
     pub(super) fn next(&mut self, storage: &Storage) -> Result<Page<proto::QueryItem>, Error> {
         let mut page = Page::new();
         let mut used = Used::default();
-        let select = Arc::clone(&self.find.select);
         match &mut self.make {
-            Make::Rows { left: 0 } => {}
             Make::Rows { left } => {
-                let is_over = self.find.next(storage, &mut used, |used, id, document| {
-                    let item = select.row(&document).to_json();
-                    used.items += 1;
-                    used.bytes += item.len();
-                    *left -= 1;
-                    let key = id.key.as_str().to_owned();
-                    page.items.push(proto::QueryItem { key, item, place: Default::default() });
-                    Ok(if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-                })?;
-                page.is_last = is_over || *left == 0;
+                page.is_last = rows(&mut self.find, storage, left, &mut used, &mut page.items)?;
             }
             Make::Sorted { rows, after, bytes } => {
-                let is_over = self.find.next(storage, &mut used, |_, id, document| {
-                    let (key, id) = (select.sort_key(&document), id.key.as_str());
-                    if place(&key, id) <= *after && !after.is_empty() {
-                        return Ok(ControlFlow::Continue(()));
-                    }
-                    let id = id.to_owned();
-                    if !rows.needs(&key, &id) {
-                        return Ok(ControlFlow::Continue(()));
-                    }
-                    let row = SortedRow { key, id, row: select.row(&document).to_json() };
-                    *bytes += size(&row);
-                    if let Some(row) = rows.add(row) {
-                        *bytes -= size(&row);
-                    }
-                    check("the rows to sort", *bytes).map(ControlFlow::Continue)
-                })?;
                 page.is_last = false;
-                if is_over {
+                if sort(&mut self.find, storage, (rows, bytes), after, &mut used)? {
                     let rows = std::mem::replace(rows, SortedRows::new(None)).into_sorted();
-                    let items: Vec<_> = rows.map(sorted_item).collect();
-                    self.make = Make::Give(items.into_iter().peekable());
+                    self.make = Make::give(rows.map(sorted_item).collect());
                 }
             }
-            Make::Groups { groups, after } => {
+            Make::Grouped { groups, after } => {
+                page.is_last = false;
+                let select = Arc::clone(&self.find.select);
                 let is_over = self.find.next(storage, &mut used, |_, _, document| {
                     groups.add(&document);
                     check("the groups", groups.bytes()).map(ControlFlow::Continue)
                 })?;
-                page.is_last = false;
                 if is_over {
                     let groups = std::mem::replace(groups, Groups::new(select)).into_groups();
-                    let behind = |place: &[u8]| after.is_empty() || place > after.as_slice();
-                    let groups = groups.map(group_item).filter(|item| behind(&item.place));
-                    let items: Vec<_> = groups.collect();
-                    self.make = Make::Give(items.into_iter().peekable());
+                    let behind = |item: &proto::QueryItem| after.is_empty() || item.place > *after;
+                    self.make = Make::give(groups.map(group_item).filter(behind).collect());
                 }
             }
             Make::Give(items) => {
@@ -167,6 +138,64 @@ impl QueryCursor {
     }
 }
 
+impl Make {
+    fn give(items: Vec<proto::QueryItem>) -> Self {
+        Make::Give(items.into_iter().peekable())
+    }
+}
+
+/// The next rows, as documents are found. Whether these are the last.
+fn rows(
+    find: &mut Find,
+    storage: &Storage,
+    left: &mut u64,
+    used: &mut Used,
+    items: &mut Vec<proto::QueryItem>,
+) -> Result<bool, Error> {
+    if *left == 0 {
+        return Ok(true);
+    }
+    let select = Arc::clone(&find.select);
+    let is_over = find.next(storage, used, |used, id, document| {
+        let item = select.row(&document).to_json();
+        used.items += 1;
+        used.bytes += item.len();
+        *left -= 1;
+        let key = id.key.as_str().to_owned();
+        items.push(proto::QueryItem { key, item, place: Default::default() });
+        Ok(if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok(is_over || *left == 0)
+}
+
+/// Looks at more documents for the rows that come first, which take so many bytes. Whether there are
+/// no more.
+fn sort(
+    find: &mut Find,
+    storage: &Storage,
+    (rows, bytes): (&mut SortedRows<String, String>, &mut usize),
+    after: &[u8],
+    used: &mut Used,
+) -> Result<bool, Error> {
+    let select = Arc::clone(&find.select);
+    find.next(storage, used, |_, id, document| {
+        let (key, id) = (select.sort_key(&document), id.key.as_str());
+        if !after.is_empty() && place(&key, id).as_slice() <= after {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let id = id.to_owned();
+        if !rows.needs(&key, &id) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let row = SortedRow { key, id, row: select.row(&document).to_json() };
+        *bytes += size(&row);
+        if let Some(row) = rows.add(row) {
+            *bytes -= size(&row);
+        }
+        check("the rows to sort", *bytes).map(ControlFlow::Continue)
+    })
+}
+
 impl Find {
     /// Gives documents that match to `take`, until that breaks off or as much was looked at as fits
     /// one page. Whether there are no more.
@@ -177,9 +206,11 @@ impl Find {
         mut take: impl FnMut(&mut Used, &DocumentId, Value) -> Visit,
     ) -> Result<bool, Error> {
         let Find { app, select, at, left } = self;
+        let cost = select.cost();
         let mut look = |found: Option<Found>, id: &DocumentId, looked: usize| -> Visit {
             used.documents += 1;
             used.looked_bytes += looked;
+            used.evaluated += cost;
             let filter = select.filter.as_ref();
             let flow = match found {
                 Some(Found { value, .. }) if filter.is_none_or(|filter| filter.matches(&value)) => {
@@ -193,7 +224,9 @@ impl Find {
             Left::Keys(keys) => {
                 for key in keys.by_ref() {
                     let id = DocumentId { app: *app, collection: select.collection.clone(), key };
-                    if look(find(storage, &id, *at)?, &id, 0)?.is_break() {
+                    let found = find(storage, &id, *at)?;
+                    let looked = found.as_ref().map_or(0, |found| found.bytes);
+                    if look(found, &id, looked)?.is_break() {
                         return Ok(false);
                     }
                 }
@@ -202,13 +235,14 @@ impl Find {
             Left::Collection(after) => {
                 let prefix = DocumentId::collection_prefix(*app, &select.collection);
                 let start = after.take();
-                storage.documents(&prefix, start.as_deref(), *at, |bytes, txn, state| {
-                    let id = decode_id(bytes)?;
+                storage.documents(&prefix, start.as_deref(), *at, |encoded, txn, state| {
+                    let id = decode_id(encoded)?;
                     let value = decode_state(state)?.value();
-                    let found = value.map(|value| Found { value: with_id(value, &id), txn });
+                    let bytes = state.len();
+                    let found = value.map(|value| Found { value: with_id(value, &id), txn, bytes });
                     let flow = look(found, &id, state.len())?;
                     if flow.is_break() {
-                        *after = Some(bytes.to_vec());
+                        *after = Some(encoded.to_vec());
                     }
                     Ok(flow)
                 })?;

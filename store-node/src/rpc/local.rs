@@ -54,7 +54,7 @@ impl Local {
         let snapshot = self.reads.snapshot(request.at).await?;
         let found = self.reads.get(id, &snapshot).await?;
         let (document, document_txn) = match found {
-            Some(Found { value, txn }) => (Some(value.to_json()), Some(txn.0)),
+            Some(Found { value, txn, .. }) => (Some(value.to_json()), Some(txn.0)),
             None => (None, None),
         };
         let txn = snapshot.txn.map(|txn| txn.0);

@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 pub(super) use self::sum::Sum;
-use super::eval::Scope;
+use super::eval::{Budget, Scope};
 use super::expr::Expr;
 use super::key;
 use super::order::total_cmp;
@@ -104,7 +104,7 @@ impl Accumulator {
             }
             return 0;
         };
-        match operand.value(&Scope::of(document)).as_deref() {
+        match operand.value(&Scope::of(document, &Budget::new())).as_deref() {
             None | Some(Value::Null) => 0,
             Some(value) => self.see(value),
         }
@@ -114,11 +114,11 @@ impl Accumulator {
         let function = self.function;
         match &mut self.seen {
             Seen::Count(count) => *count += 1,
-            Seen::Sum(sum) => sum.add(value),
+            Seen::Sum(sum) => return sum.add(value),
             Seen::Extreme(extreme) => {
                 if extreme.as_ref().is_none_or(|extreme| is_better(function, value, extreme)) {
-                    *extreme = Some(value.clone());
-                    return value.json_len();
+                    let before = extreme.replace(value.clone());
+                    return value.json_len().saturating_sub(before.map_or(0, |it| it.json_len()));
                 }
             }
             Seen::Distinct(values) => {
@@ -144,7 +144,9 @@ impl Accumulator {
             }
             Seen::Distinct(values) => {
                 let mut sum = Sum::default();
-                distinct(values).for_each(|value| sum.add(&value));
+                distinct(values).for_each(|value| {
+                    sum.add(&value);
+                });
                 self.of_sum(&sum)
             }
         }
@@ -169,7 +171,7 @@ impl Accumulator {
     pub(super) fn merge(&mut self, state: Value) -> Option<usize> {
         match (&mut self.seen, state) {
             (Seen::Count(count), Value::Int(more)) => *count = count.checked_add(more)?,
-            (Seen::Sum(sum), state) => sum.merge(&state)?,
+            (Seen::Sum(sum), state) => return sum.merge(&state),
             (Seen::Extreme(_) | Seen::Distinct(_), Value::Array(values)) => {
                 return Some(values.iter().map(|value| self.see(value)).sum());
             }
@@ -184,11 +186,11 @@ fn distinct(values: &BTreeSet<Vec<u8>>) -> impl Iterator<Item = Value> {
 }
 
 /// Whether a value goes before the one that is the least or the greatest so far. Of values that are
-/// equal, such as 1 and 1.0, it is the same one whichever comes first.
+/// equal, such as 1 and 1.0 or 0.0 and -0.0, it is the same one whichever comes first.
 fn is_better(function: AggregateFunction, value: &Value, extreme: &Value) -> bool {
     let order = total_cmp(value, extreme);
     match function {
-        _ if order == Ordering::Equal => value != extreme && value.to_json() < extreme.to_json(),
+        _ if order == Ordering::Equal => value.to_json() < extreme.to_json(),
         AggregateFunction::Max => order == Ordering::Greater,
         _ => order == Ordering::Less,
     }

@@ -35,14 +35,20 @@ const FIRST: i32 = -1088;
 const BETWEEN_CARRIES: u32 = 1 << 30;
 
 impl Sum {
-    /// Adds a number; anything else adds nothing.
-    pub(in super::super) fn add(&mut self, value: &Value) {
+    /// Adds a number; anything else adds nothing. How many bytes more it takes.
+    pub(in super::super) fn add(&mut self, value: &Value) -> usize {
+        let before = self.bytes();
         match value {
             Value::Int(number) => self.integers += i128::from(*number),
             Value::Float(number) => self.doubles.get_or_insert_default().add(*number),
-            _ => return,
+            _ => return 0,
         }
         self.count += 1;
+        self.bytes() - before
+    }
+
+    fn bytes(&self) -> usize {
+        if self.doubles.is_some() { size_of::<FixedPoint>() } else { 0 }
     }
 
     /// NULL of nothing, and of what is larger than any double. An integer if all are and it fits.
@@ -91,8 +97,10 @@ impl Sum {
         Value::Array(state)
     }
 
-    /// Adds what another one has seen; `None` if that is not the state of one.
-    pub(in super::super) fn merge(&mut self, state: &Value) -> Option<()> {
+    /// Adds what another one has seen; `None` if that is not the state of one. How many bytes more it
+    /// takes.
+    pub(in super::super) fn merge(&mut self, state: &Value) -> Option<usize> {
+        let before = self.bytes();
         let Value::Array(state) = state else { return None };
         let ([Value::Int(count), Value::String(integers)], digits) = state.split_first_chunk()?
         else {
@@ -108,7 +116,7 @@ impl Sum {
             let digits: Option<Vec<i64>> = digits.collect();
             self.doubles.get_or_insert_default().add_digits(&digits?)?;
         }
-        Some(())
+        Some(self.bytes() - before)
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) fn array_concat(values: &[&Value]) -> Option<Value> {
     (bytes <= MAX_RESULT_BYTES).then(|| Value::Array(parts.concat()))
 }
 
-/// Unknown, that is NULL, like the comparisons that it stands for.
+/// NULL if there is no array, or nothing to look for; what is of another type is not equal.
 pub(super) fn array_contains(values: &[Option<&Value>]) -> Option<Value> {
     let found = place(values)?;
     Some(found.map_or(Value::Null, |place| Value::Bool(place.is_some())))
@@ -77,7 +77,9 @@ pub(super) fn array_slice(values: &[&Value]) -> Option<Value> {
 /// Of its numbers; NULL if there are none.
 pub(super) fn array_sum(values: &[&Value]) -> Option<Value> {
     let mut sum = Sum::default();
-    items(values[0])?.iter().for_each(|item| sum.add(item));
+    for item in items(values[0])? {
+        sum.add(item);
+    }
     Some(sum.total())
 }
 

@@ -19,10 +19,8 @@ struct Date {
 impl Date {
     fn of(value: &Value) -> Option<Date> {
         match value {
-            Value::Int(ms) => {
-                let at = Offset::UTC.to_datetime(Timestamp::from_millisecond(*ms).ok()?);
-                Some(Date { at, is_text: false })
-            }
+            // A time zone would need tables that machines have different ones of.
+            Value::String(text) if text.contains('[') => None,
             Value::String(text) => {
                 let at = match text.parse::<Timestamp>() {
                     Ok(timestamp) => Offset::UTC.to_datetime(timestamp),
@@ -30,7 +28,10 @@ impl Date {
                 };
                 Some(Date { at, is_text: true })
             }
-            _ => None,
+            other => {
+                let at = Timestamp::from_millisecond(integer(other)?).ok()?;
+                Some(Date { at: Offset::UTC.to_datetime(at), is_text: false })
+            }
         }
     }
 
@@ -99,6 +100,10 @@ pub(super) fn date_trunc(values: &[&Value]) -> Option<Value> {
         "hour" => day.date().at(at.hour(), 0, 0, 0),
         "minute" => day.date().at(at.hour(), at.minute(), 0, 0),
         "second" => day.date().at(at.hour(), at.minute(), at.second(), 0),
+        "millisecond" => {
+            let nanoseconds = i32::from(at.millisecond()) * 1_000_000;
+            day.date().at(at.hour(), at.minute(), at.second(), nanoseconds)
+        }
         _ => return None,
     };
     Date { at, is_text }.value()

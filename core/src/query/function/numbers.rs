@@ -1,6 +1,6 @@
 //! Functions on numbers. What is whole stays an integer.
 
-use super::super::eval::finite;
+use super::super::eval::{as_float, finite};
 use super::integer;
 use crate::Value;
 
@@ -18,11 +18,6 @@ fn of(
         Value::Float(number) => Some(finite(float(*number))),
         _ => None,
     }
-}
-
-#[allow(clippy::cast_precision_loss)] // the nearest double is what arithmetic with doubles takes
-fn as_float(integer: i64) -> f64 {
-    integer as f64
 }
 
 pub(super) fn abs(values: &[&Value]) -> Option<Value> {
@@ -75,9 +70,9 @@ fn rounded(number: f64, digits: usize) -> f64 {
     }
     // The shortest text that reads back as the number is what a person sees: 1.005 is a little less
     // in binary, but rounds up.
-    let text = format!("{:?}", number.abs());
+    let text = number.abs().to_string();
     let Some((whole, fraction)) = text.split_once('.') else { return number };
-    if fraction.len() <= digits || fraction.contains('e') {
+    if fraction.len() <= digits {
         return number;
     }
     let mut kept: Vec<u8> = whole.bytes().chain(fraction.bytes().take(digits)).collect();

@@ -1,5 +1,7 @@
 //! Functions on strings. Places count characters, from 1, as in SQL.
 
+use std::collections::BTreeSet;
+
 use super::{MAX_RESULT_BYTES, count, integer, items, text};
 use crate::Value;
 
@@ -56,22 +58,25 @@ pub(super) fn replace(values: &[&Value]) -> Option<Value> {
 }
 
 pub(super) fn trim(values: &[&Value]) -> Option<Value> {
-    stripped(values, |text, characters| text.trim_matches(characters))
+    stripped(values, |text, characters| text.trim_matches(|next| characters.contains(&next)))
 }
 
 pub(super) fn ltrim(values: &[&Value]) -> Option<Value> {
-    stripped(values, |text, characters| text.trim_start_matches(characters))
+    stripped(values, |text, characters| text.trim_start_matches(|next| characters.contains(&next)))
 }
 
 pub(super) fn rtrim(values: &[&Value]) -> Option<Value> {
-    stripped(values, |text, characters| text.trim_end_matches(characters))
+    stripped(values, |text, characters| text.trim_end_matches(|next| characters.contains(&next)))
 }
 
 /// Without the characters given, or without spaces, at the ends that `strip` means.
-fn stripped(values: &[&Value], strip: for<'a> fn(&'a str, &[char]) -> &'a str) -> Option<Value> {
-    let characters: Vec<char> = match values.get(1) {
+fn stripped(
+    values: &[&Value],
+    strip: for<'a> fn(&'a str, &BTreeSet<char>) -> &'a str,
+) -> Option<Value> {
+    let characters: BTreeSet<char> = match values.get(1) {
         Some(characters) => text(characters)?.chars().collect(),
-        None => vec![' '],
+        None => [' '].into(),
     };
     Some(Value::String(strip(text(values[0])?, &characters).to_owned()))
 }

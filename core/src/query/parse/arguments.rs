@@ -57,13 +57,8 @@ impl Arguments<'_> {
             return Ok(args.get_mut(name).map(std::mem::take).unwrap_or_default());
         }
         let Some(value) = self.get(name) else { return Ok(Value::Null) };
-        if !is_named_once && !fits(value, &mut mentions.left) {
-            let message = format!(
-                "the arguments that the statement names more than once take more than \
-                 {MAX_COPIED_BYTES} bytes"
-            );
-            return Err(QueryError::new(QueryErrorCode::TooLong, message)
-                .with_hint("name a large argument once"));
+        if !is_named_once {
+            mentions.charge(value)?;
         }
         Ok(value.clone())
     }
@@ -81,6 +76,19 @@ impl Mentions {
             }
         }
         Mentions { counts, left: MAX_COPIED_BYTES }
+    }
+
+    /// Counts a copy of an argument, or what is computed of constants.
+    pub(super) fn charge(&mut self, value: &Value) -> Result<(), QueryError> {
+        if fits(value, &mut self.left) {
+            return Ok(());
+        }
+        let message = format!(
+            "the arguments that the statement names more than once, and what it computes of \
+             constants, take more than {MAX_COPIED_BYTES} bytes"
+        );
+        Err(QueryError::new(QueryErrorCode::TooLong, message)
+            .with_hint("name a large argument once"))
     }
 }
 

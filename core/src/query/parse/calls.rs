@@ -58,7 +58,7 @@ impl Cursor<'_> {
             );
             return Err(QueryError::new(QueryErrorCode::InvalidArgument, message).at(location));
         }
-        self.checked(Term::new(Expr::Call(function, arguments).folded(), location))
+        self.computed(Term::new(Expr::Call(function, arguments).folded(), location))
     }
 
     /// Reads what stands in the parentheses of an aggregate.

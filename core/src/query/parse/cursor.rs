@@ -255,6 +255,11 @@ impl<'a> Cursor<'a> {
         value.map(|value| (name, value)).map_err(|error| error.at(location))
     }
 
+    /// Counts what is computed of constants like copies of arguments.
+    pub(super) fn charge(&mut self, computed: &Value) -> Result<(), QueryError> {
+        self.mentions.charge(computed)
+    }
+
     fn missing_argument(&self, name: &str) -> QueryError {
         let error =
             QueryError::new(QueryErrorCode::UnknownArgument, format!("missing argument ':{name}'"));
@@ -310,7 +315,7 @@ pub(super) fn syntax_error(message: impl Into<String>) -> QueryError {
 }
 
 /// The start of a text, for messages.
-pub(super) fn shorten(text: &str) -> String {
+pub(in super::super) fn shorten(text: &str) -> String {
     const LONGEST: usize = 40;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}..", &text[..end]),

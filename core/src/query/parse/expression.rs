@@ -102,7 +102,8 @@ impl Cursor<'_> {
             if !self.at_operand() {
                 return Err(self.expected("'(', an array or an argument"));
             }
-            let array = self.operation()?;
+            // As deep as the parentheses that its text may have.
+            let array = self.nested(Self::operation)?;
             return match array.expr {
                 Expr::Literal(Value::Array(values)) => Ok(Expr::is_in(operand, values)),
                 Expr::Literal(_) => Err(array.unfit("an array")),
@@ -165,15 +166,10 @@ impl Cursor<'_> {
             && operator.precedence() >= at_least
         {
             self.advance();
-            let tighter = match operator.precedence() {
-                Precedence::Sum => Precedence::Product,
-                Precedence::Product => Precedence::Concatenation,
-                _ => Precedence::Sign,
-            };
-            let right = self.operators(tighter)?.expr;
+            let right = self.operators(operator.precedence().tighter())?.expr;
             let location = left.location;
             let made = Expr::operation(left.expr, operator, right);
-            left = self.checked(Term::new(made, location))?;
+            left = self.computed(Term::new(made, location))?;
         }
         Ok(left)
     }
@@ -201,7 +197,7 @@ impl Cursor<'_> {
             if self.take(&Token::Period) {
                 steps.push(Step::Field(self.any_word("a field after '.'")?));
             } else if self.take(&Token::LBracket) {
-                let step = self.value()?;
+                let step = self.nested(Self::value)?;
                 steps.push(match &step.value {
                     Value::Int(index) => Step::Element(*index),
                     Value::String(name) => Step::Field(name.clone()),
@@ -213,7 +209,7 @@ impl Cursor<'_> {
             } else {
                 break;
             }
-            if steps.len() > MAX_DEPTH {
+            if base.expr.steps() + steps.len() > MAX_DEPTH {
                 let message = format!("a path has more than {MAX_DEPTH} steps");
                 return Err(QueryError::new(QueryErrorCode::TooDeep, message).at(self.location()));
             }
@@ -221,7 +217,7 @@ impl Cursor<'_> {
         if steps.is_empty() {
             return Ok(base);
         }
-        Ok(Term::new(Expr::access(base.expr, steps), base.location))
+        self.checked(Term::new(Expr::access(base.expr, steps), base.location))
     }
 
     /// Whether a value may begin here.

@@ -76,6 +76,15 @@ impl Cursor<'_> {
         self.checked(term)
     }
 
+    /// Refuses a constant that nests, with the literal that it stands in, deeper than documents may, or
+    /// that is one too many of those that were computed.
+    pub(super) fn computed(&mut self, term: Term) -> Result<Term, QueryError> {
+        if let Expr::Literal(value) = &term.expr {
+            self.charge(value).map_err(|error| error.at(term.location))?;
+        }
+        self.checked(term)
+    }
+
     /// Refuses a constant that nests, with the literal that it stands in, deeper than documents may.
     pub(super) fn checked(&self, term: Term) -> Result<Term, QueryError> {
         match &term.expr {

@@ -17,6 +17,7 @@ mod term;
 
 use self::arguments::Arguments;
 use self::cursor::Cursor;
+pub(super) use self::cursor::shorten;
 use super::error::QueryError;
 use super::predicate::Predicate;
 use super::statement::{Args, Statement};

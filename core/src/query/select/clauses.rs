@@ -7,7 +7,9 @@
 use super::super::aggregate::Aggregate;
 use super::super::error::{QueryError, QueryErrorCode};
 use super::super::expr::{Expr, Step};
+use super::super::parse::shorten;
 use super::super::predicate::Predicate;
+use super::super::{MAX_FILTER_BYTES, text};
 use super::{Columns, Grouping, Select};
 use crate::ids::Collection;
 
@@ -46,13 +48,26 @@ impl Select {
     ) -> Result<Self, QueryError> {
         let Clauses { is_distinct, items, filter, group_by, having, order_by, limit, offset } =
             clauses;
-        let aliases = Aliases::of(&items);
-        let group_by: Vec<_> = group_by.into_iter().map(|key| aliases.replace(key)).collect();
-        let having = having.map(|having| aliases.replace(having));
-        let order: Vec<_> = order_by
-            .into_iter()
-            .map(|(expr, direction)| (aliases.replace(expr), direction))
-            .collect();
+        let mut aliases = Aliases::of(&items);
+        let replace = |expr| aliases.replace(expr);
+        let group_by = group_by.into_iter().map(replace).collect::<Result<Vec<_>, _>>()?;
+        let having = having.map(|having| aliases.replace(having)).transpose()?;
+        let mut order = Vec::with_capacity(order_by.len());
+        for (expr, direction) in order_by {
+            order.push((aliases.replace(expr)?, direction));
+        }
+        for key in &group_by {
+            check_key(key, "GROUP BY")?;
+            if has_aggregate(key) {
+                let message = format!(
+                    "rows cannot be grouped by '{}', which is of a group",
+                    shorten(&key.to_string())
+                );
+                return Err(QueryError::new(QueryErrorCode::InvalidArgument, message)
+                    .with_hint("what is asked of groups stands in HAVING"));
+            }
+        }
+        order.iter().try_for_each(|(key, _)| check_key(key, "ORDER BY"))?;
         let columns = columns(items)?;
         let mut written = columns.computed.iter().map(|(_, expr)| expr);
         let is_grouped = !group_by.is_empty()
@@ -60,7 +75,9 @@ impl Select {
             || written.any(has_aggregate)
             || order.iter().any(|(expr, _)| has_aggregate(expr));
         // Documents differ in their ids, so with all of them nothing comes twice.
-        if !is_grouped && (!is_distinct || columns.has_document) {
+        let has_id =
+            columns.has_document && !columns.computed.iter().any(|(name, _)| name == "_id");
+        if !is_grouped && (!is_distinct || has_id) {
             let grouping = None;
             return Ok(Select { collection, filter, limit, offset, columns, grouping, order });
         }
@@ -97,8 +114,20 @@ fn has_aggregate(expr: &Expr) -> bool {
     expr.any_part(&mut |part| matches!(part, Expr::Aggregate(_)))
 }
 
+/// Refuses what SQL takes for the number of a column, and what would be the same of every row.
+fn check_key(key: &Expr, clause: &str) -> Result<(), QueryError> {
+    let Expr::Literal(value) = key else { return Ok(()) };
+    let message = format!("{clause} {} is the same for all rows", shorten(&value.to_json()));
+    Err(QueryError::new(QueryErrorCode::InvalidArgument, message)
+        .with_hint("name a column, or write what it is computed of"))
+}
+
 /// The names that columns were given, and the columns.
-struct Aliases(Vec<(String, Expr)>);
+struct Aliases {
+    columns: Vec<(String, Expr)>,
+    /// How many bytes of text columns may still take the places of their names.
+    left: usize,
+}
 
 impl Aliases {
     fn of(items: &[Item]) -> Self {
@@ -106,26 +135,34 @@ impl Aliases {
             Item::Column { expr, name: Some(name) } => Some((name.clone(), expr.clone())),
             _ => None,
         });
-        Aliases(given.collect())
+        Aliases { columns: given.collect(), left: MAX_FILTER_BYTES }
     }
 
     /// An expression with the columns in the place of their names.
-    fn replace(&self, expr: Expr) -> Expr {
-        if let Expr::Path(path) = &expr
-            && let [name] = path.steps()
-            && let Some((_, column)) = self.0.iter().find(|(alias, _)| alias == name)
-        {
-            return column.clone();
+    fn replace(&mut self, expr: Expr) -> Result<Expr, QueryError> {
+        match expr {
+            // What stands in an aggregate is of documents, which know nothing of columns.
+            Expr::Aggregate(_) => Ok(expr),
+            Expr::Path(path) => {
+                let column = self.columns.iter().find(|(alias, _)| *alias == path.steps()[0]);
+                let Some((_, column)) = column else { return Ok(Expr::Path(path)) };
+                let Some(left) = self.left.checked_sub(text::length(column)) else {
+                    let message =
+                        "the columns whose names are used elsewhere are too long together";
+                    return Err(QueryError::new(QueryErrorCode::TooLong, message)
+                        .with_hint("give large values as arguments, and sort by fewer columns"));
+                };
+                self.left = left;
+                Ok(inside(column.clone(), &path.steps()[1..]))
+            }
+            other => other.try_map(&mut |part| self.replace(part)),
         }
-        // What stands in an aggregate is of documents, which know nothing of columns.
-        if let Expr::Aggregate(_) = expr {
-            return expr;
-        }
-        let replaced: Result<Expr, std::convert::Infallible> =
-            expr.try_map(&mut |part| Ok(self.replace(part)));
-        let Ok(replaced) = replaced;
-        replaced
     }
+}
+
+/// What lies inside an expression.
+fn inside(expr: Expr, names: &[String]) -> Expr {
+    Expr::access(expr, names.iter().cloned().map(Step::Field).collect())
 }
 
 /// What rows are grouped by, for messages.
@@ -158,6 +195,16 @@ impl Slots<'_> {
                 Ok(Expr::Slot(self.keys.len() + place))
             }
             Expr::Path(path) => {
+                // A key may be the object that the field lies in.
+                let around = self
+                    .keys
+                    .iter()
+                    .position(|key| matches!(key, Expr::Path(around) if around.contains(&path)));
+                if let Some((slot, Expr::Path(around))) =
+                    around.map(|slot| (slot, &self.keys[slot]))
+                {
+                    return Ok(inside(Expr::Slot(slot), &path.steps()[around.steps().len()..]));
+                }
                 let (message, hint) = match self.by {
                     By::GroupBy => (
                         format!("'{path}' is of documents, and rows are groups of them here"),
@@ -197,7 +244,7 @@ fn columns(items: Vec<Item>) -> Result<Columns, QueryError> {
     names.sort();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => {
-            let message = format!("two columns have the name '{}'", pair[0]);
+            let message = format!("two columns have the name '{}'", shorten(pair[0]));
             Err(QueryError::new(QueryErrorCode::DuplicateName, message)
                 .with_hint("give one another name: AS .."))
         }

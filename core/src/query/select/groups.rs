@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::aggregate::{Accumulator, Aggregate};
-use super::super::eval::Scope;
+use super::super::eval::{Budget, Scope};
 use super::super::expr::Expr;
 use super::super::key;
 use super::{Grouping, Select, SortedRow, SortedRows, sort_key};
@@ -21,6 +21,11 @@ pub struct Groups {
 
 /// About what a group takes beside its key, in bytes.
 const GROUP_BYTES: usize = 64;
+
+/// The rows that groups become take too much memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the rows take too much memory")]
+pub struct TooLarge;
 
 /// A group on its way to whoever merges it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +50,8 @@ impl Groups {
     /// Counts a document in.
     pub fn add(&mut self, document: &Value) {
         let Some(Grouping { keys, aggregates, .. }) = &self.select.grouping else { return };
-        let scope = Scope::of(document);
+        let budget = Budget::new();
+        let scope = Scope::of(document, &budget);
         let mut bytes = Vec::new();
         for expr in keys {
             key::encode(expr.value(&scope).as_deref(), &mut bytes);
@@ -80,10 +86,11 @@ impl Groups {
         })
     }
 
-    /// The rows that the groups become.
-    pub fn into_rows(mut self) -> Vec<Value> {
+    /// The rows that the groups become, as JSON, of so many bytes together at most.
+    pub fn into_rows(mut self, most: usize) -> Result<Vec<String>, TooLarge> {
         let Select { columns, order, limit, offset, grouping, .. } = &*self.select;
-        let Some(grouping) = grouping else { return Vec::new() };
+        let Some(grouping) = grouping else { return Ok(Vec::new()) };
+        let mut bytes = 0_usize;
         // Without keys there is one group, also of nothing.
         if grouping.keys.is_empty() {
             group(&mut self.groups, &mut self.bytes, &grouping.aggregates, Vec::new());
@@ -97,24 +104,33 @@ impl Groups {
                 slots.push(value);
             }
             slots.extend(accumulators.iter().map(|accumulator| Some(accumulator.result())));
-            let scope = Scope { document: &Value::Null, slots: &slots };
+            let budget = Budget::new();
+            let scope = Scope { slots: &slots, ..Scope::of_nothing(&budget) };
             let is_wanted = |having: &Expr| having.truth(&scope) == Some(true);
             if !grouping.having.as_ref().is_none_or(is_wanted) {
                 continue;
             }
             let row = columns.row(&scope);
             if grouping.is_distinct {
-                let mut bytes = Vec::new();
-                key::encode(Some(&row), &mut bytes);
-                if !seen.insert(bytes) {
+                let mut encoded = Vec::new();
+                key::encode(Some(&row), &mut encoded);
+                bytes += encoded.len();
+                if !seen.insert(encoded) {
                     continue;
                 }
             }
-            rows.add(SortedRow { key: sort_key(order, &scope), id: key, row });
+            let row = SortedRow { key: sort_key(order, &scope), id: key, row: row.to_json() };
+            bytes += row.key.len() + row.row.len();
+            if let Some(row) = rows.add(row) {
+                bytes -= row.key.len() + row.row.len();
+            }
+            if bytes > most {
+                return Err(TooLarge);
+            }
         }
         let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         let rows = rows.into_sorted().skip(count(*offset)).map(|row| row.row);
-        rows.take(limit.map_or(usize::MAX, count)).collect()
+        Ok(rows.take(limit.map_or(usize::MAX, count)).collect())
     }
 }
 
@@ -128,7 +144,7 @@ fn group<'g>(
     match groups.entry(key) {
         Entry::Occupied(entry) => entry.into_mut(),
         Entry::Vacant(entry) => {
-            *bytes += entry.key().len() + GROUP_BYTES + size_of_val(aggregates);
+            *bytes += entry.key().len() + GROUP_BYTES + aggregates.len() * size_of::<Accumulator>();
             entry.insert(aggregates.iter().map(Accumulator::new).collect())
         }
     }

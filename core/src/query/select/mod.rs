@@ -9,10 +9,10 @@ mod groups;
 mod sorted;
 
 pub(super) use self::clauses::{Clauses, Direction, Item};
-pub use self::groups::{Group, Groups};
+pub use self::groups::{Group, Groups, TooLarge};
 pub use self::sorted::{SortedRow, SortedRows};
 use super::aggregate::Aggregate;
-use super::eval::Scope;
+use super::eval::{Budget, Scope};
 use super::expr::Expr;
 use super::key;
 use super::predicate::Predicate;
@@ -73,14 +73,23 @@ impl Select {
         self.limit.map(|limit| limit.saturating_add(self.offset))
     }
 
+    /// How many expressions are evaluated for a document at most: about what it costs.
+    pub fn cost(&self) -> usize {
+        let filter = self.filter.iter().map(|filter| filter.root());
+        let columns = self.columns.computed.iter().map(|(_, column)| column);
+        let order = self.order.iter().map(|(expr, _)| expr);
+        let keys = self.grouping.iter().flat_map(|grouping| &grouping.keys);
+        filter.chain(columns).chain(order).chain(keys).map(Expr::size).sum()
+    }
+
     /// The row that a document becomes. Columns that are missing are left out.
     pub fn row(&self, document: &Value) -> Value {
-        self.columns.row(&Scope::of(document))
+        self.columns.row(&Scope::of(document, &Budget::new()))
     }
 
     /// What a document is sorted by.
     pub fn sort_key(&self, document: &Value) -> Vec<u8> {
-        sort_key(&self.order, &Scope::of(document))
+        sort_key(&self.order, &Scope::of(document, &Budget::new()))
     }
 }
 
@@ -95,7 +104,10 @@ impl Columns {
         };
         for (name, column) in &self.computed {
             match column.value(scope) {
-                Some(value) => fields.insert(name.clone(), value.into_owned()),
+                Some(value) => {
+                    let value = scope.budget.own(value).unwrap_or_default();
+                    fields.insert(name.clone(), value)
+                }
                 None => fields.remove(name),
             };
         }

@@ -205,6 +205,10 @@ fn text_is_normal() {
         ("``.é = 1", "``.`é` = 1"),
         ("a IN (2, 1, 1.0, 'x', null)", "a IN (NULL, 1, 2, 'x')"),
         ("interval = 1 OR date = user", "interval = 1 OR date = user"),
+        ("(1).e5 IS MISSING", "(1).e5 IS MISSING"),
+        ("a['b'].c = (a).b[0]", "a.b.c = a.b[0]"),
+        ("- - -a = - 1", "- - -a = -1"),
+        ("a IN b[0] OR a IN (b || c)", "a IN b[0] OR a IN (b || c)"),
     ] {
         let parsed = filter(text);
         assert_eq!(parsed.to_string(), normal);

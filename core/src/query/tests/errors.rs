@@ -292,6 +292,17 @@ const CASES: &[(&str, &str, &str)] = &[
         "invalid_argument",
         "expected a whole number from 0 after OFFSET, found the string 'x' at line 1, column 32",
     ),
+    (
+        "SELECT COUNT(*) AS n FROM c GROUP BY n",
+        "invalid_argument",
+        "rows cannot be grouped by 'COUNT(*)', which is of a group",
+    ),
+    ("SELECT a FROM c ORDER BY 1", "invalid_argument", "ORDER BY 1 is the same for all rows"),
+    (
+        "SELECT DISTINCT *, 1 AS _id FROM c",
+        "invalid_argument",
+        "'*' is of documents, and rows are groups of them here",
+    ),
 ];
 
 #[test]
@@ -360,6 +371,10 @@ fn nesting_is_limited_and_chains_are_not() {
         ),
         (format!("a{}", ".a".repeat(63)), format!("a{}", ".a".repeat(64))),
         ("a".to_owned(), "(".repeat(60_000)),
+        (format!("{}a", "- ".repeat(64)) + " = 1", format!("{}a = 1", "- ".repeat(65))),
+        ("a[[0][0]] = 1".to_owned(), format!("a{}", "[1".repeat(30_000))),
+        ("a = 1".to_owned(), "a IN (".repeat(20_000)),
+        (format!("a{} = 1", "['b']".repeat(63)), format!("a{} = 1", "['b']".repeat(64))),
         ("a".to_owned(), format!("a = {}", "{a:".repeat(8_000))),
     ] {
         assert!(parse_filter(&fits).is_ok(), "{fits}");
@@ -376,6 +391,26 @@ fn nesting_is_limited_and_chains_are_not() {
         let filter = parse_filter(&chain).unwrap();
         assert_eq!(parse_filter(&filter.to_string()).unwrap(), filter);
     }
+}
+
+#[test]
+fn what_a_statement_computes_and_repeats_is_limited() {
+    let args = args(&format!(r#"{{"a":"{}","b":"{}"}}"#, "x".repeat(2_000), "y".repeat(2_000)));
+    let columns = |column: &str, count: usize| {
+        let columns: Vec<_> = (0..count).map(|number| format!("{column} AS c{number}")).collect();
+        format!("SELECT {} FROM c", columns.join(", "))
+    };
+    let sum = vec!["a"; 2_000].join("+");
+    let by = vec!["x"; 2_000].join(",");
+    for statement in [
+        columns("replace(:a, 'x', :b)", 100),
+        columns("split(replace(:a, 'x', :b), 'y')", 4),
+        format!("SELECT {sum} AS x FROM c ORDER BY {by}"),
+        format!("SELECT replace(:a, 'x', 'yy') AS x, :b AS z FROM c ORDER BY {by}"),
+    ] {
+        assert_eq!(parse(&statement, &args).unwrap_err().code(), "too_long");
+    }
+    assert!(parse(&columns("replace(:a, 'x', :b)", 3), &args).is_ok());
 }
 
 #[test]

@@ -98,12 +98,21 @@ fn strings() {
             ("array_join(['a', 1], '-')", "null"),
         ],
     );
-    // What would multiply a text beyond what a document may hold is NULL.
+    // What would multiply a text beyond what a document may hold, or a row beyond 16 MiB, is NULL.
     let large = Value::Object([("s".to_owned(), Value::String("x".repeat(3 << 20)))].into());
-    for expr in ["s || s", "replace(s, 'x', 'yyyy')", "array_join([s, s], '')"] {
+    for expr in [
+        "s || s || s || s",
+        "replace(s, 'x', 'yyyy')",
+        "array_join([s, s], '')",
+        "[s, s, s, s, s, s]",
+    ] {
         let row = select(&format!("SELECT {expr} AS x FROM c")).row(&large);
         assert_eq!(row.get(&["x"]), Some(&Value::Null), "{expr}");
     }
+    let columns: Vec<_> = (0..6).map(|number| format!("s AS c{number}")).collect();
+    let row = select(&format!("SELECT {} FROM c", columns.join(", "))).row(&large);
+    assert_eq!(row.get(&["c4"]).map(Value::type_name), Some("string"));
+    assert_eq!(row.get(&["c5"]), Some(&Value::Null));
 }
 
 #[test]
@@ -128,6 +137,8 @@ fn numbers() {
             ("round(1e300, 2)", "1e+300"),
             ("round(1.5, -1)", "null"),
             ("round(7, 2)", "7"),
+            ("round(0.00005, 2)", "0.0"),
+            ("round(-0.00015, 4)", "-0.0002"),
         ],
     );
 }
@@ -140,6 +151,7 @@ fn arrays_and_objects() {
             ("array_length(a)", "5"),
             ("array_contains(a, 2)", "true"),
             ("array_contains(a, 9)", "false"),
+            ("array_contains(a, 'x')", "false"),
             ("array_contains(a, null)", "null"),
             ("array_contains(o, 1)", "null"),
             ("array_contains(gone, 1)", ""),
@@ -219,6 +231,9 @@ fn dates() {
             ("date_trunc(t, 'week')", r#""2026-11-23T00:00:00.000Z""#),
             ("date_trunc(t, 'quarter')", r#""2026-10-01T00:00:00.000Z""#),
             ("date_trunc(ms, 'day')", "1795737600000"),
+            ("date_trunc(t, 'millisecond')", r#""2026-11-27T05:20:30.123Z""#),
+            ("epoch_ms(1.0)", "1"),
+            ("epoch_ms('2026-11-27T00:00:00[Europe/Paris]')", "null"),
             ("date_add(d, 1, 'year')", r#""2025-02-28T00:00:00.000Z""#),
             ("date_add('2026-01-31', 1, 'month')", r#""2026-02-28T00:00:00.000Z""#),
             ("date_add(ms, -1, 'day')", "1795677630123"),

@@ -130,11 +130,7 @@ fn exprs() -> (BoxedStrategy<Expr>, BoxedStrategy<Expr>) {
             3 => (operand.clone(), proptest::sample::select(&OPERATORS[..]), operand.clone())
                 .prop_map(|(left, operator, right)| Expr::operation(left, operator, right)),
             1 => operand.clone().prop_map(|inner| Expr::Negate(Box::new(inner)).folded()),
-            1 => (path(), vec(step(), 1..3)).prop_map(|(path, mut steps)| {
-                // Fields right behind a path are the path's own.
-                steps.insert(0, Step::Element(0));
-                Expr::access(Expr::Path(path), steps)
-            }),
+            1 => (operand.clone(), vec(step(), 1..3)).prop_map(|(base, steps)| Expr::access(base, steps)),
             1 => vec(operand.clone(), 0..3).prop_map(|items| Expr::Array(items).folded()),
             1 => btree_map(name(), operand.clone(), 0..3)
                 .prop_map(|fields| Expr::Object(fields.into_iter().collect()).folded()),

@@ -6,7 +6,9 @@ use crate::Value;
 
 fn sum(numbers: &[f64]) -> Sum {
     let mut sum = Sum::default();
-    numbers.iter().for_each(|number| sum.add(&Value::Float(*number)));
+    for number in numbers {
+        sum.add(&Value::Float(*number));
+    }
     sum
 }
 
