@@ -107,8 +107,13 @@ impl Store {
         let bytes = Bytes::from(id.to_bytes());
         let after = just_before(&bytes);
         let mut scan = self.scan(id.app, &id.collection, least, false, after).await?;
-        let first = scan.next().await?;
-        let first = first.and_then(|reply| reply.items.into_iter().next());
+        let mut first = None;
+        // The first reply may be empty: a store node is at work.
+        while first.is_none()
+            && let Some(reply) = scan.next().await?
+        {
+            first = reply.items.into_iter().next();
+        }
         let Some(item) = first.filter(|item| item.document_id == bytes) else { return Ok(None) };
         let document = state::decode(&item.state)
             .map_err(|error| Error::Corrupt(format!("the state of {id}: {error}")))?;

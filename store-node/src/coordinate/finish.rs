@@ -28,10 +28,11 @@ pub(super) fn finish(
 ) -> Items<proto::QueryItem> {
     if select.is_grouped() {
         let after = after.to_vec();
-        return stream::once(grouped(select, after, found))
+        let rows = stream::once(grouped(select, after, found))
             .map_ok(|replies| stream::iter(replies.into_iter().map(Ok)))
-            .try_flatten()
-            .boxed();
+            .try_flatten();
+        // At once one that is empty: the rows take their time.
+        return stream::once(async { Ok(Vec::new()) }).chain(rows).boxed();
     }
     // Who has come behind a row has passed what is left out.
     let skipped = if after.is_empty() { select.offset } else { 0 };

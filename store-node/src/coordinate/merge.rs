@@ -55,25 +55,43 @@ impl<T: Item> Source<T> {
         Source { open, stream: None, items, last, failures, is_over: false }
     }
 
+    /// Whether a reply has to come before it is known what is next of this part.
+    fn is_awaited(&self) -> bool {
+        self.items.is_empty() && !self.is_over
+    }
+
+    /// Waits for the first reply of a replica, which may be empty.
+    async fn begin(&mut self) -> Result<(), Status> {
+        while self.is_awaited() && self.stream.is_none() {
+            self.take_reply().await?;
+        }
+        Ok(())
+    }
+
     /// Waits until there is an item, or the end.
     async fn fill(&mut self) -> Result<(), Status> {
-        while self.items.is_empty() && !self.is_over {
-            match self.next().await {
-                Ok(Some(items)) => {
-                    self.failures = 0;
-                    self.last = items.last().map(|item| item.key().to_vec()).or(self.last.take());
-                    self.items.extend(items);
+        while self.is_awaited() {
+            self.take_reply().await?;
+        }
+        Ok(())
+    }
+
+    async fn take_reply(&mut self) -> Result<(), Status> {
+        match self.next().await {
+            Ok(Some(items)) => {
+                self.failures = 0;
+                self.last = items.last().map(|item| item.key().to_vec()).or(self.last.take());
+                self.items.extend(items);
+            }
+            Ok(None) => self.is_over = true,
+            Err(status) => {
+                self.failures += 1;
+                self.stream = None;
+                if self.failures > MOST_FAILURES || !may_pass(&status) {
+                    return Err(status);
                 }
-                Ok(None) => self.is_over = true,
-                Err(status) => {
-                    self.failures += 1;
-                    self.stream = None;
-                    if self.failures > MOST_FAILURES || !may_pass(&status) {
-                        return Err(status);
-                    }
-                    tracing::debug!(%status, "a replica broke off; another goes on");
-                    sleep(DELAY * self.failures).await;
-                }
+                tracing::debug!(%status, "a replica broke off; another goes on");
+                sleep(DELAY * self.failures).await;
             }
         }
         Ok(())
@@ -102,13 +120,19 @@ pub(super) fn may_pass(status: &Status) -> bool {
 }
 
 /// The items of all parts, in order, at most `limit`. Once it gives its first reply, which may be
-/// empty, the first item of every part is there or the part is known to be empty.
+/// empty, a replica of every part is at work: whoever waits then knows that it only takes its time.
 pub(super) fn merge<T: Item>(parts: Vec<Open<T>>, limit: u64) -> Items<T> {
     let sources: Vec<_> = parts.into_iter().map(Source::new).collect();
     let merged =
         stream::try_unfold((sources, limit, false), |(mut sources, left, began)| async move {
             if left == 0 && began {
                 return Ok(None);
+            }
+            if !began {
+                futures::future::try_join_all(sources.iter_mut().map(Source::begin)).await?;
+                if sources.iter().any(Source::is_awaited) {
+                    return Ok(Some((Vec::new(), (sources, left, true))));
+                }
             }
             futures::future::try_join_all(sources.iter_mut().map(Source::fill)).await?;
             let mut items = Vec::new();

@@ -407,8 +407,8 @@ impl Coordinator {
         Ok(answer)
     }
 
-    /// What a request for rows asks, of these partitions. Once this returns the first rows are
-    /// there, or it is known that there are none.
+    /// What a request for rows asks, of these partitions. Once this returns a replica of each is at
+    /// work.
     async fn rows<R: RowsRequest>(
         &self,
         partitions: &BTreeSet<PartitionId>,
