@@ -15,6 +15,7 @@ mod isolation;
 mod merge;
 mod others;
 mod plan;
+mod query;
 mod reading;
 mod replicas;
 mod rows;
@@ -27,8 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::cluster::NodeId;
-use anabranch_core::ids::{DocumentId, TxnId};
-use anabranch_core::query::Select;
+use anabranch_core::ids::TxnId;
 use anabranch_core::slicing::PartitionId;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_runtime::tls::TlsFiles;
@@ -37,15 +37,13 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use self::finish::finish;
 use self::merge::{Item, Items, Open, merge};
 use self::plan::Candidate;
 use self::reading::{Began, Reading};
 use self::replicas::{Asked, Hedge, Peers, Replica};
 use self::rows::RowsRequest;
 use crate::error::Error;
-use crate::read::parse_select;
-use crate::rpc::{Local, Replies, app, document_id, oldest_of, refuse, refused, replies};
+use crate::rpc::{Local, Replies, document_id, oldest_of, refuse, refused, replies};
 
 pub(crate) use self::replicas::Client;
 pub(crate) use self::view::{Remember, View};
@@ -139,51 +137,6 @@ impl Coordinator {
             Ok(proto::GetReply { stable: at.stable_next(), ..asked.await? })
         };
         Ok(self.read(request.at, read).await?.unwrap_or_default())
-    }
-
-    pub(crate) async fn query(
-        &self,
-        request: proto::QueryRequest,
-    ) -> Result<Replies<proto::QueryReply>, Status> {
-        let select = Arc::new(refused(parse_select(&request.statement, &request.args))?);
-        if self.view.is_alone() {
-            return self.query_alone(select, request).await;
-        }
-        let partitions = self.needed(&request, &select)?;
-        let most = select.needed().filter(|_| !select.is_grouped()).unwrap_or(u64::MAX);
-        let (at, after, asked) = (request.at, request.after.clone(), of_parts(&select, request));
-        let (partitions, after, asked, select) = (&partitions, &after, &asked, &select);
-        let read = |at: Timestamp| async move {
-            let (txn, stable) = (Some(at.txn.0), at.stable_next());
-            let found = self.rows(partitions, at, asked, most).await?;
-            let rows = finish(Arc::clone(select), after, found);
-            Ok(rows.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
-        };
-        let read = self.read(at, read).await?;
-        let nothing = || finish(Arc::clone(select), after, stream::empty().boxed());
-        Ok(match read {
-            Some(replies) => replies,
-            None => {
-                nothing().map_ok(|items| proto::QueryReply { items, ..Default::default() }).boxed()
-            }
-        })
-    }
-
-    async fn query_alone(
-        &self,
-        select: Arc<Select>,
-        request: proto::QueryRequest,
-    ) -> Result<Replies<proto::QueryReply>, Status> {
-        let after = request.after.clone();
-        let request = of_parts(&select, request);
-        let request = proto::QueryRequest { at: self.alone_at(request.at), ..request };
-        let mut found = refused(self.local.query(request).await.map(replies))?;
-        let first = found.try_next().await?;
-        let txn = first.as_ref().and_then(|first| first.txn);
-        let found = stream::iter(first.map(Ok)).chain(found).map_ok(|reply| reply.items).boxed();
-        let stable = txn.map(|txn| txn + 1);
-        let rows = finish(select, &after, found);
-        Ok(rows.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
     }
 
     pub(crate) async fn scan(
@@ -344,25 +297,6 @@ impl Coordinator {
         }
     }
 
-    /// The partitions that a query has to be asked of.
-    fn needed(
-        &self,
-        request: &proto::QueryRequest,
-        select: &Select,
-    ) -> Result<BTreeSet<PartitionId>, Status> {
-        let app = refused(app(&request.app))?;
-        let membership = self.view.membership();
-        let configuration = membership.configuration();
-        let Some(keys) = select.filter.as_ref().and_then(|filter| filter.key()) else {
-            return Ok(configuration.partitions().collect());
-        };
-        let collection = &select.collection;
-        let positions = keys
-            .into_iter()
-            .map(|key| DocumentId { app, collection: collection.clone(), key }.position());
-        Ok(positions.map(|position| configuration.partition_of(position)).collect())
-    }
-
     /// The replicas of a partition, in the order in which to ask them.
     fn replicas(&self, partition: PartitionId, at: TxnId) -> Vec<Asked> {
         let order = plan::order(self.view.candidates(partition), at);
@@ -481,15 +415,6 @@ impl Coordinator {
 fn newer(at: proto::ReadAt, failed: &Status) -> Option<proto::ReadAt> {
     let oldest = oldest_of(failed).filter(|_| at.exactly.is_none())?;
     Some(proto::ReadAt { at_least: at.at_least.max(Some(oldest.0)), ..at })
-}
-
-/// What the parts of a query are asked: rows that are made of groups have places of their own, which the
-/// groups know nothing of.
-fn of_parts(select: &Select, request: proto::QueryRequest) -> proto::QueryRequest {
-    if !select.is_grouped() {
-        return request;
-    }
-    proto::QueryRequest { after: Default::default(), ..request }
 }
 
 fn one<T: Send + 'static>(reply: T) -> Replies<T> {
