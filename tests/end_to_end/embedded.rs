@@ -4,14 +4,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anabranch_tests::cluster::{Api, Certificates, PATIENCE};
+use anabranch_tests::cluster::{Api, Certificates, Dev, PATIENCE};
 use anabranch_tests::support::{Process, free_port, wait_until};
 use anyhow::{Context, Result, ensure};
 
 use crate::{BINARY, pipe};
 
-/// A cluster in one process.
-pub(crate) struct Dev {
+/// A cluster in one process, with a bridge.
+pub(crate) struct Bridged {
     process: Process,
     pub(crate) api: Api,
     bridge: String,
@@ -23,19 +23,12 @@ pub(crate) fn start(
     name: &str,
     certificates: &Certificates,
     trusted: &[&str],
-) -> Result<Dev> {
-    let (http, admin, bridge) = (free_port(), free_port(), free_port());
-    let bridge = format!("127.0.0.1:{bridge}");
-    let mut command = Command::new(BINARY);
-    command.args(["dev", "--name", name, "--data-dir"]).arg(dir.join(name));
-    command.args(["--listen", &format!("127.0.0.1:{http}")]);
-    command.args(["--listen-admin", &format!("127.0.0.1:{admin}")]);
-    command.args(["--listen-bridge", &bridge]).args(certificates.flags(name, trusted));
-    let process = Process::spawn(name, &command, &dir.join(format!("{name}.log")))?;
-    let api = Api::new(http, admin);
-    wait_until("the cluster is ready", PATIENCE, || Ok(api.is_ready()))
-        .with_context(|| process.output().unwrap_or_default())?;
-    Ok(Dev { process, api, bridge })
+) -> Result<Bridged> {
+    let bridge = format!("127.0.0.1:{}", free_port());
+    let mut flags = vec!["--listen-bridge".to_owned(), bridge.clone()];
+    flags.extend(certificates.flags(name, trusted));
+    let Dev { process, api } = Dev::start(Path::new(BINARY), dir, name, &flags)?;
+    Ok(Bridged { process, api, bridge })
 }
 
 #[test]

@@ -5,10 +5,9 @@
 mod questions;
 
 use std::path::Path;
-use std::process::Command;
 
-use anabranch_tests::cluster::{Api, PATIENCE};
-use anabranch_tests::support::{Process, free_port, wait_until};
+use anabranch_tests::cluster::{Api, Dev, Terms};
+use anabranch_tests::support::Process;
 use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -34,15 +33,7 @@ struct Both {
 
 impl Both {
     fn start(dir: &Path) -> Result<Self> {
-        let (http, admin) = (free_port(), free_port());
-        let mut command = Command::new(BINARY);
-        command.args(["dev", "--name", "sql", "--data-dir"]).arg(dir.join("data"));
-        command.args(["--listen", &format!("127.0.0.1:{http}")]);
-        command.args(["--listen-admin", &format!("127.0.0.1:{admin}")]);
-        let process = Process::spawn("sql", &command, &dir.join("log"))?;
-        let api = Api::new(http, admin);
-        wait_until("the cluster is ready", PATIENCE, || Ok(api.is_ready()))
-            .with_context(|| process.output().unwrap_or_default())?;
+        let Dev { process, api } = Dev::start(Path::new(BINARY), dir, "sql", &[])?;
         let sqlite = Connection::open_in_memory()?;
         sqlite.execute_batch("PRAGMA case_sensitive_like = ON")?;
         Ok(Both { _process: process, api, sqlite, seen: 0 })
@@ -65,7 +56,7 @@ impl Both {
 
     /// The rows of Anabranch: what its columns `c0`, `c1` .. have, NULL where they are missing.
     fn ours(&self, statement: &str, columns: usize) -> Result<Vec<Vec<Value>>> {
-        let terms = anabranch_tests::cluster::Terms::at(Some(self.seen));
+        let terms = Terms::at(Some(self.seen));
         let reply = self.api.try_execute_on(statement, &json!({}), &terms)?.success()?;
         let items = reply["items"].as_array().context("items")?;
         let row = |item: &Value| {

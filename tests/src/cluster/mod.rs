@@ -1,6 +1,7 @@
 //! Whole clusters of real processes, to be used over HTTP and killed.
 
 mod api;
+mod dev;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use crate::support::{End, Network, Process, free_port, wait_until};
 
 pub use api::{Api, Reply, Terms};
+pub use dev::Dev;
 
 /// The app of the tests.
 pub const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
