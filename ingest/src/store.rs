@@ -329,10 +329,7 @@ impl Rows {
             }
             if let Some(last) = items.last() {
                 self.came += items.len() as u64;
-                self.rest.after = match last.place.is_empty() {
-                    true => Bytes::copy_from_slice(last.key.as_bytes()),
-                    false => last.place.clone(),
-                };
+                self.rest.after = Bytes::copy_from_slice(last.stands_at());
                 return Ok(Some(items));
             }
         }

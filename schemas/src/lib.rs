@@ -25,6 +25,13 @@ pub use avro::{Record, RecordError, decode, encode};
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 pub mod store {
     tonic::include_proto!("anabranch.store.v1");
+
+    impl QueryItem {
+        /// Where the row stands among the others.
+        pub fn stands_at(&self) -> &[u8] {
+            if self.place.is_empty() { self.key.as_bytes() } else { &self.place }
+        }
+    }
 }
 
 /// Messages between the store nodes of a cluster.

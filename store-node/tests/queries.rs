@@ -76,10 +76,6 @@ async fn rows(node: &Node, statement: &str, at: TxnId, after: Bytes) -> Vec<prot
     items
 }
 
-fn place(item: &proto::QueryItem) -> Bytes {
-    if item.place.is_empty() { item.key.clone().into_bytes().into() } else { item.place.clone() }
-}
-
 async fn check(cluster: &mut Cluster) {
     cluster.write_some();
     let named = (0..40_u8).map(|n| {
@@ -105,7 +101,8 @@ async fn check(cluster: &mut Cluster) {
             all.iter().map(|item| Value::from_json(item.item.as_bytes()).unwrap()).collect();
         assert_eq!(values, expected, "{statement}");
         for (number, item) in all.iter().enumerate() {
-            let rest = rows(nodes.next().unwrap(), statement, last, place(item)).await;
+            let after = Bytes::copy_from_slice(item.stands_at());
+            let rest = rows(nodes.next().unwrap(), statement, last, after).await;
             // Whoever goes on counts by itself how many rows a LIMIT still lets come.
             let has_limit = statement.contains("LIMIT");
             let left = if has_limit { all.len() - number - 1 } else { rest.len() };

@@ -69,8 +69,19 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<String, Refusal> {
         return Err(Refusal::new(Code::UnsupportedMediaType, message));
     }
     let text = value(headers, header::CONTENT_TYPE.as_str())?.unwrap_or_default();
+    Ok(without_parameters(text))
+}
+
+/// A media type in lower case.
+fn without_parameters(text: &str) -> String {
     let media_type = text.split_once(';').map_or(text, |(media_type, _)| media_type);
-    Ok(media_type.trim().to_ascii_lowercase())
+    media_type.trim().to_ascii_lowercase()
+}
+
+/// Whether the client asks for this media type among others.
+pub(super) fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|text| without_parameters(text) == wanted)
 }
 
 /// The refusal of a media type.

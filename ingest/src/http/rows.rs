@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures::stream;
 use tokio::time::Instant;
 
+use super::headers;
 use super::reply::{ErrorBody, set_txn};
 use crate::error::Refusal;
 use crate::store::Rows;
@@ -43,15 +44,7 @@ pub(super) enum Form {
 impl Form {
     /// The form that a client asks for.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let accepted =
-            headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut types = accepted.flat_map(|value| value.split(','));
-        let is_lines = types.any(|accepted| {
-            let media_type =
-                accepted.split_once(';').map_or(accepted, |(media_type, _)| media_type);
-            media_type.trim().eq_ignore_ascii_case(LINES)
-        });
-        if is_lines { Form::Lines } else { Form::Object }
+        if headers::accepts(headers, LINES) { Form::Lines } else { Form::Object }
     }
 
     fn media_type(self) -> HeaderValue {

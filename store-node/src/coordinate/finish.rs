@@ -11,13 +11,12 @@ use anabranch_schemas::store as proto;
 use futures::{StreamExt, TryStreamExt, stream};
 use tonic::Status;
 
-use super::merge::Items;
+use super::merge::{Items, REPLY_ITEMS};
 use crate::error::Error;
 use crate::read::{MAX_KEPT_BYTES, blocking, check_kept, group_of};
 use crate::rpc::{refuse, refused};
 
-/// How much of rows that are all there one reply has.
-const REPLY_ITEMS: usize = 500;
+/// How many bytes of rows that are all there one reply has.
 const REPLY_BYTES: usize = 256 << 10;
 
 /// The rows behind the place `after`; there is at least one reply, which may be empty.

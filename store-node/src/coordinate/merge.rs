@@ -23,7 +23,7 @@ const DELAY: Duration = Duration::from_millis(10);
 /// How often a part is taken up again by another replica.
 const MOST_FAILURES: u32 = 8;
 /// How many items one reply has at most.
-const REPLY_ITEMS: usize = 500;
+pub(super) const REPLY_ITEMS: usize = 500;
 
 /// An item of a result.
 pub(super) trait Item: Send + 'static {

@@ -34,14 +34,12 @@ impl Coordinator {
             let rows = finish(Arc::clone(select), after, found);
             Ok(rows.map_ok(move |items| proto::QueryReply { txn, items, stable }).boxed())
         };
-        let read = self.read(at, read).await?;
-        let nothing = || finish(Arc::clone(select), after, stream::empty().boxed());
-        Ok(match read {
-            Some(replies) => replies,
-            None => {
-                nothing().map_ok(|items| proto::QueryReply { items, ..Default::default() }).boxed()
-            }
-        })
+        if let Some(replies) = self.read(at, read).await? {
+            return Ok(replies);
+        }
+        // Of nothing, too, there may be a row: how many there are.
+        let rows = finish(Arc::clone(select), after, stream::empty().boxed());
+        Ok(rows.map_ok(|items| proto::QueryReply { items, ..Default::default() }).boxed())
     }
 
     async fn query_alone(

@@ -26,7 +26,7 @@ pub(super) trait RowsRequest: Clone + Send + Sync + 'static {
 
 impl Item for proto::QueryItem {
     fn key(&self) -> &[u8] {
-        if self.place.is_empty() { self.key.as_bytes() } else { &self.place }
+        self.stands_at()
     }
 }
 

@@ -240,7 +240,7 @@ impl Find {
                     let value = decode_state(state)?.value();
                     let bytes = state.len();
                     let found = value.map(|value| Found { value: with_id(value, &id), txn, bytes });
-                    let flow = look(found, &id, state.len())?;
+                    let flow = look(found, &id, bytes)?;
                     if flow.is_break() {
                         *after = Some(encoded.to_vec());
                     }
