@@ -66,11 +66,7 @@ fn write_expr(out: &mut impl Write, expr: &Expr) -> fmt::Result {
         }
         Expr::Slot(slot) => write!(out, "${slot}"),
         Expr::Aggregate(aggregate) => write_aggregate(out, aggregate),
-        Expr::Not(inner) if inner.has_inner_not() => write_test(out, inner, "NOT "),
-        Expr::Not(inner) => {
-            out.write_str("NOT ")?;
-            write_operand(out, inner, Precedence::Not)
-        }
+        Expr::Not(inner) => write_test(out, inner, "NOT "),
         Expr::And(parts) => {
             write_list(out, parts, " AND ", |out, part| write_operand(out, part, Precedence::Not))
         }
@@ -124,7 +120,7 @@ fn write_expr(out: &mut impl Write, expr: &Expr) -> fmt::Result {
     }
 }
 
-/// The tests that are negated by a word inside them.
+/// A condition, negated if so: some are by a word inside them.
 fn write_test(out: &mut impl Write, test: &Expr, not: &str) -> fmt::Result {
     match test {
         Expr::IsNull(operand) => {
@@ -164,7 +160,10 @@ fn write_test(out: &mut impl Write, test: &Expr, not: &str) -> fmt::Result {
             write!(out, " {not}LIKE ")?;
             write_string(out, pattern.text())
         }
-        _ => write_expr(out, test),
+        other => {
+            out.write_str(not)?;
+            write_operand(out, other, Precedence::Not)
+        }
     }
 }
 

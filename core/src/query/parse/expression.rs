@@ -237,6 +237,9 @@ impl Cursor<'_> {
 
     fn primary(&mut self) -> Result<Term, QueryError> {
         let location = self.location();
+        if let Some(constant) = self.constant()? {
+            return Ok(Term::new(Expr::Literal(constant), location));
+        }
         match self.peek() {
             Token::LParen => {
                 self.advance();
@@ -246,7 +249,6 @@ impl Cursor<'_> {
                 }
                 Ok(inner)
             }
-            Token::Word(Word { quote_style: None, .. }) if self.at_constant() => self.literal(),
             Token::Word(Word { quote_style: None, .. }) if self.at_keyword("CASE") => {
                 self.advance();
                 let case = self.nested(Self::case)?;

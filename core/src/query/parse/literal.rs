@@ -28,19 +28,11 @@ impl Cursor<'_> {
         }
     }
 
-    /// Whether `true`, `false`, `null` or `missing` stands here.
-    pub(super) fn at_constant(&self) -> bool {
-        ["true", "false", "null", "missing"].iter().any(|constant| self.at_keyword(constant))
-    }
-
-    /// Reads a constant, an argument, an array or an object.
+    /// Reads a number, a string, an argument, an array or an object.
     pub(super) fn literal(&mut self) -> Result<Term, QueryError> {
         let location = self.location();
         if self.take(&Token::Colon) {
             return self.given_argument(location);
-        }
-        if let Some(value) = self.constant()? {
-            return Ok(Term::new(Expr::Literal(value), location));
         }
         let expr = match self.peek() {
             Token::LBracket => self.inside_literal(Self::array)?,
@@ -59,7 +51,8 @@ impl Cursor<'_> {
         self.checked(Term::new(expr, location))
     }
 
-    fn constant(&mut self) -> Result<Option<Value>, QueryError> {
+    /// Reads `true`, `false` or `null`, if one stands here.
+    pub(super) fn constant(&mut self) -> Result<Option<Value>, QueryError> {
         if self.at_keyword("missing") {
             let hint = "test for a missing field with IS MISSING";
             return Err(self.expected("a value").with_hint(hint));

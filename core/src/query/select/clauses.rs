@@ -196,14 +196,14 @@ impl Slots<'_> {
             }
             Expr::Path(path) => {
                 // A key may be the object that the field lies in.
-                let around = self
-                    .keys
-                    .iter()
-                    .position(|key| matches!(key, Expr::Path(around) if around.contains(&path)));
-                if let Some((slot, Expr::Path(around))) =
-                    around.map(|slot| (slot, &self.keys[slot]))
-                {
-                    return Ok(inside(Expr::Slot(slot), &path.steps()[around.steps().len()..]));
+                let around = self.keys.iter().enumerate().find_map(|(slot, key)| match key {
+                    Expr::Path(around) if around.contains(&path) => {
+                        Some((slot, around.steps().len()))
+                    }
+                    _ => None,
+                });
+                if let Some((slot, steps)) = around {
+                    return Ok(inside(Expr::Slot(slot), &path.steps()[steps..]));
                 }
                 let (message, hint) = match self.by {
                     By::GroupBy => (

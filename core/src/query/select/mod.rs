@@ -79,7 +79,9 @@ impl Select {
         let columns = self.columns.computed.iter().map(|(_, column)| column);
         let order = self.order.iter().map(|(expr, _)| expr);
         let keys = self.grouping.iter().flat_map(|grouping| &grouping.keys);
-        filter.chain(columns).chain(order).chain(keys).map(Expr::size).sum()
+        let aggregates = self.grouping.iter().flat_map(|grouping| &grouping.aggregates);
+        let operands = aggregates.filter_map(|aggregate| aggregate.operand.as_ref());
+        filter.chain(columns).chain(order).chain(keys).chain(operands).map(Expr::size).sum()
     }
 
     /// The row that a document becomes. Columns that are missing are left out.
