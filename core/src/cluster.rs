@@ -4,13 +4,13 @@
 //! A [`ClusterSpec`] is what an operator declares. A [`Configuration`] is what follows of it, the
 //! same on every node: who owns which part of the keyspace. Each node holds one partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::keyspace::{Intervals, Position};
+use crate::keyspace::{Intervals, Position, SliceCount};
 use crate::slicing::{PartitionId, Slicing, Weights};
 
 /// The most partitions of a cluster.
@@ -133,6 +133,17 @@ pub enum ClusterSpecError {
     /// It would own nothing.
     #[error("the weight of partition {0} is 0: leave the partition out instead")]
     Weight(PartitionId),
+    /// It would own nothing either: what a partition owns are whole slices.
+    #[error(
+        "partition {partition} would get none of the cluster's {slices} slices: give it more weight, \
+         or declare fewer partitions"
+    )]
+    Share {
+        /// The partition.
+        partition: PartitionId,
+        /// The number of slices.
+        slices: u16,
+    },
     /// A node cannot hold two partitions.
     #[error("node '{0}' is in two partitions")]
     Twice(NodeId),
@@ -160,27 +171,32 @@ pub struct Member {
 
 /// Who holds what. Equal specs give equal configurations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "(Epoch, ClusterSpec)", into = "(Epoch, ClusterSpec)")]
+#[serde(try_from = "(Epoch, SliceCount, ClusterSpec)", into = "(Epoch, SliceCount, ClusterSpec)")]
 pub struct Configuration {
     epoch: Epoch,
+    slices: SliceCount,
     spec: ClusterSpec,
     slicing: Slicing,
     members: BTreeMap<NodeId, Member>,
 }
 
 impl Configuration {
-    /// What follows of a spec.
+    /// What follows of a spec in a cluster of so many slices.
     ///
     /// # Errors
     /// What is wrong with the spec.
-    pub fn new(epoch: Epoch, spec: ClusterSpec) -> Result<Self, ClusterSpecError> {
+    pub fn new(
+        epoch: Epoch,
+        slices: SliceCount,
+        spec: ClusterSpec,
+    ) -> Result<Self, ClusterSpecError> {
         let count = spec.partitions.len();
         if !(1..=MAX_PARTITIONS).contains(&count) {
             return Err(ClusterSpecError::Partitions(count));
         }
         let mut weights = Weights::new();
         let mut members = BTreeMap::new();
-        let mut addresses = std::collections::BTreeSet::new();
+        let mut addresses = BTreeSet::new();
         for (id, PartitionSpec { weight, nodes }) in (0..).map(PartitionId).zip(&spec.partitions) {
             if *weight == 0 {
                 return Err(ClusterSpecError::Weight(id));
@@ -203,13 +219,22 @@ impl Configuration {
                 }
             }
         }
-        let slicing = Slicing::new(&weights).expect("every weight is above 0");
-        Ok(Configuration { epoch, spec, slicing, members })
+        let slicing = Slicing::new(&weights, slices).expect("every weight is above 0");
+        let owners: BTreeSet<_> = slicing.intervals().map(|(_, owner)| owner).collect();
+        if let Some(partition) = weights.into_keys().find(|partition| !owners.contains(partition)) {
+            return Err(ClusterSpecError::Share { partition, slices: slices.get() });
+        }
+        Ok(Configuration { epoch, slices, spec, slicing, members })
     }
 
     /// Its epoch.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// How many slices the cluster has.
+    pub fn slices(&self) -> SliceCount {
+        self.slices
     }
 
     /// What was declared.
@@ -262,17 +287,19 @@ impl Configuration {
     }
 }
 
-impl TryFrom<(Epoch, ClusterSpec)> for Configuration {
+impl TryFrom<(Epoch, SliceCount, ClusterSpec)> for Configuration {
     type Error = ClusterSpecError;
 
-    fn try_from((epoch, spec): (Epoch, ClusterSpec)) -> Result<Self, ClusterSpecError> {
-        Configuration::new(epoch, spec)
+    fn try_from(
+        (epoch, slices, spec): (Epoch, SliceCount, ClusterSpec),
+    ) -> Result<Self, ClusterSpecError> {
+        Configuration::new(epoch, slices, spec)
     }
 }
 
-impl From<Configuration> for (Epoch, ClusterSpec) {
+impl From<Configuration> for (Epoch, SliceCount, ClusterSpec) {
     fn from(configuration: Configuration) -> Self {
-        (configuration.epoch, configuration.spec)
+        (configuration.epoch, configuration.slices, configuration.spec)
     }
 }
 
@@ -293,13 +320,13 @@ mod tests {
     }
 
     fn refused(spec: ClusterSpec) -> ClusterSpecError {
-        Configuration::new(Epoch(1), spec).unwrap_err()
+        Configuration::new(Epoch(1), SliceCount::default(), spec).unwrap_err()
     }
 
     #[test]
     fn every_position_has_the_nodes_of_its_partition() {
         let spec = spec(&[&["a1", "a2", "a3"], &["b1", "b2"]], None);
-        let configuration = Configuration::new(Epoch(3), spec).unwrap();
+        let configuration = Configuration::new(Epoch(3), SliceCount::default(), spec).unwrap();
         let [first, last] = [Position(0), Position(u64::MAX)];
         assert_eq!(configuration.partition_of(first), PartitionId(0));
         assert_eq!(configuration.partition_of(last), PartitionId(1));
@@ -315,7 +342,9 @@ mod tests {
 
     #[test]
     fn it_reads_back_and_what_is_wrong_is_refused_there_too() {
-        let configuration = Configuration::new(Epoch(7), spec(&[&["a"], &["b"]], Some(1))).unwrap();
+        let configuration =
+            Configuration::new(Epoch(7), SliceCount::default(), spec(&[&["a"], &["b"]], Some(1)))
+                .unwrap();
         let text = serde_json::to_string(&configuration).unwrap();
         assert_eq!(serde_json::from_str::<Configuration>(&text).unwrap(), configuration);
         let twice = text.replace("\"b\"", "\"a\"");
@@ -326,7 +355,7 @@ mod tests {
     fn weights_are_shares() {
         let mut spec = spec(&[&["a"], &["b"]], None);
         spec.partitions[1].weight = 3;
-        let configuration = Configuration::new(Epoch(1), spec).unwrap();
+        let configuration = Configuration::new(Epoch(1), SliceCount::default(), spec).unwrap();
         let positions = |name| -> u128 {
             configuration.owned_by(&node(name)).unwrap().iter().map(|i| i.positions()).sum()
         };
@@ -347,6 +376,11 @@ mod tests {
         let mut address = spec(&[&["a", "b"]], None);
         *address.partitions[0].nodes.get_mut(&node("b")).unwrap() = "a:7070".to_owned();
         assert_eq!(refused(address), ClusterSpecError::Address("a:7070".to_owned()));
+        let names: Vec<_> = (0..17).map(|number| format!("n{number}")).collect();
+        let names: Vec<_> = names.iter().map(|name| [name.as_str()]).collect();
+        let many: Vec<_> = names.iter().map(|names| &names[..]).collect();
+        let none = ClusterSpecError::Share { partition: PartitionId(0), slices: 16 };
+        assert_eq!(refused(spec(&many, None)), none);
         for quorum in [0, 2] {
             let small = spec(&[&["a", "b"], &["c"]], Some(quorum));
             let replicas = if quorum == 0 { 2 } else { 1 };

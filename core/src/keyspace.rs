@@ -145,6 +145,9 @@ pub struct SliceCount(u16);
 pub struct SliceCountError(u16);
 
 impl SliceCount {
+    /// The most that a cluster can have.
+    pub const MOST: SliceCount = SliceCount(4096);
+
     /// The number of slices.
     pub fn get(self) -> u16 {
         self.0
@@ -156,6 +159,14 @@ impl SliceCount {
         // A shift by 64 is not defined; with one slice everything is in slice 0.
         let index = if bits == 0 { 0 } else { position.0 >> (64 - bits) };
         Slice(u16::try_from(index).expect("at most 12 bits are left"))
+    }
+
+    /// The positions of a slice.
+    pub fn interval(self, slice: Slice) -> Interval {
+        assert!(slice.0 < self.0, "there is no such slice");
+        let length = KEYSPACE / u128::from(self.0);
+        let start = length * u128::from(slice.0);
+        Interval(start..start + length)
     }
 
     /// Every slice, in order.
@@ -174,7 +185,7 @@ impl TryFrom<u16> for SliceCount {
     type Error = SliceCountError;
 
     fn try_from(count: u16) -> Result<Self, SliceCountError> {
-        if count.is_power_of_two() && count <= 4096 {
+        if count.is_power_of_two() && count <= SliceCount::MOST.0 {
             Ok(SliceCount(count))
         } else {
             Err(SliceCountError(count))
@@ -200,6 +211,11 @@ mod tests {
         assert_eq!(k.slice_of(Position(1 << 60)), Slice(1));
         assert_eq!(k.slice_of(Position(u64::MAX)), Slice(15));
         assert_eq!(SliceCount::try_from(1).unwrap().slice_of(Position(u64::MAX)), Slice(0));
+        for slice in k.all() {
+            let interval = k.interval(slice);
+            assert_eq!([interval.first(), interval.last()].map(|at| k.slice_of(at)), [slice; 2]);
+        }
+        assert_eq!(k.all().map(|slice| k.interval(slice)).collect::<Intervals>(), Intervals::all());
     }
 
     #[test]

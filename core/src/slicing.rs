@@ -4,8 +4,10 @@
 //! After A. Miranda, S. Effert, Y. Kang, E. L. Miller, I. Popov, A. Brinkmann, T. Friedetzky and
 //! T. Cortes, "Random Slicing: Efficient and Scalable Data Placement for Large-Scale Storage
 //! Systems", ACM Transactions on Storage 10(3), 2014, with their strategy Cut-Shift. Here it is done
-//! in integers: shares are exact to one position, nothing is left over and nothing is owned twice.
-//! Everything goes by order of partition and of position, so whoever computes it gets the same.
+//! in integers, in whole slices: shares are exact to one slice, nothing is left over and nothing is
+//! owned twice. So whoever owns a document owns all of its slice, and what a round asks of a slice
+//! can be decided as one. Everything goes by order of partition and of position, so whoever computes
+//! it gets the same.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +15,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::keyspace::{Interval, Intervals, KEYSPACE, Position};
+use crate::keyspace::{Interval, Intervals, KEYSPACE, Position, SliceCount};
 
 /// What a set of replicas owns together.
 #[derive(
@@ -50,14 +52,14 @@ pub struct Slicing {
 pub struct NoSlicing;
 
 impl Slicing {
-    /// One interval for each partition, in the order of their ids.
+    /// One interval for each partition that gets a slice, in the order of their ids.
     ///
     /// # Errors
     /// [`NoWeight`] if no partition has a weight.
-    pub fn new(weights: &Weights) -> Result<Self, NoWeight> {
+    pub fn new(weights: &Weights, slices: SliceCount) -> Result<Self, NoWeight> {
         let mut pieces = Vec::new();
         let mut start = 0;
-        for (partition, share) in shares(weights)? {
+        for (partition, share) in shares(weights, slices)? {
             pieces.push((start..start + share, partition));
             start += share;
         }
@@ -68,8 +70,8 @@ impl Slicing {
     ///
     /// # Errors
     /// [`NoWeight`] if no partition has a weight.
-    pub fn shift(&self, weights: &Weights) -> Result<Self, NoWeight> {
-        let shares: BTreeMap<_, _> = shares(weights)?.into_iter().collect();
+    pub fn shift(&self, weights: &Weights, slices: SliceCount) -> Result<Self, NoWeight> {
+        let shares: BTreeMap<_, _> = shares(weights, slices)?.into_iter().collect();
         let mut cut = Cut::new(self, &shares);
         cut.take_whole();
         cut.take_rest();
@@ -132,15 +134,16 @@ impl From<Slicing> for Vec<(Position, PartitionId)> {
     }
 }
 
-/// How many positions each partition is to own. Rounding never adds up: a share reaches from where
-/// the ones before it end to where all up to it end.
-fn shares(weights: &Weights) -> Result<Vec<(PartitionId, u128)>, NoWeight> {
+/// How many positions each partition is to own, in whole slices. Rounding never adds up: a share
+/// reaches from where the ones before it end to where all up to it end.
+fn shares(weights: &Weights, slices: SliceCount) -> Result<Vec<(PartitionId, u128)>, NoWeight> {
     let total: u128 = weights.values().copied().map(u128::from).sum();
     if total == 0 {
         return Err(NoWeight);
     }
-    // A sum of weights stays below 2^64, and so the product below 2^128.
-    let end = |weight: u128| KEYSPACE * weight / total;
+    let count = u128::from(slices.get());
+    // A sum of weights stays below 2^64.
+    let end = |weight: u128| count * weight / total * (KEYSPACE / count);
     let mut before = 0;
     let share = |(partition, weight): (&PartitionId, &u32)| {
         let start = end(before);
@@ -273,8 +276,9 @@ mod tests {
 
     #[test]
     fn three_equal_parts_become_four_in_five_intervals() {
-        let three = Slicing::new(&equal(3)).unwrap();
-        let four = three.shift(&equal(4)).unwrap();
+        let slices = SliceCount::default();
+        let three = Slicing::new(&equal(3), slices).unwrap();
+        let four = three.shift(&equal(4), slices).unwrap();
         let owners: Vec<u32> = four.intervals().map(|(_, owner)| owner.0).collect();
         assert_eq!(owners, [0, 3, 1, 2, 3]);
         assert_eq!(owned(&four), BTreeMap::from_iter((0..4).map(|id| (PartitionId(id), 1 << 62))));
@@ -282,7 +286,7 @@ mod tests {
 
     #[test]
     fn one_partition_owns_everything() {
-        let one = Slicing::new(&equal(1)).unwrap();
+        let one = Slicing::new(&equal(1), SliceCount::default()).unwrap();
         let all: Vec<_> = one.owned_by(PartitionId(0)).iter().cloned().collect();
         assert_eq!((all[0].first(), all[0].last()), (Position(0), Position(u64::MAX)));
         assert_eq!(all[0].positions(), KEYSPACE);
@@ -291,10 +295,11 @@ mod tests {
 
     #[test]
     fn nothing_is_divided_by_no_weight() {
-        assert_eq!(Slicing::new(&Weights::new()), Err(NoWeight));
-        assert_eq!(Slicing::new(&Weights::from([(PartitionId(1), 0)])), Err(NoWeight));
-        let one = Slicing::new(&equal(1)).unwrap();
-        assert_eq!(one.shift(&Weights::new()), Err(NoWeight));
+        let slices = SliceCount::default();
+        assert_eq!(Slicing::new(&Weights::new(), slices), Err(NoWeight));
+        assert_eq!(Slicing::new(&Weights::from([(PartitionId(1), 0)]), slices), Err(NoWeight));
+        let one = Slicing::new(&equal(1), slices).unwrap();
+        assert_eq!(one.shift(&Weights::new(), slices), Err(NoWeight));
     }
 
     #[test]
@@ -320,17 +325,24 @@ mod tests {
     proptest! {
         /// Exact shares, no hole, no overlap, and no more moves than has to, over any history.
         #[test]
-        fn shares_are_exact_and_the_least_moves(history in prop::collection::vec(weights(), 1..8)) {
-            let mut slicing = Slicing::new(&history[0]).unwrap();
+        fn shares_are_exact_and_the_least_moves(
+            history in prop::collection::vec(weights(), 1..8),
+            bits in 0_u32..=12,
+        ) {
+            let slices = SliceCount::try_from(1 << bits).unwrap();
+            let slice = KEYSPACE >> bits;
+            let mut slicing = Slicing::new(&history[0], slices).unwrap();
             for weights in &history {
-                let next = slicing.shift(weights).unwrap();
+                let next = slicing.shift(weights, slices).unwrap();
+                let shares = shares(weights, slices).unwrap();
                 let expected: BTreeMap<_, _> =
-                    shares(weights).unwrap().into_iter().filter(|(_, share)| *share > 0).collect();
+                    shares.into_iter().filter(|(_, share)| *share > 0).collect();
                 prop_assert_eq!(owned(&next), expected.clone());
                 let total: u128 = weights.values().copied().map(u128::from).sum();
                 for (partition, share) in &expected {
                     let exact = KEYSPACE * u128::from(weights[partition]);
-                    prop_assert!((share * total).abs_diff(exact) < total);
+                    prop_assert_eq!(share % slice, 0);
+                    prop_assert!((share / slice * total).abs_diff(exact / slice) < total);
                 }
                 let (before, after) = (owned(&slicing), owned(&next));
                 let lost = before.iter().map(|(partition, positions)| {
@@ -342,6 +354,7 @@ mod tests {
                 let text = serde_json::to_string(&next).unwrap();
                 prop_assert_eq!(serde_json::from_str::<Slicing>(&text).unwrap(), next.clone());
                 for (interval, owner) in next.intervals() {
+                    prop_assert_eq!(u128::from(interval.first().0) % slice, 0);
                     for position in [interval.first(), interval.last()] {
                         prop_assert!(interval.contains(position));
                         prop_assert_eq!(next.owner(position), owner);

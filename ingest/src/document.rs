@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use anabranch_core::Value;
 use anabranch_core::document::{MAX_BYTES, MAX_DEPTH, WARN_BYTES};
-use anabranch_core::ids::DocumentKey;
+use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey};
+use anabranch_schemas::records::DocumentMutation;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -57,6 +58,26 @@ impl Warnings {
             self.first.push(Warning::new("more_warnings", message));
         }
         self.first
+    }
+}
+
+/// A document of an app.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct DocumentName {
+    pub(crate) collection: Collection,
+    pub(crate) key: DocumentKey,
+}
+
+impl DocumentName {
+    /// The one that a mutation is about.
+    pub(crate) fn of(mutation: &DocumentMutation) -> Self {
+        let DocumentMutation { collection, key, .. } = mutation;
+        DocumentName { collection: collection.clone(), key: key.clone() }
+    }
+
+    /// The document's full id.
+    pub(crate) fn id(&self, app: AppId) -> DocumentId {
+        DocumentId { app, collection: self.collection.clone(), key: self.key.clone() }
     }
 }
 

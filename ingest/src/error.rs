@@ -13,6 +13,8 @@ use anabranch_core::query::QueryError;
 use anabranch_core::{ErrorKind, JsonError, JsonFault};
 use anabranch_journal as journal;
 
+use crate::store::Conflict;
+
 pub(crate) use code::Code;
 
 /// Why the service cannot run.
@@ -53,12 +55,35 @@ pub(crate) struct Refusal {
     message: String,
     hint: Option<Cow<'static, str>>,
     txn: Option<TxnId>,
+    conflicts: Vec<Conflict>,
 }
 
 impl Refusal {
     /// One with the hint that belongs to the code.
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Refusal { code, message: message.into(), hint: None, txn: None }
+        let (hint, txn, conflicts) = (None, None, Vec::new());
+        Refusal { code, message: message.into(), hint, txn, conflicts }
+    }
+
+    /// With another message.
+    #[must_use]
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.message = message;
+        self
+    }
+
+    /// The same, of a part of what was sent.
+    #[must_use]
+    pub(crate) fn within(self, part: &str) -> Self {
+        let message = format!("{part}: {}", self.message);
+        self.with_message(message)
+    }
+
+    /// With the documents of which a condition did not hold.
+    #[must_use]
+    pub(crate) fn with_conflicts(mut self, conflicts: Vec<Conflict>) -> Self {
+        self.conflicts = conflicts;
+        self
     }
 
     /// With a more precise hint.
@@ -88,6 +113,11 @@ impl Refusal {
     /// What to do about it.
     pub(crate) fn hint(&self) -> &str {
         self.hint.as_deref().unwrap_or_else(|| self.code.hint())
+    }
+
+    /// The documents of which a condition did not hold.
+    pub(crate) fn conflicts(&self) -> &[Conflict] {
+        &self.conflicts
     }
 
     /// The transaction that was written nevertheless.

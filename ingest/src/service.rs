@@ -36,7 +36,7 @@ use crate::limits::Limits;
 use crate::load::Loader;
 use crate::metrics;
 use crate::rounds::Rounds;
-use crate::store::Store;
+use crate::store::{At, Store};
 
 /// How often readiness is tried, and how long a try may take.
 const TRY_EVERY: Duration = Duration::from_secs(1);
@@ -175,6 +175,6 @@ impl Probe {
             collection: "readiness".parse().expect("it is a name"),
             key: DocumentKey::from_value(&Value::from(0)).expect("it is an id"),
         };
-        self.store.get(&id, None, Instant::now() + TRY_TIME).await.map(|_| ())
+        self.store.get(&id, At::Newest(None), Instant::now() + TRY_TIME).await.map(|_| ())
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
+use anabranch_core::ids::{AppId, DocumentId, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_core::query::{self, Args, Statement};
 use anabranch_journal::rounds::Round;
@@ -25,6 +25,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tonic::{Request, Status, Streaming};
 
+use crate::document::DocumentName;
 use crate::error::{Code, Refusal};
 
 /// A reply holds whole documents, the largest of which is 5 MiB of JSON, escaped.
@@ -64,10 +65,31 @@ pub(crate) struct Outcome {
     pub(crate) txn: TxnId,
     /// The digest in its commit record.
     pub(crate) digest: Bytes,
-    /// Documents that an INSERT found there.
-    pub(crate) conflicts: Vec<DocumentKey>,
+    /// It was to be applied as a whole or not at all.
+    pub(crate) is_atomic: bool,
+    /// Documents of which a condition did not hold.
+    pub(crate) conflicts: Vec<Conflict>,
+    /// Documents that an INSERT found there which was to do nothing then.
+    pub(crate) kept: Vec<DocumentName>,
     /// Documents that were left as they were: they would have become too large.
-    pub(crate) too_large: Vec<DocumentKey>,
+    pub(crate) too_large: Vec<DocumentName>,
+}
+
+/// A document of which a condition did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Conflict {
+    pub(crate) document: DocumentName,
+    /// The transaction that had changed it last; `None` if none ever had.
+    pub(crate) winner: Option<TxnId>,
+}
+
+/// As of when to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum At {
+    /// As of now, and not before this transaction.
+    Newest(Option<TxnId>),
+    /// As of this transaction.
+    Exactly(TxnId),
 }
 
 /// A document as it was read.
@@ -115,13 +137,13 @@ impl Store {
     pub(crate) async fn get(
         &self,
         id: &DocumentId,
-        at_least: Option<TxnId>,
+        at: At,
         deadline: Instant,
     ) -> Result<Found, Refusal> {
         let document_id = Bytes::from(id.to_bytes());
         let reply = self
             .ask(deadline, |mut client| {
-                let at = Some(self.read_at(at_least, deadline));
+                let at = Some(self.read_at(at, deadline));
                 let request = proto::GetRequest { document_id: document_id.clone(), at };
                 async move { client.get(until(request, deadline)).await }
             })
@@ -141,7 +163,7 @@ impl Store {
         app: AppId,
         statement: &str,
         args: &Args,
-        at_least: Option<TxnId>,
+        at: At,
         deadline: Instant,
     ) -> Result<Rows, Refusal> {
         let rest = proto::QueryRequest {
@@ -151,7 +173,7 @@ impl Store {
             at: None,
             after: Bytes::new(),
         };
-        let at = || self.read_at(at_least, deadline);
+        let at = || self.read_at(at, deadline);
         let (stream, first) = self.open(&rest, at, deadline).await?;
         self.note_stable(first.as_ref().and_then(|reply| reply.stable));
         let txn = first.as_ref().and_then(|reply| reply.txn);
@@ -202,21 +224,35 @@ impl Store {
             .await?
             .into_inner();
         let Some(outcome) = reply.outcome else { return Ok(None) };
-        let proto::Outcome { txn, digest, conflicts, too_large } = outcome;
-        let (conflicts, too_large) = (keys(&conflicts)?, keys(&too_large)?);
-        Ok(Some(Outcome { txn: TxnId(txn), digest, conflicts, too_large }))
+        let proto::Outcome { txn, digest, too_large, conflicts, kept, atomic } = outcome;
+        let conflict = |conflict: &proto::Conflict| {
+            let document = name(&conflict.document_id)?;
+            Ok(Conflict { document, winner: conflict.txn.map(TxnId) })
+        };
+        let names = |ids: &[Bytes]| ids.iter().map(name).collect::<Result<_, Refusal>>();
+        Ok(Some(Outcome {
+            txn: TxnId(txn),
+            digest,
+            is_atomic: atomic,
+            conflicts: conflicts.iter().map(conflict).collect::<Result<_, Refusal>>()?,
+            kept: names(&kept)?,
+            too_large: names(&too_large)?,
+        }))
     }
 
     fn note_stable(&self, stable: Option<u64>) {
         self.stable.fetch_max(stable.unwrap_or(0), Ordering::Relaxed);
     }
 
-    fn read_at(&self, at_least: Option<TxnId>, deadline: Instant) -> proto::ReadAt {
-        let stable = self.stable.load(Ordering::Relaxed).checked_sub(1);
-        proto::ReadAt {
-            at_least: at_least.map(|txn| txn.0).max(stable),
-            exactly: None,
-            wait_ms: millis(wait_within(deadline).min(self.read_wait)),
+    fn read_at(&self, at: At, deadline: Instant) -> proto::ReadAt {
+        let wait_ms = millis(wait_within(deadline).min(self.read_wait));
+        match at {
+            At::Exactly(txn) => proto::ReadAt { at_least: None, exactly: Some(txn.0), wait_ms },
+            At::Newest(at_least) => {
+                let stable = self.stable.load(Ordering::Relaxed).checked_sub(1);
+                let at_least = at_least.map(|txn| txn.0).max(stable);
+                proto::ReadAt { at_least, exactly: None, wait_ms }
+            }
         }
     }
 
@@ -411,15 +447,17 @@ fn refusal(status: &Status) -> Refusal {
     Refusal::new(code, format!("store node: {}", status.message()))
 }
 
-/// The keys in the store node's canonical ids.
-fn keys(ids: &[Bytes]) -> Result<Vec<DocumentKey>, Refusal> {
-    let keys = ids.iter().map(|id| DocumentId::from_bytes(id).map(|id| id.key));
-    let keys = keys.collect::<Result<_, _>>();
-    keys.map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))
+/// The document that a store node's canonical id names.
+fn name(id: &Bytes) -> Result<DocumentName, Refusal> {
+    let id = DocumentId::from_bytes(id)
+        .map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))?;
+    let DocumentId { app: _, collection, key } = id;
+    Ok(DocumentName { collection, key })
 }
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::ids::DocumentKey;
     use serde_json::json;
 
     use super::*;
@@ -440,7 +478,7 @@ mod tests {
         let nodes = AnyOf::new(&addresses, None).unwrap();
         let store = Store::new(nodes.clone(), SliceCount::default(), patience);
         for _ in 0..2 {
-            let found = store.get(&id, at_least, Instant::now() + patience).await;
+            let found = store.get(&id, At::Newest(at_least), Instant::now() + patience).await;
             let found = found.unwrap_or_else(|refusal| panic!("{refusal}"));
             assert!(found.document.is_some());
             // Whichever was asked first, now it is the other one; and next time this one.
@@ -452,7 +490,7 @@ mod tests {
         while store.extra.spend() {}
         let mut alone = Vec::new();
         while alone.last() != Some(&false) && alone.len() < 3 {
-            let found = store.get(&id, at_least, Instant::now() + SILENCE * 2).await;
+            let found = store.get(&id, At::Newest(at_least), Instant::now() + SILENCE * 2).await;
             alone.push(found.is_ok());
             if found.is_ok() {
                 nodes.pass_over(nodes.turn());

@@ -325,12 +325,8 @@ impl MetadataStore {
         &self,
         create: impl FnOnce() -> ClusterIdentity,
     ) -> Result<ClusterIdentity, MetadataError> {
-        let decode = |entry: Entry| {
-            let decoded = serde_json::from_str(&entry.value);
-            decoded.map_err(|e| Error::Corrupt(format!("the entry that names the cluster: {e}")))
-        };
-        if let Some(entry) = self.get(CLUSTER_KEY)? {
-            return Ok(decode(entry)?);
+        if let Some(identity) = self.identity()? {
+            return Ok(identity);
         }
         let identity = create();
         let json = serde_json::to_string(&identity).expect("plain fields always encode");
@@ -338,13 +334,19 @@ impl MetadataStore {
             Ok(_) => Ok(identity),
             // Another process came first.
             Err(MetadataError::Conflict { .. }) => {
-                let entry = self.get(CLUSTER_KEY)?.ok_or_else(|| {
-                    Error::Corrupt("the entry that names the cluster was removed".to_owned())
-                })?;
-                Ok(decode(entry)?)
+                let removed = || Error::Corrupt(format!("the entry '{CLUSTER_KEY}' was removed"));
+                Ok(self.identity()?.ok_or_else(removed)?)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whose log this is, if that was said.
+    fn identity(&self) -> Result<Option<ClusterIdentity>, MetadataError> {
+        let Some(entry) = self.get(CLUSTER_KEY)? else { return Ok(None) };
+        let decoded = serde_json::from_str(&entry.value);
+        let corrupt = |e| Error::Corrupt(format!("the entry that names the cluster: {e}"));
+        Ok(Some(decoded.map_err(corrupt)?))
     }
 
     /// The version that a change makes, going by what was read.

@@ -59,17 +59,17 @@ fn log() -> (Arc<dyn Journal>, ClusterName, ClusterIdentity) {
 }
 
 fn round(number: u128) -> Round {
-    let delete = |document: u128| DocumentMutation {
-        collection: "cars".parse().expect("a name"),
-        key: DocumentKey::from_value(&Value::Int(i64::try_from(document).expect("small")))
-            .expect("an id"),
-        mutation: Mutation::Delete,
+    let delete = |document: u128| {
+        let number = Value::Int(i64::try_from(document).expect("small"));
+        let key = DocumentKey::from_value(&number).expect("an id");
+        DocumentMutation::new("cars".parse().expect("a name"), key, Mutation::Delete)
     };
     Round {
         id: RoundId(Uuid::from_u128(number)),
         app: AppId(Uuid::from_u128(7)),
         origin: None,
         digest: Vec::new(),
+        atomic: false,
         mutations: (0..number % 4).map(|document| delete(number * 10 + document)).collect(),
     }
 }

@@ -66,23 +66,45 @@ pub struct Codec<R> {
     name: &'static str,
     header: [u8; HEADER_BYTES],
     writer: GenericDatumWriter<'static>,
-    reader: GenericDatumReader<'static>,
+    /// Of every version, the newest first.
+    versions: Vec<Version>,
     record: PhantomData<fn() -> R>,
 }
 
-impl<R> Codec<R> {
-    pub(crate) fn new(name: &'static str, schema: &'static LazyLock<Schema>) -> Self {
+/// How one version of a record is known and read. Fields that it does not have get the default that
+/// serde gives them.
+struct Version {
+    header: [u8; HEADER_BYTES],
+    reader: GenericDatumReader<'static>,
+}
+
+impl Version {
+    fn new(schema: &'static Schema) -> Self {
         let fingerprint = schema.fingerprint::<Rabin>();
         let mut header = [0; HEADER_BYTES];
         header[..2].copy_from_slice(&MARKER);
         header[2..].copy_from_slice(&fingerprint.bytes);
-        let writer = GenericDatumWriter::builder(schema).human_readable(false).build();
         let reader = GenericDatumReader::builder(schema).human_readable(false).build();
+        Version { header, reader: reader.expect("a schema of this crate resolves") }
+    }
+}
+
+impl<R> Codec<R> {
+    /// Of a record that had these schemas, of which the newest is written.
+    pub(crate) fn new(
+        name: &'static str,
+        schema: &'static LazyLock<Schema>,
+        older: &[&'static LazyLock<Schema>],
+    ) -> Self {
+        let newest = Version::new(schema);
+        let writer = GenericDatumWriter::builder(schema).human_readable(false).build();
+        let header = newest.header;
+        let older = older.iter().map(|schema| Version::new(schema));
         Codec {
             name,
             header,
             writer: writer.expect("a schema of this crate resolves"),
-            reader: reader.expect("a schema of this crate resolves"),
+            versions: [newest].into_iter().chain(older).collect(),
             record: PhantomData,
         }
     }
@@ -91,8 +113,9 @@ impl<R> Codec<R> {
         RecordError::Broken { record: self.name, reason: reason.to_string() }
     }
 
-    fn is(&self, bytes: &[u8]) -> bool {
-        bytes.starts_with(&self.header)
+    /// The version that bytes with this header have.
+    fn version(&self, header: &[u8]) -> Option<&Version> {
+        self.versions.iter().find(|version| version.header == header)
     }
 }
 
@@ -101,7 +124,7 @@ impl<R> Codec<R> {
     /// A record as the library writes it, given as it stands in a topic.
     pub(crate) fn rewritten(&self, bytes: &[u8]) -> Vec<u8> {
         let (header, mut datum) = bytes.split_at(HEADER_BYTES);
-        let value = self.reader.read_value(&mut datum).expect("the library reads it");
+        let value = self.versions[0].reader.read_value(&mut datum).expect("the library reads it");
         assert!(datum.is_empty(), "bytes are left over");
         let datum = self.writer.write_value_to_vec(value).expect("the library writes it");
         [header, &datum].concat()
@@ -116,7 +139,7 @@ impl<R: Serialize> Codec<R> {
 
 /// Whether `bytes` hold a record of this type, going by its header.
 pub(crate) fn is<R: Record>(bytes: &[u8]) -> bool {
-    R::codec().is(bytes)
+    bytes.get(..HEADER_BYTES).is_some_and(|header| R::codec().version(header).is_some())
 }
 
 /// The bytes of a record.
@@ -141,31 +164,46 @@ pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, RecordError> {
     if header[..2] != MARKER {
         return Err(RecordError::NoHeader(bytes.len()));
     }
-    if header != codec.header {
+    let Some(version) = codec.version(header) else {
         let found = header[2..].iter().map(|byte| format!("{byte:02x}")).collect();
         return Err(RecordError::UnknownSchema { wanted: codec.name, found });
-    }
-    let record = codec.reader.read_deser(&mut datum).map_err(|error| codec.broken(error))?;
+    };
+    let record = version.reader.read_deser(&mut datum).map_err(|error| codec.broken(error))?;
     if datum.is_empty() { Ok(record) } else { Err(codec.broken("bytes are left over")) }
 }
 
-/// Gives a record its schema, and says how it is written if not by the library.
+/// The schema in a file of `avro/`, parsed once.
+macro_rules! schema {
+    ($file:literal) => {{
+        use std::sync::LazyLock;
+        static SCHEMA: LazyLock<apache_avro::Schema> = LazyLock::new(|| {
+            apache_avro::Schema::parse_str(include_str!(concat!("../avro/", $file)))
+                .expect("a schema of this crate parses")
+        });
+        &SCHEMA
+    }};
+}
+pub(crate) use schema;
+
+/// Gives a record its schema and those it had before, and says how it is written if not by the
+/// library.
 macro_rules! record {
-    ($record:ty, $name:literal, $file:literal) => {
-        $crate::avro::record!($record, $name, $file, |record, to| {
+    ($record:ty, $name:literal, $file:literal $(, was $old:literal)*) => {
+        $crate::avro::record!($record, $name, $file $(, was $old)*, |record, to| {
             <$record as $crate::avro::Record>::codec().write_datum(record, to);
         });
     };
-    ($record:ty, $name:literal, $file:literal, |$this:ident, $to:ident| $write:expr) => {
+    (
+        $record:ty, $name:literal, $file:literal $(, was $old:literal)*,
+        |$this:ident, $to:ident| $write:expr
+    ) => {
         impl $crate::avro::Record for $record {
             fn codec() -> &'static $crate::avro::Codec<Self> {
                 use std::sync::LazyLock;
-                static SCHEMA: LazyLock<apache_avro::Schema> = LazyLock::new(|| {
-                    apache_avro::Schema::parse_str(include_str!(concat!("../avro/", $file)))
-                        .expect("a schema of this crate parses")
+                static CODEC: LazyLock<$crate::avro::Codec<$record>> = LazyLock::new(|| {
+                    let older: &[_] = &[$($crate::avro::schema!($old)),*];
+                    $crate::avro::Codec::new($name, $crate::avro::schema!($file), older)
                 });
-                static CODEC: LazyLock<$crate::avro::Codec<$record>> =
-                    LazyLock::new(|| $crate::avro::Codec::new($name, &SCHEMA));
                 &CODEC
             }
 

@@ -12,6 +12,14 @@ pub(crate) fn put_long(number: i64, to: &mut Vec<u8>) {
     to.push(rest.to_le_bytes()[0]);
 }
 
+/// `["null", "long"]` of a `u64`, bit for bit.
+pub(crate) fn put_optional_long(number: Option<u64>, to: &mut Vec<u8>) {
+    put_long(number.is_some().into(), to);
+    if let Some(number) = number {
+        put_long(number.cast_signed(), to);
+    }
+}
+
 /// `bytes`.
 pub(crate) fn put_bytes(bytes: &[u8], to: &mut Vec<u8>) {
     put_length(bytes.len(), to);

@@ -55,7 +55,12 @@ fn check_bytes<T: Debug>(
 }
 
 fn check<R: Record + Debug>(name: &str, sample: &R) {
-    check_bytes(name, 1, sample, |record| encode(record).to_vec(), |bytes| decode(bytes).unwrap());
+    check_version(name, 1, sample);
+}
+
+fn check_version<R: Record + Debug>(name: &str, version: u8, sample: &R) {
+    let encoded = |record: &R| encode(record).to_vec();
+    check_bytes(name, version, sample, encoded, |bytes| decode(bytes).unwrap());
     let bytes = encode(sample);
     assert_eq!(R::codec().rewritten(&bytes), bytes, "{name}: the library writes it otherwise");
 }
@@ -125,7 +130,7 @@ fn document_of_version_1() -> Document {
 
 fn mutation(key: &str, mutation: Mutation) -> DocumentMutation {
     let key = DocumentKey::from_canonical(key).unwrap();
-    DocumentMutation { collection: "cars".parse().unwrap(), key, mutation }
+    DocumentMutation::new("cars".parse().unwrap(), key, mutation)
 }
 
 #[test]
@@ -174,9 +179,16 @@ fn round_part() {
         count: 3,
         mutations: mutations(document),
     };
-    check("round_part-state_v2", &part(document()));
-    let old: RoundPart = decode(&old_bytes("round_part")).unwrap();
-    assert_eq!(old, part(document_of_version_1()));
+    let mut newest = part(document());
+    for name in ["round_part", "round_part-state_v2"] {
+        let old: RoundPart = decode(&old_bytes(name)).unwrap();
+        let document = if name == "round_part" { document_of_version_1() } else { document() };
+        assert_eq!(old, part(document));
+    }
+    for (number, mutation) in (0..).zip(&mut newest.mutations[4..6]) {
+        mutation.unchanged_since = Some(TxnId(number << 40));
+    }
+    check_version("round_part", 2, &newest);
 }
 
 #[test]
@@ -189,17 +201,24 @@ fn what_stands_in_txns() {
         origin_txn: Some(TxnId(1 << 40)),
         hlc: Hlc::from_millis(1_700_000_000_000),
         digest: vec![1, 2, 3],
+        atomic: false,
         mutations: 8,
         parts: vec![part(0, 0), part(15, 1 << 50)],
     };
-    check("commit", &commit);
+    assert_eq!(decode::<Commit>(&old_bytes("commit")).unwrap(), commit);
+    assert_eq!(
+        TxnsRecord::decode(&old_bytes("commit")).unwrap(),
+        TxnsRecord::Commit(commit.clone())
+    );
+    let commit = Commit { atomic: true, ..commit };
+    check_version("commit", 2, &commit);
     let expiry = Expiry { hlc: commit.hlc, time_to_live_ms: 1 << 40 };
     check("expiry", &expiry);
     let either = |bytes: &[u8]| TxnsRecord::decode(bytes).unwrap();
     assert_eq!(either(&encode(&expiry)), TxnsRecord::Expiry(expiry));
     assert_eq!(either(&encode(&commit)), TxnsRecord::Commit(commit.clone()));
-    let local = Commit { origin_txn: None, digest: vec![], parts: vec![], ..commit };
-    check("commit-local", &local);
+    let local = Commit { atomic: false, origin_txn: None, digest: vec![], parts: vec![], ..commit };
+    assert_eq!(decode::<Commit>(&old_bytes("commit-local")).unwrap(), local);
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub struct RoundPart {
     /// The mutations, in the order in which they apply.
     pub mutations: Vec<DocumentMutation>,
 }
-record!(RoundPart, "round part", "round_part.v1.avsc", |part, to| {
+record!(RoundPart, "round part", "round_part.v2.avsc", was "round_part.v1.avsc", |part, to| {
     let RoundPart { round, app, index, count, mutations } = part;
     let mutations: Vec<_> = mutations.iter().collect();
     let (round, app, index, count) = (*round, *app, *index, *count);
@@ -81,12 +81,16 @@ pub struct Commit {
     /// Of the request, if the client named it; else empty.
     #[serde(with = "apache_avro::serde::bytes")]
     pub digest: Vec<u8>,
+    /// If a condition of one of its mutations does not hold, none of them applies: all of them are in
+    /// one slice.
+    #[serde(default)]
+    pub atomic: bool,
     /// How many mutations it has.
     pub mutations: i32,
     /// Where its parts stand.
     pub parts: Vec<PartLocation>,
 }
-record!(Commit, "commit", "commit.v1.avsc");
+record!(Commit, "commit", "commit.v2.avsc", was "commit.v1.avsc");
 
 /// What documents hide that were deleted long ago is dropped, as of this transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The log that a node applies, and the part of the keyspace that it keeps of it.
 
 use anabranch_core::ids::ActorId;
-use anabranch_core::keyspace::{Intervals, Position, Slice, SliceCount};
+use anabranch_core::keyspace::{Intervals, Slice, SliceCount};
 
 /// Whose log it is, and what this node owns of the keyspace.
 #[derive(Clone, Debug)]
@@ -13,21 +13,13 @@ pub(crate) struct Log {
     read: Vec<Slice>,
 }
 
-/// Where a document that stands in some slice of the log belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In this node.
-    Here,
-    /// In another node.
-    Elsewhere,
-    /// In another slice.
-    Misplaced,
-}
-
 impl Log {
-    /// Of a cluster, for a node that owns this.
+    /// Of a cluster, for a node that owns this: whole slices, so that what one record of a slice
+    /// asks is decided by one node.
     pub(crate) fn new(actor: ActorId, slices: SliceCount, owned: Intervals) -> Self {
         let read = owned.slices(slices);
+        let whole: Intervals = read.iter().map(|slice| slices.interval(*slice)).collect();
+        assert_eq!(owned, whole, "a node owns whole slices");
         Log { actor, slices, owned, read }
     }
 
@@ -54,16 +46,5 @@ impl Log {
     /// Whether a slice is read.
     pub(crate) fn reads(&self, slice: Slice) -> bool {
         self.read.binary_search(&slice).is_ok()
-    }
-
-    /// Where a document at `position` belongs that stands in `slice`.
-    pub(crate) fn place(&self, slice: Slice, position: Position) -> Place {
-        if self.slices.slice_of(position) != slice {
-            Place::Misplaced
-        } else if self.owned.contains(position) {
-            Place::Here
-        } else {
-            Place::Elsewhere
-        }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId, PartitionSpec};
-use anabranch_core::keyspace::Intervals;
+use anabranch_core::keyspace::{Intervals, SliceCount};
 use tokio::sync::watch;
 
 use crate::error::Error;
@@ -30,10 +30,11 @@ impl Membership {
     pub(crate) fn new(
         name: Option<NodeId>,
         declared: Option<Configuration>,
+        slices: SliceCount,
         listen: SocketAddr,
     ) -> Result<Self, Error> {
         let Some(configuration) = declared else {
-            return Ok(Membership::alone(name, listen));
+            return Ok(Membership::alone(name, slices, listen));
         };
         let known = || {
             let names: Vec<_> = configuration.members().keys().map(NodeId::as_str).collect();
@@ -74,13 +75,13 @@ impl Membership {
         }
     }
 
-    fn alone(name: Option<NodeId>, listen: SocketAddr) -> Self {
+    fn alone(name: Option<NodeId>, slices: SliceCount, listen: SocketAddr) -> Self {
         let node = name.unwrap_or_else(|| ALONE.parse().expect("it is a name"));
         let nodes = [(node.clone(), listen.to_string())].into();
         let spec =
             ClusterSpec { partitions: vec![PartitionSpec { weight: 1, nodes }], quorum: None };
-        let configuration =
-            Configuration::new(Epoch(0), spec).expect("a partition with a node is a cluster");
+        let configuration = Configuration::new(Epoch(0), slices, spec)
+            .expect("a partition with a node is a cluster");
         Membership { node, configuration }
     }
 
@@ -106,6 +107,7 @@ mod tests {
 
     use super::*;
 
+    const SLICES: SliceCount = SliceCount::MOST;
     const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
 
     fn declared() -> Configuration {
@@ -114,13 +116,13 @@ mod tests {
             nodes: [(name.parse().unwrap(), format!("{name}:7070"))].into(),
         };
         let partitions = vec![partition("a"), partition("b")];
-        Configuration::new(Epoch(1), ClusterSpec { partitions, quorum: None }).unwrap()
+        Configuration::new(Epoch(1), SLICES, ClusterSpec { partitions, quorum: None }).unwrap()
     }
 
     #[test]
     fn without_a_declaration_one_node_owns_everything() {
         for name in [None, Some("a".parse().unwrap())] {
-            let membership = Membership::new(name, None, LISTEN).unwrap();
+            let membership = Membership::new(name, None, SLICES, LISTEN).unwrap();
             assert_eq!(membership.owned(), Intervals::all());
         }
     }
@@ -129,7 +131,7 @@ mod tests {
     fn a_declared_node_owns_its_partition() {
         let of = |name: &str| {
             let name = Some(name.parse().unwrap());
-            Membership::new(name, Some(declared()), LISTEN).unwrap().owned()
+            Membership::new(name, Some(declared()), SLICES, LISTEN).unwrap().owned()
         };
         assert_ne!(of("a"), of("b"));
         assert_ne!(of("a"), Intervals::all());
@@ -137,21 +139,23 @@ mod tests {
 
     #[test]
     fn a_newer_configuration_changes_who_else_there_is_and_not_what_is_owned() {
-        let a = Membership::new(Some("a".parse().unwrap()), Some(declared()), LISTEN).unwrap();
+        let a =
+            Membership::new(Some("a".parse().unwrap()), Some(declared()), SLICES, LISTEN).unwrap();
         let mut spec = declared().spec().clone();
         spec.partitions[1].nodes.insert("b2".parse().unwrap(), "b2:7070".to_owned());
-        let more = Configuration::new(Epoch(2), spec.clone()).unwrap();
+        let more = Configuration::new(Epoch(2), SLICES, spec.clone()).unwrap();
         assert_eq!(a.in_newer(more).unwrap().owned(), a.owned());
         spec.partitions[1].weight = 2;
-        assert!(a.in_newer(Configuration::new(Epoch(3), spec.clone()).unwrap()).is_err());
+        assert!(a.in_newer(Configuration::new(Epoch(3), SLICES, spec.clone()).unwrap()).is_err());
         spec.partitions.remove(0);
-        assert!(a.in_newer(Configuration::new(Epoch(4), spec).unwrap()).is_err());
+        assert!(a.in_newer(Configuration::new(Epoch(4), SLICES, spec).unwrap()).is_err());
     }
 
     #[test]
     fn who_is_not_declared_is_told_who_is() {
         for name in [None, Some("c".parse().unwrap())] {
-            let error = Membership::new(name, Some(declared()), LISTEN).unwrap_err().to_string();
+            let error =
+                Membership::new(name, Some(declared()), SLICES, LISTEN).unwrap_err().to_string();
             assert!(error.contains("a, b"), "{error}");
         }
     }

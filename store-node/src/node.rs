@@ -81,7 +81,8 @@ impl StoreNode {
     ) -> Result<Self, Error> {
         metrics::describe();
         let declared = configurations.borrow().clone();
-        let membership = Membership::new(config.node.clone(), declared, config.listen)?;
+        let membership =
+            Membership::new(config.node.clone(), declared, identity.slices, config.listen)?;
         let log = Arc::new(Log::new(identity.actor, identity.slices, membership.owned()));
         let opened = Storage::open(&StoreOptions::new(&config), &log)?;
         let known = Known::new(identity.clone(), configurations.borrow().clone());
@@ -101,7 +102,8 @@ impl StoreNode {
         disk: &crate::storage::MemoryDisk,
     ) -> Result<Self, Error> {
         let declared = configurations.borrow().clone();
-        let membership = Membership::new(config.node.clone(), declared, config.listen)?;
+        let membership =
+            Membership::new(config.node.clone(), declared, identity.slices, config.listen)?;
         let log = Arc::new(Log::new(identity.actor, identity.slices, membership.owned()));
         let opened = Storage::open_in_memory(disk, &StoreOptions::new(&config), &log)?;
         let gossip = gossip::Settings::leisurely();

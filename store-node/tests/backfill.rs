@@ -8,6 +8,7 @@ mod support;
 use anabranch_core::Value;
 use anabranch_core::cluster::{Configuration, Epoch, NodeId};
 use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::SliceCount;
 use anabranch_journal::TopicPartition;
 use anabranch_journal::metadata::MetadataStore;
 use anabranch_schemas::decode;
@@ -182,7 +183,7 @@ async fn who_has_applied_what_is_declared_lost_does_not_answer() {
     let both = cluster.configuration.clone();
     let mut spec = both.spec().clone();
     spec.partitions[0].nodes.remove(&removed);
-    cluster.configuration = Configuration::new(Epoch(2), spec).unwrap();
+    cluster.configuration = Configuration::new(Epoch(2), SliceCount::default(), spec).unwrap();
     cluster.start_node(&stays).await;
     let end = cluster.write(vec![(1, increment("visits", 1))]);
     applied(&cluster.nodes[&stays], end).await;
@@ -190,7 +191,8 @@ async fn who_has_applied_what_is_declared_lost_does_not_answer() {
     let why = running.failure().await;
     assert!(why.contains("declared lost") && why.contains(removed.as_str()), "{why}");
 
-    cluster.configuration = Configuration::new(Epoch(3), both.spec().clone()).unwrap();
+    cluster.configuration =
+        Configuration::new(Epoch(3), SliceCount::default(), both.spec().clone()).unwrap();
     cluster.start_node(&removed).await;
     let started = cluster.nodes.remove(&removed).unwrap();
     let why = started.failure().await;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch};
 use anabranch_core::ids::{DocumentId, TxnId};
+use anabranch_core::keyspace::SliceCount;
 use anabranch_core::query::OnConflict;
 use anabranch_runtime::grpc;
 use anabranch_schemas::decode;
@@ -126,7 +127,8 @@ async fn a_round_over_several_partitions_has_one_outcome() {
         let reply = node.client.clone().outcome(request).await.unwrap().into_inner();
         let outcome = reply.outcome.unwrap();
         assert_eq!(outcome.txn, txn.0);
-        let conflicts: BTreeSet<_> = outcome.conflicts.iter().map(|id| id.to_vec()).collect();
+        let conflicts = outcome.conflicts.iter().map(|conflict| conflict.document_id.to_vec());
+        let conflicts: BTreeSet<_> = conflicts.collect();
         let expected: BTreeSet<_> = taken.iter().map(|number| car(*number).to_bytes()).collect();
         assert_eq!(conflicts, expected);
     }
@@ -137,7 +139,7 @@ async fn a_round_over_several_partitions_has_one_outcome() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_node_follows_a_newer_configuration() {
     let spec = |quorum| ClusterSpec { quorum: Some(quorum), ..configuration(1, 2).spec().clone() };
-    let both = Configuration::new(Epoch(1), spec(2)).unwrap();
+    let both = Configuration::new(Epoch(1), SliceCount::default(), spec(2)).unwrap();
     let one = ClusterSpec { quorum: Some(1), ..both.spec().clone() };
     let mut cluster = Cluster::start_in(both, |_| {}).await;
     let before = cluster.write_some();
@@ -152,11 +154,11 @@ async fn a_running_node_follows_a_newer_configuration() {
     let node = &cluster.nodes[&name(0, 0)];
     assert!(node.get(&car(3), at(after)).await.unwrap().txn >= Some(after.0));
     assert!(read(&cluster).await < Some(after));
-    node.configure(Configuration::new(Epoch(2), one.clone()).unwrap());
+    node.configure(Configuration::new(Epoch(2), SliceCount::default(), one.clone()).unwrap());
     within("it is stable", async { while read(&cluster).await < Some(after) {} }).await;
     // An older one that comes late changes nothing.
     let strict = ClusterSpec { quorum: Some(2), ..one };
-    node.configure(Configuration::new(Epoch(1), strict).unwrap());
+    node.configure(Configuration::new(Epoch(1), SliceCount::default(), strict).unwrap());
     let last = cluster.write(vec![(3, put("{}"))]);
     within("it stays stable", async { while read(&cluster).await < Some(last) {} }).await;
     cluster.stop().await;

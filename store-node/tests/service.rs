@@ -296,7 +296,7 @@ async fn an_outcome_says_which_transaction_was_applied_and_what_was_in_the_way()
     let found = outcome(77, Some(again)).await.expect("it was applied");
     assert_eq!(found.txn, first.0);
     assert_eq!(found.digest, 77_u128.to_be_bytes()[12..].to_vec());
-    assert_eq!(found.conflicts, [car(1).to_bytes()]);
+    assert_eq!(found.conflicts[0].document_id, car(1).to_bytes());
     assert_eq!(outcome(78, None).await, None);
     assert_eq!(world.node.read(&car(2), again).await, Some(json(r#"{"_id":2,"a":2}"#)));
     let too_soon = proto::OutcomeRequest {

@@ -1,8 +1,9 @@
 //! What goes wrong in a run: one thing at one process, now here, now there.
 //!
 //! A store node is only harmed while the other nodes of its partition are well: they have caught up,
-//! and the others know it. So one replica of each partition always lives. While change data capture is
-//! away no store node is made to forget changes, which with the log trimmed may be the last copy.
+//! the others know it, and what they no longer have of the history is captured. So one replica of
+//! each partition always lives. While change data capture is away no store node is made to forget
+//! changes, which with the log trimmed may be the last copy.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -270,15 +271,19 @@ impl Chaos<'_> {
     /// Waits beside until a victim does its work again, and the others of its partition know it.
     fn getting_well(&self, victim: Service) -> JoinHandle<Result<Duration>> {
         let (nodes, stage) = (Arc::clone(self.nodes), Arc::clone(self.stage));
-        let (api, stable) = (self.cluster.api_of(victim), self.watch.stable());
+        let (api, capture) = (self.cluster.api_of(victim), self.cluster.api_of(Service::Cdc));
+        let stable = self.watch.stable();
         thread::spawn(move || {
+            let is_captured =
+                |txn| capture.status().is_ok_and(|status| captured(&status) >= Some(txn));
             let is_known = || match victim {
                 Service::StoreNode(number) => {
                     let first = number / REPLICAS * REPLICAS;
                     let mut others = (first..first + REPLICAS).filter(|one| *one != number);
                     others.all(|other| nodes.knows(other, number, stable))
+                        && nodes.history_from(number).is_some_and(is_captured)
                 }
-                Service::Cdc => api.status().is_ok_and(|status| captured(&status) > Some(stable)),
+                Service::Cdc => is_captured(stable + 1),
                 _ => true,
             };
             wait_until(&format!("{victim:?} is well again"), PATIENCE, || {

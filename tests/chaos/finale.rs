@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, PartitionSpec};
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey};
+use anabranch_core::keyspace::SliceCount;
 use anabranch_journal::Journal;
 use anabranch_tests::cluster::{APP, Api, Cluster, PATIENCE, Reply, Service, Terms, node};
 use anabranch_tests::history::{Document, Read, Scope, Seen, Txn};
@@ -20,12 +21,14 @@ use crate::{PARTITIONS, REPLICAS, changes};
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Reads all documents as of `last` or later, while of each partition only one replica is there,
-/// each replica in its turn.
+/// each replica in its turn. What a replica no longer has of the history, since it copied it from the
+/// others, is captured before those are gone.
 pub(crate) fn read_replicas(cluster: &mut Cluster, last: Txn) -> Result<Vec<Read>> {
     let mut reads = Vec::new();
     for replica in 0..REPLICAS {
         let others = (0..PARTITIONS * REPLICAS).filter(|number| number % REPLICAS != replica);
         let others: Vec<_> = others.map(Service::StoreNode).collect();
+        wait_captured(cluster)?;
         others.iter().try_for_each(|other| cluster.kill(*other))?;
         let read = read_all(&cluster.api(), last);
         reads.extend(read.with_context(|| format!("from replicas number {replica}"))?);
@@ -90,13 +93,17 @@ fn until_answered(mut ask: impl FnMut() -> Result<Reply>) -> Result<Reply> {
 
 /// Checks that every change was captured once, in order, and that together they are what is there.
 pub(crate) fn check_changes(cluster: &Cluster, journal: &dyn Journal) -> Result<usize> {
+    wait_captured(cluster)?;
+    let collections: Vec<_> = collections().chain(["ticks"]).collect();
+    changes::check(journal, &cluster.name().parse()?, &cluster.api(), &collections)
+}
+
+fn wait_captured(cluster: &Cluster) -> Result<()> {
     wait_until("all changes are captured", PATIENCE, || {
         let status = cluster.status_of(Service::Ingest(0))?;
         let parts = status["parts"].as_array().context("parts")?;
         Ok(parts.iter().all(|part| part["lagTransactions"] == 0))
-    })?;
-    let collections: Vec<_> = collections().chain(["ticks"]).collect();
-    changes::check(journal, &cluster.name().parse()?, &cluster.api(), &collections)
+    })
 }
 
 /// A document of the first collection in each partition, by number.
@@ -110,7 +117,7 @@ pub(crate) fn one_of_each() -> Result<Vec<usize>> {
     };
     let partitions = (0..PARTITIONS).map(partition).collect::<Result<_>>()?;
     let spec = ClusterSpec { partitions, quorum: None };
-    let configuration = Configuration::new(Epoch(1), spec)?;
+    let configuration = Configuration::new(Epoch(1), SliceCount::default(), spec)?;
     let mut found = BTreeMap::new();
     for number in 0..DOCUMENTS {
         let Document { collection, id } = document(COLLECTIONS[0], number);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anabranch_runtime::grpc;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
-use anabranch_schemas::store::{StatusReply, StatusRequest};
+use anabranch_schemas::store::{NodeStatus, StatusReply, StatusRequest};
 use anabranch_tests::cluster::{Cluster, node};
 use anyhow::Result;
 use tokio::runtime::{Builder, Runtime};
@@ -50,10 +50,17 @@ impl Nodes {
 
     /// Whether a node knows that another one has every transaction up to this one.
     pub(crate) fn knows(&self, number: usize, other: usize, txn: u64) -> bool {
-        let name = node(other);
-        let known = self
-            .status(number)
-            .and_then(|status| status.nodes.into_iter().find(|one| one.name == name)?.base);
-        known.is_some_and(|base| base > txn)
+        self.told(number, other).and_then(|other| other.base).is_some_and(|base| base > txn)
+    }
+
+    /// From which transaction on a node has all changes, as it tells itself.
+    pub(crate) fn history_from(&self, number: usize) -> Option<u64> {
+        self.told(number, number)?.history_from
+    }
+
+    /// What a node tells of one, itself or another.
+    fn told(&self, number: usize, of: usize) -> Option<NodeStatus> {
+        let name = node(of);
+        self.status(number)?.nodes.into_iter().find(|one| one.name == name)
     }
 }

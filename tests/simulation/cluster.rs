@@ -108,7 +108,7 @@ impl Cluster {
             PartitionSpec { weight: 1, nodes: nodes.collect() }
         });
         let spec = ClusterSpec { partitions: declared.collect(), quorum: None };
-        let declared = Configuration::new(Epoch(1), spec).expect("it makes sense");
+        let declared = Configuration::new(Epoch(1), slices, spec).expect("it makes sense");
         members::declare(NodeLog::new(log.clone()), &identity, &declared);
         let node = |(name, member): (&NodeId, &Member)| Node {
             name: name.clone(),

@@ -76,7 +76,7 @@ impl Cluster {
             let smallest = spec.partitions.iter().map(|partition| partition.nodes.len()).min();
             spec.quorum = spec.quorum.map(|quorum| quorum.min(smallest.unwrap_or_default()));
             let epoch = Epoch(declared.epoch().0 + 1);
-            *declared = Configuration::new(epoch, spec).expect("it makes sense");
+            *declared = Configuration::new(epoch, declared.slices(), spec).expect("it makes sense");
             declared.clone()
         };
         self.tell(&format!("declared: {:?}", declared.spec()));
@@ -127,5 +127,5 @@ pub(crate) fn seen_from(from: &NodeId, configuration: &Configuration) -> Configu
             *address = format!("{name}.from.{from}");
         }
     }
-    Configuration::new(configuration.epoch(), spec).expect("it makes sense")
+    Configuration::new(configuration.epoch(), configuration.slices(), spec).expect("it makes sense")
 }

@@ -82,7 +82,7 @@ impl WriterClient {
             RoundId(Uuid::from_u128((u128::from(self.number) << 64) | u128::from(self.rounds)));
         let count = 1 + self.dice.below(4);
         let mutations = (0..count).map(|_| self.mutation()).collect();
-        Round { id, app: APP, origin: None, digest: Vec::new(), mutations }
+        Round { id, app: APP, origin: None, digest: Vec::new(), atomic: false, mutations }
     }
 
     fn mutation(&mut self) -> DocumentMutation {
@@ -99,7 +99,7 @@ impl WriterClient {
             6..9 => update(vec![], vec![(path("n"), value % 5 + 1)]),
             _ => Mutation::Delete,
         };
-        DocumentMutation { collection, key, mutation }
+        DocumentMutation::new(collection, key, mutation)
     }
 
     async fn write_until_acknowledged(&mut self, rounds: &[Round]) {

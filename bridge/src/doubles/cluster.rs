@@ -108,6 +108,7 @@ impl Cluster {
             origin_txn: origin.map(|(_, txn)| txn),
             hlc: self.hlc,
             digest: Vec::new(),
+            atomic: false,
             mutations: i32::try_from(mutations.len()).unwrap(),
             parts,
         };

@@ -102,7 +102,8 @@ impl TestCluster {
         let journal: Arc<dyn Journal> = self.journal.clone();
         let mut writer = RotatingWriter::open(&journal, &TransactionalId::from("clients")).unwrap();
         let id = RoundId(Uuid::now_v7());
-        let round = Round { id, app: APP, origin: None, digest: Vec::new(), mutations };
+        let round =
+            Round { id, app: APP, origin: None, digest: Vec::new(), atomic: false, mutations };
         writer.transaction(|writer| self.appender.append(writer, &[round])).unwrap();
     }
 
@@ -207,7 +208,7 @@ pub(crate) fn put(key: i64, fields: &str) -> DocumentMutation {
 /// A mutation of a document of collection `c`.
 pub(crate) fn mutation(key: i64, mutation: Mutation) -> DocumentMutation {
     let key = DocumentKey::from_value(&Value::Int(key)).unwrap();
-    DocumentMutation { collection: "c".parse().unwrap(), key, mutation }
+    DocumentMutation::new("c".parse().unwrap(), key, mutation)
 }
 
 /// A bridge that runs.

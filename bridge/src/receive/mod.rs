@@ -119,6 +119,7 @@ fn encode(
         app: preparer.app,
         origin: Some((round.origin, round.origin_txn)),
         digest: Vec::new(),
+        atomic: false,
         mutations: round.mutations,
     };
     let rounds = rounds.into_iter().map(|received| appender.encode(&round(received)));

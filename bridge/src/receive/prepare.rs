@@ -215,7 +215,7 @@ impl Preparer {
         check_size(&change.state, &document)?;
         self.check_own_writes(&document)?;
         let mutation = Mutation::Merge(document);
-        Ok(DocumentMutation { collection: id.collection, key: id.key, mutation })
+        Ok(DocumentMutation::new(id.collection, id.key, mutation))
     }
 
     /// What becomes of a document that left: nothing if it is to be kept, or another replication
@@ -240,7 +240,7 @@ impl Preparer {
             return Ok(None);
         }
         let mutation = Mutation::Evict(known);
-        Ok(Some(DocumentMutation { collection: id.collection, key: id.key, mutation }))
+        Ok(Some(DocumentMutation::new(id.collection, id.key, mutation)))
     }
 
     /// Whether a document that left stays here all the same: both sides know the same of it and the

@@ -110,7 +110,7 @@ impl World {
             4 => update(vec![(path("y"), value(rng))], vec![(path("n"), 1)]),
             _ => update(vec![], vec![(path("n"), rng.random_range(-2..3))]),
         };
-        DocumentMutation { collection: id(number).collection, key: id(number).key, mutation }
+        DocumentMutation::new(id(number).collection, id(number).key, mutation)
     }
 
     /// The log of one cluster forgets its beginning. What was under way breaks off.

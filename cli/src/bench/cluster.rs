@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, Member, NodeId, PartitionSpec};
+use anabranch_core::keyspace::SliceCount;
 use anabranch_ingest as ingest;
 use anabranch_journal::baseline;
 use anabranch_journal::{Journal, metadata::ClusterIdentity};
@@ -260,5 +261,5 @@ async fn declared(partitions: usize, replicas: usize) -> Result<Configuration> {
         }
         spec.partitions.push(PartitionSpec { weight: 1, nodes });
     }
-    Ok(Configuration::new(Epoch(1), spec)?)
+    Ok(Configuration::new(Epoch(1), SliceCount::default(), spec)?)
 }

@@ -200,6 +200,7 @@ mod tests {
             origin_txn: None,
             hlc: Hlc::from_millis(now_millis() - 60_000),
             digest: Vec::new(),
+            atomic: false,
             mutations: 0,
             parts: Vec::new(),
         };

@@ -31,8 +31,8 @@ pub(super) fn check_name(admin: &Admin, name: &ClusterName) -> Result<(), Refusa
         .with_hint(format!("write {ours}, or apply it to a server of {name}")))
 }
 
-/// Refuses a change after which data would not be where it is looked for, or nowhere unless that
-/// `may_lose` it. `before` is `None` for a cluster without a configuration: one node holds
+/// Refuses what does not fit a cluster of so many slices, and a change after which data would not be
+/// where it is looked for, or nowhere unless that `may_lose` it. `before` is `None` for a cluster without a configuration: one node holds
 /// everything.
 pub(super) fn admit(
     admin: &Admin,
@@ -46,6 +46,9 @@ pub(super) fn admit(
             "to have several store nodes run ingest, store-node and cdc by themselves, on Kafka",
         ));
     };
+    Configuration::new(Epoch::default(), admin.cluster.slices, after.clone()).map_err(|error| {
+        Refusal::new(Code::InvalidResource, format!("spec.partitions: {error}"))
+    })?;
     if !has_data(admin)? {
         return Ok(());
     }
@@ -142,8 +145,8 @@ fn moved<'a>(before: &'a ClusterSpec, after: &ClusterSpec) -> Option<(&'a NodeId
 }
 
 /// What follows of a configuration.
-pub(super) fn status(epoch: Epoch, spec: &ClusterSpec) -> Result<Value, Refusal> {
-    let configuration = Configuration::new(epoch, spec.clone())
+pub(super) fn status(admin: &Admin, epoch: Epoch, spec: &ClusterSpec) -> Result<Value, Refusal> {
+    let configuration = Configuration::new(epoch, admin.cluster.slices, spec.clone())
         .map_err(|error| Refusal::new(Code::Internal, format!("the configuration: {error}")))?;
     let partition = |id: PartitionId| {
         json!({

@@ -205,7 +205,7 @@ fn admit(
     match after {
         Resource::Cluster { name, spec } => {
             cluster::check_name(admin, name)?;
-            let before = before.map(|entry| declared(key, entry)).transpose();
+            let before = before.map(|entry| declared(key, entry, admin.cluster.slices)).transpose();
             let before = before.map_err(|error| Refusal::of_journal(&error))?;
             cluster::admit(admin, before.as_ref(), spec, may_lose)
         }
@@ -345,7 +345,7 @@ fn shown(admin: &Admin, key: &str, entry: &Entry) -> Result<Value, Refusal> {
     let resource = parsed(key, entry)?;
     let mut value = resource.to_value();
     value["status"] = match &resource {
-        Resource::Cluster { spec, .. } => cluster::status(Epoch(entry.version.0), spec)?,
+        Resource::Cluster { spec, .. } => cluster::status(admin, Epoch(entry.version.0), spec)?,
         Resource::Replication { app, name, spec } => replication::status(admin, *app, name, spec),
     };
     Ok(value)

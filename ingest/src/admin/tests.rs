@@ -24,7 +24,7 @@ fn east() -> ClusterIdentity {
     ClusterIdentity {
         name: "east".parse().unwrap(),
         actor: ActorId(Uuid::from_u128(1)),
-        slices: SliceCount::try_from(1).unwrap(),
+        slices: SliceCount::try_from(4).unwrap(),
         created_ms: 0,
     }
 }

@@ -45,9 +45,9 @@ pub(crate) struct FakeLog {
 
 impl FakeLog {
     pub(super) fn new(journal: &Arc<dyn Journal>, shared: Arc<Shared>) -> Self {
-        let topics = ["east.txns", "east.rounds"].map(|name| TopicSpec {
+        let topics = [("east.txns", 1), ("east.rounds", 4)].map(|(name, partitions)| TopicSpec {
             name: name.into(),
-            partitions: 1,
+            partitions,
             cleanup: Cleanup::Delete { retention_ms: None },
             max_record_bytes: 64 << 20,
         });
@@ -104,6 +104,7 @@ impl FakeLog {
             origin_txn: None,
             hlc: anabranch_core::hlc::Hlc::from_millis(1),
             digest: round.digest.to_vec(),
+            atomic: false,
             mutations: i32::try_from(round.mutations.len()).expect("not that many"),
             parts: vec![PartLocation { slice: Slice(0), offset, checksum }],
         };

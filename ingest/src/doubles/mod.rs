@@ -78,11 +78,19 @@ impl World {
         }
         let actor = ActorId(Uuid::from_u128(1));
         let commit = Commit { hlc: Hlc::from_millis(txn + 1), actor, sequence: txn };
-        let (mut conflicts, mut too_large) = (Vec::new(), Vec::new());
+        let whole = self.documents.clone();
+        let (mut conflicts, mut kept, mut too_large) = (Vec::new(), Vec::new(), Vec::new());
         for mutation in &round.mutations {
             let id = mutation.id(round.app).to_bytes();
             let (document, written) = self.documents.entry(id.clone()).or_default();
             let before = document.clone();
+            let winner = before.updated.is_some().then_some(*written);
+            let conflict = proto::Conflict { document_id: id.clone().into(), txn: winner };
+            let since = mutation.unchanged_since.map(|since| since.0);
+            if since.is_some_and(|since| !before.is_visible() || *written > since) {
+                conflicts.push(conflict);
+                continue;
+            }
             let effect = document.apply(&mutation.mutation, commit).0;
             if document.value().is_some_and(|value| value.json_len() > MAX_BYTES) {
                 *document = before;
@@ -90,13 +98,18 @@ impl World {
                 continue;
             }
             match effect {
-                Effect::Conflict => conflicts.push(id.into()),
+                Effect::Conflict if mutation.is_conditional() => conflicts.push(conflict),
+                Effect::Conflict => kept.push(id.into()),
                 Effect::Changed => *written = txn,
                 Effect::Unchanged | Effect::Evicted => {}
             }
         }
         let digest = round.digest.clone().into();
-        let outcome = proto::Outcome { txn, digest, conflicts, too_large };
+        let atomic = round.atomic;
+        if atomic && !(conflicts.is_empty() && too_large.is_empty()) {
+            self.documents = whole;
+        }
+        let outcome = proto::Outcome { txn, digest, too_large, conflicts, kept, atomic };
         self.outcomes.insert(round.id, outcome);
     }
 
@@ -204,6 +217,12 @@ impl Cluster {
         self.send(post(&execute_path(), "application/json", headers, body)).await
     }
 
+    /// Runs several statements as one.
+    pub(crate) async fn transact(&self, body: &Value, headers: &[(&str, &str)]) -> Reply {
+        let path = format!("/apps/{APP}/api/v1/store/transaction");
+        self.send(post(&path, "application/json", headers, body.to_string())).await
+    }
+
     /// Loads documents into `cars`.
     pub(crate) async fn load(&self, body: impl Into<Body>, headers: &[(&str, &str)]) -> Reply {
         let path = format!("/apps/{APP}/api/v1/collections/cars/documents");
@@ -237,17 +256,26 @@ pub(crate) fn execute_path() -> String {
 
 /// A round that inserts into `cars`.
 pub(crate) fn insert(document: &Value) -> Round {
-    let document = anabranch_core::Value::from_json(document.to_string().as_bytes());
-    let document = document.expect("it was JSON");
-    let id = document.get(&["_id"]).expect("it has an id").clone();
-    let mutation = DocumentMutation {
-        collection: "cars".parse().expect("a name"),
-        key: DocumentKey::from_value(&id).expect("an id"),
-        mutation: Mutation::Insert { fields: document, on_conflict: OnConflict::Fail },
-    };
+    let fields = of_json(document);
+    let id = fields.get(&["_id"]).expect("it has an id").clone();
+    round(&id, Mutation::Insert { fields, on_conflict: OnConflict::Fail })
+}
+
+/// A round that deletes from `cars`.
+pub(crate) fn delete(id: &Value) -> Round {
+    round(&of_json(id), Mutation::Delete)
+}
+
+fn of_json(value: &Value) -> anabranch_core::Value {
+    anabranch_core::Value::from_json(value.to_string().as_bytes()).expect("it was JSON")
+}
+
+fn round(id: &anabranch_core::Value, mutation: Mutation) -> Round {
+    let key = DocumentKey::from_value(id).expect("an id");
+    let mutation = DocumentMutation::new("cars".parse().expect("a name"), key, mutation);
     let app = APP.parse().expect("a UUID");
     let id = RoundId(Uuid::now_v7());
-    Round { id, app, origin: None, digest: Vec::new(), mutations: vec![mutation] }
+    Round { id, app, origin: None, digest: Vec::new(), atomic: false, mutations: vec![mutation] }
 }
 
 pub(crate) fn post(

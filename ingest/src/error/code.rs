@@ -79,6 +79,8 @@ codes! {
     RequestTimeout "request_timeout" 408 Retry "send the body without long pauses";
     IdConflict "id_conflict" 409 Invalid
         "use other ids, or say ON ID CONFLICT DO NOTHING or DO UPDATE";
+    DocumentChanged "document_changed" 409 Invalid
+        "read the document again and decide anew, then send what it is unchanged since";
     BodyTooLarge "body_too_large" 413 Invalid
         "send less at once; the bulk endpoint takes large loads";
     DocumentTooLarge "document_too_large" 413 Invalid "split the document";
@@ -92,6 +94,8 @@ codes! {
     QueryTooLarge "query_too_large" 422 Invalid
         "ask for less: narrow the WHERE, add a LIMIT to an ORDER BY, or group by fewer values";
     RoundTooLarge "round_too_large" 422 Invalid "change fewer documents in one statement";
+    NotAtomic "not_atomic" 422 Invalid
+        "leave out 'atomic', and each document is decided by itself, or send one request for each";
     KeyReused "idempotency_key_reused" 422 Invalid "use a new Idempotency-Key for each new request";
     KeyRefused "idempotency_key_refused" 422 Invalid
         "send the request under a new Idempotency-Key once what was in its way is gone";

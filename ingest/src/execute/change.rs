@@ -2,18 +2,21 @@
 //! for others, then each gets a mutation of its own.
 //!
 //! What was read decides which documents change; what becomes of them is decided by the store
-//! node in the order of the log. So an increment counts whatever was written in between.
+//! node in the order of the log. So an increment counts whatever was written in between, and a
+//! condition holds or not whatever was seen here.
 
 use anabranch_core::Value;
 use anabranch_core::document::{MAX_DEPTH, Mutation, WARN_BYTES};
-use anabranch_core::ids::{Collection, DocumentId, DocumentKey, TxnId};
+use anabranch_core::ids::{Collection, DocumentKey};
 use anabranch_core::query::{Args, Delete, FieldPath, Predicate, Update};
 use anabranch_schemas::records::DocumentMutation;
 use anabranch_schemas::store::QueryItem;
 
-use super::{Executor, Plan, Request, select};
-use crate::document::{Warnings, check_size, too_deep};
+use super::plan::Planning;
+use super::{Asked, conflict, select};
+use crate::document::{DocumentName, Warnings, check_size, too_deep};
 use crate::error::{Code, Refusal};
+use crate::store::Conflict;
 
 /// What every document of a statement is to become.
 struct Change {
@@ -25,13 +28,8 @@ struct Change {
     bytes: usize,
 }
 
-impl Executor {
-    pub(super) async fn plan_update(
-        &self,
-        request: &Request,
-        update: Update,
-        read: &mut Option<TxnId>,
-    ) -> Result<Plan, Refusal> {
+impl Planning<'_> {
+    pub(super) async fn update(&mut self, asked: &Asked, update: Update) -> Result<(), Refusal> {
         let Update { collection, set, unset, increment, filter } = update;
         if let Some((path, value)) =
             set.iter().find(|(path, value)| path.steps().len() + value.depth() > MAX_DEPTH)
@@ -43,95 +41,102 @@ impl Executor {
         let bytes = set.iter().map(|(path, value)| written(path) + value.json_len());
         let bytes = bytes.chain(increment.iter().map(|(path, _)| written(path) + 20)).sum();
         let mutation = Mutation::Update { set, unset, increment };
-        let change = Change { columns, collection, filter, mutation, bytes };
-        self.plan_change(request, &change, read).await
+        self.change(asked, &Change { columns, collection, filter, mutation, bytes }).await
     }
 
-    pub(super) async fn plan_delete(
-        &self,
-        request: &Request,
-        delete: Delete,
-        read: &mut Option<TxnId>,
-    ) -> Result<Plan, Refusal> {
+    pub(super) async fn delete(&mut self, asked: &Asked, delete: Delete) -> Result<(), Refusal> {
         let Delete { collection, filter } = delete;
         let mutation = Mutation::Delete;
-        let change = Change { columns: "_id", collection, filter, mutation, bytes: 0 };
-        self.plan_change(request, &change, read).await
+        self.change(asked, &Change { columns: "_id", collection, filter, mutation, bytes: 0 }).await
     }
 
-    async fn plan_change(
-        &self,
-        request: &Request,
-        change: &Change,
-        read: &mut Option<TxnId>,
-    ) -> Result<Plan, Refusal> {
-        let Request { app, statement, args, at_least, deadline, .. } = request;
+    async fn change(&mut self, asked: &Asked, change: &Change) -> Result<(), Refusal> {
         let Change { columns, collection, filter, .. } = change;
-        let mut plan = Plan::default();
-        let mut total = 0;
-        if let Some([key]) = filter.key().as_deref() {
-            let (collection, key) = (collection.clone(), key.clone());
-            let id = DocumentId { app: *app, collection, key };
-            let found = self.store.get(&id, *at_least, *deadline).await?;
-            *read = found.txn;
-            if let Some((text, _)) = found.document
-                && filter.matches(&stored(&text)?)
-            {
-                let key = id.key.as_str().to_owned();
-                let item = QueryItem { key, item: text, place: Default::default() };
-                self.add(&mut plan, &mut total, change, &item)?;
+        let keys = filter.key();
+        match keys.as_deref() {
+            None if asked.unchanged_since.is_some() => return Err(unnamed()),
+            Some(keys) if asked.unchanged_since.is_some() || keys.len() == 1 => {
+                for key in keys {
+                    self.change_one(asked, change, key).await?;
+                }
+                return Ok(());
             }
-            return Ok(plan);
+            _ => {}
         }
         let none = Args::new();
-        let (text, args) = select::text(columns, collection, filter, statement, args)?;
-        let args = args.unwrap_or(&none);
-        let mut rows = self.store.query(*app, &text, args, *at_least, *deadline).await?;
-        *read = rows.txn;
-        while let Some(items) = rows.next(*deadline).await? {
+        let (text, args) =
+            select::text(columns, collection, filter, &asked.statement, &asked.args)?;
+        let mut rows = self.query(&text, args.unwrap_or(&none)).await?;
+        while let Some(items) = rows.next(self.run.request.deadline).await? {
             for item in items {
-                self.add(&mut plan, &mut total, change, &item)?;
+                self.add_found(asked, change, &item)?;
             }
         }
-        Ok(plan)
+        Ok(())
+    }
+
+    /// Of a document that is named by its id.
+    async fn change_one(
+        &mut self,
+        asked: &Asked,
+        change: &Change,
+        key: &DocumentKey,
+    ) -> Result<(), Refusal> {
+        let Change { collection, filter, mutation, bytes, .. } = change;
+        let name = DocumentName { collection: collection.clone(), key: key.clone() };
+        let found = self.get(&name.id(self.run.request.app)).await?;
+        let since = asked.unchanged_since;
+        let Some((text, version)) = found.document else {
+            // It may be there by then: whether it is, and who took it away, is for the log to say.
+            if since.is_none() {
+                return Ok(());
+            }
+            let mutation = DocumentMutation::new(name.collection, name.key, mutation.clone());
+            return self.add(mutation, *bytes, asked);
+        };
+        let is_newer = since.is_some() && version > since;
+        // Nothing that is written now can come before that. Of several documents the others may
+        // still be as they were, and under a key an earlier try may have been written.
+        if is_newer && self.is_alone() {
+            let conflict = Conflict { document: name, winner: version };
+            return Err(conflict::refusal(Code::DocumentChanged, vec![conflict]));
+        }
+        if !is_newer && !filter.matches(&stored(&text)?) {
+            return Ok(());
+        }
+        let key = key.as_str().to_owned();
+        self.add_found(asked, change, &QueryItem { key, item: text, place: Default::default() })
+    }
+
+    /// Whether a request is about one document only, and is no repeat.
+    fn is_alone(&self) -> bool {
+        let is_single = self.run.request.statements.len() == 1 && self.plan.mutations.is_empty();
+        is_single && !self.run.round.has_key
     }
 
     /// Adds the change of one document that was found.
-    fn add(
-        &self,
-        plan: &mut Plan,
-        total: &mut usize,
+    fn add_found(
+        &mut self,
+        asked: &Asked,
         change: &Change,
         item: &QueryItem,
     ) -> Result<(), Refusal> {
         let Change { collection, mutation, bytes, .. } = change;
         let key = key(item)?;
-        check(&key, item, mutation, *bytes, &mut plan.warnings)?;
-        *total += key.as_str().len() + collection.as_str().len() + bytes;
-        self.check_round(plan.mutations.len() + 1, *total)?;
-        let (collection, mutation) = (collection.clone(), mutation.clone());
-        plan.mutations.push(DocumentMutation { collection, key, mutation });
-        Ok(())
-    }
-
-    /// A statement is one transaction, which must not get too large.
-    pub(super) fn check_round(&self, documents: usize, bytes: usize) -> Result<(), Refusal> {
-        if documents > self.max_changed_documents {
-            let limit = self.max_changed_documents;
-            let message = format!("the statement would write more than {limit} documents");
-            return Err(Refusal::new(Code::TooManyDocuments, message));
-        }
-        if bytes > self.max_round_bytes {
-            let limit = self.max_round_bytes;
-            let message = format!("the statement would write more than {limit} bytes of mutations");
-            return Err(Refusal::new(Code::RoundTooLarge, message));
-        }
-        Ok(())
+        check(&key, item, mutation, *bytes, &mut self.plan.warnings)?;
+        let mutation = DocumentMutation::new(collection.clone(), key, mutation.clone());
+        self.add(mutation, *bytes, asked)
     }
 }
 
+fn unnamed() -> Refusal {
+    let message = "the documents that have to be unchanged are not named";
+    Refusal::new(Code::InvalidRequest, message)
+        .with_hint("name them, as in WHERE _id = 'a' or WHERE _id IN ('a', 'b')")
+}
+
 /// The id of a row.
-pub(super) fn key(item: &QueryItem) -> Result<DocumentKey, Refusal> {
+fn key(item: &QueryItem) -> Result<DocumentKey, Refusal> {
     DocumentKey::from_canonical(&item.key)
         .map_err(|error| Refusal::new(Code::Internal, format!("store node: {error}")))
 }

@@ -1,64 +1,77 @@
 //! Statements.
 //!
-//! A SELECT goes to the store node as it is. An INSERT, UPDATE or DELETE becomes a [`Plan`]: what
-//! it has to know is read first, then it is one round of mutations of single documents, which is
-//! written or not as a whole (IN-1, IN-2).
+//! A SELECT goes to the store node as it is. INSERT, UPDATE and DELETE, one or several that belong
+//! together, become a [`plan::Plan`]: what they have to know is read first, then they are one round of
+//! mutations of single documents, which is written or not as a whole (IN-1, IN-2).
 //!
-//! A statement with an `Idempotency-Key` is looked up before it runs. One that has nothing to do, or
+//! Whether a condition holds, be it that an id is free or that a document has not changed, the store
+//! nodes decide when they apply the round, in the order of the log: whoever looked before may be
+//! wrong by then. They are asked what they decided before the client is answered.
+//!
+//! A request with an `Idempotency-Key` is looked up before it runs. One that has nothing to do, or
 //! cannot run on account of what was read, is written as a round of nothing: a first try may have
 //! been applied meanwhile, which then is found, or may still be on its way, which then is none. After
-//! writing, the store node says which commit of the round counts. So however often a statement is
+//! writing, the store node says which commit of the round counts. So however often a request is
 //! sent under one key, it is applied once or refused for good, and every reply is of the same
 //! transaction.
 
 mod change;
+mod conflict;
 mod insert;
+mod plan;
 mod repeat;
+mod run;
 mod select;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashSet};
-
-use anabranch_core::ErrorKind;
-use anabranch_core::document::MAX_BYTES;
-use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, RoundId, TxnId};
-use anabranch_core::keyspace::Slice;
-use anabranch_core::query::{self, Args, OnConflict, Statement};
-use anabranch_journal::rounds::Round;
-use anabranch_runtime::planted;
-use anabranch_schemas::records::DocumentMutation;
+use anabranch_core::ids::{AppId, TxnId};
+use anabranch_core::query::{self, Args, Statement};
 use tokio::time::Instant;
 
 use crate::config::IngestConfig;
-use crate::document::{Warning, Warnings};
+use crate::document::{DocumentName, Warning};
 use crate::error::{Code, Refusal};
 use crate::idempotency::{Digest, IdempotencyKey, RequestName};
-use crate::rounds::{Committed, Patience, Rounds};
-use crate::store::{Outcome, Rows, Store};
+use crate::rounds::Rounds;
+use crate::store::{At, Rows, Store};
+
+use run::Run;
 
 pub(crate) use repeat::RoundLog;
+
+/// How many statements a transaction has at most.
+pub(crate) const MAX_STATEMENTS: usize = 100;
 
 /// Runs statements.
 pub(crate) struct Executor {
     store: Store,
     rounds: Rounds,
     log: RoundLog,
-    /// How many documents one statement may write.
+    /// How many documents one request may write.
     max_changed_documents: usize,
-    /// How large a statement's mutations may be together.
+    /// How large a request's mutations may be together.
     max_round_bytes: usize,
 }
 
-/// A statement to run.
+/// What is to be done at once.
 pub(crate) struct Request {
     pub(crate) app: AppId,
-    pub(crate) statement: String,
-    pub(crate) args: Args,
-    /// What it reads includes this transaction.
+    pub(crate) statements: Vec<Asked>,
+    /// All of it or nothing, whatever is there.
+    pub(crate) atomic: bool,
+    /// What is read includes this transaction.
     pub(crate) at_least: Option<TxnId>,
     pub(crate) key: Option<IdempotencyKey>,
     pub(crate) deadline: Instant,
+}
+
+/// A statement, and the transaction since which its documents have to be unchanged.
+#[derive(Default)]
+pub(crate) struct Asked {
+    pub(crate) statement: String,
+    pub(crate) args: Args,
+    pub(crate) unchanged_since: Option<TxnId>,
 }
 
 /// What a statement did.
@@ -69,100 +82,30 @@ pub(crate) enum Executed {
     Written(Written),
 }
 
-/// What a statement wrote.
+/// What was written.
 pub(crate) struct Written {
-    /// `insert`, `update` or `delete`.
+    /// `insert`, `update` or `delete`; of several statements `transaction`.
     pub(crate) query_type: &'static str,
-    /// Where; or, if it had nothing to write, what it read.
+    /// Where; or, if there was nothing to write, what was read.
     pub(crate) txn: Option<TxnId>,
-    /// The documents that it wrote.
-    pub(crate) ids: Vec<DocumentKey>,
+    /// The documents that were written.
+    pub(crate) documents: Vec<DocumentName>,
     pub(crate) warnings: Vec<Warning>,
+    /// If there were conditions: how they were decided.
+    pub(crate) decided: Option<Decided>,
     /// Why not all of it was written.
     pub(crate) refusal: Option<Refusal>,
 }
 
-/// What a statement is about to write.
-#[derive(Default)]
-struct Plan {
-    mutations: Vec<DocumentMutation>,
-    warnings: Warnings,
-    /// Whether the store node may find documents there that must not be.
-    may_conflict: bool,
-    /// Whether documents may become too large with what is there already. Who writes a little at a
-    /// time is not asked for the outcome, which would double the time of each write.
-    may_outgrow: bool,
-}
-
-impl Plan {
-    fn keys(&self) -> Vec<DocumentKey> {
-        self.mutations.iter().map(|mutation| mutation.key.clone()).collect()
-    }
-}
-
-/// How the round of a statement is known again.
-struct RoundName {
-    id: RoundId,
-    digest: Vec<u8>,
-    has_key: bool,
-}
-
-/// A statement that writes, without what it writes.
-struct Run<'a> {
-    request: &'a Request,
-    query_type: &'static str,
-    /// What an INSERT does about ids that are taken.
-    on_conflict: Option<OnConflict>,
-    /// Of an INSERT under a key: its ids, which a repeat has to know again.
-    inserted: Vec<DocumentKey>,
-    /// And their collection.
-    inserted_into: Option<Collection>,
-    name: RequestName,
-    round: RoundName,
-}
-
-impl<'a> Run<'a> {
-    fn new(
-        request: &'a Request,
-        statement: &Statement,
-        name: RequestName,
-        digest: Vec<u8>,
-    ) -> Result<Self, Refusal> {
-        let has_key = name.has_key();
-        let (mut on_conflict, mut inserted, mut inserted_into) = (None, Vec::new(), None);
-        if let Statement::Insert(insert) = statement {
-            on_conflict = Some(insert.on_conflict);
-            if has_key {
-                inserted = insert::keys(insert, &name)?;
-                inserted_into = Some(insert.collection.clone());
-            }
-        }
-        let round = RoundName { id: name.round(0), digest, has_key };
-        let query_type = statement.kind();
-        Ok(Run { request, query_type, on_conflict, inserted, inserted_into, name, round })
-    }
-
-    /// The documents that it inserts, as far as a repeat knows them.
-    fn inserted_ids(&self) -> impl Iterator<Item = DocumentId> {
-        let app = self.request.app;
-        let collection = self.inserted_into.clone();
-        self.inserted
-            .iter()
-            .zip(collection.into_iter().cycle())
-            .map(move |(key, collection)| DocumentId { app, collection, key: key.clone() })
-    }
-
-    /// Its round.
-    fn entry(&self, digest: Vec<u8>, mutations: Vec<DocumentMutation>) -> Round {
-        let (id, app) = (self.round.id, self.request.app);
-        Round { id, app, origin: None, digest, mutations }
-    }
-
-    /// What was written as `txn`.
-    fn written(&self, txn: Option<TxnId>, ids: Vec<DocumentKey>, warnings: Warnings) -> Written {
-        let (query_type, warnings) = (self.query_type, warnings.into_list());
-        Written { query_type, txn, ids, warnings, refusal: None }
-    }
+/// How the conditions of a request were decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Decided {
+    /// All together: everything was written or nothing. So it is where all documents are in one slice
+    /// of the keyspace.
+    Whole,
+    /// Each by itself: those documents were written whose own condition held.
+    PerDocument,
 }
 
 impl Executor {
@@ -171,178 +114,72 @@ impl Executor {
         Executor { store, rounds, log, max_changed_documents, max_round_bytes }
     }
 
-    /// Runs a statement.
-    pub(crate) async fn execute(&self, mut request: Request) -> Result<Executed, Refusal> {
-        let name = RequestName::new(request.app, request.key.take());
+    /// Runs a request of one statement.
+    pub(crate) async fn execute(&self, request: Request) -> Result<Executed, Refusal> {
+        let request = Parsed::new(request)?;
+        match &request.statements[..] {
+            [Statement::Select(_)] => self.select(request.asked).await.map(Executed::Rows),
+            _ => self.run(request).await.map(Executed::Written),
+        }
+    }
+
+    /// Runs a request that only writes.
+    pub(crate) async fn transact(&self, request: Request) -> Result<Written, Refusal> {
+        let request = Parsed::new(request)?;
+        let mut numbered = (1..).zip(&request.statements);
+        match numbered.find(|(_, statement)| matches!(statement, Statement::Select(_))) {
+            Some((number, _)) => {
+                let message = format!("statement {number}: a SELECT writes nothing");
+                let refusal = Refusal::new(Code::Unsupported, message);
+                Err(refusal.with_hint("send it by itself, to store/execute"))
+            }
+            None => self.run(request).await,
+        }
+    }
+
+    async fn select(&self, request: Request) -> Result<Box<Rows>, Refusal> {
+        let Request { app, at_least, deadline, atomic, statements, .. } = request;
+        let Asked { statement, args, unchanged_since } = &statements[0];
+        if unchanged_since.is_some() || atomic {
+            let message = "a SELECT changes nothing, so it has no conditions";
+            let refusal = Refusal::new(Code::InvalidRequest, message);
+            return Err(refusal.with_hint("leave out X-Anabranch-If-Match and 'atomic'"));
+        }
+        let rows = self.store.query(app, statement, args, At::Newest(at_least), deadline).await?;
+        Ok(Box::new(rows))
+    }
+
+    async fn run(&self, request: Parsed) -> Result<Written, Refusal> {
+        let Parsed { asked, statements, name, digest } = request;
+        let run = Run::new(&asked, &statements, name, digest)?;
+        let written = self.write(&run, statements).await;
+        written.map_err(|refusal| if run.round.has_key { keyed(refusal) } else { refusal })
+    }
+}
+
+/// A request of which the statements were read.
+struct Parsed {
+    asked: Request,
+    statements: Vec<Statement>,
+    name: RequestName,
+    digest: Vec<u8>,
+}
+
+impl Parsed {
+    fn new(mut asked: Request) -> Result<Self, Refusal> {
+        let name = RequestName::new(asked.app, asked.key.take());
         // Parsing may take documents out of the arguments.
-        let digest = if name.has_key() { digest(&request) } else { Vec::new() };
-        match query::parse_taking(&request.statement, &mut request.args)? {
-            Statement::Select(_) => self.select(&request).await.map(Box::new).map(Executed::Rows),
-            statement => {
-                let run = Run::new(&request, &statement, name, digest)?;
-                let written = self.write(&run, statement).await.map(Executed::Written);
-                written.map_err(|refusal| if run.round.has_key { keyed(refusal) } else { refusal })
-            }
-        }
-    }
-
-    async fn select(&self, request: &Request) -> Result<Rows, Refusal> {
-        let Request { app, statement, args, at_least, deadline, .. } = request;
-        self.store.query(*app, statement, args, *at_least, *deadline).await
-    }
-
-    async fn write(&self, run: &Run<'_>, statement: Statement) -> Result<Written, Refusal> {
-        let has_key = run.round.has_key;
-        if has_key && let Some(written) = self.earlier(run).await? {
-            return Ok(written);
-        }
-        let mut read = None;
-        let plan = match self.plan(run, statement, &mut read).await {
-            Ok(plan) => plan,
-            // What was read may be what the first try left behind, or what that one comes after.
-            Err(refusal) if has_key && read.is_some() && refusal.kind() == ErrorKind::Invalid => {
-                return self.refuse(run, refusal).await;
-            }
-            Err(refusal) => return Err(refusal),
+        let digest = if name.has_key() { digest(&asked) } else { Vec::new() };
+        let is_one = asked.statements.len() == 1;
+        let parse = |(number, asked): (u32, &mut Asked)| {
+            query::parse_taking(&asked.statement, &mut asked.args).map_err(|error| match is_one {
+                true => Refusal::from(error),
+                false => Refusal::from(error).within(&format!("statement {number}")),
+            })
         };
-        // Under a key a round of nothing is written: so a first try that is still to come is none.
-        if plan.mutations.is_empty() && (!has_key || planted!(LeavesNothingUnwritten)) {
-            return Ok(run.written(read, Vec::new(), plan.warnings));
-        }
-        self.commit(run, plan).await
+        let statements = (1..).zip(&mut asked.statements).map(parse).collect::<Result<_, _>>()?;
+        Ok(Parsed { asked, statements, name, digest })
     }
-
-    /// What a statement is to write. What is read for it is read as of `read`, also if it then cannot
-    /// run.
-    async fn plan(
-        &self,
-        run: &Run<'_>,
-        statement: Statement,
-        read: &mut Option<TxnId>,
-    ) -> Result<Plan, Refusal> {
-        let Run { request, name, .. } = run;
-        match statement {
-            Statement::Insert(insert) => self.plan_insert(request, insert, name, read).await,
-            Statement::Update(update) => self.plan_update(request, update, read).await,
-            Statement::Delete(delete) => self.plan_delete(request, delete, read).await,
-            Statement::Select(_) => Ok(Plan::default()),
-        }
-    }
-
-    async fn commit(&self, run: &Run<'_>, plan: Plan) -> Result<Written, Refusal> {
-        let ids = plan.keys();
-        let Run { request, round, .. } = run;
-        let entry = run.entry(round.digest.clone(), plan.mutations);
-        let has_outcome = round.has_key || plan.may_conflict || plan.may_outgrow;
-        if !has_outcome {
-            let txn = self.rounds.write(entry, request.deadline, Patience::None).await?;
-            return Ok(run.written(Some(txn), ids, plan.warnings));
-        }
-        let mut written = run.written(None, ids, plan.warnings);
-        let (txn, outcome) = self.write_settled(run, &entry).await?;
-        check_digest(&outcome, round)?;
-        if round.has_key && outcome.txn != txn && !planted!(RepeatsNameTheirOwn) {
-            // Another try under the same key was first. It may have read something else, and so have
-            // touched other partitions; what an INSERT touches is always the same.
-            let outcome = match run.on_conflict {
-                Some(_) => outcome,
-                None => self.settled(round.id, txn, &BTreeSet::new(), request.deadline).await?,
-            };
-            return self.repeated(run, outcome).await;
-        }
-        written.txn = Some(outcome.txn);
-        written.leave_out(&outcome, run.on_conflict);
-        Ok(written)
-    }
-
-    /// Refuses a statement under a key for good, by a round of nothing that says so: a first try that
-    /// is still to come is none. If that one came before, it was not refused.
-    async fn refuse(&self, run: &Run<'_>, refusal: Refusal) -> Result<Written, Refusal> {
-        let entry = run.entry(refused(&run.round.digest), Vec::new());
-        let (_, outcome) = self.write_settled(run, &entry).await?;
-        if outcome.digest == entry.digest || planted!(RefusesRepeats) {
-            return Err(refusal);
-        }
-        check_digest(&outcome, &run.round)?;
-        self.repeated(run, outcome).await
-    }
-
-    /// Writes a round; as which transaction, and what became of it.
-    async fn write_settled(
-        &self,
-        run: &Run<'_>,
-        entry: &Round,
-    ) -> Result<(TxnId, Outcome), Refusal> {
-        let deadline = run.request.deadline;
-        let slices = self.store.slices_of(entry);
-        let Committed { txn, .. } = self.rounds.commit(entry, deadline, Patience::None).await?;
-        Ok((txn, self.settled(entry.id, txn, &slices, deadline).await?))
-    }
-
-    /// What became of a round that is committed as `txn`.
-    async fn settled(
-        &self,
-        round: RoundId,
-        txn: TxnId,
-        slices: &BTreeSet<Slice>,
-        deadline: Instant,
-    ) -> Result<Outcome, Refusal> {
-        let unknown = |reason: &str| {
-            let message = format!("transaction {txn} was written, but not its effect: {reason}");
-            Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
-        };
-        match self.store.outcome(round, Some(txn), slices, deadline).await {
-            Ok(Some(outcome)) => Ok(outcome),
-            Ok(None) => Err(unknown("the store node does not know the round")),
-            Err(refusal) => Err(unknown(refusal.message())),
-        }
-    }
-}
-
-impl Written {
-    /// Takes out the documents that were in the way of an INSERT, which is a failure if it said so,
-    /// and those that would have become too large, which always is.
-    fn leave_out(&mut self, outcome: &Outcome, on_conflict: Option<OnConflict>) {
-        let Outcome { conflicts, too_large, .. } = outcome;
-        if conflicts.is_empty() && too_large.is_empty() {
-            return;
-        }
-        let left: HashSet<_> = conflicts.iter().chain(too_large).collect();
-        self.ids.retain(|id| !left.contains(id));
-        if !too_large.is_empty() {
-            let message = format!(
-                "{} would become larger than {MAX_BYTES} bytes with what is there already; what \
-                 was there stays, {} others were written",
-                insert::list(too_large),
-                self.ids.len()
-            );
-            let refusal = Refusal::new(Code::DocumentTooLarge, message).with_txn(outcome.txn);
-            self.refusal = Some(refusal);
-            return;
-        }
-        if on_conflict != Some(OnConflict::Fail) {
-            return;
-        }
-        let written = self.ids.len();
-        let refusal = insert::conflict(&outcome.conflicts);
-        let message = format!(
-            "{}; they came into being while the statement ran, {written} others were written",
-            refusal.message()
-        );
-        self.refusal = Some(Refusal::new(Code::IdConflict, message).with_txn(outcome.txn));
-    }
-}
-
-fn check_digest(outcome: &Outcome, round: &RoundName) -> Result<(), Refusal> {
-    if !round.has_key || outcome.digest == round.digest {
-        return Ok(());
-    }
-    if outcome.digest == refused(&round.digest) {
-        let message = "this request was refused under its Idempotency-Key, and nothing was written";
-        return Err(Refusal::new(Code::KeyRefused, message));
-    }
-    let message = "this Idempotency-Key was used for another request";
-    Err(Refusal::new(Code::KeyReused, message))
 }
 
 /// A refusal as it is under a key: that this try has written nothing tells little.
@@ -359,12 +196,12 @@ fn keyed(refusal: Refusal) -> Refusal {
     }
 }
 
-/// The digest of a round that says that a request of this digest was refused.
-fn refused(digest: &[u8]) -> Vec<u8> {
-    [digest, b"refused"].concat()
-}
-
 fn digest(request: &Request) -> Vec<u8> {
-    let args = serde_json::to_vec(&request.args).expect("arguments have string keys");
-    Digest::default().with(b"execute").with(request.statement.as_bytes()).with(&args).finish()
+    let mut digest = Digest::default().with(b"execute").with(&[request.atomic.into()]);
+    for Asked { statement, args, unchanged_since } in &request.statements {
+        let args = serde_json::to_vec(args).expect("arguments have string keys");
+        let since = unchanged_since.map_or_else(String::new, |since| since.to_string());
+        digest = digest.with(statement.as_bytes()).with(&args).with(since.as_bytes());
+    }
+    digest.finish()
 }

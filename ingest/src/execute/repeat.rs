@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::ErrorKind;
-use anabranch_core::ids::{DocumentKey, TxnId};
+use anabranch_core::ids::TxnId;
 use anabranch_journal::{Journal, Offset, ReadFrom, Record, TopicPartition};
 use anabranch_runtime::tasks::waiting;
 use anabranch_schemas::decode;
@@ -12,8 +12,9 @@ use anabranch_schemas::records::{Commit, RoundPart};
 use anabranch_schemas::topics::ClusterName;
 use tokio::time::Instant;
 
-use super::{Executor, Run, Written, check_digest};
-use crate::document::{Warning, Warnings};
+use super::run::{Run, check_digest};
+use super::{Executor, Written};
+use crate::document::{DocumentName, Warning, Warnings};
 use crate::error::Refusal;
 use crate::store::Outcome;
 
@@ -42,20 +43,18 @@ impl Executor {
     ) -> Result<Written, Refusal> {
         let mut written = run.written(Some(outcome.txn), Vec::new(), Warnings::default());
         // The ids of an INSERT follow from the statement and its key.
-        if run.on_conflict.is_some() {
-            written.ids.clone_from(&run.inserted);
-            written.leave_out(&outcome, run.on_conflict);
-            return Ok(written);
-        }
-        let read = self.log.keys(outcome.txn, run.request.deadline);
-        match read.await {
-            Some(keys) => written.ids = keys,
+        let documents = match &run.inserted {
+            Some(inserted) => Some(inserted.clone()),
+            None => self.log.documents(outcome.txn, run.request.deadline).await,
+        };
+        match documents {
+            Some(documents) => written.documents = documents,
             None => written.warnings.push(Warning::new(
                 "ids_unknown",
                 "this request was applied before; the ids of its documents cannot be read now",
             )),
         }
-        written.leave_out(&outcome, None);
+        written.settle(run, outcome);
         Ok(written)
     }
 }
@@ -74,11 +73,11 @@ impl RoundLog {
 
     /// The documents of the round that was committed as `txn`, in order of id; `None` if the log
     /// does not give them.
-    async fn keys(&self, txn: TxnId, deadline: Instant) -> Option<Vec<DocumentKey>> {
+    async fn documents(&self, txn: TxnId, deadline: Instant) -> Option<Vec<DocumentName>> {
         let log = self.clone();
         let deadline = deadline.min(Instant::now() + READ_TIME);
         match waiting(move || log.read(txn, deadline)).await {
-            Ok(Ok(keys)) => keys,
+            Ok(Ok(documents)) => documents,
             Ok(Err(error)) => {
                 tracing::warn!(%txn, %error, "a round could not be read again");
                 None
@@ -91,22 +90,22 @@ impl RoundLog {
         &self,
         txn: TxnId,
         deadline: Instant,
-    ) -> Result<Option<Vec<DocumentKey>>, anabranch_journal::Error> {
+    ) -> Result<Option<Vec<DocumentName>>, anabranch_journal::Error> {
         let at = TopicPartition::new(self.cluster.txns(), 0);
         let Some(record) = self.record(at, Offset(txn.0), deadline)? else { return Ok(None) };
         let Some(commit) = value::<Commit>(&record) else { return Ok(None) };
-        let mut keys = Vec::new();
+        let mut documents = Vec::new();
         for part in commit.parts {
             let at = TopicPartition::new(self.cluster.rounds(), part.slice.0);
             let record = self.record(at, Offset(part.offset), deadline)?;
             let Some(part) = record.and_then(|record| value::<RoundPart>(&record)) else {
                 return Ok(None);
             };
-            keys.extend(part.mutations.into_iter().map(|mutation| mutation.key));
+            documents.extend(part.mutations.iter().map(DocumentName::of));
         }
-        keys.sort();
-        keys.dedup();
-        Ok(Some(keys))
+        documents.sort();
+        documents.dedup();
+        Ok(Some(documents))
     }
 
     /// The record at one offset.

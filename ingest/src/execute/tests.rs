@@ -1,5 +1,9 @@
 //! What statements do, alone, in races, and repeated.
 
+use std::sync::atomic::Ordering;
+
+use anabranch_core::ids::{AppId, DocumentId, DocumentKey};
+use anabranch_core::keyspace::SliceCount;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
@@ -21,7 +25,8 @@ async fn statements_write_and_say_what() {
         reply.json(),
         json!({
             "transactionId": reply.txn(), "queryType": "insert", "items": [],
-            "mutatedDocumentIds": ["a", 2], "warnings": [], "error": null,
+            "mutatedDocumentIds": ["a", 2], "warnings": [], "decided": "per_document",
+            "error": null,
         })
     );
     let update = "UPDATE cars SET o.y = :y UNSET o.x \
@@ -95,7 +100,8 @@ async fn ids_that_are_taken() {
         assert_eq!((reply.status, reply.code()), expected, "{}", reply.text);
         assert!(reply.text.contains('1'), "the id is named");
     }
-    assert_eq!(cluster.shared.world.lock().committed.len(), 1, "nothing was written");
+    assert_eq!(cluster.cars().await, [json!({"_id": 0}), json!({"_id": 1, "n": 1})]);
+    cluster.execute("DELETE FROM cars WHERE _id = 0", json!({})).await;
     let twice = "INSERT INTO cars DOCUMENTS ({'_id': 1, 'n': 2}), ({'_id': 1, 'm': 3})";
     cluster.execute(&format!("{twice} ON ID CONFLICT DO NOTHING"), json!({})).await;
     assert_eq!(cluster.cars().await, [json!({"_id": 1, "n": 1})]);
@@ -104,19 +110,203 @@ async fn ids_that_are_taken() {
 }
 
 #[tokio::test]
-async fn ids_that_get_taken_meanwhile() {
+async fn who_finds_an_id_taken_is_told_by_whom_and_what_became_of_the_others() {
     let cluster = Cluster::start().await;
-    let other = cluster.log.clone();
-    // Another server writes the same id after this one looked.
-    let rival = crate::doubles::insert(&json!({"_id": 1, "of": "other"}));
-    cluster.store.node.after_read(move || other.commit_now(&rival));
-    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1, 'of': 'this'}), ({'_id': 2})";
+    let first = cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 1})", json!({})).await;
+    let reads = || cluster.store.node.reads.load(Ordering::SeqCst);
+    let before = reads();
+    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1, 'n': 2}), ({'_id': 2})";
     let reply = cluster.execute(insert, json!({})).await;
     let expected = (StatusCode::CONFLICT, "id_conflict".to_owned());
     assert_eq!((reply.status, reply.code()), expected);
-    assert_eq!(ids(&reply.json()), [json!(2)], "the others were written");
-    assert_eq!(reply.json()["transactionId"].as_u64(), reply.txn());
-    assert_eq!(cluster.cars().await, [json!({"_id": 1, "of": "other"}), json!({"_id": 2})]);
+    assert_eq!(reads(), before, "whoever looks before may be wrong by then");
+    let body = reply.json();
+    let taken = json!([{"collection": "cars", "_id": 1, "transactionId": first.txn()}]);
+    assert_eq!(body["error"]["conflicts"], taken);
+    assert_eq!(body["decided"], "per_document");
+    assert_eq!(ids(&body), [json!(2)], "the others were written");
+    assert_eq!(body["transactionId"].as_u64(), reply.txn());
+    assert_eq!(cluster.cars().await, [json!({"_id": 1}), json!({"_id": 2})]);
+}
+
+/// Two ids of documents that are in one slice, and one that is in another.
+fn ids_by_slice() -> ([i64; 2], i64) {
+    let slice = |id: i64| {
+        let key = DocumentKey::from_value(&anabranch_core::Value::Int(id)).unwrap();
+        let (app, collection) = (AppId(APP.parse().unwrap()), "cars".parse().unwrap());
+        SliceCount::default().slice_of(DocumentId { app, collection, key }.position())
+    };
+    let other = (2..).find(|id| slice(*id) == slice(1)).unwrap();
+    let elsewhere = (2..).find(|id| slice(*id) != slice(1)).unwrap();
+    ([1, other], elsewhere)
+}
+
+#[tokio::test]
+async fn what_is_in_one_slice_is_written_as_a_whole_or_not_at_all() {
+    let cluster = Cluster::start().await;
+    let ([one, other], elsewhere) = ids_by_slice();
+    cluster.execute("INSERT INTO cars DOCUMENTS (:d)", json!({"d": {"_id": one}})).await;
+    let insert = "INSERT INTO cars DOCUMENTS (:a), (:b)";
+    let args = json!({"a": {"_id": other}, "b": {"_id": one, "n": 2}});
+    let reply = cluster.execute(insert, args).await;
+    assert_eq!((reply.status, reply.code()), (StatusCode::CONFLICT, "id_conflict".to_owned()));
+    assert_eq!((&reply.json()["decided"], ids(&reply.json())), (&json!("whole"), vec![]));
+    assert!(reply.text.contains("nothing was written"), "{}", reply.text);
+    assert_eq!(cluster.cars().await, [json!({"_id": one})]);
+    // Who wants that or nothing says so.
+    let path = crate::doubles::execute_path();
+    let atomic = |second: i64| {
+        let args = json!({"a": {"_id": other}, "b": {"_id": second}});
+        let body = json!({"statement": insert, "args": args, "atomic": true}).to_string();
+        cluster.send(crate::doubles::post(&path, "application/json", &[], body))
+    };
+    let committed = || cluster.shared.world.lock().committed.len();
+    let before = committed();
+    let reply = atomic(elsewhere).await;
+    let expected = (StatusCode::UNPROCESSABLE_ENTITY, "not_atomic".to_owned());
+    assert_eq!((reply.status, reply.code()), expected, "{}", reply.text);
+    assert_eq!(committed(), before, "nothing was written");
+    assert_eq!(atomic(one).await.status, StatusCode::CONFLICT);
+    assert_eq!(cluster.cars().await, [json!({"_id": one})]);
+}
+
+#[tokio::test]
+async fn a_document_is_changed_only_if_it_is_as_it_was_read() {
+    let cluster = Cluster::start().await;
+    let first = cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 1, 'n': 1})", json!({})).await;
+    let changed = |statement: &'static str, since: u64| {
+        let since = since.to_string();
+        let cluster = &cluster;
+        async move {
+            let headers = [("x-anabranch-if-match", since.as_str())];
+            let reply = cluster.execute_with(statement, json!({}), &headers).await;
+            let winner = reply.json()["error"]["conflicts"][0]["transactionId"].as_u64();
+            (reply.status.as_u16(), reply.code(), winner, reply.txn())
+        }
+    };
+    let update = "UPDATE cars APPLY n INCREMENT BY 1 WHERE _id = 1";
+    let (status, _, _, second) = changed(update, first.txn().unwrap()).await;
+    assert_eq!(status, 200);
+    let refused = (409, "document_changed".to_owned(), second);
+    let (status, code, winner, _) = changed(update, first.txn().unwrap()).await;
+    assert_eq!((status, code, winner), refused, "it was seen to have changed");
+    let committed = cluster.shared.world.lock().committed.len();
+    assert_eq!(committed, 2, "nothing was written for that");
+    // It changes after it was read.
+    let (log, rival) = (cluster.log.clone(), crate::doubles::delete(&json!(1)));
+    cluster.store.node.after_read(move || log.commit_now(&rival));
+    let (status, code, winner, txn) = changed(update, second.unwrap()).await;
+    let third = second.map(|second| second + 1);
+    assert_eq!((status, code, winner), (409, "document_changed".to_owned(), third));
+    assert!(txn > third, "the log decided");
+    // What is gone is not as it was, nor is what never was there.
+    for (statement, expected) in [
+        ("DELETE FROM cars WHERE _id = 1", third),
+        ("INSERT INTO cars DOCUMENTS ({'_id': 1}) ON ID CONFLICT DO UPDATE", third),
+        ("UPDATE cars SET n = 1 WHERE _id IN (5)", None),
+    ] {
+        let (status, code, winner, _) = changed(statement, txn.unwrap()).await;
+        let refused = (409, "document_changed".to_owned(), expected);
+        assert_eq!((status, code, winner), refused, "{statement}");
+    }
+    assert_eq!(cluster.cars().await, [] as [Value; 0]);
+    for statement in [
+        "UPDATE cars SET n = 1 WHERE n = 1",
+        "INSERT INTO cars DOCUMENTS ({'_id': 1})",
+        "SELECT * FROM cars",
+    ] {
+        let (status, code, ..) = changed(statement, 0).await;
+        assert_eq!((status, code), (400, "invalid_request".to_owned()), "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn what_no_longer_matches_as_it_was_read_is_left_alone() {
+    let cluster = Cluster::start().await;
+    let first = cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 1, 'n': 1})", json!({})).await;
+    let since = first.txn().unwrap().to_string();
+    let update = "UPDATE cars SET n = 2 WHERE _id = 1 AND n = 5";
+    let reply = cluster.execute_with(update, json!({}), &[("x-anabranch-if-match", &since)]).await;
+    assert_eq!((reply.status, ids(&reply.json())), (StatusCode::OK, vec![]));
+}
+
+/// Also once it is there: the reply is of the first try.
+#[tokio::test]
+async fn a_condition_that_did_not_hold_is_told_again_at_each_repeat() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1}\n{\"_id\": 3}", &[]).await;
+    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1}), ({'_id': 2})";
+    let told = cluster.execute_with(insert, json!({}), &KEY).await;
+    assert_eq!((told.status, told.code()), (StatusCode::CONFLICT, "id_conflict".to_owned()));
+    cluster.execute("DELETE FROM cars WHERE true", json!({})).await;
+    for looks in [0, usize::MAX] {
+        cluster.store.node.forget(looks);
+        let again = cluster.execute_with(insert, json!({}), &KEY).await;
+        assert_eq!((again.status, again.text), (told.status, told.text.clone()));
+    }
+    assert_eq!(cluster.cars().await, [] as [Value; 0]);
+}
+
+#[tokio::test]
+async fn the_statements_of_a_transaction_are_one_round() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1, \"n\": 5}\n{\"_id\": 2, \"n\": 5}", &[]).await;
+    let committed = || cluster.shared.world.lock().committed.len();
+    let statements = json!([
+        {"statement": "UPDATE cars APPLY n INCREMENT BY -1 WHERE _id = :id", "args": {"id": 1}},
+        {"statement": "UPDATE cars APPLY n INCREMENT BY 1 WHERE n = 5"},
+        {"statement": "INSERT INTO trips DOCUMENTS ({'_id': 't'}), ({'_id': 't'}) \
+                       ON ID CONFLICT DO UPDATE"},
+        {"statement": "DELETE FROM trips WHERE true"},
+    ]);
+    for turn in 0..2 {
+        let reply = cluster.transact(&json!({"statements": statements}), &KEY).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        assert_eq!(reply.json()["transactionId"].as_u64(), reply.txn());
+        let written = |id: Value, collection: &str| json!({"collection": collection, "_id": id});
+        let documents = reply.json()["mutatedDocuments"].as_array().cloned().unwrap();
+        assert_eq!(documents.len(), 3, "{documents:?}");
+        for (id, collection) in [(json!(1), "cars"), (json!(2), "cars"), (json!("t"), "trips")] {
+            assert!(documents.contains(&written(id, collection)), "{documents:?}");
+        }
+        assert_eq!(committed(), 2, "one round, once: turn {turn}");
+    }
+    let left = [json!({"_id": 1, "n": 5}), json!({"_id": 2, "n": 6})];
+    assert_eq!(cluster.cars().await, left, "they do not see each other's changes");
+}
+
+#[tokio::test]
+async fn a_transaction_reads_as_of_one_time() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1, \"n\": 5}", &[]).await;
+    let log = cluster.log.clone();
+    cluster.store.node.after_read(move || {
+        log.commit_now(&crate::doubles::insert(&json!({"_id": 2, "n": 5})));
+    });
+    let update = json!({"statement": "UPDATE cars SET a = 1 WHERE n = 5"});
+    cluster.transact(&json!({"statements": [update, update]}), &[]).await;
+    let queries = cluster.store.node.queries.lock();
+    let exactly: Vec<_> = queries.iter().map(|query| query.at.unwrap().exactly).collect();
+    let [None, Some(first)] = exactly[..] else { panic!("{exactly:?}") };
+    assert_eq!(first, cluster.shared.world.lock().committed[0].0);
+}
+
+#[tokio::test]
+async fn a_condition_of_a_transaction_is_of_its_statement() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1, \"n\": 5}\n{\"_id\": 2, \"n\": 5}", &[]).await;
+    let first = cluster.execute("UPDATE cars SET n = 6 WHERE _id = 2", json!({})).await.txn();
+    let since = first.unwrap() - 1;
+    let update = |id| format!("UPDATE cars SET n = 7 WHERE _id = {id}");
+    let body = json!({"statements": [
+        {"statement": update(1), "ifMatch": since}, {"statement": update(2), "ifMatch": since},
+        {"statement": "UPDATE cars SET z = 1 WHERE _id = 2"},
+    ]});
+    let reply = cluster.transact(&body, &[]).await;
+    let expected = (StatusCode::CONFLICT, "document_changed".to_owned());
+    assert_eq!((reply.status, reply.code()), expected, "{}", reply.text);
+    let conflict = json!([{"collection": "cars", "_id": 2, "transactionId": first}]);
+    assert_eq!(reply.json()["error"]["conflicts"], conflict);
 }
 
 #[tokio::test]
@@ -351,24 +541,25 @@ async fn who_is_told_that_there_was_nothing_to_do_is_told_the_truth() {
 async fn who_is_refused_under_a_key_is_refused_for_good() {
     let cluster = Cluster::start().await;
     cluster.load("{\"_id\": 1}", &[]).await;
-    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1}), ({'_id': 2})";
-    let told = cluster.execute_with(insert, json!({}), &KEY).await;
-    assert_eq!((told.status, told.code()), (StatusCode::CONFLICT, "id_conflict".to_owned()));
+    cluster.execute("UPDATE cars SET n = 'x' WHERE true", json!({})).await;
+    let update = "UPDATE cars APPLY n INCREMENT BY 1 WHERE true";
+    let told = cluster.execute_with(update, json!({}), &KEY).await;
+    assert_eq!((told.status.as_u16(), told.code()), (422, "not_a_number".to_owned()));
     // A try of before that comes late is none.
     let mut late = crate::doubles::insert(&json!({"_id": 2}));
     let name = RequestName::new(APP.parse().unwrap(), Some("once".parse().unwrap()));
     late.id = name.round(0);
     cluster.log.commit_now(&late);
-    assert_eq!(cluster.cars().await, [json!({"_id": 1})]);
+    assert_eq!(cluster.cars().await, [json!({"_id": 1, "n": "x"})]);
     // Nor does it run once nothing is in its way any more, but under another key.
     cluster.execute("DELETE FROM cars WHERE true", json!({})).await;
     let refused = (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_refused".to_owned());
     for looks in [0, 1] {
         cluster.store.node.forget(looks);
-        let again = cluster.execute_with(insert, json!({}), &KEY).await;
+        let again = cluster.execute_with(update, json!({}), &KEY).await;
         assert_eq!((again.status, again.code()), refused, "{}", again.text);
     }
-    let other = cluster.execute_with(insert, json!({}), &[("idempotency-key", "other")]).await;
+    let other = cluster.execute_with(update, json!({}), &[("idempotency-key", "other")]).await;
     assert_eq!(other.status, StatusCode::OK, "{}", other.text);
     // What is wrong whatever is there is not: it was read for nothing.
     let before = cluster.shared.world.lock().committed.len();

@@ -14,6 +14,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 use super::reply::{ErrorReply, set_txn};
 use super::{Api, headers, path_refusal, query_refusal};
 use crate::error::{Code, Refusal};
+use crate::store::At;
 
 /// Names a document by an id of any type.
 #[derive(Deserialize, IntoParams)]
@@ -149,7 +150,7 @@ async fn read(
     let id = DocumentId { app, collection, key };
     let at_least = headers::at_least(headers)?;
     let deadline = headers::deadline(headers, api.config.request_timeout())?;
-    let found = api.store.get(&id, at_least, deadline).await?;
+    let found = api.store.get(&id, At::Newest(at_least), deadline).await?;
     let mut response = match found.document {
         None => {
             let message = format!("there is no document {} in '{}'", id.key, id.collection);

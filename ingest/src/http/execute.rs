@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use anabranch_core::ids::{DocumentKey, TxnId};
+use anabranch_core::Value;
+use anabranch_core::ids::TxnId;
 use anabranch_core::query::Args;
-use anabranch_core::{JsonFault, Value};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -15,19 +15,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::reply::{ErrorBody, ErrorReply, refused, set_txn};
+use super::body::{Shape, Statements};
+use super::reply::{ErrorBody, ErrorReply, raw, refused, set_txn};
 use super::{Api, headers, path_refusal, rows};
 use crate::document::Warning;
-use crate::error::{Code, Refusal};
-use crate::execute::{Executed, Request, Written};
-use crate::limits::discard;
-
-/// A body above this many bytes is parsed on a thread where that keeps nobody waiting.
-const LARGE_BYTES: usize = 64 * 1024;
+use crate::error::Refusal;
+use crate::execute::{Decided, Executed, Request, Written};
+use crate::limits::{Whole, discard};
 
 /// A statement and its arguments.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "it describes what is read as one value")]
 pub(super) struct ExecuteRequest {
     /// SELECT, INSERT, UPDATE or DELETE.
     #[schema(example = "SELECT * FROM cars WHERE Origin = :origin LIMIT 10")]
@@ -35,6 +34,10 @@ pub(super) struct ExecuteRequest {
     /// Values for the `:names` in the statement, by name without the colon.
     #[schema(value_type = Option<Object>, example = json!({"origin": "Japan"}))]
     args: Option<Args>,
+    /// Everything is to be written or nothing, whatever is there. Refused unless all documents are in
+    /// one slice of the keyspace.
+    #[serde(default)]
+    atomic: bool,
 }
 
 /// What a statement did.
@@ -56,16 +59,20 @@ pub(super) struct ExecuteReply {
     mutated_document_ids: Vec<Box<RawValue>>,
     /// What was done but is not well.
     warnings: Vec<Warning>,
+    /// Of a statement with conditions: how they were decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    decided: Option<Decided>,
     /// Why not all of it was done. A reply to a SELECT that has one breaks off after it.
     error: Option<ErrorBody>,
 }
 
-/// What an INSERT did that could not write all of its documents.
+/// What a statement did that could not write all of its documents.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "it describes what is sent as one or the other")]
 pub(super) enum PartReply {
-    /// It wrote the others.
+    /// It wrote the others, or left all of them.
     Executed(ExecuteReply),
     /// It wrote nothing.
     Refused(ErrorReply),
@@ -86,6 +93,10 @@ pub(super) enum PartReply {
         ("app" = uuid::Uuid, Path, description = "The app"),
         ("X-Anabranch-Txn-Id" = Option<u64>, Header,
             description = "What is read includes this transaction"),
+        ("X-Anabranch-If-Match" = Option<u64>, Header,
+            description = "The documents that an UPDATE or DELETE names, or an INSERT with ON ID \
+                CONFLICT DO UPDATE gives, have to be there and unchanged since this transaction: the \
+                ETag of one that was read"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "Names the request, so that it can be repeated: up to 255 characters"),
         ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
@@ -98,8 +109,9 @@ pub(super) enum PartReply {
             headers(("X-Anabranch-Txn-Id" = u64, description = "As `transactionId`"))),
         (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
-        (status = 409, description = "Documents are there already. With a `transactionId`: they \
-            came into being meanwhile, and the others were written", body = PartReply,
+        (status = 409, description = "A condition did not hold: documents are there already, or have \
+            changed. `conflicts` says which, and who had changed them; `decided` whether the others \
+            were written", body = PartReply,
             headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
         (status = 413, description = "The body or a document is too large. With a \
             `transactionId`: one would have become so with what is there already, and the others \
@@ -129,29 +141,39 @@ pub(super) async fn execute(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let mut request = match head(&api, path, &headers) {
-        Ok(request) => request,
-        Err(refusal) => {
-            discard(&headers, body.into_data_stream());
-            return Err(refusal);
-        }
-    };
-    let whole = api.limits.read(&headers, body, request.deadline).await?;
-    let parsed = if whole.bytes.len() > LARGE_BYTES {
-        let bytes = whole.bytes.clone();
-        tokio::task::spawn_blocking(move || parse(&bytes))
-            .await
-            .map_err(|error| Refusal::new(Code::Internal, format!("parsing broke off: {error}")))?
-    } else {
-        parse(&whole.bytes)
-    }?;
-    request.statement = parsed.statement;
-    request.args = parsed.args.unwrap_or_default();
+    let (request, _body) = request(&api, path, &headers, body, Shape::Execute).await?;
     let (form, deadline) = (rows::Form::of(&headers), request.deadline);
     match Box::pin(api.executor.execute(request)).await? {
         Executed::Rows(rows) => rows::reply(*rows, form, deadline).await,
         Executed::Written(written) => Ok(reply(written)),
     }
+}
+
+/// What a request asks for, and its body, which counts as long as it is held.
+pub(super) async fn request(
+    api: &Api,
+    path: Result<Path<String>, PathRejection>,
+    headers: &HeaderMap,
+    body: Body,
+    shape: Shape,
+) -> Result<(Request, Whole), Refusal> {
+    let mut request = match head(api, path, headers) {
+        Ok(request) => request,
+        Err(refusal) => {
+            discard(headers, body.into_data_stream());
+            return Err(refusal);
+        }
+    };
+    let whole = api.limits.read(headers, body, request.deadline).await?;
+    let Statements { statements, atomic } = shape.read(whole.bytes.clone()).await?;
+    request.statements = statements;
+    request.atomic = atomic;
+    if let Some(since) = headers::unchanged_since(headers)? {
+        for asked in &mut request.statements {
+            asked.unchanged_since = asked.unchanged_since.or(Some(since));
+        }
+    }
+    Ok((request, whole))
 }
 
 /// The request, but for its body.
@@ -167,63 +189,35 @@ fn head(
     }
     Ok(Request {
         app: headers::app(&app)?,
-        statement: String::new(),
-        args: Args::new(),
+        statements: Vec::new(),
+        atomic: false,
         at_least: headers::at_least(headers)?,
         key: headers::idempotency_key(headers)?,
         deadline: headers::deadline(headers, api.config.request_timeout())?,
     })
 }
 
-/// What documents may hold is what a body may: it is read as one value.
-fn parse(body: &[u8]) -> Result<ExecuteRequest, Refusal> {
-    let unusable = |code, reason: String| {
-        Refusal::new(code, format!("the body cannot be used: {reason}"))
-            .with_hint(r#"send {"statement": "..", "args": {..}}"#)
-    };
-    let wrong = |reason: String| unusable(Code::InvalidRequest, reason);
-    let fields = match Value::from_json(body) {
-        Ok(Value::Object(fields)) => fields,
-        Ok(other) => return Err(wrong(format!("it is of type {}", other.type_name()))),
-        Err(error) => {
-            return Err(match error.fault() {
-                JsonFault::Syntax => unusable(Code::InvalidJson, error.to_string()),
-                JsonFault::TooDeep | JsonFault::Unusable => Refusal::of_json(&error),
-            });
-        }
-    };
-    let (mut statement, mut args) = (None, None);
-    for (name, value) in fields {
-        match (name.as_str(), value) {
-            ("statement", Value::String(text)) => statement = Some(text),
-            ("args", Value::Object(values)) => args = Some(values),
-            ("args", Value::Null) => {}
-            ("statement" | "args", other) => {
-                return Err(wrong(format!("'{name}' is of type {}", other.type_name())));
-            }
-            _ => return Err(wrong("it has a field other than 'statement' and 'args'".to_owned())),
-        }
-    }
-    let statement = statement.ok_or_else(|| wrong("it lacks 'statement'".to_owned()))?;
-    Ok(ExecuteRequest { statement, args })
-}
-
-/// An id as it is sent: it is JSON text already.
-fn raw(key: &DocumentKey) -> Box<RawValue> {
-    RawValue::from_string(key.as_str().to_owned()).expect("a key is the JSON of an _id")
-}
-
 fn reply(written: Written) -> Response {
-    let Written { query_type, txn, ids, warnings, refusal } = written;
+    let Written { query_type, txn, documents, warnings, decided, refusal } = written;
     let body = Json(ExecuteReply {
         transaction_id: txn,
         query_type,
         items: Vec::new(),
-        mutated_document_ids: ids.iter().map(raw).collect(),
+        mutated_document_ids: documents.iter().map(|name| raw(&name.key)).collect(),
         warnings,
+        decided,
         error: refusal.as_ref().map(ErrorBody::from),
     });
-    let mut response = match &refusal {
+    answer(txn, refusal.as_ref(), body)
+}
+
+/// A reply about what was written as `txn`, or why not all of it was.
+pub(super) fn answer(
+    txn: Option<TxnId>,
+    refusal: Option<&Refusal>,
+    body: impl IntoResponse,
+) -> Response {
+    let mut response = match refusal {
         Some(refusal) => refused(refusal, body),
         None => body.into_response(),
     };

@@ -12,6 +12,7 @@ use crate::error::{Code, Refusal};
 use crate::idempotency::IdempotencyKey;
 
 const KEY_HEADER: &str = "idempotency-key";
+const IF_MATCH_HEADER: &str = "x-anabranch-if-match";
 const TIMEOUT_HEADER: &str = "x-anabranch-timeout-ms";
 
 /// The value of a header that may stand once.
@@ -27,16 +28,33 @@ fn value<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refu
 
 fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>, Refusal> {
     let Some(text) = value(headers, name)? else { return Ok(None) };
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = if is_number { text.parse().ok() } else { None };
-    number.map(Some).ok_or_else(|| {
+    whole(text).map(Some).ok_or_else(|| {
         Refusal::new(Code::InvalidHeader, format!("the header {name} is not a whole number"))
     })
+}
+
+fn whole(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { text.parse().ok() } else { None }
 }
 
 /// The transaction that a read must include.
 pub(super) fn at_least(headers: &HeaderMap) -> Result<Option<TxnId>, Refusal> {
     Ok(number(headers, TXN_HEADER.as_str())?.map(TxnId))
+}
+
+/// The transaction since which documents have to be unchanged: a number, or an ETag as it was sent.
+pub(super) fn unchanged_since(headers: &HeaderMap) -> Result<Option<TxnId>, Refusal> {
+    let Some(text) = value(headers, IF_MATCH_HEADER)? else { return Ok(None) };
+    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    match whole(number) {
+        Some(txn) => Ok(Some(TxnId(txn))),
+        None => {
+            let message = format!("the header {IF_MATCH_HEADER} is not a transaction id");
+            Err(Refusal::new(Code::InvalidHeader, message)
+                .with_hint("send the ETag of the document as it was read, such as 1042"))
+        }
+    }
 }
 
 /// The name under which the request may be repeated.

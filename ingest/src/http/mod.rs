@@ -3,6 +3,7 @@
 //! Handlers only translate; what is done is in [`crate::execute`] and [`crate::load`]. Whatever is
 //! refused is refused as JSON, unknown routes and methods too.
 
+mod body;
 mod document;
 mod execute;
 mod headers;
@@ -13,6 +14,7 @@ mod rows;
 pub(crate) mod server;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transaction;
 
 use std::sync::Arc;
 
@@ -54,6 +56,7 @@ pub(crate) struct Api {
 pub(crate) fn router(api: Arc<Api>) -> Router {
     let limited = Router::new()
         .route("/apps/{app}/api/v1/store/execute", post(execute::execute))
+        .route("/apps/{app}/api/v1/store/transaction", post(transaction::transaction))
         .route(
             "/apps/{app}/api/v1/collections/{collection}/documents",
             post(load::load).get(document::by_key),

@@ -5,7 +5,7 @@ use utoipa::openapi::{Info, RefOr, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 use super::reply::{ErrorBody, ErrorReply};
-use super::{document, execute, load};
+use super::{document, execute, load, transaction};
 use crate::document::Warning;
 use crate::error::Code;
 use crate::load::LineError;
@@ -33,6 +33,7 @@ impl ToSchema for ErrorCode {}
 #[openapi(
     paths(
         execute::execute,
+        transaction::transaction,
         load::load,
         document::by_path,
         document::by_key,
@@ -44,6 +45,9 @@ impl ToSchema for ErrorCode {}
         execute::ExecuteRequest,
         execute::ExecuteReply,
         execute::PartReply,
+        transaction::TransactionRequest,
+        transaction::TransactionReply,
+        transaction::TransactionPartReply,
         load::LoadReply,
         load::BrokenReply,
         document::Document,

@@ -1,15 +1,18 @@
 //! How refusals are sent: always JSON, with a code, a message and a hint.
 
 use anabranch_core::ErrorKind;
-use anabranch_core::ids::TxnId;
+use anabranch_core::ids::{DocumentKey, TxnId};
 use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::openapi::ErrorCode;
+use crate::document::DocumentName;
 use crate::error::{Code, Refusal};
+use crate::store::Conflict;
 
 /// The transaction of a reply, and the one that a read must include.
 pub(crate) const TXN_HEADER: HeaderName = HeaderName::from_static("x-anabranch-txn-id");
@@ -34,6 +37,49 @@ pub(crate) struct ErrorBody {
     message: String,
     /// What to do about it.
     hint: String,
+    /// The documents of which a condition did not hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    conflicts: Vec<ConflictBody>,
+}
+
+/// A document of which a condition did not hold.
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ConflictBody {
+    #[serde(flatten)]
+    document: DocumentBody,
+    /// The transaction that had changed it last; `null` if there never was such a document.
+    #[schema(value_type = Option<u64>, example = 1041)]
+    transaction_id: Option<TxnId>,
+}
+
+/// A document.
+#[derive(Clone, Serialize, ToSchema)]
+pub(crate) struct DocumentBody {
+    #[schema(example = "cars")]
+    collection: String,
+    #[serde(rename = "_id")]
+    #[schema(value_type = serde_json::Value, example = "a")]
+    id: Box<RawValue>,
+}
+
+impl From<&DocumentName> for DocumentBody {
+    fn from(name: &DocumentName) -> Self {
+        DocumentBody { collection: name.collection.as_str().to_owned(), id: raw(&name.key) }
+    }
+}
+
+/// An id as it is sent: it is JSON text already.
+pub(super) fn raw(key: &DocumentKey) -> Box<RawValue> {
+    RawValue::from_string(key.as_str().to_owned()).expect("a key is the JSON of an _id")
+}
+
+impl From<&Conflict> for ConflictBody {
+    fn from(conflict: &Conflict) -> Self {
+        let Conflict { document, winner } = conflict;
+        ConflictBody { document: document.into(), transaction_id: *winner }
+    }
 }
 
 impl From<&Refusal> for ErrorBody {
@@ -42,6 +88,7 @@ impl From<&Refusal> for ErrorBody {
             code: refusal.code().as_str(),
             message: refusal.message().to_owned(),
             hint: refusal.hint().to_owned(),
+            conflicts: refusal.conflicts().iter().map(ConflictBody::from).collect(),
         }
     }
 }

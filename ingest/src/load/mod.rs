@@ -282,7 +282,7 @@ impl Run<'_> {
         }
         let documents = mutations.len() as u64;
         let id = self.shape.name.round(part);
-        let round = Round { id, app: self.app, origin: None, digest, mutations };
+        let round = Round { id, app: self.app, origin: None, digest, atomic: false, mutations };
         let (loader, has_key) = (self.loader.clone(), self.shape.name.has_key());
         let task: JoinHandle<_> = tokio::spawn(async move { loader.write(round, has_key).await });
         let task = AbortOnDropHandle::new(task);

@@ -93,13 +93,8 @@ impl Shape {
     }
 
     fn mutation(&self, document: NewDocument) -> DocumentMutation {
-        DocumentMutation {
-            collection: self.collection.clone(),
-            key: document.key,
-            mutation: Mutation::Insert {
-                fields: document.fields,
-                on_conflict: OnConflict::DoUpdate,
-            },
-        }
+        let NewDocument { key, fields, .. } = document;
+        let insert = Mutation::Insert { fields, on_conflict: OnConflict::DoUpdate };
+        DocumentMutation::new(self.collection.clone(), key, insert)
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::cluster::{Configuration, Epoch};
+use anabranch_core::keyspace::SliceCount;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::resources::{Resource, ResourceId};
@@ -24,14 +25,17 @@ impl MetadataStore {
     /// version of the entry, which goes on even when the entry is removed and comes back.
     ///
     /// # Errors
-    /// As [`MetadataStore::refresh`]; [`Error::Corrupt`] if the entry is no configuration.
+    /// As [`MetadataStore::refresh`]; [`Error::Corrupt`] if the entry is no configuration, or nobody
+    /// said whose log this is.
     pub fn configuration(
         &self,
         cluster: &ClusterName,
     ) -> Result<Option<Configuration>, MetadataError> {
         let key = ResourceId::Cluster(cluster.clone()).key();
-        let entry = self.get(&key)?;
-        Ok(entry.map(|entry| declared(&key, &entry)).transpose()?)
+        let Some(entry) = self.get(&key)? else { return Ok(None) };
+        let nobodys = || Error::Corrupt(format!("'{key}' is declared in a log that is nobody's"));
+        let identity = self.identity()?.ok_or_else(nobodys)?;
+        Ok(Some(declared(&key, &entry, identity.slices)?))
     }
 }
 
@@ -62,15 +66,17 @@ pub fn follow_configuration(
     }
 }
 
-/// The configuration that the entry of a cluster declares.
+/// The configuration that the entry of a cluster declares, which has so many slices.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if it declares none.
-pub fn declared(key: &str, entry: &Entry) -> Result<Configuration, Error> {
+pub fn declared(key: &str, entry: &Entry, slices: SliceCount) -> Result<Configuration, Error> {
     let corrupt = |why: String| Error::Corrupt(format!("the entry '{key}': {why}"));
     match Resource::from_json(entry.value.as_bytes()) {
-        Ok(Resource::Cluster { spec, .. }) => Configuration::new(Epoch(entry.version.0), spec)
-            .map_err(|error| corrupt(error.to_string())),
+        Ok(Resource::Cluster { spec, .. }) => {
+            Configuration::new(Epoch(entry.version.0), slices, spec)
+                .map_err(|error| corrupt(error.to_string()))
+        }
         Ok(other) => Err(corrupt(format!("it is {}", other.id()))),
         Err(error) => Err(corrupt(error.to_string())),
     }

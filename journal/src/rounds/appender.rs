@@ -32,6 +32,7 @@ pub struct EncodedRound {
     app: AppId,
     origin: Option<(ActorId, TxnId)>,
     digest: Vec<u8>,
+    atomic: bool,
     documents: usize,
     parts: Vec<(Slice, Bytes)>,
 }
@@ -108,13 +109,17 @@ impl RoundAppender {
     /// Splits a round by slice and by size.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if one mutation alone is above the limit of a record.
+    /// [`Error::TooLarge`] if one mutation alone is above the limit of a record; [`Error::Invalid`] if
+    /// the round is atomic and touches several slices.
     pub fn encode(&self, round: &Round) -> Result<EncodedRound, Error> {
-        let Round { id, app, origin, digest, mutations } = round;
+        let Round { id, app, origin, digest, atomic, mutations } = round;
         let mut by_slice: BTreeMap<Slice, Vec<&DocumentMutation>> = BTreeMap::new();
         for mutation in mutations {
             let slice = self.slices.slice_of(mutation.id(*app).position());
             by_slice.entry(slice).or_default().push(mutation);
+        }
+        if *atomic && by_slice.len() > 1 {
+            return Err(Error::Invalid("an atomic round touches several slices".to_owned()));
         }
         let mut parts: Vec<(Slice, &[&DocumentMutation])> =
             by_slice.iter().map(|(slice, mutations)| (*slice, mutations.as_slice())).collect();
@@ -138,6 +143,7 @@ impl RoundAppender {
             app: *app,
             origin: *origin,
             digest: digest.clone(),
+            atomic: *atomic,
             documents: mutations.len(),
             parts,
         })
@@ -228,7 +234,7 @@ impl RoundAppender {
         round: &EncodedRound,
         offsets: &mut impl Iterator<Item = &'a Offset>,
     ) -> Commit {
-        let EncodedRound { id, app, origin, digest, documents, parts } = round;
+        let EncodedRound { id, app, origin, digest, atomic, documents, parts } = round;
         let parts = parts.iter().zip(offsets);
         Commit {
             round: *id,
@@ -237,6 +243,7 @@ impl RoundAppender {
             origin_txn: origin.map(|(_, txn)| txn),
             hlc: self.clock.now(),
             digest: digest.clone(),
+            atomic: *atomic,
             mutations: i32::try_from(*documents).expect("a round fits into memory"),
             parts: parts
                 .map(|((slice, value), offset)| PartLocation {

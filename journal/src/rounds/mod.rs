@@ -47,6 +47,9 @@ pub struct Round {
     pub origin: Option<(ActorId, TxnId)>,
     /// Of the request, if the client named it; else empty.
     pub digest: Vec<u8>,
+    /// If a condition of one of its mutations does not hold, none of them applies. They have to be in
+    /// one slice.
+    pub atomic: bool,
     /// What it asks, in the order in which it applies.
     pub mutations: Vec<DocumentMutation>,
 }

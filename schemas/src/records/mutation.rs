@@ -6,11 +6,12 @@ use serde::{Deserialize, Deserializer};
 
 use anabranch_core::Value;
 use anabranch_core::document::Mutation;
-use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey};
+use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::{FieldPath, OnConflict};
 
 use super::key;
-use crate::datum::{put_array, put_bytes, put_long, put_text};
+use crate::avro;
+use crate::datum::{put_array, put_bytes, put_long, put_optional_long, put_text};
 use crate::state;
 
 /// What a round asks of one document.
@@ -20,11 +21,25 @@ pub struct DocumentMutation {
     pub collection: Collection,
     /// The `_id`.
     pub key: DocumentKey,
+    /// Only if the document is there and no transaction after this one has changed it.
+    pub unchanged_since: Option<TxnId>,
     /// What is asked.
     pub mutation: Mutation,
 }
 
 impl DocumentMutation {
+    /// One without a condition.
+    pub fn new(collection: Collection, key: DocumentKey, mutation: Mutation) -> Self {
+        DocumentMutation { collection, key, unchanged_since: None, mutation }
+    }
+
+    /// Whether it may find the document in a state in which it does nothing.
+    pub fn is_conditional(&self) -> bool {
+        let is_insert =
+            matches!(self.mutation, Mutation::Insert { on_conflict: OnConflict::Fail, .. });
+        is_insert || self.unchanged_since.is_some()
+    }
+
     /// The document's full id.
     pub fn id(&self, app: AppId) -> DocumentId {
         DocumentId { app, collection: self.collection.clone(), key: self.key.clone() }
@@ -71,6 +86,8 @@ struct FlatMutation {
     collection: Collection,
     #[serde(deserialize_with = "key")]
     key: DocumentKey,
+    #[serde(default, deserialize_with = "avro::optional_long::deserialize")]
+    unchanged_since: Option<TxnId>,
     kind: MutationKind,
     on_conflict: OnConflictKind,
     fields: String,
@@ -84,7 +101,7 @@ struct FlatMutation {
 impl DocumentMutation {
     /// Appends the mutation as Avro has it.
     pub(super) fn put_datum(&self, to: &mut Vec<u8>) {
-        let DocumentMutation { collection, key, mutation } = self;
+        let DocumentMutation { collection, key, unchanged_since, mutation } = self;
         let (mut conflict, mut fields) = (OnConflict::Fail, None);
         let (mut set, mut unset, mut increment): (&[_], &[_], &[_]) = (&[], &[], &[]);
         let mut state = Bytes::new();
@@ -109,6 +126,7 @@ impl DocumentMutation {
         };
         put_text(collection.as_str(), to);
         put_text(key.as_str(), to);
+        put_optional_long(unchanged_since.map(|txn| txn.0), to);
         put_long(kind as i64, to);
         put_long(OnConflictKind::of(conflict) as i64, to);
         put_text(fields.as_deref().unwrap_or_default(), to);
@@ -164,7 +182,8 @@ impl FlatMutation {
             MutationKind::Merge => Mutation::Merge(document()?),
             MutationKind::Evict => Mutation::Evict(document()?),
         };
-        Ok(DocumentMutation { collection: self.collection, key: self.key, mutation })
+        let FlatMutation { collection, key, unchanged_since, .. } = self;
+        Ok(DocumentMutation { collection, key, unchanged_since, mutation })
     }
 }
 

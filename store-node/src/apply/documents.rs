@@ -6,31 +6,33 @@
 
 use std::collections::HashMap;
 
-use anabranch_core::document::Document;
 use anabranch_core::ids::TxnId;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::round::{Documents, NewVersion};
+use super::round::{Documents, NewVersion, Newest};
 use crate::error::Error;
 use crate::storage::{Batch, FORGOTTEN, NewestVersions, Version, decode_state, decode_version};
 
 /// How many bytes of ids and states a generation holds before the next one begins.
 const GENERATION_BYTES: usize = 16 << 20;
 
-/// Versions written lately, in their stored form.
+/// A version in its stored form, and who wrote it.
+type Stored = (TxnId, Bytes);
+
+/// Versions written lately.
 #[derive(Debug, Default)]
 pub(super) struct RecentStates {
-    young: HashMap<Bytes, Bytes, RandomState>,
-    old: HashMap<Bytes, Bytes, RandomState>,
+    young: HashMap<Bytes, Stored, RandomState>,
+    old: HashMap<Bytes, Stored, RandomState>,
     young_bytes: usize,
 }
 
 impl RecentStates {
     /// Keeps the newest version of a document. Until [`RecentStates::batch_written`] nothing is
     /// given up, so all of a batch is found.
-    pub(super) fn put(&mut self, id: Bytes, stored: Bytes) {
-        self.young_bytes += id.len() + stored.len() + 64;
+    pub(super) fn put(&mut self, id: Bytes, stored: Stored) {
+        self.young_bytes += id.len() + stored.1.len() + 72;
         self.young.insert(id, stored);
     }
 
@@ -48,7 +50,7 @@ impl RecentStates {
         }
     }
 
-    fn get(&mut self, id: &[u8]) -> Option<Bytes> {
+    fn get(&mut self, id: &[u8]) -> Option<Stored> {
         if let Some(stored) = self.young.get(id) {
             return Some(stored.clone());
         }
@@ -70,15 +72,21 @@ pub(super) struct BatchDocuments<'s, 'r> {
 }
 
 impl Documents for BatchDocuments<'_, '_> {
-    fn newest(&mut self, id: &[u8]) -> Result<Option<Document>, Error> {
-        let decode = |version| match version {
-            Version::State(state) => decode_state(state).map(Some),
-            Version::Evicted => Ok(None),
+    fn newest(&mut self, id: &[u8]) -> Result<Newest, Error> {
+        let decode = |writer, version| {
+            let document = match version {
+                Version::State(state) => Some(decode_state(state)?),
+                Version::Evicted => None,
+            };
+            Ok(Newest { version: Some(writer), document })
         };
-        if let Some(stored) = self.recent.get(id) {
-            return decode(decode_version(&stored)?);
+        if let Some((writer, stored)) = self.recent.get(id) {
+            return decode(writer, decode_version(&stored)?);
         }
-        self.stored.get(id)?.map_or(Ok(None), |(_, version)| decode(version))
+        match self.stored.get(id)? {
+            Some((writer, version)) => decode(writer, version),
+            None => Ok(Newest::default()),
+        }
     }
 
     fn put(&mut self, new: NewVersion<'_>) {
@@ -90,7 +98,7 @@ impl Documents for BatchDocuments<'_, '_> {
         let stored = stored.unwrap_or(Bytes::from_static(FORGOTTEN));
         self.batch.put_version(&id, self.txn, &stored);
         if self.batch.bytes() < self.full_bytes {
-            self.recent.put(id, stored);
+            self.recent.put(id, (self.txn, stored));
         } else {
             self.recent.forget(&id);
         }
@@ -104,16 +112,17 @@ mod tests {
     #[test]
     fn the_newest_state_is_found_whichever_generation_it_is_in() {
         let mut recent = RecentStates::default();
-        let big = Bytes::from(vec![7; GENERATION_BYTES]);
+        let big = (TxnId(1), Bytes::from(vec![7; GENERATION_BYTES]));
+        let small = |text: &'static str| (TxnId(2), text.into());
         recent.put("a".into(), big.clone());
         recent.batch_written();
-        recent.put("b".into(), "b".into());
+        recent.put("b".into(), small("b"));
         assert_eq!(recent.get(b"a"), Some(big));
-        assert_eq!(recent.get(b"b"), Some("b".into()));
+        assert_eq!(recent.get(b"b"), Some(small("b")));
         recent.batch_written();
-        recent.put("a".into(), "new".into());
+        recent.put("a".into(), small("new"));
         recent.batch_written();
-        assert_eq!(recent.get(b"a"), Some("new".into()));
+        assert_eq!(recent.get(b"a"), Some(small("new")));
         assert_eq!(recent.get(b"c"), None);
         recent.forget(b"a");
         assert_eq!(recent.get(b"a"), None);

@@ -4,13 +4,17 @@
 //! come from the commit record, so every replica computes the same (ST-2). Several mutations of
 //! one document in one round are one version and one event; a document is finished and handed over
 //! with its last mutation, so that a round over very many holds few of them at a time.
+//!
+//! Conditions are decided here, document by document. Only an atomic round is decided as a whole:
+//! it is in one slice, and who has one document of a slice has all.
 
 use std::collections::HashMap;
 
-use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, Stamp};
+use anabranch_core::document::{Commit as DocumentCommit, Document, Stamp};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::keyspace::{Position, Slice};
+use anabranch_runtime::planted;
 use anabranch_schemas::records::{ChangeRef, Commit, DocumentMutation, RoundPart};
 use anabranch_schemas::state::InsertedStates;
 use bytes::Bytes;
@@ -18,16 +22,25 @@ use bytes::Bytes;
 use super::assembler::Round;
 use super::touched::{Finished, Touched};
 use crate::error::Error;
-use crate::log::{Log, Place};
-use crate::storage::STATE_PREFIX;
+use crate::log::Log;
+use crate::storage::{Conflict, STATE_PREFIX};
 
 /// Where documents come from and go to.
 pub(crate) trait Documents {
-    /// The newest state of a document; `None` if it was never here or was forgotten.
-    fn newest(&mut self, id: &[u8]) -> Result<Option<Document>, Error>;
+    /// The newest version of a document.
+    fn newest(&mut self, id: &[u8]) -> Result<Newest, Error>;
 
     /// Takes the new version of a document.
     fn put(&mut self, new: NewVersion<'_>);
+}
+
+/// The newest version of a document.
+#[derive(Debug, Default)]
+pub(crate) struct Newest {
+    /// Who wrote it; `None` if it was never here.
+    pub(crate) version: Option<TxnId>,
+    /// Its state; `None` if it was never here or was forgotten.
+    pub(crate) document: Option<Document>,
 }
 
 /// The new version of a document, and the event that tells of it.
@@ -47,12 +60,22 @@ pub(crate) struct NewVersion<'a> {
 pub(crate) struct Effects {
     /// How many versions it wrote.
     pub(crate) documents: u64,
-    /// Canonical ids of documents that an insert found there.
-    pub(crate) conflicts: Vec<Bytes>,
+    /// Documents of which a condition did not hold.
+    pub(crate) conflicts: Vec<Conflict>,
+    /// Canonical ids of documents that an insert found there which was to do nothing then.
+    pub(crate) kept: Vec<Bytes>,
     /// Canonical ids of documents that stayed as they were: they would have become too large.
     pub(crate) too_large: Vec<Bytes>,
-    /// Mutations that did nothing since they stand in a slice that is not their document's.
+    /// Mutations that did nothing since they stand where they cannot: in a slice that is not their
+    /// document's, or in an atomic round of several slices.
     pub(crate) misplaced: u64,
+}
+
+impl Effects {
+    /// Whether something of what was asked cannot be done.
+    fn has_refused(&self) -> bool {
+        !self.conflicts.is_empty() || !self.too_large.is_empty() || self.misplaced > 0
+    }
 }
 
 /// The part of a commit record that a document needs.
@@ -71,54 +94,93 @@ pub(crate) fn apply(
     let Round { txn, commit, parts, .. } = round;
     let actor = log.actor();
     let stamp = DocumentCommit { hlc: commit.hlc, actor, sequence: txn.0 };
-    let at = At { txn, commit: &commit };
     let mut effects = Effects::default();
-    let placed = place(parts, commit.app, log, &mut effects);
+    let placed = place(parts, &commit, log, &mut effects);
     let DocumentCommit { hlc, sequence, .. } = stamp;
-    let mut states = InsertedStates::new(STATE_PREFIX, Stamp { hlc, actor, sequence });
+    let states = InsertedStates::new(STATE_PREFIX, Stamp { hlc, actor, sequence });
+    let at = At { txn, commit: &commit };
+    let mut finishing = Finishing { at, states, effects, documents };
     let mut open = Open::new(&placed);
+    let mut together = Vec::new();
     for Placed { id, slice, mutation, .. } in placed {
-        let DocumentMutation { collection, key, mutation } = mutation;
+        let DocumentMutation { collection, key, unchanged_since, mutation } = mutation;
         let mut touched = match open.take(&id) {
             Some(touched) => touched,
             None => {
-                let before = documents.newest(&id)?;
-                Touched::new(id, slice, collection, key, before)
+                let newest = finishing.documents.newest(&id)?;
+                Touched::new(id, slice, collection, key, newest)
             }
         };
-        if touched.mutate(mutation, stamp) == Effect::Conflict {
-            effects.conflicts.push(touched.id.clone());
-        }
-        if let Some(touched) = open.keep(touched) {
-            touched.finish(at, &mut states, |finished| match finished {
-                Finished::Unchanged => {}
-                Finished::TooLarge(id) => effects.too_large.push(id),
-                Finished::Changed(new) => {
-                    effects.documents += 1;
-                    documents.put(new);
-                }
-            });
+        touched.mutate(mutation, unchanged_since, stamp);
+        match open.keep(touched) {
+            Some(touched) if commit.atomic => together.push(touched),
+            Some(touched) => finishing.finish(touched),
+            None => {}
         }
     }
-    Ok(effects)
+    finishing.finish_together(together);
+    Ok(finishing.effects)
 }
 
-/// Gives the mutations of a round that belong here, in order.
+/// Takes documents of which nothing more is asked.
+struct Finishing<'a, D> {
+    at: At<'a>,
+    states: InsertedStates,
+    effects: Effects,
+    documents: &'a mut D,
+}
+
+impl<D: Documents> Finishing<'_, D> {
+    fn finish(&mut self, touched: Touched) {
+        let Finishing { at, states, effects, documents } = self;
+        if touched.was_kept() {
+            effects.kept.push(touched.id.clone());
+        }
+        touched.finish(*at, states, |finished| match finished {
+            Finished::Unchanged => {}
+            Finished::Conflict(conflict) => effects.conflicts.push(conflict),
+            Finished::TooLarge(id) => effects.too_large.push(id),
+            Finished::Changed(new) => {
+                effects.documents += 1;
+                documents.put(new);
+            }
+        });
+    }
+
+    /// Takes all of them or, if one cannot become what was asked, none.
+    fn finish_together(&mut self, all: Vec<Touched>) {
+        let Finishing { at, states, effects, .. } = self;
+        for touched in all.iter().filter(|_| !planted!(AppliesPartOfAtomic)) {
+            touched.clone().finish(*at, states, |finished| match finished {
+                Finished::Unchanged | Finished::Changed(_) => {}
+                Finished::Conflict(conflict) => effects.conflicts.push(conflict),
+                Finished::TooLarge(id) => effects.too_large.push(id),
+            });
+        }
+        if !self.effects.has_refused() {
+            all.into_iter().for_each(|touched| self.finish(touched));
+        }
+    }
+}
+
+/// Gives the mutations of a round that are where they belong, in order.
 fn place(
     parts: Vec<(Slice, RoundPart)>,
-    app: AppId,
+    commit: &Commit,
     log: &Log,
     effects: &mut Effects,
 ) -> Vec<Placed> {
+    let is_cut =
+        commit.atomic && commit.parts.iter().any(|part| part.slice != commit.parts[0].slice);
     let mut placed = Vec::with_capacity(parts.iter().map(|(_, part)| part.mutations.len()).sum());
     for (slice, part) in parts {
         for mutation in part.mutations {
-            let id = document_id(app, &mutation.collection, &mutation.key);
+            let id = document_id(commit.app, &mutation.collection, &mutation.key);
             let position = Position::of(&id);
-            match log.place(slice, position) {
-                Place::Here => placed.push(Placed { id, position, slice, mutation }),
-                Place::Elsewhere => {}
-                Place::Misplaced => effects.misplaced += 1,
+            if log.slices().slice_of(position) == slice && !is_cut {
+                placed.push(Placed { id, position, slice, mutation });
+            } else {
+                effects.misplaced += 1;
             }
         }
     }

@@ -117,31 +117,33 @@ impl<'s, 'r> Run<'s, 'r> {
         let Round { txn, ref commit, .. } = round;
         let id = commit.round;
         let digest = Bytes::copy_from_slice(&commit.digest);
-        // Of a round that is lost as a whole nothing was applied: a repeat of it is the first.
-        let is_lost = round.parts.is_empty() && !round.lost.is_empty();
+        let is_atomic = commit.atomic;
+        // Of a round that is lost as a whole nothing is applied: a repeat of it is the first.
+        let is_lost = (round.parts.is_empty() || is_atomic) && !round.lost.is_empty();
         self.documents.txn = txn;
+        if is_lost {
+            return Ok(());
+        }
         let effects = round::apply(round, self.log, &mut self.documents)?;
-        let Effects { documents, conflicts, too_large, misplaced } = effects;
+        let Effects { documents, conflicts, kept, too_large, misplaced } = effects;
         let counts = &mut self.done.counts;
         counts.documents += documents;
         counts.conflicts += conflicts.len() as u64;
         counts.too_large += too_large.len() as u64;
         counts.misplaced += misplaced;
         if misplaced > 0 {
-            tracing::warn!(%txn, misplaced, "mutations stand in a slice that is not theirs");
+            tracing::warn!(%txn, misplaced, "mutations stand where they cannot");
         }
         if !too_large.is_empty() {
             let documents = too_large.len();
             tracing::warn!(%txn, documents, "documents stay as they are: they would be too large");
         }
-        if !is_lost {
-            if let Some(before) = before {
-                self.documents.batch.put_earlier_outcome(id, &before);
-            }
-            let outcome = Outcome { txn, time, digest, conflicts, too_large };
-            self.documents.batch.put_outcome(id, &outcome);
-            self.rounds.insert(id, outcome);
+        if let Some(before) = before {
+            self.documents.batch.put_earlier_outcome(id, &before);
         }
+        let outcome = Outcome { txn, time, digest, is_atomic, conflicts, kept, too_large };
+        self.documents.batch.put_outcome(id, &outcome);
+        self.rounds.insert(id, outcome);
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 //!
 //! What a document may become is bounded here and nowhere else: mutations that are small by
 //! themselves add up. Without a bound one document could make an event that no topic takes, and
-//! nothing after it would ever be captured. All of a round's mutations of a document are applied or
+//! nothing after it would ever be captured. So it is with conditions: whoever wrote the round cannot
+//! know what stands before it in the log. All of a round's mutations of a document are applied or
 //! none is, and every replica decides alike (ST-2).
 
 use std::collections::BTreeMap;
@@ -11,17 +12,18 @@ use std::collections::BTreeMap;
 use anabranch_core::Value;
 use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, MAX_BYTES, Mutation};
 use anabranch_core::hlc::Hlc;
-use anabranch_core::ids::{Collection, DocumentKey};
+use anabranch_core::ids::{Collection, DocumentKey, TxnId};
 use anabranch_core::keyspace::Slice;
 use anabranch_core::query::OnConflict;
+use anabranch_runtime::planted;
 use anabranch_schemas::limits::{MAX_CHANGE_BYTES, MAX_STATE_BYTES};
 use anabranch_schemas::records::{ChangeRef, Operation};
 use anabranch_schemas::state::{self, InsertedStates};
 use bytes::Bytes;
 
 use super::images::{Difference, difference};
-use super::round::{At, NewVersion};
-use crate::storage::STATE_PREFIX;
+use super::round::{At, NewVersion, Newest};
+use crate::storage::{Conflict, STATE_PREFIX};
 
 /// How much longer the JSON of a state can be than the state: a control character has one byte in
 /// the one and six in the other.
@@ -32,11 +34,14 @@ const EVENT_OVERHEAD: usize = 256;
 const DELETE_OVERHEAD: usize = 64 << 10;
 
 /// A document that the round touches.
+#[derive(Clone)]
 pub(super) struct Touched {
     pub(super) id: Bytes,
     slice: Slice,
     collection: Collection,
     key: DocumentKey,
+    /// Who changed it last before the round, if anyone did.
+    version: Option<TxnId>,
     /// As it was before the round, if it was here.
     before: Option<Document>,
     /// What was inserted where there was nothing, if nothing else has happened since. Most of what
@@ -47,10 +52,15 @@ pub(super) struct Touched {
     fate: Fate,
     /// A state of another cluster was joined.
     merged: bool,
+    /// An insert that was to do nothing in that case found it there.
+    kept: bool,
 }
 
 /// What has become of a document so far.
+#[derive(Clone)]
 enum Fate {
+    /// A condition did not hold: whatever else the round asks of it, it stays as it was.
+    Refused,
     Unchanged,
     Changed,
     /// Forgotten; what it was last.
@@ -60,6 +70,8 @@ enum Fate {
 /// What has become of it in the end.
 pub(super) enum Finished<'a> {
     Unchanged,
+    /// A condition did not hold, so it stays as it was.
+    Conflict(Conflict),
     /// It would have become too large, so it stays as it was.
     TooLarge(Bytes),
     Changed(NewVersion<'a>),
@@ -82,13 +94,61 @@ impl Touched {
         slice: Slice,
         collection: Collection,
         key: DocumentKey,
-        before: Option<Document>,
+        newest: Newest,
     ) -> Self {
-        let (inserted, now, fate, merged) = (None, None, Fate::Unchanged, false);
-        Touched { id, slice, collection, key, before, inserted, now, fate, merged }
+        let Newest { version, document: before } = newest;
+        Touched {
+            id,
+            slice,
+            collection,
+            key,
+            version,
+            before,
+            inserted: None,
+            now: None,
+            fate: Fate::Unchanged,
+            merged: false,
+            kept: false,
+        }
     }
 
-    pub(super) fn mutate(&mut self, mutation: Mutation, at: DocumentCommit) -> Effect {
+    /// Does what is asked, if the document has not changed since then.
+    pub(super) fn mutate(
+        &mut self,
+        mutation: Mutation,
+        unchanged_since: Option<TxnId>,
+        at: DocumentCommit,
+    ) {
+        if matches!(self.fate, Fate::Refused) {
+            return;
+        }
+        let does_fail = matches!(mutation, Mutation::Insert { on_conflict: OnConflict::Fail, .. });
+        let is_unchanged = unchanged_since.is_none_or(|since| self.is_unchanged(since, at));
+        if !is_unchanged && !planted!(WritesWhatHasChanged) {
+            self.fate = Fate::Refused;
+            return;
+        }
+        match self.try_mutate(mutation, at) {
+            Effect::Conflict if does_fail => self.fate = Fate::Refused,
+            Effect::Conflict => self.kept = true,
+            Effect::Unchanged | Effect::Changed | Effect::Evicted => {}
+        }
+    }
+
+    /// Whether it is there and nobody has changed it after a transaction, which itself was before
+    /// this one. What the same round has changed does not count.
+    fn is_unchanged(&self, since: TxnId, at: DocumentCommit) -> bool {
+        self.before.as_ref().is_some_and(Document::is_visible)
+            && self.version.is_some_and(|version| version <= since)
+            && since.0 < at.sequence
+    }
+
+    /// Whether an insert that was to do nothing in that case found it there.
+    pub(super) fn was_kept(&self) -> bool {
+        self.kept
+    }
+
+    fn try_mutate(&mut self, mutation: Mutation, at: DocumentCommit) -> Effect {
         let is_new = self.before.is_none() && self.inserted.is_none() && self.now.is_none();
         let mutation = match mutation {
             Mutation::Insert { fields: Value::Object(fields), .. } if is_new => {
@@ -124,6 +184,10 @@ impl Touched {
         states: &mut InsertedStates,
         give: impl FnOnce(Finished<'_>),
     ) {
+        if matches!(self.fate, Fate::Refused) {
+            let Touched { id, version: winner, .. } = self;
+            return give(Finished::Conflict(Conflict { id, winner }));
+        }
         if let Some(fields) = self.inserted.take() {
             let written = Written {
                 operation: Operation::Insert,
@@ -138,7 +202,7 @@ impl Touched {
             return self.give(at, written, fits, give);
         }
         let (last, evicted) = match std::mem::replace(&mut self.fate, Fate::Unchanged) {
-            Fate::Unchanged => return give(Finished::Unchanged),
+            Fate::Refused | Fate::Unchanged => return give(Finished::Unchanged),
             Fate::Changed => (self.now.take().unwrap_or_default(), false),
             // It came and went within the round: nobody is to know.
             Fate::Evicted(_) if self.before.is_none() => return give(Finished::Unchanged),

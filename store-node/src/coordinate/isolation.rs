@@ -72,7 +72,18 @@ impl Standstill {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::cluster::Configuration;
+    use anabranch_core::keyspace::SliceCount;
+
     use super::*;
+    use crate::gossip::doubles::{configuration, node};
+
+    /// Node `a` of a cluster.
+    fn member(configuration: Configuration) -> Membership {
+        let listen = "127.0.0.1:7070".parse().unwrap();
+        Membership::new(Some(node("a")), Some(configuration), SliceCount::default(), listen)
+            .unwrap()
+    }
 
     #[test]
     fn who_has_more_than_is_stable_for_long_asks_for_another_to_be_asked() {
@@ -88,12 +99,8 @@ mod tests {
         assert!(!note(9, 9, 11.3));
     }
 
-    use crate::gossip::doubles::{configuration, node};
-
     fn is_isolated(cluster: &[&[&str]], quorum: Option<usize>, heard: &[&str]) -> bool {
-        let configuration = configuration(1, cluster, quorum);
-        let listen = ([127, 0, 0, 1], 7070).into();
-        let membership = Membership::new(Some(node("a")), Some(configuration), listen).unwrap();
+        let membership = member(configuration(1, cluster, quorum));
         isolation(&membership, |node| heard.contains(&node.as_str()), true).is_some()
     }
 
@@ -125,9 +132,7 @@ mod tests {
     #[test]
     fn who_reaches_nothing_is_cut_off() {
         let is_isolated = |cluster: &[&[&str]], heard: &[&str]| {
-            let configuration = configuration(1, cluster, Some(1));
-            let listen = ([127, 0, 0, 1], 7070).into();
-            let membership = Membership::new(Some(node("a")), Some(configuration), listen).unwrap();
+            let membership = member(configuration(1, cluster, Some(1)));
             isolation(&membership, |node| heard.contains(&node.as_str()), false).is_some()
         };
         assert!(is_isolated(&[&["a", "b"]], &[]));

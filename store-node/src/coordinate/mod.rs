@@ -195,6 +195,7 @@ impl Coordinator {
         }
         let outcome = outcomes.into_iter().chain(rest).flatten().reduce(|mut all, other| {
             all.conflicts.extend(other.conflicts);
+            all.kept.extend(other.kept);
             all.too_large.extend(other.too_large);
             all
         });

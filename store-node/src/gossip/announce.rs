@@ -222,6 +222,7 @@ fn pieces(map: &IntervalMap, owned: &Intervals) -> Vec<Ahead> {
 #[cfg(test)]
 mod tests {
     use anabranch_core::cluster::{ClusterSpec, Configuration, PartitionSpec};
+    use anabranch_core::keyspace::SliceCount;
     use anabranch_core::slicing::PartitionId;
     use proptest::prelude::*;
 
@@ -236,7 +237,7 @@ mod tests {
         };
         let spec =
             ClusterSpec { partitions: (0..partitions).map(partition).collect(), quorum: None };
-        let configuration = Configuration::new(Epoch(1), spec).unwrap();
+        let configuration = Configuration::new(Epoch(1), SliceCount::default(), spec).unwrap();
         configuration.slicing().owned_by(PartitionId(mine))
     }
 

@@ -3,7 +3,7 @@
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId, PartitionSpec};
 use anabranch_core::ids::TxnId;
 use anabranch_core::interval_map::IntervalMap;
-use anabranch_core::keyspace::Intervals;
+use anabranch_core::keyspace::{Intervals, SliceCount};
 
 use super::announce::{Announce, Applied, Incarnation, Standing, Version};
 
@@ -44,5 +44,6 @@ pub(crate) fn configuration(
         nodes: nodes.iter().map(|name| (node(name), format!("{name}:7070"))).collect(),
     };
     let partitions = partitions.iter().map(partition).collect();
-    Configuration::new(Epoch(epoch), ClusterSpec { partitions, quorum }).unwrap()
+    Configuration::new(Epoch(epoch), SliceCount::default(), ClusterSpec { partitions, quorum })
+        .unwrap()
 }

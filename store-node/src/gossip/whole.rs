@@ -7,6 +7,7 @@ use std::time::Duration;
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, PartitionSpec};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, TxnId};
+use anabranch_core::keyspace::SliceCount;
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::grpc;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
@@ -127,7 +128,12 @@ fn cluster(epoch: u64, nodes: &[(&str, SocketAddr)]) -> Configuration {
     let address = |address: &SocketAddr| format!("localhost:{}", address.port());
     let nodes = nodes.iter().map(|(name, at)| (node(name), address(at))).collect();
     let partitions = vec![PartitionSpec { weight: 1, nodes }];
-    Configuration::new(Epoch(epoch), ClusterSpec { partitions, quorum: None }).unwrap()
+    Configuration::new(
+        Epoch(epoch),
+        SliceCount::default(),
+        ClusterSpec { partitions, quorum: None },
+    )
+    .unwrap()
 }
 
 /// Three nodes, and a fourth that takes connections and never answers.

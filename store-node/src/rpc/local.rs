@@ -18,7 +18,7 @@ use crate::gossip::ClusterMark;
 use crate::log::Log;
 use crate::read::{ChecksumStream, Cut, Found, QueryStream, Reads, ScanStream, parse_select};
 use crate::status;
-use crate::storage::Storage;
+use crate::storage::{Conflict, Outcome, Storage};
 
 /// What this node holds.
 #[derive(Clone)]
@@ -92,14 +92,7 @@ impl Local {
             None => self.status.catch_up(patience).await?,
         };
         let outcome = self.reads.outcome(round).await?;
-        Ok(proto::OutcomeReply {
-            outcome: outcome.map(|outcome| proto::Outcome {
-                txn: outcome.txn.0,
-                digest: outcome.digest,
-                conflicts: outcome.conflicts,
-                too_large: outcome.too_large,
-            }),
-        })
+        Ok(proto::OutcomeReply { outcome: outcome.map(sent) })
     }
 
     pub(crate) async fn checksum(
@@ -209,4 +202,13 @@ impl Replica for Local {
         let summed = self.checksum(request.into_inner()).await.map(replies);
         answer("replica_checksum", began, refused(summed))
     }
+}
+
+/// An outcome as it is sent.
+fn sent(outcome: Outcome) -> proto::Outcome {
+    let Outcome { txn, time: _, digest, is_atomic, conflicts, kept, too_large } = outcome;
+    let conflict =
+        |Conflict { id, winner }| proto::Conflict { document_id: id, txn: winner.map(|txn| txn.0) };
+    let conflicts = conflicts.into_iter().map(conflict).collect();
+    proto::Outcome { txn: txn.0, digest, too_large, conflicts, kept, atomic: is_atomic }
 }

@@ -9,9 +9,10 @@ use anabranch_schemas::encode;
 use anabranch_schemas::records::{ChangeRef, Lost, PartLocation};
 
 use super::engine::{Family, Mark, Writes};
+use super::outcome::{Outcome, encode_outcome};
 use super::progress::{Progress, encode_progress};
 use super::timeline::Sample;
-use super::values::{ChunkWriter, Outcome, encode_outcome, encode_txn};
+use super::values::{ChunkWriter, encode_txn};
 use super::{Storage, Written, keys};
 use crate::error::Error;
 

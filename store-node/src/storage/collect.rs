@@ -18,7 +18,7 @@ use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
 use super::keys::split_version_key;
-use super::values::outcome_time;
+use super::outcome::outcome_time;
 use crate::error::Error;
 
 /// Which snapshots can be read, and which are being read.

@@ -10,8 +10,8 @@ use anabranch_core::ids::TxnId;
 use bytes::Bytes;
 
 use super::engine::{Family, Scope};
+use super::outcome::outcome_txn;
 use super::progress::{Progress, decode_progress};
-use super::values::outcome_txn;
 use super::{Storage, keys};
 use crate::error::Error;
 

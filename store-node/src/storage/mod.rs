@@ -11,6 +11,7 @@ mod engine;
 mod handover;
 mod keys;
 mod open;
+mod outcome;
 mod progress;
 mod scan;
 #[cfg(test)]
@@ -39,13 +40,14 @@ pub(crate) use self::collect::{History, Hold};
 pub use self::engine::MemoryDisk;
 pub(crate) use self::handover::{Entry, Table};
 pub(crate) use self::open::{Head, Opened, StoreOptions};
+pub(crate) use self::outcome::{Conflict, Outcome};
 pub(crate) use self::progress::{Loss, Progress, SliceRead};
 pub(crate) use self::scan::{FeedPosition, NewestVersions};
 pub(crate) use self::timeline::{Sample, Timeline};
 pub(crate) use self::tombstones::Tombstone;
 pub(crate) use self::unfinished::Unfinished;
 pub(crate) use self::values::{
-    FORGOTTEN, IndexedChange, Outcome, STATE_PREFIX, Version, decode_state, decode_version,
+    FORGOTTEN, IndexedChange, STATE_PREFIX, Version, decode_state, decode_version,
 };
 
 /// An open store.
@@ -123,7 +125,7 @@ impl Storage {
     pub(crate) fn last_outcome(&self, round: RoundId) -> Result<Option<Outcome>, Error> {
         let found = self.engine.get(Family::Rounds, round.0.as_bytes());
         let value = found.map_err(|error| self.failed("read a round", error))?;
-        value.map(|value| values::decode_outcome(&value)).transpose()
+        value.map(|value| outcome::decode_outcome(&value)).transpose()
     }
 
     /// Whether at `now` a round is still known that was applied at `then`.

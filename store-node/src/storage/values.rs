@@ -1,7 +1,6 @@
 //! Values of the store. Each begins with a byte for its version; only the newest is written.
 
 use anabranch_core::document::Document;
-use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
 use anabranch_schemas::state;
@@ -9,10 +8,8 @@ use bytes::{Buf, BufMut, Bytes, TryGetError};
 
 use crate::error::Error;
 
-/// The version of every value here but outcomes.
+/// The version of every value here.
 const VERSION: u8 = 1;
-/// The version of outcomes. The first one did not name documents that were too large.
-const OUTCOME_VERSION: u8 = 2;
 
 const STATE: u8 = 0;
 const EVICTED: u8 = 1;
@@ -22,21 +19,6 @@ const EVICTED: u8 = 1;
 pub(crate) const STATE_PREFIX: &[u8] = &[VERSION, STATE];
 /// The stored form of the version of a document that was forgotten.
 pub(crate) const FORGOTTEN: &[u8] = &[VERSION, EVICTED];
-
-/// What became of a round.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    /// The transaction that was applied.
-    pub(crate) txn: TxnId,
-    /// The log's time when it was applied.
-    pub(crate) time: Hlc,
-    /// Of the request.
-    pub(crate) digest: Bytes,
-    /// Canonical ids of documents that an insert found there.
-    pub(crate) conflicts: Vec<Bytes>,
-    /// Canonical ids of documents that stayed as they were: they would have become too large.
-    pub(crate) too_large: Vec<Bytes>,
-}
 
 /// What a transaction did to one document, in the by-transaction index; or that what it did in a
 /// slice is lost, in which case the id is empty.
@@ -71,58 +53,6 @@ pub(crate) fn decode_version(value: &[u8]) -> Result<Version<'_>, Error> {
 /// Reads the state of a version.
 pub(crate) fn decode_state(state: &[u8]) -> Result<Document, Error> {
     state::decode(state).map_err(|error| Error::CorruptStore(error.to_string()))
-}
-
-/// Only time and transaction are at fixed places, for whoever needs no more.
-pub(super) fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
-    let Outcome { txn, time, digest, conflicts, too_large } = outcome;
-    let mut value = vec![OUTCOME_VERSION];
-    value.put_u64(time.0);
-    value.put_u64(txn.0);
-    put_bytes(&mut value, digest);
-    for ids in [conflicts, too_large] {
-        value.put_u32(count(ids.len()));
-        ids.iter().for_each(|id| put_bytes(&mut value, id));
-    }
-    value
-}
-
-pub(super) fn decode_outcome(value: &[u8]) -> Result<Outcome, Error> {
-    let read = || -> Result<Option<Outcome>, TryGetError> {
-        let mut value = Bytes::copy_from_slice(value);
-        let version = value.try_get_u8()?;
-        if !is_outcome(version) {
-            return Ok(None);
-        }
-        let time = Hlc(value.try_get_u64()?);
-        let txn = TxnId(value.try_get_u64()?);
-        let Some(digest) = get_bytes(&mut value)? else { return Ok(None) };
-        let mut ids = || -> Result<Option<Vec<Bytes>>, TryGetError> {
-            (0..value.try_get_u32()?).map(|_| get_bytes(&mut value)).collect()
-        };
-        let Some(conflicts) = ids()? else { return Ok(None) };
-        let too_large = if version == VERSION { Some(Vec::new()) } else { ids()? };
-        let Some(too_large) = too_large else { return Ok(None) };
-        Ok(value.is_empty().then_some(Outcome { txn, time, digest, conflicts, too_large }))
-    };
-    read().ok().flatten().ok_or_else(|| broken("the outcome of a round"))
-}
-
-fn is_outcome(version: u8) -> bool {
-    (VERSION..=OUTCOME_VERSION).contains(&version)
-}
-
-/// The time of an outcome, `None` if the value does not decode.
-pub(super) fn outcome_time(value: &[u8]) -> Option<Hlc> {
-    let (version, mut rest) = value.split_first()?;
-    is_outcome(*version).then(|| rest.try_get_u64().ok().map(Hlc))?
-}
-
-/// The transaction of an outcome, `None` if the value does not decode.
-pub(super) fn outcome_txn(value: &[u8]) -> Option<TxnId> {
-    let (version, rest) = value.split_first()?;
-    let mut txn = rest.get(8..).filter(|_| is_outcome(*version))?;
-    txn.try_get_u64().ok().map(TxnId)
 }
 
 /// A chunk of a transaction's changes under construction: about as long as it may be, or as long
@@ -217,27 +147,28 @@ pub(super) fn decode_txn(mut value: &[u8]) -> Result<TxnId, Error> {
     }
 }
 
-fn put_bytes(value: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn put_bytes(value: &mut Vec<u8>, bytes: &[u8]) {
     value.put_u32(count(bytes.len()));
     value.put_slice(bytes);
 }
 
 /// `None` if fewer bytes are left than it says.
-fn get_bytes(value: &mut Bytes) -> Result<Option<Bytes>, TryGetError> {
+pub(super) fn get_bytes(value: &mut Bytes) -> Result<Option<Bytes>, TryGetError> {
     let length = usize::try_from(value.try_get_u32()?).expect("32 bits fit an address");
     Ok((length <= value.len()).then(|| value.split_to(length)))
 }
 
-fn count(length: usize) -> u32 {
+pub(super) fn count(length: usize) -> u32 {
     u32::try_from(length).expect("nothing stored comes near 4 GiB")
 }
 
-fn broken(what: &str) -> Error {
+pub(super) fn broken(what: &str) -> Error {
     Error::CorruptStore(format!("{what} does not decode"))
 }
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::hlc::Hlc;
     use anabranch_core::ids::{ActorId, AppId};
     use anabranch_schemas::records::{ChangeRef, Operation};
     use uuid::Uuid;
@@ -275,24 +206,6 @@ mod tests {
         }
         chunks.push(writer.last().to_vec());
         chunks
-    }
-
-    #[test]
-    fn outcomes_read_back() {
-        let outcome = Outcome {
-            txn: TxnId(4),
-            time: Hlc(5),
-            digest: Bytes::from_static(b"digest"),
-            conflicts: vec![Bytes::from_static(b"a"), Bytes::new()],
-            too_large: vec![Bytes::from_static(b"b")],
-        };
-        let value = encode_outcome(&outcome);
-        assert_eq!(outcome_time(&value), Some(Hlc(5)));
-        assert_eq!(outcome_txn(&value), Some(TxnId(4)));
-        assert_eq!(decode_outcome(&value).unwrap(), outcome);
-        for cut in 0..value.len() {
-            assert!(decode_outcome(&value[..cut]).is_err(), "cut at {cut}");
-        }
     }
 
     #[test]
@@ -347,17 +260,5 @@ mod tests {
         assert_eq!(chunk, [&head[..], &[length], &encoded].concat());
         assert_eq!((STATE_PREFIX, FORGOTTEN), (&b"\x01\x00"[..], &b"\x01\x01"[..]));
         assert_eq!(encode_txn(TxnId(258)), b"\x01\0\0\0\0\0\0\x01\x02");
-        let outcome = Outcome {
-            txn: TxnId(2),
-            time: Hlc(1),
-            digest: Bytes::new(),
-            conflicts: vec![],
-            too_large: vec![],
-        };
-        let old = b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0";
-        assert_eq!(decode_outcome(old).unwrap(), outcome);
-        assert_eq!((outcome_time(old), outcome_txn(old)), (Some(Hlc(1)), Some(TxnId(2))));
-        let new = [b"\x02", &old[1..], &[0; 4]].concat();
-        assert_eq!(encode_outcome(&outcome), new);
     }
 }

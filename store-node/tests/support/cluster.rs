@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use anabranch_core::cluster::{ClusterSpec, Configuration, Epoch, NodeId, PartitionSpec};
 use anabranch_core::document::Mutation;
 use anabranch_core::ids::TxnId;
+use anabranch_core::keyspace::SliceCount;
 use anabranch_schemas::store as proto;
 use anabranch_store_node::StoreNodeConfig;
 use bytes::Bytes;
@@ -48,7 +49,8 @@ pub fn configuration(partitions: usize, replicas: usize) -> Configuration {
         nodes: (0..replicas).map(|replica| (name(partition, replica), free_address())).collect(),
     };
     let partitions = (0..partitions).map(partition).collect();
-    Configuration::new(Epoch(1), ClusterSpec { partitions, quorum: None }).unwrap()
+    Configuration::new(Epoch(1), SliceCount::default(), ClusterSpec { partitions, quorum: None })
+        .unwrap()
 }
 
 impl Cluster {

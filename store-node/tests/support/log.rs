@@ -151,11 +151,11 @@ fn records(round: &Round) -> (BTreeMap<Slice, Option<Bytes>>, Commit) {
     let mut by_slice: BTreeMap<Slice, Vec<DocumentMutation>> = BTreeMap::new();
     for (id, mutation) in &round.mutations {
         let slice = slices.slice_of(id.position());
-        by_slice.entry(slice).or_default().push(DocumentMutation {
-            collection: id.collection.clone(),
-            key: id.key.clone(),
-            mutation: mutation.clone(),
-        });
+        by_slice.entry(slice).or_default().push(DocumentMutation::new(
+            id.collection.clone(),
+            id.key.clone(),
+            mutation.clone(),
+        ));
     }
     let id = RoundId(Uuid::from_u128(round.id));
     let count = i32::try_from(by_slice.len()).expect("at most 16");
@@ -173,6 +173,7 @@ fn records(round: &Round) -> (BTreeMap<Slice, Option<Bytes>>, Commit) {
         origin_txn: None,
         hlc: Hlc::from_millis(round.millis),
         digest: round.id.to_be_bytes()[12..].to_vec(),
+        atomic: false,
         mutations: i32::try_from(round.mutations.len()).expect("a test's round is small"),
         parts: Vec::new(),
     };

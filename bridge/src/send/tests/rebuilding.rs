@@ -42,6 +42,7 @@ fn commit(app: AppId, origin: Option<(ActorId, TxnId)>, slices: &[u16]) -> Commi
         origin_txn: origin.map(|(_, txn)| txn),
         hlc: Hlc(7),
         digest: Vec::new(),
+        atomic: false,
         mutations: 1,
         parts: slices.iter().map(part).collect(),
     }

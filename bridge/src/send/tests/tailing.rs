@@ -86,6 +86,7 @@ impl Log {
                 origin_txn: None,
                 hlc: Hlc(7),
                 digest: Vec::new(),
+                atomic: false,
                 mutations: 1,
                 parts: touched.iter().map(part).collect(),
             };

@@ -51,6 +51,40 @@ async fn statements() {
     refused(&cluster, &reply, 422, "duplicate_id");
 }
 
+#[tokio::test]
+async fn transactions() {
+    let cluster = Cluster::start().await;
+    let delete = json!({"statement": "DELETE FROM cars WHERE true"});
+    for (body, code, part) in [
+        (json!({}), "invalid_request", "lacks 'statements'"),
+        (json!({"statements": []}), "invalid_request", "1 to 100"),
+        (json!({"statements": vec![&delete; 101]}), "invalid_request", "not 101"),
+        (json!({"statements": {}}), "invalid_request", "object"),
+        (json!({"statements": [1]}), "invalid_request", "statement 1"),
+        (json!({"statements": [delete, {}]}), "invalid_request", "statement 2 lacks"),
+        (json!({"statements": [delete], "statement": "x"}), "invalid_request", "'statement'"),
+        (json!({"statements": [delete], "atomic": 1}), "invalid_request", "'atomic'"),
+        (
+            json!({"statements": [{"statement": "x", "ifMatch": "1"}]}),
+            "invalid_request",
+            "'ifMatch'",
+        ),
+        (json!({"statements": [{"statement": "x", "args": []}]}), "invalid_request", "'args'"),
+        (json!({"statements": [{"statement": "x", "b": 1}]}), "invalid_request", "'b'"),
+        (json!({"statements": [delete, {"statement": "DELETE"}]}), "syntax_error", "statement 2"),
+        (json!({"statements": [delete, {"statement": "SELECT * FROM c"}]}), "unsupported", "2"),
+    ] {
+        let reply = cluster.transact(&body, &[]).await;
+        refused(&cluster, &reply, 400, code);
+        assert!(reply.text.contains(part), "{body}: {}", reply.text);
+    }
+    for since in ["", "x", "\"1", "-1", "1.5"] {
+        let headers = [("x-anabranch-if-match", since)];
+        let reply = cluster.execute_with("DELETE FROM c WHERE _id = 1", json!({}), &headers).await;
+        refused(&cluster, &reply, 400, "invalid_header");
+    }
+}
+
 fn nested(depth: usize) -> serde_json::Value {
     (0..depth).fold(json!(1), |inner, _| json!({"a": inner}))
 }

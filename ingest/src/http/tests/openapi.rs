@@ -33,6 +33,7 @@ async fn it_describes_every_route() {
     let documents = "/apps/{app}/api/v1/collections/{collection}/documents";
     let routes = [
         ("/apps/{app}/api/v1/store/execute".to_owned(), "post"),
+        ("/apps/{app}/api/v1/store/transaction".to_owned(), "post"),
         (documents.to_owned(), "post"),
         (documents.to_owned(), "get"),
         (format!("{documents}/{{id}}"), "get"),

@@ -263,14 +263,10 @@ impl Bench {
 /// An insert of the document with this number.
 pub(super) fn insert(number: u128, padding: usize) -> DocumentMutation {
     let fields = format!("{{\"text\":\"{}\"}}", "x".repeat(padding));
-    DocumentMutation {
-        collection: "cars".parse().unwrap(),
-        key: DocumentKey::from_canonical(&number.to_string()).unwrap(),
-        mutation: Mutation::Insert {
-            fields: Value::from_json(fields.as_bytes()).unwrap(),
-            on_conflict: OnConflict::DoUpdate,
-        },
-    }
+    let key = DocumentKey::from_canonical(&number.to_string()).unwrap();
+    let fields = Value::from_json(fields.as_bytes()).unwrap();
+    let insert = Mutation::Insert { fields, on_conflict: OnConflict::DoUpdate };
+    DocumentMutation::new("cars".parse().unwrap(), key, insert)
 }
 
 /// A round of so many documents.
@@ -280,6 +276,7 @@ pub(super) fn round(number: u128, documents: u128) -> Round {
         app: APP,
         origin: None,
         digest: Vec::new(),
+        atomic: false,
         mutations: (0..documents).map(|document| insert(number * 1_000 + document, 20)).collect(),
     }
 }

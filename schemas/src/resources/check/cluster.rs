@@ -9,6 +9,7 @@ use anabranch_core::cluster::{
     ClusterSpec, ClusterSpecError, Configuration, Epoch, MAX_PARTITIONS, NodeId, NodeIdError,
     PartitionSpec,
 };
+use anabranch_core::keyspace::SliceCount;
 
 use super::{address, array, mistyped, object, refuse, required, shorten, whole};
 use crate::resources::ResourceError;
@@ -24,7 +25,8 @@ pub(super) fn cluster(value: &Value) -> Result<ClusterSpec, ResourceError> {
         .collect::<Result<_, _>>()?;
     let quorum = fields.get("quorum").map(|value| whole("spec.quorum", value)).transpose()?;
     let spec = ClusterSpec { partitions, quorum };
-    match Configuration::new(Epoch::default(), spec.clone()) {
+    // How many slices the cluster has knows only who takes the declaration.
+    match Configuration::new(Epoch::default(), SliceCount::MOST, spec.clone()) {
         Ok(_) => Ok(spec),
         Err(error) => Err(refuse(&path_of(&error, &spec), error.to_string())),
     }
@@ -74,6 +76,7 @@ fn path_of(error: &ClusterSpecError, spec: &ClusterSpec) -> String {
         ClusterSpecError::Weight(partition) => format!("{PARTITIONS}[{partition}].weight"),
         ClusterSpecError::Twice(twice) => last_node(&|node, _| node == twice),
         ClusterSpecError::Address(twice) => last_node(&|_, address| address == twice),
+        ClusterSpecError::Share { partition, .. } => format!("{PARTITIONS}[{partition}].weight"),
         ClusterSpecError::Quorum { .. } => "spec.quorum".to_owned(),
     }
 }

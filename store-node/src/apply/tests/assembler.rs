@@ -33,7 +33,7 @@ fn insert(number: i64) -> (i64, Mutation) {
 fn one_round() -> (TestLog, Committed, Vec<Part>) {
     let mut log = TestLog::default();
     let mutations = (0..20).map(insert).collect();
-    log.append(&TestRound { id: 1, mutations });
+    log.append(&TestRound::new(1, mutations));
     let parts: Vec<_> = log.parts.keys().map(|slice| log.part(*slice, 0)).collect();
     assert_eq!(parts.len(), 4, "twenty documents fall into all slices");
     let committed = log.committed(0);
@@ -168,7 +168,7 @@ fn drop_orphan(by_an_expiry: bool) {
 fn a_part_that_is_done_with_is_dropped_when_it_is_read_again() {
     let mut log = TestLog::default();
     for id in 0..3 {
-        log.append(&TestRound { id, mutations: vec![insert(1)] });
+        log.append(&TestRound::new(id, vec![insert(1)]));
     }
     let slice = *log.parts.keys().next().unwrap();
     let at = usize::from(slice.0);
@@ -206,7 +206,7 @@ fn a_part_that_is_done_with_is_dropped_when_it_is_read_again() {
 fn of_very_many_waiting_parts_the_first_ones_are_remembered() {
     let mut log = TestLog::default();
     for id in 0..100 {
-        log.append(&TestRound { id, mutations: vec![insert(1)] });
+        log.append(&TestRound::new(id, vec![insert(1)]));
     }
     let slice = *log.parts.keys().next().unwrap();
     let mut running = assembler();

@@ -277,9 +277,7 @@ proptest! {
 }
 
 fn many(count: u128) -> Vec<TestRound> {
-    (0..count)
-        .map(|id| TestRound { id, mutations: vec![put(i64::try_from(id % 6).unwrap(), 1)] })
-        .collect()
+    (0..count).map(|id| TestRound::new(id, vec![put(i64::try_from(id % 6).unwrap(), 1)])).collect()
 }
 
 #[test]
@@ -337,7 +335,7 @@ fn until_it_is_whole_it_serves_no_reads_and_says_what_it_does() {
 fn what_is_newer_than_the_snapshot_is_looked_at_too() {
     let rounds = [0, 3].into_iter().chain(4..30).chain([1]).zip(0..);
     let rounds: Vec<_> =
-        rounds.map(|(number, id)| TestRound { id, mutations: vec![put(number, 1)] }).collect();
+        rounds.map(|(number, id)| TestRound::new(id, vec![put(number, 1)])).collect();
     let (_dir, opened) = applied(&rounds);
     for (table, there) in [(Table::Versions, 2), (Table::Rounds, 2)] {
         let txns = TxnId(0)..TxnId(3);
@@ -542,7 +540,7 @@ fn events(storage: &Storage, until: TxnId) -> Vec<(TxnId, Bytes, Bytes)> {
 }
 
 fn several() -> Vec<TestRound> {
-    let round = |id| TestRound { id, mutations: vec![put(i64::try_from(id % 6).unwrap(), 1)] };
+    let round = |id| TestRound::new(id, vec![put(i64::try_from(id % 6).unwrap(), 1)]);
     (0..12).map(round).collect()
 }
 

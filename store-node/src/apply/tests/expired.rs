@@ -29,7 +29,7 @@ fn rounds() -> Vec<TestRound> {
         let set = vec![(super::support::path("late"), json("1"))];
         (number, Mutation::Update { set, unset: vec![], increment: vec![] })
     };
-    let round = |id, mutations| TestRound { id, mutations };
+    let round = |id, mutations| TestRound::new(id, mutations);
     vec![
         round(1, (0..5).map(|number| put(number, 7)).collect()),
         round(2, (0..4).map(delete).collect()),
@@ -71,7 +71,7 @@ fn hidden_fields_go_and_nothing_that_is_read_changes() {
     let short = Retention { history_ms: 1, ..LONG };
     let mut longer = log;
     (0..200).for_each(|id| {
-        longer.append(&TestRound { id: 10 + id, mutations: vec![put(5, 1)] });
+        longer.append(&TestRound::new(10 + id, vec![put(5, 1)]));
     });
     let all = inputs(&longer, &opened.head.progress, 5);
     applier(opened, short).run(&feed(all)).unwrap();
@@ -129,8 +129,8 @@ fn die_after(dir: &Path, log: &TestLog, writes: usize) -> bool {
 fn one_record_drops_so_many_and_no_more() {
     let all = |of: fn(i64) -> (i64, Mutation)| (0..6).map(of).collect::<Vec<_>>();
     let rounds = [
-        TestRound { id: 1, mutations: all(|number| put(number, 7)) },
-        TestRound { id: 2, mutations: all(|number| (number, Mutation::Delete)) },
+        TestRound::new(1, all(|number| put(number, 7))),
+        TestRound::new(2, all(|number| (number, Mutation::Delete))),
         TestRound::expiry(0),
         TestRound::expiry(0),
     ];

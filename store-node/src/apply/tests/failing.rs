@@ -49,7 +49,7 @@ fn fill(store: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_full_disk_loses_nothing_and_ends_when_space_is_freed() {
     let rounds: Vec<_> = (0..20)
-        .map(|id| TestRound { id, mutations: vec![put(i64::try_from(id % 6).unwrap(), 1)] })
+        .map(|id| TestRound::new(id, vec![put(i64::try_from(id % 6).unwrap(), 1)]))
         .collect();
     let (log, model) = build(&rounds);
     let dir = tempfile::tempdir().unwrap();
@@ -96,7 +96,7 @@ fn what_came_before_a_version_that_does_not_decode_is_kept_and_the_rest_is_read_
     let rounds: Vec<_> = [1, 2, 3, 1, 4]
         .into_iter()
         .zip(0..)
-        .map(|(number, id)| TestRound { id, mutations: vec![put(number, i64::from(number == 3))] })
+        .map(|(number, id)| TestRound::new(id, vec![put(number, i64::from(number == 3))]))
         .collect();
     let (log, model) = build(&rounds);
     let dir = tempfile::tempdir().unwrap();
@@ -121,12 +121,12 @@ fn what_came_before_a_version_that_does_not_decode_is_kept_and_the_rest_is_read_
 #[test]
 fn the_repeat_of_a_round_that_was_lost_as_a_whole_is_applied() {
     let (mut log, mut model) = (TestLog::default(), Model::default());
-    let round = TestRound { id: 1, mutations: vec![put(1, 1)] };
+    let round = TestRound::new(1, vec![put(1, 1)]);
     log.append(&round);
     let lost = log.commits[0].1.parts[0];
     let txn = log.append(&round);
     log.parts.get_mut(&lost.slice).unwrap().remove(0);
-    let nothing = TestRound { id: 99, mutations: vec![] };
+    let nothing = TestRound::new(99, vec![]);
     model.apply(TxnId(0), &nothing, log.commits[0].1.hlc);
     model.apply(txn, &round, log.commits[1].1.hlc);
     let dir = tempfile::tempdir().unwrap();
@@ -143,7 +143,7 @@ fn the_repeat_of_a_round_that_was_lost_as_a_whole_is_applied() {
 #[test]
 fn one_clock_that_is_a_day_ahead_makes_nothing_a_day_older() {
     let rounds: Vec<_> =
-        (0..200).zip(0..).map(|(id, n)| TestRound { id, mutations: vec![put(1, n)] }).collect();
+        (0..200).zip(0..).map(|(id, n)| TestRound::new(id, vec![put(1, n)])).collect();
     let (log, _) = build(&rounds);
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());

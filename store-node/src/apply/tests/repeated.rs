@@ -35,8 +35,8 @@ fn with_repeats() -> Vec<TestRound> {
         let increment = vec![(path("n"), 1)];
         (1, Mutation::Update { set: vec![], unset: vec![], increment })
     };
-    let other = |id: u128| TestRound { id, mutations: vec![put(2, i64::try_from(id).unwrap())] };
-    let seven = || TestRound { id: 7, mutations: vec![visit()] };
+    let other = |id: u128| TestRound::new(id, vec![put(2, i64::try_from(id).unwrap())]);
+    let seven = || TestRound::new(7, vec![visit()]);
     vec![seven(), other(1), other(2), other(3), seven(), other(5), other(6), seven(), other(8)]
 }
 

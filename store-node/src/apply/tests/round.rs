@@ -11,17 +11,19 @@ use anabranch_schemas::records::{Change, Operation};
 use anabranch_schemas::{decode, state};
 
 use super::support::{
-    ACTOR, REMOTE, TestLog, TestRound, commit_of, everything, id, json, path, remote_state,
+    ACTOR, REMOTE, TestLog, TestRound, commit_of, everything, id, json, path, remote_state, slices,
 };
 use crate::apply::assembler::{Assembler, Round};
-use crate::apply::round::{self, Documents, Effects, NewVersion};
+use crate::apply::round::{self, Documents, Effects, NewVersion, Newest};
 use crate::error::Error;
-use crate::storage::{STATE_PREFIX, SliceRead};
+use crate::storage::{Conflict, STATE_PREFIX, SliceRead};
 
 /// Documents by id, as the store would have them, and the changes of the last round.
 #[derive(Default)]
 struct Stored {
     documents: HashMap<Vec<u8>, Document>,
+    /// Who wrote each last.
+    versions: HashMap<Vec<u8>, TxnId>,
     changes: Vec<Change>,
     /// How often each step of a round was taken: the reads so far at each write.
     reads: usize,
@@ -29,16 +31,19 @@ struct Stored {
 }
 
 impl Documents for Stored {
-    fn newest(&mut self, id: &[u8]) -> Result<Option<Document>, Error> {
+    fn newest(&mut self, id: &[u8]) -> Result<Newest, Error> {
         self.reads += 1;
-        Ok(self.documents.get(id).cloned())
+        let version = self.versions.get(id).copied();
+        Ok(Newest { version, document: self.documents.get(id).cloned() })
     }
 
     fn put(&mut self, new: NewVersion<'_>) {
         self.reads_at_writes.push(self.reads);
         let event = new.event.encode();
         assert!(event.len() <= MAX_CHANGE_BYTES);
-        self.changes.push(decode(&event).unwrap());
+        let change: Change = decode(&event).unwrap();
+        self.versions.insert(new.id.to_vec(), change.txn);
+        self.changes.push(change);
         match new.stored {
             Some(stored) => {
                 let state = stored.strip_prefix(STATE_PREFIX).unwrap();
@@ -60,9 +65,16 @@ struct World {
 
 impl World {
     fn apply(&mut self, mutations: Vec<(i64, Mutation)>) -> Effects {
-        let round_id = self.log.commits.len() as u128;
+        self.apply_round(&TestRound::new(self.next_id(), mutations))
+    }
+
+    fn next_id(&self) -> u128 {
+        self.log.commits.len() as u128
+    }
+
+    fn apply_round(&mut self, round: &TestRound) -> Effects {
         let before = self.log.parts.clone();
-        self.log.append(&TestRound { id: round_id, mutations });
+        self.log.append(round);
         let mut assembler = assembler();
         for (slice, parts) in &self.log.parts {
             let old = before.get(slice).map_or(0, Vec::len);
@@ -156,9 +168,86 @@ fn a_conflict_is_reported_and_the_rest_of_the_round_applied() {
         (1, insert(r#"{"a":2}"#, OnConflict::Fail)),
         (2, insert(r#"{"a":2}"#, OnConflict::Fail)),
     ]);
-    assert_eq!(effects.conflicts, [id(1).to_bytes()]);
+    assert_eq!(effects.conflicts, [conflict(1, Some(0))]);
     assert_eq!(effects.documents, 1);
     assert_eq!(world.stored.changes[0].id(), id(2));
+}
+
+fn conflict(number: i64, winner: Option<u64>) -> Conflict {
+    Conflict { id: id(number).to_bytes().into(), winner: winner.map(TxnId) }
+}
+
+#[test]
+fn a_document_of_which_a_condition_does_not_hold_stays_as_it_is() {
+    let mut world = World::default();
+    world.change(insert(r#"{"a":1}"#, OnConflict::Fail)).unwrap();
+    let mut conditional = |since: u64, mutations| {
+        let unchanged_since = Some(TxnId(since));
+        let round = TestRound { unchanged_since, ..TestRound::new(world.next_id(), mutations) };
+        let effects = world.apply_round(&round);
+        (effects.conflicts, effects.documents)
+    };
+    // It is of transaction 0, and each takes two offsets. Within the round it may change again.
+    assert_eq!(conditional(0, vec![(1, set("a", 2)), (1, set("b", 2))]), (vec![], 1));
+    assert_eq!(conditional(0, vec![(1, set("a", 3))]), (vec![conflict(1, Some(2))], 0));
+    assert_eq!(conditional(1, vec![(1, Mutation::Delete)]), (vec![conflict(1, Some(2))], 0));
+    // As of the last transaction nobody has changed it since; of one to come that is not known.
+    assert_eq!(conditional(8, vec![(1, set("a", 4))]), (vec![conflict(1, Some(2))], 0));
+    assert_eq!(conditional(9, vec![(1, set("a", 4))]), (vec![], 1));
+    // One that is not there has not stayed the same, whoever deleted it.
+    assert_eq!(conditional(10, vec![(1, Mutation::Delete)]), (vec![], 1));
+    assert_eq!(conditional(13, vec![(1, set("a", 5))]), (vec![conflict(1, Some(12))], 0));
+    assert_eq!(conditional(15, vec![(2, set("a", 5))]), (vec![conflict(2, None)], 0));
+}
+
+#[test]
+fn what_is_asked_of_a_document_beside_a_condition_that_does_not_hold_is_not_done() {
+    let mut world = World::default();
+    world.change(insert(r#"{"a":1}"#, OnConflict::Fail)).unwrap();
+    let again = insert(r#"{"a":2}"#, OnConflict::Fail);
+    let effects = world.apply(vec![(1, set("b", 1)), (1, again), (1, Mutation::Delete)]);
+    assert_eq!((effects.conflicts, effects.documents), (vec![conflict(1, Some(0))], 0));
+}
+
+#[test]
+fn an_insert_that_is_to_do_nothing_is_no_conflict() {
+    let mut world = World::default();
+    world.change(insert(r#"{"a":1}"#, OnConflict::Fail)).unwrap();
+    let effects = world.apply(vec![(1, insert(r#"{"a":2}"#, OnConflict::DoNothing))]);
+    assert_eq!(effects.kept, [id(1).to_bytes()]);
+    assert_eq!((effects.conflicts, effects.documents), (vec![], 0));
+}
+
+#[test]
+fn an_atomic_round_applies_as_a_whole_or_not_at_all() {
+    let slice = |number: &i64| slices().slice_of(id(*number).position());
+    let (one, other) = (1, (2..).find(|number| slice(number) == slice(&1)).unwrap());
+    let mut world = World::default();
+    let mut atomic = |mutations| {
+        let round = TestRound { atomic: true, ..TestRound::new(world.next_id(), mutations) };
+        let Effects { documents, conflicts, too_large, .. } = world.apply_round(&round);
+        (documents, conflicts, too_large)
+    };
+    let fresh = |number| (number, insert(r#"{"a":1}"#, OnConflict::Fail));
+    assert_eq!(atomic(vec![fresh(one)]), (1, vec![], vec![]));
+    let refused = (0, vec![conflict(one, Some(0))], vec![]);
+    assert_eq!(atomic(vec![fresh(other), fresh(one)]), refused);
+    assert_eq!(atomic(vec![fresh(one), fresh(other)]), refused);
+    let large = "x".repeat(MAX_STATE_BYTES);
+    let large = (one, insert(&format!(r#"{{"a":"{large}"}}"#), OnConflict::DoUpdate));
+    let refused = (0, vec![], vec![id(one).to_bytes().into()]);
+    assert_eq!(atomic(vec![fresh(other), large]), refused);
+    assert_eq!(atomic(vec![fresh(other), (one, Mutation::Delete)]), (2, vec![], vec![]));
+}
+
+#[test]
+fn an_atomic_round_of_several_slices_makes_no_sense_and_does_nothing() {
+    let slice = |number: &i64| slices().slice_of(id(*number).position());
+    let elsewhere = (2..).find(|number| slice(number) != slice(&1)).unwrap();
+    let mutations = vec![(1, insert("{}", OnConflict::Fail)), (elsewhere, set("a", 1))];
+    let mut world = World::default();
+    let effects = world.apply_round(&TestRound { atomic: true, ..TestRound::new(0, mutations) });
+    assert_eq!((effects.documents, effects.misplaced), (0, 2));
 }
 
 #[test]
@@ -198,10 +287,7 @@ fn an_evicted_document_is_gone_without_a_tombstone() {
 #[test]
 fn what_came_from_elsewhere_keeps_its_origin() {
     let mut world = World::default();
-    world.log.append(&TestRound {
-        id: 9,
-        mutations: vec![(1, Mutation::Merge(remote_state("a", 1, 3)))],
-    });
+    world.log.append(&TestRound::new(9, vec![(1, Mutation::Merge(remote_state("a", 1, 3)))]));
     let mut assembler = assembler();
     let slice = *world.log.parts.keys().next().unwrap();
     assembler.add_part(world.log.part(slice, 0));
@@ -218,7 +304,7 @@ fn what_came_from_elsewhere_keeps_its_origin() {
 #[test]
 fn a_mutation_in_a_slice_that_is_not_its_documents_does_nothing() {
     let mut world = World::default();
-    world.log.append(&TestRound { id: 1, mutations: vec![(1, insert("{}", OnConflict::Fail))] });
+    world.log.append(&TestRound::new(1, vec![(1, insert("{}", OnConflict::Fail))]));
     let mut assembler = assembler();
     let slice = *world.log.parts.keys().next().unwrap();
     let mut part = world.log.part(slice, 0);

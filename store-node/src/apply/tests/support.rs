@@ -52,6 +52,9 @@ pub(super) struct TestRound {
     /// From [`EXPIRY`] on it is one, with the time to live added to it.
     pub(super) id: u128,
     pub(super) mutations: Vec<(i64, Mutation)>,
+    /// The condition of all of them.
+    pub(super) unchanged_since: Option<TxnId>,
+    pub(super) atomic: bool,
 }
 
 const EXPIRY: u128 = 1 << 64;
@@ -59,9 +62,14 @@ const EXPIRY: u128 = 1 << 64;
 pub(super) const EXPIRES_AT_MOST: usize = 4;
 
 impl TestRound {
+    /// One without a condition.
+    pub(super) fn new(id: u128, mutations: Vec<(i64, Mutation)>) -> Self {
+        TestRound { id, mutations, unchanged_since: None, atomic: false }
+    }
+
     /// What was deleted longer ago expires.
     pub(super) fn expiry(time_to_live_ms: u64) -> Self {
-        TestRound { id: EXPIRY + u128::from(time_to_live_ms), mutations: Vec::new() }
+        TestRound::new(EXPIRY + u128::from(time_to_live_ms), Vec::new())
     }
 
     /// If it is one.
@@ -86,7 +94,9 @@ impl TestLog {
         let mut by_slice: BTreeMap<Slice, Vec<DocumentMutation>> = BTreeMap::new();
         for (number, mutation) in &round.mutations {
             let DocumentId { collection, key, .. } = id(*number);
-            let mutation = DocumentMutation { collection, key, mutation: mutation.clone() };
+            let mutation = mutation.clone();
+            let unchanged_since = round.unchanged_since;
+            let mutation = DocumentMutation { collection, key, unchanged_since, mutation };
             let slice = slices().slice_of(id(*number).position());
             by_slice.entry(slice).or_default().push(mutation);
         }
@@ -105,6 +115,7 @@ impl TestLog {
             origin_txn: None,
             hlc: Hlc::from_millis(1_000_000 + txn.0 * 100),
             digest: Vec::new(),
+            atomic: round.atomic,
             mutations: i32::try_from(round.mutations.len()).unwrap(),
             parts: locations,
         };
@@ -161,14 +172,17 @@ pub(super) struct Model {
     pub(super) snapshots: BTreeMap<TxnId, BTreeMap<i64, Value>>,
     /// What each transaction changed: the image before, and whether the state changed.
     pub(super) changed: BTreeMap<TxnId, BTreeMap<i64, Option<Value>>>,
-    pub(super) conflicts: BTreeMap<TxnId, BTreeSet<i64>>,
+    /// Of which documents a condition did not hold, and who had changed them last.
+    pub(super) conflicts: BTreeMap<TxnId, BTreeMap<i64, Option<TxnId>>>,
+    /// Who changed each document last.
+    versions: BTreeMap<i64, TxnId>,
 }
 
 impl Model {
     pub(super) fn apply(&mut self, txn: TxnId, round: &TestRound, hlc: Hlc) {
         let before = self.documents.clone();
         let mut touched = BTreeSet::new();
-        let mut conflicts = BTreeSet::new();
+        let mut conflicts = BTreeMap::new();
         if let Some(time_to_live_ms) = round.time_to_live_ms() {
             let before = Hlc::from_millis(hlc.millis() - time_to_live_ms);
             let due = self.documents.iter_mut().filter_map(|(number, document)| {
@@ -177,29 +191,54 @@ impl Model {
             });
             let mut due: Vec<_> = due.collect();
             due.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
-            due.into_iter().take(EXPIRES_AT_MOST).for_each(|(_, _, document)| {
-                document.expire(before);
+            let mut expired = Vec::new();
+            due.into_iter().take(EXPIRES_AT_MOST).for_each(|(_, id, document)| {
+                if document.expire(before) {
+                    expired.push(id);
+                }
             });
+            let numbers = self.documents.keys().filter(|n| expired.contains(&id(**n).to_bytes()));
+            self.versions.extend(numbers.map(|number| (*number, txn)));
         } else if self.seen.insert(round.id) {
             let at = At { hlc, actor: ACTOR, sequence: txn.0 };
             // In the order of slices, as they stand in the log; within one as they were asked.
             let mut mutations = round.mutations.clone();
             mutations.sort_by_key(|(number, _)| slices().slice_of(id(*number).position()));
             for (number, mutation) in &mutations {
+                let version = self.versions.get(number).copied();
+                let is_there = before.get(number).is_some_and(Document::is_visible);
+                let is_old = |since| version.is_some_and(|version| version <= since);
+                let holds = |since| is_there && is_old(since) && since < txn;
                 let document = self.documents.entry(*number).or_default();
-                match document.apply(mutation, at).0 {
-                    Effect::Unchanged => {}
-                    Effect::Conflict => {
-                        conflicts.insert(*number);
-                    }
-                    Effect::Changed => {
+                let effect = match round.unchanged_since {
+                    _ if conflicts.contains_key(number) => continue,
+                    Some(since) if !holds(since) => None,
+                    _ => Some(document.apply(mutation, at).0),
+                };
+                let fails =
+                    matches!(mutation, Mutation::Insert { on_conflict: OnConflict::Fail, .. });
+                match effect {
+                    Some(Effect::Changed) => {
                         touched.insert(*number);
                     }
-                    Effect::Evicted => {
+                    Some(Effect::Evicted) => {
                         self.documents.remove(number);
                         touched.insert(*number);
                     }
+                    Some(Effect::Unchanged) => {}
+                    Some(Effect::Conflict) if !fails => {}
+                    Some(Effect::Conflict) | None => {
+                        conflicts.insert(*number, version);
+                    }
                 }
+            }
+            let is_refused = round.atomic && !conflicts.is_empty();
+            let numbers: BTreeSet<_> = mutations.iter().map(|(number, _)| *number).collect();
+            for number in numbers.iter().filter(|n| is_refused || conflicts.contains_key(n)) {
+                touched.remove(number);
+                self.documents.remove(number);
+                let document = before.get(number).map(|document| (*number, document.clone()));
+                self.documents.extend(document);
             }
         }
         self.documents.retain(|_, document| *document != Document::default());
@@ -207,6 +246,7 @@ impl Model {
             documents.get(number).and_then(Document::value)
         };
         touched.retain(|number| before.contains_key(number) || self.documents.contains_key(number));
+        self.versions.extend(touched.iter().map(|number| (*number, txn)));
         let images = touched.iter().map(|number| (*number, visible(&before, number)));
         self.changed.insert(txn, images.collect());
         self.conflicts.insert(txn, conflicts);
@@ -286,7 +326,17 @@ fn arbitrary_mutation() -> impl Strategy<Value = Mutation> {
 /// Rounds over a few documents, some of them repeated.
 pub(super) fn arbitrary_rounds(most: usize) -> impl Strategy<Value = Vec<TestRound>> {
     let mutations = prop::collection::vec((0_i64..6, arbitrary_mutation()), 0..6);
-    let round = (mutations, 0_u128..100).prop_map(|(mutations, id)| TestRound { id, mutations });
+    // Every transaction takes two offsets: some are between, and some are to come.
+    let since = prop::option::weighted(0.2, (0..most as u64 * 2).prop_map(TxnId));
+    let round = (mutations, 0_u128..100, since, any::<bool>());
+    let round = round.prop_map(|(mut mutations, round_id, unchanged_since, atomic)| {
+        let slice = |number: i64| slices().slice_of(id(number).position());
+        if let Some(first) = mutations.first().map(|(number, _)| slice(*number)).filter(|_| atomic)
+        {
+            mutations.retain(|(number, _)| slice(*number) == first);
+        }
+        TestRound { id: round_id, mutations, unchanged_since, atomic }
+    });
     let expiry = prop::sample::select(vec![0, 500, 1_500]).prop_map(TestRound::expiry);
     prop::collection::vec(prop_oneof![8 => round, 1 => expiry], 1..most)
 }

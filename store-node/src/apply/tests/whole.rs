@@ -204,12 +204,13 @@ pub(super) fn check(opened: &Opened, log: &TestLog, model: &Model) {
         let first = storage.outcome(commit.round, commit.hlc).unwrap().expect("remembered");
         assert!(first.txn <= *txn);
         if first.txn == *txn {
-            let conflicts: Vec<_> = first.conflicts.iter().map(|id| id.to_vec()).collect();
-            let mut expected: Vec<_> =
-                model.conflicts[txn].iter().map(|number| id(*number).to_bytes()).collect();
-            let mut found = conflicts;
+            let found =
+                first.conflicts.iter().map(|conflict| (conflict.id.to_vec(), conflict.winner));
+            let mut found: Vec<_> = found.collect();
+            let expected = model.conflicts[txn].iter();
+            let expected = expected.map(|(number, winner)| (id(*number).to_bytes(), *winner));
+            let mut expected: Vec<_> = expected.collect();
             found.sort();
-            found.dedup();
             expected.sort();
             assert_eq!(found, expected, "conflicts of {txn}");
         }
@@ -297,19 +298,21 @@ pub(super) fn put(number: i64, value: i64) -> (i64, Mutation) {
 
 #[test]
 fn a_round_is_applied_once_within_the_retention_window() {
-    let increment = |id| TestRound {
-        id,
-        mutations: vec![(
-            1,
-            Mutation::Update {
-                set: vec![],
-                unset: vec![],
-                increment: vec![(super::support::path("n"), 1)],
-            },
-        )],
+    let increment = |id| {
+        TestRound::new(
+            id,
+            vec![(
+                1,
+                Mutation::Update {
+                    set: vec![],
+                    unset: vec![],
+                    increment: vec![(super::support::path("n"), 1)],
+                },
+            )],
+        )
     };
     let mut log = TestLog::default();
-    log.append(&TestRound { id: 1, mutations: vec![put(1, 0)] });
+    log.append(&TestRound::new(1, vec![put(1, 0)]));
     for round in [2, 2, 3, 2, 3] {
         log.append(&increment(round));
     }
@@ -338,7 +341,7 @@ fn retention_drops_changes_and_old_versions_by_the_logs_time() {
     let mut log = TestLog::default();
     // 200 ms apart: 80 s in all.
     for (id, number) in (0..400).zip(0..) {
-        log.append(&TestRound { id, mutations: vec![put(1, number), put(2, 1)] });
+        log.append(&TestRound::new(id, vec![put(1, number), put(2, 1)]));
     }
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
@@ -373,7 +376,7 @@ fn retention_drops_changes_and_old_versions_by_the_logs_time() {
 #[test]
 fn a_lost_part_is_declared_and_the_node_goes_on() {
     let (mut log, mut model) = (TestLog::default(), Model::default());
-    let everywhere = TestRound { id: 1, mutations: (0..6).map(|n| put(n, 1)).collect() };
+    let everywhere = TestRound::new(1, (0..6).map(|n| put(n, 1)).collect());
     log.append(&everywhere);
     let lost = log.commits[0].1.parts[0];
     log.parts.get_mut(&lost.slice).unwrap().clear();
@@ -412,8 +415,8 @@ fn a_lost_part_is_declared_and_the_node_goes_on() {
 
 #[test]
 fn a_record_that_does_not_decode_halts_the_node_after_what_came_before_it() {
-    let (mut log, model) = build(&[TestRound { id: 1, mutations: vec![put(1, 1)] }]);
-    log.append(&TestRound { id: 2, mutations: vec![put(1, 2)] });
+    let (mut log, model) = build(&[TestRound::new(1, vec![put(1, 1)])]);
+    log.append(&TestRound::new(2, vec![put(1, 2)]));
     let (_, commit, _) = log.commits.last_mut().unwrap();
     let location = &mut commit.parts[0];
     let garbage = bytes::Bytes::from_static(b"garbage");

@@ -1,0 +1,141 @@
+//! What a request is to write: what its statements have to know is read, all of it as of one
+//! transaction, and each document that changes gets a mutation.
+//!
+//! The statements do not see each other's changes: each finds its documents as they were before.
+//! What they ask of one document applies in their order.
+
+use anabranch_core::ids::{DocumentId, TxnId};
+use anabranch_core::query::{Args, Statement};
+use anabranch_schemas::records::DocumentMutation;
+
+use super::run::Run;
+use super::{Asked, Executor, Request};
+use crate::document::{DocumentName, Warnings};
+use crate::error::{Code, Refusal};
+use crate::store::{At, Found, Rows};
+
+/// What a request is about to write.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) mutations: Vec<DocumentMutation>,
+    pub(super) warnings: Warnings,
+    /// Bytes of the mutations as JSON, about.
+    pub(super) bytes: usize,
+    /// How many documents INSERTs gave so far.
+    pub(super) given: u64,
+    /// All of it applies or nothing.
+    pub(super) is_atomic: bool,
+    /// Whether documents may become too large with what is there already. Who writes a little at a
+    /// time is not asked for the outcome, which would double the time of each write.
+    pub(super) may_outgrow: bool,
+}
+
+impl Plan {
+    /// The documents that it touches, in order of their first mutation.
+    pub(super) fn documents(&self) -> Vec<DocumentName> {
+        let mut seen = std::collections::HashSet::with_capacity(self.mutations.len());
+        let names = self.mutations.iter().map(DocumentName::of);
+        names.filter(|name| seen.insert(name.clone())).collect()
+    }
+}
+
+/// A plan under construction.
+pub(super) struct Planning<'a> {
+    pub(super) executor: &'a Executor,
+    pub(super) run: &'a Run<'a>,
+    pub(super) plan: Plan,
+    /// As of which transaction was read.
+    read: &'a mut Option<TxnId>,
+}
+
+impl Executor {
+    /// What a request is to write. What is read for it is read as of `read`, also if it then cannot
+    /// run.
+    pub(super) async fn plan(
+        &self,
+        run: &Run<'_>,
+        statements: Vec<Statement>,
+        read: &mut Option<TxnId>,
+    ) -> Result<Plan, Refusal> {
+        let mut planning = Planning { executor: self, run, plan: Plan::default(), read };
+        let Request { app, statements: asked, atomic, .. } = run.request;
+        for (asked, statement) in asked.iter().zip(statements) {
+            match statement {
+                Statement::Insert(insert) => planning.insert(asked, insert)?,
+                Statement::Update(update) => planning.update(asked, update).await?,
+                Statement::Delete(delete) => planning.delete(asked, delete).await?,
+                Statement::Select(_) => unreachable!("it was refused"),
+            }
+        }
+        let mut plan = planning.plan;
+        let ids = plan.mutations.iter().map(|mutation| mutation.id(*app));
+        let slices = self.store.slices(ids).len();
+        if *atomic && slices > 1 {
+            return Err(not_atomic(slices));
+        }
+        plan.is_atomic = slices == 1 && (*atomic || run.is_conditional);
+        Ok(plan)
+    }
+}
+
+impl Planning<'_> {
+    /// A document.
+    pub(super) async fn get(&mut self, id: &DocumentId) -> Result<Found, Refusal> {
+        let found = self.executor.store.get(id, self.at(), self.run.request.deadline).await?;
+        *self.read = self.read.or(found.txn);
+        Ok(found)
+    }
+
+    /// The rows of a SELECT.
+    pub(super) async fn query(&mut self, text: &str, args: &Args) -> Result<Rows, Refusal> {
+        let Request { app, deadline, .. } = *self.run.request;
+        let rows = self.executor.store.query(app, text, args, self.at(), deadline).await?;
+        *self.read = self.read.or(rows.txn);
+        Ok(rows)
+    }
+
+    /// As of when to read: all that is read is as of one transaction.
+    fn at(&self) -> At {
+        let Request { at_least, statements, .. } = self.run.request;
+        let since = statements.iter().filter_map(|asked| asked.unchanged_since).max();
+        self.read.map_or_else(|| At::Newest((*at_least).max(since)), At::Exactly)
+    }
+
+    /// Adds a mutation of so many bytes.
+    pub(super) fn add(
+        &mut self,
+        mutation: DocumentMutation,
+        bytes: usize,
+        asked: &Asked,
+    ) -> Result<(), Refusal> {
+        let unchanged_since = asked.unchanged_since;
+        self.plan.bytes += bytes + mutation.key.as_str().len() + mutation.collection.as_str().len();
+        self.plan.mutations.push(DocumentMutation { unchanged_since, ..mutation });
+        self.check_round(0)
+    }
+
+    /// A request is one transaction, which must not get too large: with `more` documents.
+    pub(super) fn check_round(&self, more: usize) -> Result<(), Refusal> {
+        let Executor { max_changed_documents, max_round_bytes, .. } = self.executor;
+        let Plan { mutations, bytes, .. } = &self.plan;
+        if mutations.len() + more > *max_changed_documents {
+            let message =
+                format!("the statement would write more than {max_changed_documents} documents");
+            return Err(Refusal::new(Code::TooManyDocuments, message));
+        }
+        if bytes > max_round_bytes {
+            let message =
+                format!("the statement would write more than {max_round_bytes} bytes of mutations");
+            return Err(Refusal::new(Code::RoundTooLarge, message));
+        }
+        Ok(())
+    }
+}
+
+fn not_atomic(slices: usize) -> Refusal {
+    let message = format!(
+        "the documents are in {slices} slices of the keyspace, and only those of one slice can be \
+         decided as a whole"
+    );
+    Refusal::new(Code::NotAtomic, message)
+}
