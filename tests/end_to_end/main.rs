@@ -3,6 +3,7 @@
 
 mod away;
 mod commands;
+mod conditional;
 mod console_consumer;
 mod embedded;
 mod kafka;

@@ -23,7 +23,7 @@ const fn bug(name: &'static str, breaks: &'static str, mix: &'static str) -> Bug
 }
 
 /// All of them.
-pub(crate) const BUGS: [Bug; 26] = [
+pub(crate) const BUGS: [Bug; 28] = [
     // Progress says more than what was applied.
     bug("SpliceBeforeApply", "ST", "crashes"),
     // The stable timestamp is the highest base and not the lowest.
@@ -46,6 +46,10 @@ pub(crate) const BUGS: [Bug; 26] = [
     bug("ReleasesHalfRounds", "ST", "crashes"),
     // A repeated round is applied again.
     bug("AppliesRepeated", "ST", "crashes"),
+    // A document is changed although it is not as it has to be.
+    bug("WritesWhatHasChanged", "ST", "calm"),
+    // Of what applies as a whole or not at all a part is applied.
+    bug("AppliesPartOfAtomic", "ST", "calm"),
     // What those replicas lack that answer is declared lost.
     bug("LosesUnasked", "ST", "backfill"),
     // A transaction more is passed over than the replicas have agreed on.

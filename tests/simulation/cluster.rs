@@ -87,7 +87,10 @@ impl Cluster {
         let among = |least: u64, most: u64| least + world.number() % (most - least + 1);
         let partitions = among(1, mix.partitions);
         let replicas = among(mix.replicas_at_least, mix.replicas);
-        let slices = SliceCount::try_from(1_u16 << among(1, 3)).expect("a power of two");
+        // Each partition has one at least.
+        let slices = (1 << among(1, 3)).max(partitions.next_power_of_two());
+        let slices = u16::try_from(slices).ok().and_then(|count| SliceCount::try_from(count).ok());
+        let slices = slices.expect("a power of two");
         let identity = ClusterIdentity {
             name: name.parse().expect("a name"),
             actor: ActorId(Uuid::from_u128(name.bytes().map(u128::from).sum())),

@@ -14,6 +14,8 @@ use crate::writers::{APP, COLLECTION, DOCUMENTS, document};
 
 /// Documents that only users write, and only to count.
 const COUNTERS: std::ops::Range<u64> = DOCUMENTS..DOCUMENTS + 2;
+/// One in which they count by what they have read.
+const READ_COUNTER: u64 = COUNTERS.end;
 
 /// How long a user waits to be told what came of a statement, in milliseconds.
 const PATIENCE_MS: u64 = 60_000;
@@ -38,6 +40,8 @@ pub(crate) struct User {
 pub(crate) struct Told {
     /// How much was added to each counter.
     pub(crate) counted: [i64; 2],
+    /// How often something was added to what was read.
+    counted_as_read: i64,
     /// Transactions in which something was written.
     pub(crate) written: Vec<TxnId>,
     inserted: Vec<Inserted>,
@@ -63,6 +67,21 @@ struct Insertion {
     value: u64,
     statement: String,
     args: Json,
+}
+
+/// What is asked for besides.
+#[derive(Clone, Copy, Default)]
+struct Terms {
+    /// To read this, or later.
+    seen: Option<TxnId>,
+    /// To change only what is unchanged since then.
+    since: Option<TxnId>,
+}
+
+impl Terms {
+    fn seen(seen: Option<TxnId>) -> Self {
+        Terms { seen, since: None }
+    }
 }
 
 /// An answer to a statement.
@@ -104,13 +123,14 @@ impl User {
 
     /// Uses the cluster for some time, in milliseconds.
     pub(crate) async fn run(mut self, until_ms: u64) -> Self {
-        for number in COUNTERS {
+        for number in COUNTERS.start..=READ_COUNTER {
             self.make_counter(number).await;
         }
         while self.cluster.world.elapsed_ms() < until_ms && self.cluster.violation().is_none() {
             pause(1 + self.dice.below(100)).await;
             match self.dice.below(10) {
-                0..3 => self.count().await,
+                0..2 => self.count().await,
+                2 => self.count_as_read().await,
                 3..5 => self.insert().await,
                 5 => self.insert_once().await,
                 6 => self.delete().await,
@@ -144,6 +164,25 @@ impl User {
         self.told.counted.iter_mut().for_each(|counted| *counted += by);
     }
 
+    /// Counts by writing one more than was read, if nobody else has by then.
+    async fn count_as_read(&mut self) {
+        let select = format!("SELECT n FROM {COLLECTION} WHERE _id = {READ_COUNTER}");
+        let Some(read) = self.ask(&select, &json!({}), None, Terms::seen(self.seen)).await else {
+            return;
+        };
+        let since = read.txn().filter(|_| read.status == StatusCode::OK);
+        let (Some(since), Some(item)) = (since, read.body["items"].get(0)) else { return };
+        let count = item["n"].as_i64().unwrap_or(0) + 1;
+        pause(self.dice.below(20)).await;
+        let update = format!("UPDATE {COLLECTION} SET n = {count} WHERE _id = {READ_COUNTER}");
+        let answer = self.write_since(&update, json!({}), Some(since)).await;
+        match answer.body["error"]["code"].as_str() {
+            None if answer.has_written() || !answer.knows_ids() => self.told.counted_as_read += 1,
+            Some("document_changed" | "idempotency_key_refused") => {}
+            _ => self.violate(&format!("IN-1: it does not count: {}", answer.body)),
+        }
+    }
+
     async fn insert(&mut self) {
         let Insertion { on_conflict, id, value, statement, args } = self.draw_insert();
         let answer = self.write(&statement, args).await;
@@ -162,7 +201,9 @@ impl User {
     /// Inserts without a key, and lets be what comes of it.
     async fn insert_once(&mut self) {
         let Insertion { id, value, statement, args, .. } = self.draw_insert();
-        let Some(answer) = self.ask(&statement, &args, None, self.seen).await else { return };
+        let Some(answer) = self.ask(&statement, &args, None, Terms::seen(self.seen)).await else {
+            return;
+        };
         self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
         let txn = answer.written_at();
         if txn.is_some() || answer.body["error"]["code"] != "outcome_unknown" {
@@ -212,7 +253,9 @@ impl User {
         let server = &cluster.servers[self.server % cluster.servers.len()];
         let seen = if names_seen { self.seen } else { server.floor() };
         let named = self.seen.filter(|_| names_seen);
-        let Some(answer) = self.ask(&statement, &json!({}), None, named).await else { return };
+        let Some(answer) = self.ask(&statement, &json!({}), None, Terms::seen(named)).await else {
+            return;
+        };
         if answer.status != StatusCode::OK || !answer.body["error"].is_null() {
             self.cluster.tell(&format!("{} is refused: {}", self.name, answer.body));
             return;
@@ -246,14 +289,19 @@ impl User {
 
     /// Writes until it is told what came of it; sometimes once more.
     async fn write(&mut self, statement: &str, args: Json) -> Answer {
+        self.write_since(statement, args, None).await
+    }
+
+    /// The same, if what it changes is unchanged since then.
+    async fn write_since(&mut self, statement: &str, args: Json, since: Option<TxnId>) -> Answer {
         self.requests += 1;
         let key = format!("{}-{}", self.name, self.requests);
-        let answer = self.write_as(statement, &args, &key).await;
+        let answer = self.write_as(statement, &args, &key, since).await;
         if answer.status == StatusCode::OK {
             self.told.written.extend(answer.txn());
         }
         if self.dice.once_in(5) {
-            let again = self.write_as(statement, &args, &key).await;
+            let again = self.write_as(statement, &args, &key, since).await;
             self.check_repeated(&answer, &again);
         }
         answer
@@ -276,7 +324,13 @@ impl User {
         }
     }
 
-    async fn write_as(&mut self, statement: &str, args: &Json, key: &str) -> Answer {
+    async fn write_as(
+        &mut self,
+        statement: &str,
+        args: &Json,
+        key: &str,
+        since: Option<TxnId>,
+    ) -> Answer {
         let began = self.cluster.world.elapsed_ms();
         loop {
             if self.cluster.world.elapsed_ms() - began > PATIENCE_MS {
@@ -286,7 +340,8 @@ impl User {
                 return Answer { status: StatusCode::OK, body: Json::Null };
             }
             pause(self.dice.below(3)).await;
-            let asked = self.ask(statement, args, Some(key), self.seen).await;
+            let terms = Terms { since, ..Terms::seen(self.seen) };
+            let asked = self.ask(statement, args, Some(key), terms).await;
             let Some(answer) = asked else { continue };
             let is_later = answer.status.is_server_error();
             self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
@@ -304,7 +359,7 @@ impl User {
         statement: &str,
         args: &Json,
         key: Option<&str>,
-        seen: Option<TxnId>,
+        terms: Terms,
     ) -> Option<Answer> {
         let body = json!({ "statement": statement, "args": args });
         let mut request = Request::post(format!("/apps/{}/api/v1/store/execute", APP.0))
@@ -312,8 +367,11 @@ impl User {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        if let Some(TxnId(seen)) = seen {
-            request = request.header("x-anabranch-txn-id", seen);
+        let Terms { seen, since } = terms;
+        for (name, txn) in [("x-anabranch-txn-id", seen), ("x-anabranch-if-match", since)] {
+            if let Some(TxnId(txn)) = txn {
+                request = request.header(name, txn);
+            }
         }
         let request = request.body(Body::from(body.to_string())).expect("a request");
         let servers = &self.cluster.servers;
@@ -339,8 +397,10 @@ impl User {
 /// What was counted is there, once; so is what was written, and nothing else (IN-1).
 pub(crate) fn check_told(cluster: &Cluster, told: &[Told]) {
     let Some(last) = cluster.model.lock().last() else { return };
-    for (index, number) in COUNTERS.enumerate() {
-        let counted: i64 = told.iter().map(|told| told.counted[index]).sum();
+    let by_index = |index| told.iter().map(|told| told.counted[index]).sum();
+    let counted: [i64; 2] = [0, 1].map(by_index);
+    let as_read = told.iter().map(|told| told.counted_as_read).sum();
+    for (number, counted) in COUNTERS.zip(counted).chain([(READ_COUNTER, as_read)]) {
         let found = count_of(cluster, &document(number), last);
         if found != counted && !cluster.may_lose() {
             cluster.violate(&format!("IN-1: {counted} was counted, and there is {found}"));

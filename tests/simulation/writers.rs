@@ -81,8 +81,15 @@ impl WriterClient {
         let id =
             RoundId(Uuid::from_u128((u128::from(self.number) << 64) | u128::from(self.rounds)));
         let count = 1 + self.dice.below(4);
-        let mutations = (0..count).map(|_| self.mutation()).collect();
-        Round { id, app: APP, origin: None, digest: Vec::new(), atomic: false, mutations }
+        let mut mutations: Vec<_> = (0..count).map(|_| self.mutation()).collect();
+        let atomic = self.dice.once_in(3);
+        if atomic {
+            let slices = self.cluster.identity.slices;
+            let slice = |mutation: &DocumentMutation| slices.slice_of(mutation.id(APP).position());
+            let first = slice(&mutations[0]);
+            mutations.retain(|mutation| slice(mutation) == first);
+        }
+        Round { id, app: APP, origin: None, digest: Vec::new(), atomic, mutations }
     }
 
     fn mutation(&mut self) -> DocumentMutation {
@@ -93,13 +100,24 @@ impl WriterClient {
         let mutation = match self.dice.below(10) {
             0..4 => Mutation::Insert {
                 fields: Value::Object([("a".to_owned(), Value::Int(value))].into()),
-                on_conflict: OnConflict::DoUpdate,
+                on_conflict: *self.dice.one_of(&[
+                    OnConflict::DoUpdate,
+                    OnConflict::DoUpdate,
+                    OnConflict::Fail,
+                ]),
             },
             4..6 => update(vec![(path("b"), Value::Int(value))], vec![]),
             6..9 => update(vec![], vec![(path("n"), value % 5 + 1)]),
             _ => Mutation::Delete,
         };
-        DocumentMutation::new(collection, key, mutation)
+        let unchanged_since = self.dice.once_in(4).then(|| self.since()).flatten();
+        DocumentMutation { collection, key, unchanged_since, mutation }
+    }
+
+    /// A transaction of not long ago, or one to come.
+    fn since(&mut self) -> Option<TxnId> {
+        let last = self.cluster.model.lock().last()?;
+        Some(TxnId((last.0 + 5).saturating_sub(self.dice.below(40))))
     }
 
     async fn write_until_acknowledged(&mut self, rounds: &[Round]) {

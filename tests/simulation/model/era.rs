@@ -8,7 +8,7 @@ use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
 use anabranch_core::keyspace::{Position, Slice};
 use anabranch_core::slicing::PartitionId;
-use anabranch_schemas::records::{Commit, PartLocation, RoundPart, TxnsRecord};
+use anabranch_schemas::records::{Commit, DocumentMutation, PartLocation, RoundPart, TxnsRecord};
 use anabranch_schemas::state;
 
 use super::lost::Lost;
@@ -51,8 +51,33 @@ struct Part {
     txn: TxnId,
     hlc: Hlc,
     app: AppId,
+    atomic: bool,
     offsets: Vec<u64>,
     applied_by: BTreeSet<PartitionId>,
+}
+
+/// A document that a round touches: as it would become, and what has happened to it.
+struct Touched {
+    document: Document,
+    /// A conflict stays one: the document is left as it was before the round.
+    fate: Effect,
+}
+
+impl Touched {
+    fn mutate(&mut self, mutation: &DocumentMutation, at: At) {
+        if self.fate == Effect::Conflict {
+            return;
+        }
+        match self.document.apply(&mutation.mutation, at).0 {
+            Effect::Unchanged => {}
+            Effect::Conflict if !mutation.is_conditional() => {}
+            Effect::Evicted => {
+                self.document = Document::default();
+                self.fate = Effect::Evicted;
+            }
+            fate => self.fate = fate,
+        }
+    }
 }
 
 impl Waiting {
@@ -91,7 +116,7 @@ impl Era {
             let read = commit.parts.iter().filter(is_read);
             let (gone, left): (Vec<&PartLocation>, Vec<&PartLocation>) =
                 read.partition(|part| lost.is_lost(partition, txn, (part.slice, part.offset)));
-            let lacks_all = left.is_empty() && !gone.is_empty();
+            let lacks_all = (left.is_empty() || commit.atomic) && !gone.is_empty();
             if lost.is_passed_over(partition, txn) || lacks_all {
                 continue;
             }
@@ -117,7 +142,8 @@ impl Era {
         for (slice, offsets) in by_slice {
             let applied_by =
                 applied_by.remove(&slice).expect("only those have parts that are left");
-            let part = Part { txn, hlc: commit.hlc, app: commit.app, offsets, applied_by };
+            let Commit { hlc, app, atomic, .. } = *commit;
+            let part = Part { txn, hlc, app, atomic, offsets, applied_by };
             self.waiting.entry(slice).or_default().push_back(Waiting::Round(part));
         }
     }
@@ -146,12 +172,12 @@ impl Era {
     }
 
     fn apply(&mut self, slice: Slice, part: &Part, actor: ActorId, parts: &Parts, lost: &Lost) {
-        let Part { txn, hlc, app, offsets, applied_by } = part;
+        let Part { txn, hlc, app, atomic, offsets, applied_by } = part;
         let at = At { hlc: *hlc, actor, sequence: txn.0 };
         let mut read: Vec<_> =
             offsets.iter().map(|offset| (*offset, &parts[&(slice, *offset)])).collect();
         read.sort_by_key(|(_, part)| part.index);
-        let mut changed = BTreeMap::new();
+        let mut touched = BTreeMap::new();
         let mutations = read
             .iter()
             .flat_map(|(offset, part)| part.mutations.iter().map(|mutation| (*offset, mutation)));
@@ -173,23 +199,41 @@ impl Era {
                 };
                 self.received[round].came.push(came);
             }
-            let document = self.documents.entry(id.clone()).or_default();
-            match document.apply(&mutation.mutation, at).0 {
-                Effect::Unchanged | Effect::Conflict => continue,
-                Effect::Changed => {}
-                Effect::Evicted => drop(self.documents.remove(&id)),
+            let touched = touched.entry(id.clone()).or_insert_with(|| Touched {
+                document: self.documents.get(&id).cloned().unwrap_or_default(),
+                fate: Effect::Unchanged,
+            });
+            if !mutation.unchanged_since.is_none_or(|since| self.is_unchanged(&id, since, *txn)) {
+                touched.fate = Effect::Conflict;
             }
-            changed.insert(id.clone(), self.documents.get(&id).cloned());
+            touched.mutate(mutation, at);
         }
-        for (id, document) in changed {
+        let has_conflict = touched.values().any(|touched| touched.fate == Effect::Conflict);
+        if *atomic && has_conflict {
+            return;
+        }
+        for (id, Touched { document, fate }) in touched {
             let is_there = self.stored(&id, *txn).is_some();
-            if document.is_none() && !is_there {
-                continue;
-            }
-            let stored = document.map(|document| state::encode(&document).to_vec());
+            let stored = match fate {
+                Effect::Unchanged | Effect::Conflict => continue,
+                Effect::Evicted if !is_there => continue,
+                Effect::Evicted => None,
+                Effect::Changed => Some(state::encode(&document).to_vec()),
+            };
+            match fate {
+                Effect::Evicted => self.documents.remove(&id),
+                _ => self.documents.insert(id.clone(), document),
+            };
             self.changes.entry(slice).or_default().push((*txn, id.clone()));
             self.versions.entry(id).or_default().push((*txn, stored));
         }
+    }
+
+    /// Whether a document is there, and as it was at a transaction before this one.
+    fn is_unchanged(&self, id: &[u8], since: TxnId, txn: TxnId) -> bool {
+        let version = self.versions.get(id).and_then(|versions| versions.last());
+        let is_old = version.is_some_and(|(version, _)| *version <= since);
+        is_old && since < txn && self.documents.get(id).is_some_and(Document::is_visible)
     }
 
     /// Whether there is a version of a document.

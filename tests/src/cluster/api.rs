@@ -41,6 +41,8 @@ pub struct Terms<'a> {
     pub token: Option<u64>,
     /// Under which it may be repeated.
     pub key: Option<&'a str>,
+    /// What is changed has to be unchanged since this transaction.
+    pub unchanged_since: Option<u64>,
     /// When the client gives up, if before it usually would.
     pub limit: Option<Duration>,
 }
@@ -52,13 +54,16 @@ impl Terms<'_> {
     }
 
     fn add_to(&self, request: RequestBuilder) -> RequestBuilder {
-        let Terms { token, key, limit } = *self;
+        let Terms { token, key, unchanged_since, limit } = *self;
         let mut request = request;
         if let Some(token) = token {
             request = request.header(TXN_HEADER, token);
         }
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
+        }
+        if let Some(since) = unchanged_since {
+            request = request.header("X-Anabranch-If-Match", since);
         }
         if let Some(limit) = limit {
             let millis = limit.as_millis().to_string();

@@ -1,0 +1,184 @@
+//! Conditions are decided in the order of the log, whoever dies: of many that insert one id one wins,
+//! and who counts by what it has read counts exactly.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anabranch_tests::cluster::{Api, Cluster, Layout, PATIENCE, Reply, Service, Terms};
+use anabranch_tests::support::{BrokerProcess, free_port, wait_until};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::json;
+
+use crate::BINARY;
+
+const SERVERS: usize = 2;
+/// Partitions, and the store nodes of each.
+const STORE: (usize, usize) = (2, 2);
+/// How many insert the same id.
+const RIVALS: usize = 200;
+/// How many count, and how often each.
+const COUNTERS: usize = 8;
+const COUNTS: usize = 25;
+/// Within how many milliseconds the rivals begin.
+const SPREAD_MS: u64 = 4_000;
+const AGAIN: Duration = Duration::from_millis(50);
+
+#[test]
+fn the_log_decides_who_wins_whoever_dies() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let broker = BrokerProcess::start(&dir.path().join("kafka"), free_port())?;
+    let layout = Layout { partitions: Some(STORE), ingests: SERVERS, ..Layout::default() };
+    let (binary, address) = (Path::new(BINARY), broker.address());
+    let mut cluster = Cluster::new(binary, dir.path(), "conditional", &address, &layout)?;
+    cluster.start_all()?;
+    check(&mut cluster).with_context(|| cluster.logs())
+}
+
+fn check(cluster: &mut Cluster) -> Result<()> {
+    wait_until("all services are ready", PATIENCE, || {
+        Ok(cluster.services().all(|service| cluster.is_ready(service)))
+    })?;
+    let insert = "INSERT INTO counters DOCUMENTS ({'_id': 'read', 'n': 0})";
+    cluster.api().execute_surely(insert, &json!({}), "counter", None)?;
+    let apis = (0..SERVERS).map(|number| cluster.api_of(Service::Ingest(number)));
+    let apis: Arc<[Api]> = apis.collect();
+    let left = Arc::new(AtomicUsize::new(RIVALS + COUNTERS));
+    let rivals: Vec<_> =
+        (0..RIVALS).map(|number| spawn(&apis, &left, move |apis| compete(apis, number))).collect();
+    let counters: Vec<_> = (0..COUNTERS)
+        .map(|number| spawn(&apis, &left, move |apis| count_often(apis, number)))
+        .collect();
+    kill_while(cluster, || left.load(Ordering::SeqCst) > 0)?;
+
+    let told = rivals.into_iter().map(joined).collect::<Result<Vec<_>>>()?;
+    let conflicts = counters.into_iter().map(joined).sum::<Result<usize>>()?;
+    let winners: Vec<_> = told.iter().zip(0..).filter(|(told, _)| told.has_won).collect();
+    let [(winner, number)] = winners[..] else { bail!("{} have won", winners.len()) };
+    for loser in told.iter().filter(|told| !told.has_won) {
+        ensure!(loser.winner == winner.winner, "{loser:?} is told of another than {winner:?}");
+    }
+    wait_until("all services are ready again", PATIENCE, || {
+        Ok(cluster.services().all(|service| cluster.is_ready(service)))
+    })?;
+    for api in apis.iter() {
+        let only = api.documents("rivals")?;
+        let expected = json!({"_id": "only", "by": number});
+        ensure!(only.values().eq([&expected]), "{only:?} is there, not {expected}");
+        let counters = api.documents("counters")?;
+        let expected = json!({"_id": "read", "n": COUNTERS * COUNTS});
+        ensure!(counters.values().eq([&expected]), "{counters:?}, not {expected}");
+    }
+    ensure!(conflicts > 0, "nobody was ever in the way of another");
+    cluster.verify()
+}
+
+type Task<T> = thread::JoinHandle<Result<T>>;
+
+fn spawn<T: Send + 'static>(
+    apis: &Arc<[Api]>,
+    left: &Arc<AtomicUsize>,
+    task: impl FnOnce(&[Api]) -> Result<T> + Send + 'static,
+) -> Task<T> {
+    let (apis, left) = (Arc::clone(apis), Arc::clone(left));
+    thread::spawn(move || {
+        let result = task(&apis);
+        left.fetch_sub(1, Ordering::SeqCst);
+        result
+    })
+}
+
+fn joined<T>(task: Task<T>) -> Result<T> {
+    task.join().map_err(|_| anyhow!("a thread panicked"))?
+}
+
+/// Kills one service after the other as long as there is something to do.
+fn kill_while(cluster: &mut Cluster, goes_on: impl Fn() -> bool) -> Result<()> {
+    let victims =
+        [Service::Ingest(0), Service::StoreNode(0), Service::Ingest(1), Service::StoreNode(3)];
+    for victim in victims.into_iter().cycle() {
+        if !goes_on() {
+            return Ok(());
+        }
+        cluster.kill(victim)?;
+        thread::sleep(Duration::from_millis(300));
+        cluster.start(victim)?;
+        wait_until(&format!("{victim:?} is ready again"), PATIENCE, || {
+            Ok(cluster.is_ready(victim))
+        })?;
+    }
+    Ok(())
+}
+
+/// What one of those that insert the same id was told.
+#[derive(Debug)]
+struct Told {
+    has_won: bool,
+    /// The transaction that has the document.
+    winner: Option<u64>,
+}
+
+fn compete(apis: &[Api], number: usize) -> Result<Told> {
+    thread::sleep(Duration::from_millis(number as u64 * SPREAD_MS / RIVALS as u64));
+    let args = json!({"d": {"_id": "only", "by": number}});
+    let insert = "INSERT INTO rivals DOCUMENTS (:d) ON ID CONFLICT FAIL";
+    let key = format!("rival-{number}");
+    let reply = surely(apis, number, |api| {
+        api.try_execute_on(insert, &args, &Terms { key: Some(&key), ..Terms::default() })
+    })?;
+    match reply.status {
+        200 => Ok(Told { has_won: true, winner: reply.txn }),
+        409 => {
+            let conflict = &reply.body["error"]["conflicts"][0];
+            ensure!(conflict["_id"] == "only", "{reply:?}");
+            Ok(Told { has_won: false, winner: conflict["transactionId"].as_u64() })
+        }
+        _ => bail!("it is not told whether it has won: {reply:?}"),
+    }
+}
+
+/// Counts so often; how often another one was first.
+fn count_often(apis: &[Api], number: usize) -> Result<usize> {
+    let (mut counted, mut conflicts) = (0, 0);
+    while counted < COUNTS {
+        let key = format!("counter-{number}-{counted}-{conflicts}");
+        if count(apis, number, &key)? { counted += 1 } else { conflicts += 1 }
+    }
+    Ok(conflicts)
+}
+
+/// Writes one more than was read, if nobody else has by then.
+fn count(apis: &[Api], number: usize, key: &str) -> Result<bool> {
+    let read = surely(apis, number, |api| api.try_get_on("counters", "read", &Terms::default()))?;
+    let version = read.version.with_context(|| format!("no version: {read:?}"))?;
+    let args = json!({"n": read.body["n"].as_u64().context("a number")? + 1});
+    let terms = Terms { key: Some(key), unchanged_since: Some(version), ..Terms::default() };
+    let update = "UPDATE counters SET n = :n WHERE _id = 'read'";
+    let reply = surely(apis, number, |api| api.try_execute_on(update, &args, &terms))?;
+    match (reply.status, reply.code()) {
+        (200, _) => Ok(true),
+        (409, "document_changed") => {
+            let winner = &reply.body["error"]["conflicts"][0]["transactionId"];
+            ensure!(winner.as_u64() > Some(version), "{winner} is no winner: {reply:?}");
+            Ok(false)
+        }
+        _ => bail!("it is not told whether it has counted: {reply:?}"),
+    }
+}
+
+/// Asks one server after the other until one answers.
+fn surely(apis: &[Api], number: usize, ask: impl Fn(&Api) -> Result<Reply>) -> Result<Reply> {
+    let began = Instant::now();
+    for api in apis.iter().cycle().skip(number % apis.len()) {
+        match ask(api) {
+            Ok(reply) if !reply.may_be_repeated() => return Ok(reply),
+            last if began.elapsed() > PATIENCE => {
+                bail!("not answered within {PATIENCE:?}: {:?}", last.map(|reply| reply.body))
+            }
+            Ok(_) | Err(_) => thread::sleep(AGAIN),
+        }
+    }
+    Err(anyhow!("there is no server"))
+}
