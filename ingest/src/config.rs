@@ -37,7 +37,7 @@ pub struct IngestConfig {
     pub max_buffered_bytes: usize,
     /// The largest body of a bulk load, in bytes.
     pub max_load_bytes: u64,
-    /// How many documents one INSERT, UPDATE or DELETE may write.
+    /// How many documents one INSERT, UPDATE, DELETE or EVICT may write.
     pub max_changed_documents: usize,
     /// How large the mutations of one statement may be together, in bytes.
     pub max_round_bytes: usize,

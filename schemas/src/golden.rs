@@ -188,6 +188,7 @@ fn round_part() {
     for (number, mutation) in (0..).zip(&mut newest.mutations[4..6]) {
         mutation.unchanged_since = Some(TxnId(number << 40));
     }
+    newest.mutations.push(mutation("9", Mutation::Forget));
     check_version("round_part", 2, &newest);
 }
 

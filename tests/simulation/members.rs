@@ -21,6 +21,7 @@ const HEARS_AFTER_MS: u64 = 500;
 pub(crate) fn declare(log: NodeLog, identity: &ClusterIdentity, configuration: &Configuration) {
     let name = identity.name.clone();
     let store = MetadataStore::open(Arc::new(log), &name).expect("the log is there");
+    store.cluster_identity(|| identity.clone()).expect("it is ours");
     let resource = Resource::Cluster { name, spec: configuration.spec().clone() };
     let before = configuration.epoch().0.checked_sub(1).filter(|before| *before > 0).map(Version);
     let set = store.compare_and_set(&resource.id().key(), before, Some(resource.to_json()));

@@ -108,6 +108,8 @@ impl WriterClient {
             },
             4..6 => update(vec![(path("b"), Value::Int(value))], vec![]),
             6..9 => update(vec![], vec![(path("n"), value % 5 + 1)]),
+            // What one of several clusters forgets is not the same in all any more.
+            _ if self.cluster.mix.clusters == 1 && self.dice.once_in(2) => Mutation::Forget,
             _ => Mutation::Delete,
         };
         let unchanged_since = self.dice.once_in(4).then(|| self.since()).flatten();

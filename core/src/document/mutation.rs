@@ -28,6 +28,9 @@ pub enum Mutation {
     },
     /// Deletes the document.
     Delete,
+    /// Forgets the document here if it is there, without a tombstone: other clusters keep it, and
+    /// this one takes it again from whoever sends it.
+    Forget,
     /// Joins a state that another cluster sent.
     Merge(Document),
     /// Forgets the document here, without a tombstone, if everything this cluster knows of it is
@@ -82,6 +85,9 @@ impl Document {
             }
             Mutation::Update { .. } => Effect::Unchanged,
             Mutation::Delete => self.delete(commit),
+            // What is deleted stays: whoever forgets that could be sent it anew.
+            Mutation::Forget if self.is_visible() => Effect::Evicted,
+            Mutation::Forget => Effect::Unchanged,
             Mutation::Merge(state) => changed(self.hear(state, commit)),
             Mutation::Evict(state)
                 if self.updated.is_some() && state.versions.covers(&self.versions) =>

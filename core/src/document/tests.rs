@@ -452,6 +452,18 @@ fn a_later_write_below_an_object_wins_over_a_concurrent_scalar() {
 }
 
 #[test]
+fn what_is_there_is_forgotten_and_what_is_deleted_is_not() {
+    let mut document = history(&[insert(r#"{"a":1}"#), set("a", "2")]);
+    assert_eq!(document.apply(&Mutation::Forget, commit(1, 900, 1)).0, Effect::Evicted);
+    document.apply(&Mutation::Delete, commit(1, 900, 2));
+    let deleted = document.clone();
+    for mut gone in [document, Document::default()] {
+        assert_eq!(gone.apply(&Mutation::Forget, commit(1, 900, 3)).0, Effect::Unchanged);
+        assert!(gone == deleted || gone == Document::default());
+    }
+}
+
+#[test]
 fn eviction_forgets_only_what_its_sender_knows() {
     let sent = history(&[insert(r#"{"a":1}"#), set("a", "2")]);
     let mut same = sent.clone();

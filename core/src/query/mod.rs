@@ -7,6 +7,7 @@
 //!     [HAVING condition] [ORDER BY expression [ASC | DESC], ..] [LIMIT n] [OFFSET n]
 //! UPDATE c [SET path = value, ..] [UNSET path, ..] [APPLY path INCREMENT BY n, ..] WHERE condition
 //! DELETE FROM c WHERE condition
+//! EVICT FROM c WHERE condition
 //! policy: FAIL | DO NOTHING | DO UPDATE | DO UPDATE_LOCAL_DIFF
 //! ```
 //!
@@ -51,7 +52,7 @@ pub use parse::{parse, parse_filter, parse_taking};
 pub use path::FieldPath;
 pub use predicate::Predicate;
 pub use select::{Group, Groups, Select, SortedRow, SortedRows, TooLarge};
-pub use statement::{Args, Delete, Insert, OnConflict, Statement, Update};
+pub use statement::{Args, Delete, Evict, Insert, OnConflict, Statement, Update};
 
 /// The longest statement, in bytes; large values belong into arguments.
 pub const MAX_STATEMENT_BYTES: usize = 64 * 1024;

@@ -21,6 +21,8 @@ pub enum Statement {
     Update(Update),
     /// Deletes documents.
     Delete(Delete),
+    /// Forgets documents in this cluster.
+    Evict(Evict),
 }
 
 impl Statement {
@@ -31,16 +33,18 @@ impl Statement {
             Statement::Insert(insert) => &insert.collection,
             Statement::Update(update) => &update.collection,
             Statement::Delete(delete) => &delete.collection,
+            Statement::Evict(evict) => &evict.collection,
         }
     }
 
-    /// `select`, `insert`, `update` or `delete`.
+    /// `select`, `insert`, `update`, `delete` or `evict`.
     pub fn kind(&self) -> &'static str {
         match self {
             Statement::Select(_) => "select",
             Statement::Insert(_) => "insert",
             Statement::Update(_) => "update",
             Statement::Delete(_) => "delete",
+            Statement::Evict(_) => "evict",
         }
     }
 }
@@ -92,6 +96,15 @@ pub struct Update {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delete {
     /// Where to delete.
+    pub collection: Collection,
+    /// Which documents.
+    pub filter: Predicate,
+}
+
+/// `EVICT FROM collection WHERE filter`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evict {
+    /// Where to forget.
     pub collection: Collection,
     /// Which documents.
     pub filter: Predicate,

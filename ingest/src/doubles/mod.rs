@@ -101,7 +101,8 @@ impl World {
                 Effect::Conflict if mutation.is_conditional() => conflicts.push(conflict),
                 Effect::Conflict => kept.push(id.into()),
                 Effect::Changed => *written = txn,
-                Effect::Unchanged | Effect::Evicted => {}
+                Effect::Evicted => *document = Document::default(),
+                Effect::Unchanged => {}
             }
         }
         let digest = round.digest.clone().into();

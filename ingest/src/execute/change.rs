@@ -1,4 +1,4 @@
-//! UPDATE and DELETE: the documents are found first, one that is named by its id without looking
+//! UPDATE, DELETE and EVICT: the documents are found first, one that is named by its id without looking
 //! for others, then each gets a mutation of its own.
 //!
 //! What was read decides which documents change; what becomes of them is decided by the store
@@ -8,7 +8,7 @@
 use anabranch_core::Value;
 use anabranch_core::document::{MAX_DEPTH, Mutation, WARN_BYTES};
 use anabranch_core::ids::{Collection, DocumentKey};
-use anabranch_core::query::{Args, Delete, FieldPath, Predicate, Update};
+use anabranch_core::query::{Args, Delete, Evict, FieldPath, Predicate, Update};
 use anabranch_schemas::records::DocumentMutation;
 use anabranch_schemas::store::QueryItem;
 
@@ -47,6 +47,12 @@ impl Planning<'_> {
     pub(super) async fn delete(&mut self, asked: &Asked, delete: Delete) -> Result<(), Refusal> {
         let Delete { collection, filter } = delete;
         let mutation = Mutation::Delete;
+        self.change(asked, &Change { columns: "_id", collection, filter, mutation, bytes: 0 }).await
+    }
+
+    pub(super) async fn evict(&mut self, asked: &Asked, evict: Evict) -> Result<(), Refusal> {
+        let Evict { collection, filter } = evict;
+        let mutation = Mutation::Forget;
         self.change(asked, &Change { columns: "_id", collection, filter, mutation, bytes: 0 }).await
     }
 

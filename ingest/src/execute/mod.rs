@@ -1,7 +1,7 @@
 //! Statements.
 //!
-//! A SELECT goes to the store node as it is. INSERT, UPDATE and DELETE, one or several that belong
-//! together, become a [`plan::Plan`]: what they have to know is read first, then they are one round of
+//! A SELECT goes to the store node as it is. INSERT, UPDATE, DELETE and EVICT, one or several that
+//! belong together, become a [`plan::Plan`]: what they have to know is read first, then they are one round of
 //! mutations of single documents, which is written or not as a whole (IN-1, IN-2).
 //!
 //! Whether a condition holds, be it that an id is free or that a document has not changed, the store
@@ -84,7 +84,7 @@ pub(crate) enum Executed {
 
 /// What was written.
 pub(crate) struct Written {
-    /// `insert`, `update` or `delete`; of several statements `transaction`.
+    /// `insert`, `update`, `delete` or `evict`; of several statements `transaction`.
     pub(crate) query_type: &'static str,
     /// Where; or, if there was nothing to write, what was read.
     pub(crate) txn: Option<TxnId>,

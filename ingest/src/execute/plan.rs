@@ -64,6 +64,7 @@ impl Executor {
                 Statement::Insert(insert) => planning.insert(asked, insert)?,
                 Statement::Update(update) => planning.update(asked, update).await?,
                 Statement::Delete(delete) => planning.delete(asked, delete).await?,
+                Statement::Evict(evict) => planning.evict(asked, evict).await?,
                 Statement::Select(_) => unreachable!("it was refused"),
             }
         }

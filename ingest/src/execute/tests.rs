@@ -38,6 +38,9 @@ async fn statements_write_and_say_what() {
     let reply = cluster.execute("DELETE FROM cars WHERE _id = 'a'", json!({})).await.json();
     assert_eq!((&reply["queryType"], ids(&reply)), (&json!("delete"), vec![json!("a")]));
     assert_eq!(cluster.cars().await, [two]);
+    let reply = cluster.execute("EVICT FROM cars WHERE n = 7", json!({})).await.json();
+    assert_eq!((&reply["queryType"], ids(&reply)), (&json!("evict"), vec![json!(2)]));
+    assert_eq!(cluster.cars().await, [] as [Value; 0]);
 }
 
 #[tokio::test]

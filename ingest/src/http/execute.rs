@@ -28,7 +28,7 @@ use crate::limits::{Whole, discard};
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "it describes what is read as one value")]
 pub(super) struct ExecuteRequest {
-    /// SELECT, INSERT, UPDATE or DELETE.
+    /// SELECT, INSERT, UPDATE, DELETE or EVICT.
     #[schema(example = "SELECT * FROM cars WHERE Origin = :origin LIMIT 10")]
     statement: String,
     /// Values for the `:names` in the statement, by name without the colon.
@@ -48,7 +48,7 @@ pub(super) struct ExecuteReply {
     /// cluster.
     #[schema(value_type = Option<u64>, example = 1042)]
     transaction_id: Option<TxnId>,
-    /// `select`, `insert`, `update` or `delete`.
+    /// `select`, `insert`, `update`, `delete` or `evict`.
     #[schema(example = "select")]
     query_type: &'static str,
     /// What a SELECT found, in the order that it asks for, else in order of id.
@@ -94,7 +94,7 @@ pub(super) enum PartReply {
         ("X-Anabranch-Txn-Id" = Option<u64>, Header,
             description = "What is read includes this transaction"),
         ("X-Anabranch-If-Match" = Option<u64>, Header,
-            description = "The documents that an UPDATE or DELETE names, or an INSERT with ON ID \
+            description = "The documents that an UPDATE, DELETE or EVICT names, or an INSERT with ON ID \
                 CONFLICT DO UPDATE gives, have to be there and unchanged since this transaction: the \
                 ETag of one that was read"),
         ("Idempotency-Key" = Option<String>, Header,

@@ -26,7 +26,7 @@ use crate::execute::{Decided, Written};
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "it describes what is read as one value")]
 pub(super) struct TransactionRequest {
-    /// INSERT, UPDATE and DELETE.
+    /// INSERT, UPDATE, DELETE and EVICT.
     #[schema(min_items = 1, max_items = 100)]
     statements: Vec<TransactionStatement>,
     /// Everything is to be written or nothing, whatever is there. Refused unless all documents are in
@@ -40,7 +40,7 @@ pub(super) struct TransactionRequest {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[allow(dead_code, reason = "it describes what is read as one value")]
 pub(super) struct TransactionStatement {
-    /// INSERT, UPDATE or DELETE.
+    /// INSERT, UPDATE, DELETE or EVICT.
     #[schema(example = "UPDATE accounts APPLY balance INCREMENT BY :n WHERE _id = 'a'")]
     statement: String,
     /// Values for the `:names` in the statement, by name without the colon.
@@ -87,7 +87,7 @@ pub(super) enum TransactionPartReply {
     post,
     path = "/apps/{app}/api/v1/store/transaction",
     tag = "documents",
-    description = "Runs several INSERT, UPDATE and DELETE statements as one: what they write becomes \
+    description = "Runs several INSERT, UPDATE, DELETE and EVICT statements as one: what they write becomes \
         visible together, in one transaction. They do not see each other's changes: each finds its \
         documents as they were before, all as of one transaction; what they ask of one document \
         applies in their order. A repeat under the same Idempotency-Key is applied once and gets the \

@@ -84,9 +84,12 @@ pub fn declared(key: &str, entry: &Entry, slices: SliceCount) -> Result<Configur
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::ids::ActorId;
+    use uuid::Uuid;
+
     use super::*;
-    use crate::metadata::Version;
     use crate::metadata::tests::Bench;
+    use crate::metadata::{ClusterIdentity, Version};
 
     const EAST: &str = r#"{"apiVersion": "anabranch/v1", "kind": "Cluster",
         "metadata": {"name": "east"},
@@ -97,10 +100,20 @@ mod tests {
         store.compare_and_set("cluster/east", expected, value).unwrap();
     }
 
-    #[test]
-    fn its_epoch_is_the_version_of_its_entry() {
+    /// Metadata that say whose log it is.
+    fn named() -> (Bench, MetadataStore) {
         let bench = Bench::new();
         let store = bench.store();
+        let (name, slices) = (bench.cluster.clone(), SliceCount::try_from(2).unwrap());
+        let actor = ActorId(Uuid::from_u128(1));
+        let identity = ClusterIdentity { name, actor, slices, created_ms: 5 };
+        store.cluster_identity(|| identity).unwrap();
+        (bench, store)
+    }
+
+    #[test]
+    fn its_epoch_is_the_version_of_its_entry() {
+        let (bench, store) = named();
         let epoch = || {
             let configuration = store.configuration(&bench.cluster).unwrap();
             configuration.map(|configuration| configuration.epoch())
@@ -120,19 +133,27 @@ mod tests {
 
     #[test]
     fn that_of_another_cluster_is_not_ours() {
+        let (_bench, store) = named();
+        set(&store, None, Some(EAST));
+        assert_eq!(store.configuration(&"eas".parse().unwrap()).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_declared_in_a_log_of_nobody_is_corrupt() {
         let bench = Bench::new();
         let store = bench.store();
         set(&store, None, Some(EAST));
-        assert_eq!(store.configuration(&"eas".parse().unwrap()).unwrap(), None);
+        let error = store.configuration(&bench.cluster).unwrap_err();
+        assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error:?}");
     }
 
     #[test]
     fn what_is_no_configuration_is_corrupt() {
         let replication = r#"{"apiVersion": "anabranch/v1", "kind": "Replication", "spec": {},
             "metadata": {"name": "x", "app": "2164bef3-37c0-489c-9ac6-c94b034525d7"}}"#;
-        for broken in ["{", replication, &EAST.replace("b:7070", "a:7070")] {
-            let bench = Bench::new();
-            let store = bench.store();
+        let three = EAST.replace("}}]", "}}, {\"nodes\": {\"c\": \"c:7070\"}}]");
+        for broken in ["{", replication, &EAST.replace("b:7070", "a:7070"), &three] {
+            let (bench, store) = named();
             set(&store, None, Some(broken));
             let error = store.configuration(&bench.cluster).unwrap_err();
             assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error:?}");

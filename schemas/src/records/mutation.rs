@@ -55,6 +55,7 @@ enum MutationKind {
     Delete,
     Merge,
     Evict,
+    Forget,
 }
 
 /// In the order of the schema.
@@ -115,6 +116,7 @@ impl DocumentMutation {
                 MutationKind::Update
             }
             Mutation::Delete => MutationKind::Delete,
+            Mutation::Forget => MutationKind::Forget,
             Mutation::Merge(document) => {
                 state = state::encode(document);
                 MutationKind::Merge
@@ -179,6 +181,7 @@ impl FlatMutation {
                 }
             }
             MutationKind::Delete => Mutation::Delete,
+            MutationKind::Forget => Mutation::Forget,
             MutationKind::Merge => Mutation::Merge(document()?),
             MutationKind::Evict => Mutation::Evict(document()?),
         };

@@ -27,11 +27,10 @@ pub(super) struct Cursor<'a> {
 }
 
 /// Words of SQL that this language does not have here; they deserve a better error than others.
-const UNSUPPORTED: [&str; 12] = [
+const UNSUPPORTED: [&str; 11] = [
     "CAST",
     "DISTINCT",
     "ESCAPE",
-    "EVICT",
     "EXISTS",
     "EXPLAIN",
     "JOIN",

@@ -5,7 +5,7 @@ use sqlparser::tokenizer::Token;
 use super::super::error::{QueryError, QueryErrorCode};
 use super::super::path::FieldPath;
 use super::super::predicate::Predicate;
-use super::super::statement::{Delete, Insert, OnConflict, Statement, Update};
+use super::super::statement::{Delete, Evict, Insert, OnConflict, Statement, Update};
 use super::cursor::{Cursor, shorten, syntax_error};
 use super::literal::check_depth;
 use super::term::Given;
@@ -22,9 +22,13 @@ impl Cursor<'_> {
         } else if self.take_keyword("UPDATE") {
             self.update().map(Statement::Update)
         } else if self.take_keyword("DELETE") {
-            self.delete().map(Statement::Delete)
+            let (collection, filter) = self.removed("DELETE")?;
+            Ok(Statement::Delete(Delete { collection, filter }))
+        } else if self.take_keyword("EVICT") {
+            let (collection, filter) = self.removed("EVICT")?;
+            Ok(Statement::Evict(Evict { collection, filter }))
         } else {
-            Err(self.expected("SELECT, INSERT, UPDATE or DELETE"))
+            Err(self.expected("SELECT, INSERT, UPDATE, DELETE or EVICT"))
         }
     }
 
@@ -162,14 +166,14 @@ impl Cursor<'_> {
         Ok(path)
     }
 
-    fn delete(&mut self) -> Result<Delete, QueryError> {
+    /// What follows DELETE and EVICT.
+    fn removed(&mut self, statement: &str) -> Result<(Collection, Predicate), QueryError> {
         self.expect_keyword("FROM")?;
         let collection = self.collection()?;
-        let filter = self.required_filter("DELETE", "WHERE")?;
-        Ok(Delete { collection, filter })
+        Ok((collection, self.required_filter(statement, "WHERE")?))
     }
 
-    /// The WHERE that ends an UPDATE or DELETE. It is required, so that leaving it out by mistake
+    /// The WHERE that ends an UPDATE, DELETE or EVICT. It is required, so that leaving it out by mistake
     /// does not change everything.
     fn required_filter(
         &mut self,

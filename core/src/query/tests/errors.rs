@@ -7,12 +7,12 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "",
         "syntax_error",
-        "expected SELECT, INSERT, UPDATE or DELETE, found the end at line 1, column 1",
+        "expected SELECT, INSERT, UPDATE, DELETE or EVICT, found the end at line 1, column 1",
     ),
     (
-        "EVICT FROM c",
+        "EXPLAIN SELECT * FROM c",
         "unsupported",
-        "expected SELECT, INSERT, UPDATE or DELETE, found 'EVICT' at line 1, column 1",
+        "expected SELECT, INSERT, UPDATE, DELETE or EVICT, found 'EXPLAIN' at line 1, column 1",
     ),
     (
         "SELECT FROM c",

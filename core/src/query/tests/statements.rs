@@ -35,6 +35,7 @@ fn statements_tell_kind_and_collection() {
         ("INSERT INTO `cars` DOCUMENTS ({})", "insert"),
         ("Update \"cars\" Set a = 1 Where true", "update"),
         ("DELETE FROM cars WHERE false;", "delete"),
+        ("evict from cars where n > 1", "evict"),
     ] {
         let statement = run(text, "{}");
         assert_eq!((statement.kind(), statement.collection().as_str()), (kind, "cars"));

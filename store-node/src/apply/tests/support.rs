@@ -318,6 +318,7 @@ fn arbitrary_mutation() -> impl Strategy<Value = Mutation> {
         1 => unset,
         2 => increment,
         2 => Just(Mutation::Delete),
+        1 => Just(Mutation::Forget),
         1 => merge,
         1 => evict,
     ]
