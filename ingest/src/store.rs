@@ -79,8 +79,23 @@ pub(crate) struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Conflict {
     pub(crate) document: DocumentName,
-    /// The transaction that had changed it last; `None` if none ever had.
+    /// The transaction that had changed it last; `None` if none ever had, or if that is not known.
     pub(crate) winner: Option<TxnId>,
+    pub(crate) reason: Reason,
+}
+
+/// Why a condition did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reason {
+    /// The document was to be inserted, and was there.
+    Exists,
+    /// It was to be unchanged, and a later transaction had changed it.
+    Changed,
+    /// It was to be unchanged, and was not there.
+    Missing,
+    /// It was to be unchanged since a transaction that was not before this one.
+    NotYet,
 }
 
 /// As of when to read.
@@ -227,7 +242,15 @@ impl Store {
         let proto::Outcome { txn, digest, too_large, conflicts, kept, atomic } = outcome;
         let conflict = |conflict: &proto::Conflict| {
             let document = name(&conflict.document_id)?;
-            Ok(Conflict { document, winner: conflict.txn.map(TxnId) })
+            let reason = match conflict.reason() {
+                proto::ConflictReason::Changed => Reason::Changed,
+                proto::ConflictReason::Missing => Reason::Missing,
+                proto::ConflictReason::NotYet => Reason::NotYet,
+                proto::ConflictReason::Exists | proto::ConflictReason::Unspecified => {
+                    Reason::Exists
+                }
+            };
+            Ok(Conflict { document, winner: conflict.txn.map(TxnId), reason })
         };
         let names = |ids: &[Bytes]| ids.iter().map(name).collect::<Result<_, Refusal>>();
         Ok(Some(Outcome {

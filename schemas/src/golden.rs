@@ -220,6 +220,7 @@ fn what_stands_in_txns() {
     assert_eq!(either(&encode(&commit)), TxnsRecord::Commit(commit.clone()));
     let local = Commit { atomic: false, origin_txn: None, digest: vec![], parts: vec![], ..commit };
     assert_eq!(decode::<Commit>(&old_bytes("commit-local")).unwrap(), local);
+    check_version("commit-local", 2, &local);
 }
 
 #[test]

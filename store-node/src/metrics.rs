@@ -8,7 +8,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 const TRANSACTIONS: &str = "anabranch_store_node_applied_transactions_total";
 const DOCUMENTS: &str = "anabranch_store_node_changed_documents_total";
 const REPEATED: &str = "anabranch_store_node_repeated_rounds_total";
-const CONFLICTS: &str = "anabranch_store_node_conflicting_inserts_total";
+const CONFLICTS: &str = "anabranch_store_node_conflicts_total";
 const TOO_LARGE: &str = "anabranch_store_node_too_large_documents_total";
 const EXPIRED: &str = "anabranch_store_node_expired_documents_total";
 const MISPLACED: &str = "anabranch_store_node_misplaced_mutations_total";
@@ -48,7 +48,7 @@ pub(crate) fn describe() {
     describe_counter!(TRANSACTIONS, "Transactions applied");
     describe_counter!(DOCUMENTS, "Versions of documents written");
     describe_counter!(REPEATED, "Rounds that were applied before and did nothing");
-    describe_counter!(CONFLICTS, "Inserts that found their document there");
+    describe_counter!(CONFLICTS, "Documents that a condition kept from being written");
     describe_counter!(TOO_LARGE, "Documents that a round left as they were: too large after it");
     describe_counter!(EXPIRED, "Deleted documents that lost what they hid");
     describe_counter!(MISPLACED, "Mutations in a slice that is not their document's: ignored");

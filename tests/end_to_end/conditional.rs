@@ -1,6 +1,7 @@
 //! Conditions are decided in the order of the log, whoever dies: of many that insert one id one wins,
 //! and who counts by what it has read counts exactly.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,13 +18,14 @@ use crate::BINARY;
 const SERVERS: usize = 2;
 /// Partitions, and the store nodes of each.
 const STORE: (usize, usize) = (2, 2);
-/// How many insert the same id.
+/// How many insert the same ids, all at once, and how many ids.
 const RIVALS: usize = 200;
+const IDS: usize = 4;
 /// How many count, and how often each.
 const COUNTERS: usize = 8;
 const COUNTS: usize = 25;
-/// Within how many milliseconds the rivals begin.
-const SPREAD_MS: u64 = 4_000;
+/// How long after one id the rivals go on to the next, in milliseconds.
+const NEXT_MS: u64 = 1_500;
 const AGAIN: Duration = Duration::from_millis(50);
 
 #[test]
@@ -45,9 +47,11 @@ fn check(cluster: &mut Cluster) -> Result<()> {
     cluster.api().execute_surely(insert, &json!({}), "counter", None)?;
     let apis = (0..SERVERS).map(|number| cluster.api_of(Service::Ingest(number)));
     let apis: Arc<[Api]> = apis.collect();
+    let began = Instant::now() + Duration::from_secs(1);
     let left = Arc::new(AtomicUsize::new(RIVALS + COUNTERS));
-    let rivals: Vec<_> =
-        (0..RIVALS).map(|number| spawn(&apis, &left, move |apis| compete(apis, number))).collect();
+    let rivals: Vec<_> = (0..RIVALS)
+        .map(|number| spawn(&apis, &left, move |apis| compete(apis, number, began)))
+        .collect();
     let counters: Vec<_> = (0..COUNTERS)
         .map(|number| spawn(&apis, &left, move |apis| count_often(apis, number)))
         .collect();
@@ -55,18 +59,22 @@ fn check(cluster: &mut Cluster) -> Result<()> {
 
     let told = rivals.into_iter().map(joined).collect::<Result<Vec<_>>>()?;
     let conflicts = counters.into_iter().map(joined).sum::<Result<usize>>()?;
-    let winners: Vec<_> = told.iter().zip(0..).filter(|(told, _)| told.has_won).collect();
-    let [(winner, number)] = winners[..] else { bail!("{} have won", winners.len()) };
-    for loser in told.iter().filter(|told| !told.has_won) {
-        ensure!(loser.winner == winner.winner, "{loser:?} is told of another than {winner:?}");
+    let mut expected = BTreeMap::new();
+    for id in 0..IDS {
+        let told = told.iter().map(|told| &told[id]).zip(0..);
+        let winners: Vec<_> = told.clone().filter(|(told, _)| told.has_won).collect();
+        let [(winner, number)] = winners[..] else { bail!("{} have won {id}", winners.len()) };
+        for (loser, _) in told.filter(|(told, _)| !told.has_won) {
+            ensure!(loser.winner == winner.winner, "{loser:?} is told of another than {winner:?}");
+        }
+        expected.insert(id.to_string(), json!({"_id": id, "by": number}));
     }
     wait_until("all services are ready again", PATIENCE, || {
         Ok(cluster.services().all(|service| cluster.is_ready(service)))
     })?;
     for api in apis.iter() {
-        let only = api.documents("rivals")?;
-        let expected = json!({"_id": "only", "by": number});
-        ensure!(only.values().eq([&expected]), "{only:?} is there, not {expected}");
+        let found = api.documents("rivals")?;
+        ensure!(found == expected, "{found:?} is there, not {expected:?}");
         let counters = api.documents("counters")?;
         let expected = json!({"_id": "read", "n": COUNTERS * COUNTS});
         ensure!(counters.values().eq([&expected]), "{counters:?}, not {expected}");
@@ -120,11 +128,20 @@ struct Told {
     winner: Option<u64>,
 }
 
-fn compete(apis: &[Api], number: usize) -> Result<Told> {
-    thread::sleep(Duration::from_millis(number as u64 * SPREAD_MS / RIVALS as u64));
-    let args = json!({"d": {"_id": "only", "by": number}});
+/// Inserts one id after the other, each at the same moment as all the others.
+fn compete(apis: &[Api], number: usize, began: Instant) -> Result<Vec<Told>> {
+    let compete_for = |id: usize| {
+        let starts = began + Duration::from_millis(id as u64 * NEXT_MS);
+        thread::sleep(starts.saturating_duration_since(Instant::now()));
+        insert(apis, number, id)
+    };
+    (0..IDS).map(compete_for).collect()
+}
+
+fn insert(apis: &[Api], number: usize, id: usize) -> Result<Told> {
+    let args = json!({"d": {"_id": id, "by": number}});
     let insert = "INSERT INTO rivals DOCUMENTS (:d) ON ID CONFLICT FAIL";
-    let key = format!("rival-{number}");
+    let key = format!("rival-{number}-{id}");
     let reply = surely(apis, number, |api| {
         api.try_execute_on(insert, &args, &Terms { key: Some(&key), ..Terms::default() })
     })?;
@@ -132,7 +149,7 @@ fn compete(apis: &[Api], number: usize) -> Result<Told> {
         200 => Ok(Told { has_won: true, winner: reply.txn }),
         409 => {
             let conflict = &reply.body["error"]["conflicts"][0];
-            ensure!(conflict["_id"] == "only", "{reply:?}");
+            ensure!(conflict["_id"] == id && conflict["reason"] == "exists", "{reply:?}");
             Ok(Told { has_won: false, winner: conflict["transactionId"].as_u64() })
         }
         _ => bail!("it is not told whether it has won: {reply:?}"),

@@ -210,6 +210,12 @@ impl Model {
             && ids.into_iter().filter(|id| is_owned(Position::of(id))).all(is_stored)
     }
 
+    /// Whether there can be no document at a timestamp or later.
+    pub(crate) fn may_be_empty_from(&self, least: TxnId) -> bool {
+        let later = self.records.iter().map(|(txn, ..)| *txn).filter(|txn| *txn > least);
+        [least].into_iter().chain(later).any(|at| self.may_be(&BTreeMap::new(), at, |_| true))
+    }
+
     /// Whether a document can have this value at a timestamp, without its id.
     pub(crate) fn may_have(&self, id: &[u8], at: TxnId, value: Option<&Value>) -> bool {
         self.eras.iter().any(|era| value_at(era, id, at).as_ref() == value)

@@ -69,6 +69,32 @@ struct Insertion {
     args: Json,
 }
 
+/// What is asked for: where, and the body.
+#[derive(Clone)]
+enum Asked {
+    Statement(Json),
+    Transaction(Json),
+}
+
+impl Asked {
+    fn statement(statement: &str, args: &Json) -> Self {
+        Asked::Statement(json!({ "statement": statement, "args": args }))
+    }
+
+    fn route(&self) -> &'static str {
+        match self {
+            Asked::Statement(_) => "execute",
+            Asked::Transaction(_) => "transaction",
+        }
+    }
+
+    fn body(&self) -> &Json {
+        match self {
+            Asked::Statement(body) | Asked::Transaction(body) => body,
+        }
+    }
+}
+
 /// What is asked for besides.
 #[derive(Clone, Copy, Default)]
 struct Terms {
@@ -129,7 +155,8 @@ impl User {
         while self.cluster.world.elapsed_ms() < until_ms && self.cluster.violation().is_none() {
             pause(1 + self.dice.below(100)).await;
             match self.dice.below(10) {
-                0..2 => self.count().await,
+                0 => self.count().await,
+                1 => self.count_in_statements().await,
                 2 => self.count_as_read().await,
                 3..5 => self.insert().await,
                 5 => self.insert_once().await,
@@ -145,7 +172,7 @@ impl User {
         let statement =
             format!("INSERT INTO {COLLECTION} DOCUMENTS (:d) ON ID CONFLICT DO NOTHING");
         let args = json!({ "d": { "_id": number, "what": "counter" } });
-        self.write(&statement, args).await;
+        self.write(&Asked::statement(&statement, &args)).await;
     }
 
     /// Counts in both counters, in one transaction.
@@ -164,18 +191,43 @@ impl User {
         self.told.counted.iter_mut().for_each(|counted| *counted += by);
     }
 
+    /// The same in several statements, which also make the counters if they are not there.
+    async fn count_in_statements(&mut self) {
+        let by = i64::try_from(self.dice.below(5)).expect("a small one") + 1;
+        let statements = COUNTERS.flat_map(|number| {
+            [
+                format!(
+                    "INSERT INTO {COLLECTION} DOCUMENTS ({{'_id': {number}}}) \
+                     ON ID CONFLICT DO NOTHING"
+                ),
+                format!("UPDATE {COLLECTION} APPLY n INCREMENT BY {by} WHERE _id = {number}"),
+            ]
+        });
+        let statements: Vec<_> =
+            statements.map(|statement| json!({ "statement": statement })).collect();
+        let answer = self.write(&Asked::Transaction(json!({ "statements": statements }))).await;
+        if answer.status != StatusCode::OK {
+            self.violate(&format!("IN-1: a transaction is refused: {}", answer.body));
+        }
+        let documents = answer.body["mutatedDocuments"].as_array().map_or(0, Vec::len);
+        if answer.knows_ids() && documents != 2 {
+            self.violate(&format!("IN-2: it counts in {documents} documents: {}", answer.body));
+        }
+        self.told.counted.iter_mut().for_each(|counted| *counted += by);
+    }
+
     /// Counts by writing one more than was read, if nobody else has by then.
     async fn count_as_read(&mut self) {
         let select = format!("SELECT n FROM {COLLECTION} WHERE _id = {READ_COUNTER}");
-        let Some(read) = self.ask(&select, &json!({}), None, Terms::seen(self.seen)).await else {
-            return;
-        };
+        let select = Asked::statement(&select, &json!({}));
+        let Some(read) = self.ask(&select, None, Terms::seen(self.seen)).await else { return };
         let since = read.txn().filter(|_| read.status == StatusCode::OK);
         let (Some(since), Some(item)) = (since, read.body["items"].get(0)) else { return };
         let count = item["n"].as_i64().unwrap_or(0) + 1;
         pause(self.dice.below(20)).await;
         let update = format!("UPDATE {COLLECTION} SET n = {count} WHERE _id = {READ_COUNTER}");
-        let answer = self.write_since(&update, json!({}), Some(since)).await;
+        let update = Asked::statement(&update, &json!({}));
+        let answer = self.write_since(&update, Some(since)).await;
         match answer.body["error"]["code"].as_str() {
             None if answer.has_written() || !answer.knows_ids() => self.told.counted_as_read += 1,
             Some("document_changed" | "idempotency_key_refused") => {}
@@ -185,7 +237,7 @@ impl User {
 
     async fn insert(&mut self) {
         let Insertion { on_conflict, id, value, statement, args } = self.draw_insert();
-        let answer = self.write(&statement, args).await;
+        let answer = self.write(&Asked::statement(&statement, &args)).await;
         let is_expected = match answer.body["error"]["code"].as_str() {
             None => true,
             Some("id_conflict" | "idempotency_key_refused") => on_conflict == "FAIL",
@@ -201,7 +253,9 @@ impl User {
     /// Inserts without a key, and lets be what comes of it.
     async fn insert_once(&mut self) {
         let Insertion { id, value, statement, args, .. } = self.draw_insert();
-        let Some(answer) = self.ask(&statement, &args, None, Terms::seen(self.seen)).await else {
+        let Some(answer) =
+            self.ask(&Asked::statement(&statement, &args), None, Terms::seen(self.seen)).await
+        else {
             return;
         };
         self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
@@ -236,7 +290,7 @@ impl User {
 
     /// Writes what nothing can be in the way of.
     async fn write_well(&mut self, statement: &str) -> Answer {
-        let answer = self.write(statement, json!({})).await;
+        let answer = self.write(&Asked::statement(statement, &json!({}))).await;
         if answer.status != StatusCode::OK {
             self.violate(&format!("IN-1: {statement} is refused: {}", answer.body));
         }
@@ -253,7 +307,9 @@ impl User {
         let server = &cluster.servers[self.server % cluster.servers.len()];
         let seen = if names_seen { self.seen } else { server.floor() };
         let named = self.seen.filter(|_| names_seen);
-        let Some(answer) = self.ask(&statement, &json!({}), None, Terms::seen(named)).await else {
+        let Some(answer) =
+            self.ask(&Asked::statement(&statement, &json!({})), None, Terms::seen(named)).await
+        else {
             return;
         };
         if answer.status != StatusCode::OK || !answer.body["error"].is_null() {
@@ -288,20 +344,20 @@ impl User {
     }
 
     /// Writes until it is told what came of it; sometimes once more.
-    async fn write(&mut self, statement: &str, args: Json) -> Answer {
-        self.write_since(statement, args, None).await
+    async fn write(&mut self, asked: &Asked) -> Answer {
+        self.write_since(asked, None).await
     }
 
     /// The same, if what it changes is unchanged since then.
-    async fn write_since(&mut self, statement: &str, args: Json, since: Option<TxnId>) -> Answer {
+    async fn write_since(&mut self, asked: &Asked, since: Option<TxnId>) -> Answer {
         self.requests += 1;
         let key = format!("{}-{}", self.name, self.requests);
-        let answer = self.write_as(statement, &args, &key, since).await;
+        let answer = self.write_as(asked, &key, since).await;
         if answer.status == StatusCode::OK {
             self.told.written.extend(answer.txn());
         }
         if self.dice.once_in(5) {
-            let again = self.write_as(statement, &args, &key, since).await;
+            let again = self.write_as(asked, &key, since).await;
             self.check_repeated(&answer, &again);
         }
         answer
@@ -310,7 +366,9 @@ impl User {
     /// What was written is not written again, and the answer is the same; what was refused stays so.
     fn check_repeated(&self, first: &Answer, again: &Answer) {
         let ids = |answer: &Answer| {
-            let mut ids = answer.body["mutatedDocumentIds"].as_array().cloned().unwrap_or_default();
+            let body = &answer.body;
+            let ids = body["mutatedDocumentIds"].as_array().or(body["mutatedDocuments"].as_array());
+            let mut ids = ids.cloned().unwrap_or_default();
             ids.sort_by_key(Json::to_string);
             ids
         };
@@ -324,13 +382,7 @@ impl User {
         }
     }
 
-    async fn write_as(
-        &mut self,
-        statement: &str,
-        args: &Json,
-        key: &str,
-        since: Option<TxnId>,
-    ) -> Answer {
+    async fn write_as(&mut self, asked: &Asked, key: &str, since: Option<TxnId>) -> Answer {
         let began = self.cluster.world.elapsed_ms();
         loop {
             if self.cluster.world.elapsed_ms() - began > PATIENCE_MS {
@@ -341,8 +393,7 @@ impl User {
             }
             pause(self.dice.below(3)).await;
             let terms = Terms { since, ..Terms::seen(self.seen) };
-            let asked = self.ask(statement, args, Some(key), terms).await;
-            let Some(answer) = asked else { continue };
+            let Some(answer) = self.ask(asked, Some(key), terms).await else { continue };
             let is_later = answer.status.is_server_error();
             self.cluster.tell(&format!("{}: {} {}", self.name, answer.status, answer.body));
             if !is_later {
@@ -354,15 +405,9 @@ impl User {
     }
 
     /// Asks a server; goes on to the next one if that is dead.
-    async fn ask(
-        &mut self,
-        statement: &str,
-        args: &Json,
-        key: Option<&str>,
-        terms: Terms,
-    ) -> Option<Answer> {
-        let body = json!({ "statement": statement, "args": args });
-        let mut request = Request::post(format!("/apps/{}/api/v1/store/execute", APP.0))
+    async fn ask(&mut self, asked: &Asked, key: Option<&str>, terms: Terms) -> Option<Answer> {
+        let body = asked.body();
+        let mut request = Request::post(format!("/apps/{}/api/v1/store/{}", APP.0, asked.route()))
             .header("content-type", "application/json");
         if let Some(key) = key {
             request = request.header("idempotency-key", key);

@@ -38,6 +38,13 @@ pub enum Mutation {
     Evict(Document),
 }
 
+impl Mutation {
+    /// Whether to find the document there is a failure, and not only a reason to leave it.
+    pub fn fails_on_conflict(&self) -> bool {
+        matches!(self, Mutation::Insert { on_conflict: OnConflict::Fail, .. })
+    }
+}
+
 /// Where in which log a mutation stands: from its commit record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Commit {

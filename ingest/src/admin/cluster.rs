@@ -31,9 +31,9 @@ pub(super) fn check_name(admin: &Admin, name: &ClusterName) -> Result<(), Refusa
         .with_hint(format!("write {ours}, or apply it to a server of {name}")))
 }
 
-/// Refuses what does not fit a cluster of so many slices, and a change after which data would not be
-/// where it is looked for, or nowhere unless that `may_lose` it. `before` is `None` for a cluster without a configuration: one node holds
-/// everything.
+/// Refuses what does not fit the cluster's slices, and a change after which data would not be where
+/// it is looked for, or nowhere unless that `may_lose` it. `before` is `None` for a cluster without
+/// a configuration: one node holds everything.
 pub(super) fn admit(
     admin: &Admin,
     before: Option<&Configuration>,

@@ -78,39 +78,56 @@ impl World {
         }
         let actor = ActorId(Uuid::from_u128(1));
         let commit = Commit { hlc: Hlc::from_millis(txn + 1), actor, sequence: txn };
-        let whole = self.documents.clone();
-        let (mut conflicts, mut kept, mut too_large) = (Vec::new(), Vec::new(), Vec::new());
+        let before = self.documents.clone();
+        let seen = |id: &Vec<u8>| before.get(id).filter(|(document, _)| document.is_visible());
+        let (mut conflicts, mut kept, mut too_large) = (BTreeMap::new(), Vec::new(), Vec::new());
         for mutation in &round.mutations {
             let id = mutation.id(round.app).to_bytes();
-            let (document, written) = self.documents.entry(id.clone()).or_default();
-            let before = document.clone();
-            let winner = before.updated.is_some().then_some(*written);
-            let conflict = proto::Conflict { document_id: id.clone().into(), txn: winner };
             let since = mutation.unchanged_since.map(|since| since.0);
-            if since.is_some_and(|since| !before.is_visible() || *written > since) {
-                conflicts.push(conflict);
+            let reason = since.and_then(|since| match seen(&id) {
+                None => Some(proto::ConflictReason::Missing),
+                Some(_) if since >= txn => Some(proto::ConflictReason::NotYet),
+                Some((_, written)) => (*written > since).then_some(proto::ConflictReason::Changed),
+            });
+            if let Some(reason) = reason {
+                conflicts.entry(id.clone()).or_insert(reason);
+            }
+            if conflicts.contains_key(&id) {
                 continue;
             }
+            let (document, written) = self.documents.entry(id.clone()).or_default();
+            let old = document.clone();
             let effect = document.apply(&mutation.mutation, commit).0;
             if document.value().is_some_and(|value| value.json_len() > MAX_BYTES) {
-                *document = before;
+                *document = old;
                 too_large.push(id.into());
                 continue;
             }
             match effect {
-                Effect::Conflict if mutation.is_conditional() => conflicts.push(conflict),
+                Effect::Conflict if mutation.mutation.fails_on_conflict() => {
+                    conflicts.insert(id, proto::ConflictReason::Exists);
+                }
                 Effect::Conflict => kept.push(id.into()),
                 Effect::Changed => *written = txn,
                 Effect::Evicted => *document = Document::default(),
                 Effect::Unchanged => {}
             }
         }
-        let digest = round.digest.clone().into();
-        let atomic = round.atomic;
-        if atomic && !(conflicts.is_empty() && too_large.is_empty()) {
-            self.documents = whole;
+        let is_refused = round.atomic && !(conflicts.is_empty() && too_large.is_empty());
+        for id in conflicts.keys().filter(|_| !is_refused) {
+            let document = before.get(id).cloned();
+            self.documents.insert(id.clone(), document.unwrap_or_default());
         }
+        let conflict = |(id, reason): (Vec<u8>, proto::ConflictReason)| {
+            let txn = before.get(&id).filter(|(was, _)| was.updated.is_some()).map(|(_, txn)| *txn);
+            proto::Conflict { document_id: id.into(), txn, reason: reason.into() }
+        };
+        let conflicts = conflicts.into_iter().map(conflict).collect();
+        let (digest, atomic) = (round.digest.clone().into(), round.atomic);
         let outcome = proto::Outcome { txn, digest, too_large, conflicts, kept, atomic };
+        if is_refused {
+            self.documents = before;
+        }
         self.outcomes.insert(round.id, outcome);
     }
 

@@ -80,7 +80,8 @@ codes! {
     IdConflict "id_conflict" 409 Invalid
         "use other ids, or say ON ID CONFLICT DO NOTHING or DO UPDATE";
     DocumentChanged "document_changed" 409 Invalid
-        "read the document again and decide anew, then send what it is unchanged since";
+        "read the documents again, decide anew, and send the ETag or transaction of that reading, not \
+         the one of this reply";
     BodyTooLarge "body_too_large" 413 Invalid
         "send less at once; the bulk endpoint takes large loads";
     DocumentTooLarge "document_too_large" 413 Invalid "split the document";

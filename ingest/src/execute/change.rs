@@ -16,7 +16,7 @@ use super::plan::Planning;
 use super::{Asked, conflict, select};
 use crate::document::{DocumentName, Warnings, check_size, too_deep};
 use crate::error::{Code, Refusal};
-use crate::store::Conflict;
+use crate::store::{Conflict, Found, Reason};
 
 /// What every document of a statement is to become.
 struct Change {
@@ -62,10 +62,7 @@ impl Planning<'_> {
         match keys.as_deref() {
             None if asked.unchanged_since.is_some() => return Err(unnamed()),
             Some(keys) if asked.unchanged_since.is_some() || keys.len() == 1 => {
-                for key in keys {
-                    self.change_one(asked, change, key).await?;
-                }
-                return Ok(());
+                return self.change_named(asked, change, keys).await;
             }
             _ => {}
         }
@@ -81,43 +78,62 @@ impl Planning<'_> {
         Ok(())
     }
 
-    /// Of a document that is named by its id.
-    async fn change_one(
+    /// Of documents that are named by their ids.
+    async fn change_named(
         &mut self,
         asked: &Asked,
         change: &Change,
-        key: &DocumentKey,
+        keys: &[DocumentKey],
     ) -> Result<(), Refusal> {
-        let Change { collection, filter, mutation, bytes, .. } = change;
-        let name = DocumentName { collection: collection.clone(), key: key.clone() };
-        let found = self.get(&name.id(self.run.request.app)).await?;
-        let since = asked.unchanged_since;
-        let Some((text, version)) = found.document else {
-            // It may be there by then: whether it is, and who took it away, is for the log to say.
-            if since.is_none() {
-                return Ok(());
-            }
-            let mutation = DocumentMutation::new(name.collection, name.key, mutation.clone());
-            return self.add(mutation, *bytes, asked);
-        };
-        let is_newer = since.is_some() && version > since;
-        // Nothing that is written now can come before that. Of several documents the others may
-        // still be as they were, and under a key an earlier try may have been written.
-        if is_newer && self.is_alone() {
-            let conflict = Conflict { document: name, winner: version };
-            return Err(conflict::refusal(Code::DocumentChanged, vec![conflict]));
+        let collection = &change.collection;
+        self.check_round(keys.len())?;
+        let name =
+            |key: &DocumentKey| DocumentName { collection: collection.clone(), key: key.clone() };
+        let app = self.run.request.app;
+        let ids: Vec<_> = keys.iter().map(|key| name(key).id(app)).collect();
+        let found = self.get(&ids).await?;
+        // Of several documents the others may be as they have to be, and under a key an earlier try may
+        // have been written: then the log is asked.
+        let is_alone =
+            keys.len() == 1 && self.run.request.statements.len() == 1 && !self.run.round.has_key;
+        for (key, found) in keys.iter().zip(found) {
+            self.change_one(asked, change, name(key), found, is_alone)?;
         }
-        if !is_newer && !filter.matches(&stored(&text)?) {
-            return Ok(());
-        }
-        let key = key.as_str().to_owned();
-        self.add_found(asked, change, &QueryItem { key, item: text, place: Default::default() })
+        Ok(())
     }
 
-    /// Whether a request is about one document only, and is no repeat.
-    fn is_alone(&self) -> bool {
-        let is_single = self.run.request.statements.len() == 1 && self.plan.mutations.is_empty();
-        is_single && !self.run.round.has_key
+    fn change_one(
+        &mut self,
+        asked: &Asked,
+        change: &Change,
+        name: DocumentName,
+        found: Found,
+        is_alone: bool,
+    ) -> Result<(), Refusal> {
+        let Change { filter, mutation, bytes, .. } = change;
+        let since = asked.unchanged_since;
+        match found.document {
+            None if since.is_none() => Ok(()),
+            // Nothing that is written now can come before what changed it.
+            Some((_, winner)) if since.is_some() && winner > since && is_alone => {
+                let reason = Reason::Changed;
+                Err(conflict::refusal(Conflict { document: name, winner, reason }))
+            }
+            Some((text, version)) if since.is_none() || version <= since => {
+                if !filter.matches(&stored(&text)?) {
+                    return Ok(());
+                }
+                let key = name.key.as_str().to_owned();
+                let item = QueryItem { key, item: text, place: Default::default() };
+                self.add_found(asked, change, &item)
+            }
+            // Whether it is there by then, and who changed it or took it away, is for the log to say.
+            None | Some(_) => {
+                let DocumentName { collection, key } = name;
+                let mutation = DocumentMutation::new(collection, key, mutation.clone());
+                self.add(mutation, *bytes, asked)
+            }
+        }
     }
 
     /// Adds the change of one document that was found.

@@ -8,7 +8,7 @@ use super::run::Run;
 use super::{Decided, Written};
 use crate::document::DocumentName;
 use crate::error::{Code, Refusal};
-use crate::store::{Conflict, Outcome};
+use crate::store::{Conflict, Outcome, Reason};
 
 /// How many ids a message lists.
 const MAX_LISTED: usize = 10;
@@ -28,45 +28,61 @@ impl Written {
         if !has_failed {
             return;
         }
-        let refusal = if conflicts.is_empty() {
-            Refusal::new(Code::DocumentTooLarge, outgrown(&too_large))
-        } else {
-            refusal(run.conflict, conflicts)
-        };
         let others = match self.documents.len() {
             0 => "nothing was written".to_owned(),
             1 => "one other document was written".to_owned(),
             count => format!("{count} other documents were written"),
         };
-        let message = format!("{}; {others}", refusal.message());
-        self.refusal = Some(refusal.with_message(message).with_txn(txn));
+        let outgrown = (!too_large.is_empty()).then(|| outgrown(&too_large));
+        let (code, reason) = match reason(&conflicts) {
+            Some((code, reason)) => (code, Some(reason)),
+            None => (Code::DocumentTooLarge, None),
+        };
+        let parts: Vec<_> = reason.into_iter().chain(outgrown).chain([others]).collect();
+        let refusal = Refusal::new(code, parts.join("; ")).with_conflicts(conflicts);
+        self.refusal = Some(refusal.with_txn(txn));
     }
 }
 
-/// The refusal of documents of which a condition did not hold.
-pub(super) fn refusal(code: Code, conflicts: Vec<Conflict>) -> Refusal {
-    let taken = code == Code::IdConflict;
-    let message = match &conflicts[..] {
-        [Conflict { document, winner }] => {
-            let key = &document.key;
-            match (taken, winner) {
-                (true, Some(txn)) => {
-                    format!("a document with the _id {key} is there already, of transaction {txn}")
-                }
-                (true, None) => format!("a document with the _id {key} is there already"),
-                (false, Some(txn)) => format!("document {key} was changed by transaction {txn}"),
-                (false, None) => format!("there is no document with the _id {key}"),
-            }
-        }
+/// The refusal of a document of which a condition cannot hold any more.
+pub(super) fn refusal(conflict: Conflict) -> Refusal {
+    let conflicts = vec![conflict];
+    let (code, message) = reason(&conflicts).expect("there is one");
+    Refusal::new(code, message).with_conflicts(conflicts)
+}
+
+/// What these conflicts are, if there are any.
+fn reason(conflicts: &[Conflict]) -> Option<(Code, String)> {
+    let are_taken = conflicts.iter().all(|conflict| conflict.reason == Reason::Exists);
+    let code = if are_taken { Code::IdConflict } else { Code::DocumentChanged };
+    let message = match conflicts {
+        [] => return None,
+        [one] => describe(one),
         several => {
             let names = list(several.iter().map(|conflict| &conflict.document));
-            match taken {
+            match are_taken {
                 true => format!("documents with these ids are there already: {names}"),
-                false => format!("these documents are not as they were any more: {names}"),
+                false => format!("these documents are not as they have to be: {names}"),
             }
         }
     };
-    Refusal::new(code, message).with_conflicts(conflicts)
+    Some((code, message))
+}
+
+fn describe(conflict: &Conflict) -> String {
+    let Conflict { document: DocumentName { key, .. }, winner, reason } = conflict;
+    match (reason, winner) {
+        (Reason::Exists, Some(txn)) => {
+            format!("a document with the _id {key} is there already, of transaction {txn}")
+        }
+        (Reason::Exists, None) => format!("a document with the _id {key} is there already"),
+        (Reason::Changed, Some(txn)) => format!("document {key} was changed by transaction {txn}"),
+        (Reason::Changed, None) => format!("document {key} was changed"),
+        (Reason::Missing, _) => format!("there is no document with the _id {key}"),
+        (Reason::NotYet, _) => {
+            format!("document {key} was to be unchanged since a transaction that is still to come")
+        }
+    }
 }
 
 fn outgrown(documents: &[DocumentName]) -> String {

@@ -1,7 +1,7 @@
 //! INSERT. Whether ids are free the store nodes decide.
 //!
-//! An id that stands twice in one INSERT is refused with ON ID CONFLICT FAIL, where the second could
-//! only be a conflict; else the documents apply in the order given: with DO NOTHING the first stays and
+//! An id that is inserted twice is refused with ON ID CONFLICT FAIL, where the second could only be a
+//! conflict; else the documents apply in the order given: with DO NOTHING the first stays and
 //! the others are not even sent, with DO UPDATE the later one's fields win.
 
 use std::collections::HashSet;
@@ -36,16 +36,17 @@ impl Planning<'_> {
             _ => refusal,
         };
         self.check_round(documents.len()).map_err(too_large)?;
-        let mut seen = HashSet::with_capacity(documents.len());
         for document in documents {
             let index = self.plan.given;
             self.plan.given += 1;
             let draw = || drawn_key(&self.run.name, index);
             let document = NewDocument::new(document, "_id", draw, &mut self.plan.warnings)?;
             let NewDocument { key, fields, bytes } = document;
+            let name = DocumentName { collection: collection.clone(), key: key.clone() };
+            let is_first = self.inserted.insert(name);
             match on_conflict {
-                OnConflict::Fail if !seen.insert(key.clone()) => return Err(duplicate(&key)),
-                OnConflict::DoNothing if !seen.insert(key.clone()) => continue,
+                OnConflict::Fail if !is_first => return Err(duplicate(&key)),
+                OnConflict::DoNothing if !is_first => continue,
                 _ => {}
             }
             let insert = Mutation::Insert { fields, on_conflict };
@@ -90,7 +91,7 @@ pub(super) fn names(
 }
 
 fn duplicate(key: &DocumentKey) -> Refusal {
-    Refusal::new(Code::DuplicateId, format!("the _id {key} stands twice in the statement"))
+    Refusal::new(Code::DuplicateId, format!("the _id {key} is inserted twice"))
 }
 
 fn pointless() -> Refusal {

@@ -1,8 +1,8 @@
 //! Statements.
 //!
 //! A SELECT goes to the store node as it is. INSERT, UPDATE, DELETE and EVICT, one or several that
-//! belong together, become a [`plan::Plan`]: what they have to know is read first, then they are one round of
-//! mutations of single documents, which is written or not as a whole (IN-1, IN-2).
+//! belong together, become a [`plan::Plan`]: what they have to know is read first, then they are one
+//! round of mutations of single documents, which is written or not as a whole (IN-1, IN-2).
 //!
 //! Whether a condition holds, be it that an id is free or that a document has not changed, the store
 //! nodes decide when they apply the round, in the order of the log: whoever looked before may be
@@ -66,6 +66,16 @@ pub(crate) struct Request {
     pub(crate) deadline: Instant,
 }
 
+impl Request {
+    /// What is wrong with one of its statements.
+    fn of_statement(&self, number: usize, refusal: Refusal) -> Refusal {
+        match self.statements.len() {
+            1 => refusal,
+            _ => refusal.within(&format!("statement {number}")),
+        }
+    }
+}
+
 /// A statement, and the transaction since which its documents have to be unchanged.
 #[derive(Default)]
 pub(crate) struct Asked {
@@ -126,12 +136,12 @@ impl Executor {
     /// Runs a request that only writes.
     pub(crate) async fn transact(&self, request: Request) -> Result<Written, Refusal> {
         let request = Parsed::new(request)?;
-        let mut numbered = (1..).zip(&request.statements);
-        match numbered.find(|(_, statement)| matches!(statement, Statement::Select(_))) {
-            Some((number, _)) => {
-                let message = format!("statement {number}: a SELECT writes nothing");
-                let refusal = Refusal::new(Code::Unsupported, message);
-                Err(refusal.with_hint("send it by itself, to store/execute"))
+        let is_select = |statement: &Statement| matches!(statement, Statement::Select(_));
+        match request.statements.iter().position(is_select) {
+            Some(index) => {
+                let refusal = Refusal::new(Code::Unsupported, "a SELECT writes nothing");
+                let refusal = refusal.with_hint("send it by itself, to store/execute");
+                Err(request.asked.of_statement(index + 1, refusal))
             }
             None => self.run(request).await,
         }
@@ -170,14 +180,12 @@ impl Parsed {
         let name = RequestName::new(asked.app, asked.key.take());
         // Parsing may take documents out of the arguments.
         let digest = if name.has_key() { digest(&asked) } else { Vec::new() };
-        let is_one = asked.statements.len() == 1;
-        let parse = |(number, asked): (u32, &mut Asked)| {
-            query::parse_taking(&asked.statement, &mut asked.args).map_err(|error| match is_one {
-                true => Refusal::from(error),
-                false => Refusal::from(error).within(&format!("statement {number}")),
-            })
-        };
-        let statements = (1..).zip(&mut asked.statements).map(parse).collect::<Result<_, _>>()?;
+        let mut statements = Vec::with_capacity(asked.statements.len());
+        for index in 0..asked.statements.len() {
+            let Asked { statement, args, .. } = &mut asked.statements[index];
+            let parsed = query::parse_taking(statement, args).map_err(Refusal::from);
+            statements.push(parsed.map_err(|refusal| asked.of_statement(index + 1, refusal))?);
+        }
         Ok(Parsed { asked, statements, name, digest })
     }
 }

@@ -4,15 +4,22 @@
 //! The statements do not see each other's changes: each finds its documents as they were before.
 //! What they ask of one document applies in their order.
 
+use std::collections::HashSet;
+
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::{Args, Statement};
 use anabranch_schemas::records::DocumentMutation;
+use futures::TryStreamExt;
+use futures::stream::FuturesOrdered;
 
 use super::run::Run;
 use super::{Asked, Executor, Request};
 use crate::document::{DocumentName, Warnings};
 use crate::error::{Code, Refusal};
 use crate::store::{At, Found, Rows};
+
+/// How many documents are read at once.
+const AT_ONCE: usize = 16;
 
 /// What a request is about to write.
 #[derive(Default)]
@@ -33,7 +40,7 @@ pub(super) struct Plan {
 impl Plan {
     /// The documents that it touches, in order of their first mutation.
     pub(super) fn documents(&self) -> Vec<DocumentName> {
-        let mut seen = std::collections::HashSet::with_capacity(self.mutations.len());
+        let mut seen = HashSet::with_capacity(self.mutations.len());
         let names = self.mutations.iter().map(DocumentName::of);
         names.filter(|name| seen.insert(name.clone())).collect()
     }
@@ -44,6 +51,8 @@ pub(super) struct Planning<'a> {
     pub(super) executor: &'a Executor,
     pub(super) run: &'a Run<'a>,
     pub(super) plan: Plan,
+    /// What INSERTs gave so far.
+    pub(super) inserted: HashSet<DocumentName>,
     /// As of which transaction was read.
     read: &'a mut Option<TxnId>,
 }
@@ -57,16 +66,12 @@ impl Executor {
         statements: Vec<Statement>,
         read: &mut Option<TxnId>,
     ) -> Result<Plan, Refusal> {
-        let mut planning = Planning { executor: self, run, plan: Plan::default(), read };
+        let (plan, inserted) = (Plan::default(), HashSet::new());
+        let mut planning = Planning { executor: self, run, plan, inserted, read };
         let Request { app, statements: asked, atomic, .. } = run.request;
-        for (asked, statement) in asked.iter().zip(statements) {
-            match statement {
-                Statement::Insert(insert) => planning.insert(asked, insert)?,
-                Statement::Update(update) => planning.update(asked, update).await?,
-                Statement::Delete(delete) => planning.delete(asked, delete).await?,
-                Statement::Evict(evict) => planning.evict(asked, evict).await?,
-                Statement::Select(_) => unreachable!("it was refused"),
-            }
+        for (number, (asked, statement)) in (1..).zip(asked.iter().zip(statements)) {
+            let added = planning.statement(asked, statement).await;
+            added.map_err(|refusal| run.request.of_statement(number, refusal))?;
         }
         let mut plan = planning.plan;
         let ids = plan.mutations.iter().map(|mutation| mutation.id(*app));
@@ -80,10 +85,30 @@ impl Executor {
 }
 
 impl Planning<'_> {
-    /// A document.
-    pub(super) async fn get(&mut self, id: &DocumentId) -> Result<Found, Refusal> {
-        let found = self.executor.store.get(id, self.at(), self.run.request.deadline).await?;
-        *self.read = self.read.or(found.txn);
+    async fn statement(&mut self, asked: &Asked, statement: Statement) -> Result<(), Refusal> {
+        match statement {
+            Statement::Insert(insert) => self.insert(asked, insert),
+            Statement::Update(update) => self.update(asked, update).await,
+            Statement::Delete(delete) => self.delete(asked, delete).await,
+            Statement::Evict(evict) => self.evict(asked, evict).await,
+            Statement::Select(_) => unreachable!("it was refused"),
+        }
+    }
+
+    /// Documents, in the order of their ids here; some at once, as soon as it is known as of when.
+    pub(super) async fn get(&mut self, ids: &[DocumentId]) -> Result<Vec<Found>, Refusal> {
+        let (store, deadline) = (&self.executor.store, self.run.request.deadline);
+        let Some((first, rest)) = ids.split_first() else { return Ok(Vec::new()) };
+        let mut found = vec![store.get(first, self.at(), deadline).await?];
+        *self.read = self.read.or(found[0].txn);
+        let at = self.at();
+        for ids in rest.chunks(AT_ONCE) {
+            let mut asked = FuturesOrdered::new();
+            for id in ids {
+                asked.push_back(store.get(id, at, deadline));
+            }
+            found.extend(asked.try_collect::<Vec<_>>().await?);
+        }
         Ok(found)
     }
 
@@ -121,12 +146,12 @@ impl Planning<'_> {
         let Plan { mutations, bytes, .. } = &self.plan;
         if mutations.len() + more > *max_changed_documents {
             let message =
-                format!("the statement would write more than {max_changed_documents} documents");
+                format!("more than {max_changed_documents} documents would be written at once");
             return Err(Refusal::new(Code::TooManyDocuments, message));
         }
         if bytes > max_round_bytes {
             let message =
-                format!("the statement would write more than {max_round_bytes} bytes of mutations");
+                format!("more than {max_round_bytes} bytes of mutations would be written at once");
             return Err(Refusal::new(Code::RoundTooLarge, message));
         }
         Ok(())

@@ -34,8 +34,6 @@ pub(super) struct Run<'a> {
     pub(super) is_conditional: bool,
     /// Whether there may be some that are left alone, which is none.
     may_keep: bool,
-    /// What such a failure is.
-    pub(super) conflict: Code,
     /// Of INSERTs under a key: their documents, which a repeat has to know again.
     pub(super) inserted: Option<Vec<DocumentName>>,
     pub(super) name: RequestName,
@@ -54,14 +52,13 @@ impl<'a> Run<'a> {
         let has_since = request.statements.iter().any(|asked| asked.unchanged_since.is_some());
         let is_conditional = has_since || policies().any(|policy| policy == OnConflict::Fail);
         let may_keep = policies().any(|policy| policy == OnConflict::DoNothing);
-        let conflict = if has_since { Code::DocumentChanged } else { Code::IdConflict };
         let inserted = if has_key { insert::names(statements, &name)? } else { None };
         let round = RoundName { id: name.round(0), digest, has_key };
         let query_type = match statements {
             [statement] => statement.kind(),
             _ => "transaction",
         };
-        Ok(Run { request, query_type, is_conditional, may_keep, conflict, inserted, name, round })
+        Ok(Run { request, query_type, is_conditional, may_keep, inserted, name, round })
     }
 
     /// The documents that it inserts, as far as a repeat knows them.

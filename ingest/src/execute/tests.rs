@@ -124,7 +124,9 @@ async fn who_finds_an_id_taken_is_told_by_whom_and_what_became_of_the_others() {
     assert_eq!((reply.status, reply.code()), expected);
     assert_eq!(reads(), before, "whoever looks before may be wrong by then");
     let body = reply.json();
-    let taken = json!([{"collection": "cars", "_id": 1, "transactionId": first.txn()}]);
+    let taken = json!([{
+        "collection": "cars", "_id": 1, "transactionId": first.txn(), "reason": "exists",
+    }]);
     assert_eq!(body["error"]["conflicts"], taken);
     assert_eq!(body["decided"], "per_document");
     assert_eq!(ids(&body), [json!(2)], "the others were written");
@@ -308,8 +310,61 @@ async fn a_condition_of_a_transaction_is_of_its_statement() {
     let reply = cluster.transact(&body, &[]).await;
     let expected = (StatusCode::CONFLICT, "document_changed".to_owned());
     assert_eq!((reply.status, reply.code()), expected, "{}", reply.text);
-    let conflict = json!([{"collection": "cars", "_id": 2, "transactionId": first}]);
+    let conflict = json!([{
+        "collection": "cars", "_id": 2, "transactionId": first, "reason": "changed",
+    }]);
     assert_eq!(reply.json()["error"]["conflicts"], conflict);
+    // What else is asked of that document is not done either.
+    let documents = [json!({"_id": 1, "n": 7}), json!({"_id": 2, "n": 6})];
+    assert_eq!(cluster.cars().await, documents);
+    // Both changes of one document are as of before the transaction.
+    let since = reply.txn().unwrap();
+    let update = |field| format!("UPDATE cars SET {field} = 8 WHERE _id = 1");
+    let body = json!({"statements": [
+        {"statement": update("n"), "ifMatch": since}, {"statement": update("m"), "ifMatch": since},
+    ]});
+    assert_eq!(cluster.transact(&body, &[]).await.status, StatusCode::OK);
+    assert_eq!(cluster.cars().await[0], json!({"_id": 1, "n": 8, "m": 8}));
+}
+
+#[tokio::test]
+async fn of_several_documents_each_is_as_it_was_or_not() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1, \"n\": 1}\n{\"_id\": 2, \"n\": 1}", &[]).await;
+    let loaded = cluster.shared.world.lock().committed[0].0;
+    for changed in [1, 2] {
+        let other = 3 - changed;
+        let update = format!("UPDATE cars SET n = 'x' WHERE _id = {changed}");
+        let since = cluster.execute(&update, json!({})).await.txn().unwrap();
+        let headers = [("x-anabranch-if-match", (since - 1).to_string())];
+        let headers = headers.each_ref().map(|(name, since)| (*name, since.as_str()));
+        let update = "UPDATE cars APPLY n INCREMENT BY 1 WHERE _id IN (1, 2)";
+        let reply = cluster.execute_with(update, json!({}), &headers).await;
+        assert_eq!(reply.code(), "document_changed", "{}", reply.text);
+        let conflicts = reply.json()["error"]["conflicts"].as_array().cloned().unwrap();
+        assert!(conflicts.iter().any(|conflict| conflict["_id"] == changed), "{conflicts:?}");
+        assert_eq!(reply.json()["decided"], "per_document");
+        assert!(since > loaded);
+        let reset = "UPDATE cars SET n = 1 WHERE true";
+        assert_eq!(
+            ids(&reply.json()),
+            if conflicts.len() == 1 { vec![json!(other)] } else { vec![] }
+        );
+        cluster.execute(reset, json!({})).await;
+    }
+}
+
+#[tokio::test]
+async fn an_id_is_inserted_once_in_a_transaction() {
+    let cluster = Cluster::start().await;
+    let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1})";
+    let insert = |policy: &str| json!({"statement": format!("{insert} {policy}")});
+    let body = json!({"statements": [insert("ON ID CONFLICT DO NOTHING"), insert("")]});
+    let reply = cluster.transact(&body, &[]).await;
+    let expected = (StatusCode::UNPROCESSABLE_ENTITY, "duplicate_id".to_owned());
+    assert_eq!((reply.status, reply.code()), expected);
+    assert!(reply.text.contains("statement 2"), "{}", reply.text);
+    assert!(cluster.shared.world.lock().committed.is_empty());
 }
 
 #[tokio::test]

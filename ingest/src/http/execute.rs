@@ -157,8 +157,8 @@ pub(super) async fn request(
     body: Body,
     shape: Shape,
 ) -> Result<(Request, Whole), Refusal> {
-    let mut request = match head(api, path, headers) {
-        Ok(request) => request,
+    let (mut request, since) = match head(api, path, headers, shape) {
+        Ok(head) => head,
         Err(refusal) => {
             discard(headers, body.into_data_stream());
             return Err(refusal);
@@ -168,33 +168,40 @@ pub(super) async fn request(
     let Statements { statements, atomic } = shape.read(whole.bytes.clone()).await?;
     request.statements = statements;
     request.atomic = atomic;
-    if let Some(since) = headers::unchanged_since(headers)? {
-        for asked in &mut request.statements {
-            asked.unchanged_since = asked.unchanged_since.or(Some(since));
-        }
+    if let Some(since) = since {
+        request.statements.iter_mut().for_each(|asked| asked.unchanged_since = Some(since));
     }
     Ok((request, whole))
 }
 
-/// The request, but for its body.
+/// The request, but for its body, and since when its documents have to be unchanged.
 fn head(
     api: &Api,
     path: Result<Path<String>, PathRejection>,
     headers: &HeaderMap,
-) -> Result<Request, Refusal> {
+    shape: Shape,
+) -> Result<(Request, Option<TxnId>), Refusal> {
     let Path(app) = path.map_err(|rejection| path_refusal(&rejection))?;
     let media_type = headers::media_type(headers)?;
     if media_type != "application/json" {
         return Err(headers::unsupported(&media_type, "application/json"));
     }
-    Ok(Request {
+    let since = match shape {
+        Shape::Execute => headers::unchanged_since(headers)?,
+        Shape::Transaction => {
+            headers::refuse_unchanged_since(headers, "give each statement its own 'ifMatch'")?;
+            None
+        }
+    };
+    let request = Request {
         app: headers::app(&app)?,
         statements: Vec::new(),
         atomic: false,
         at_least: headers::at_least(headers)?,
         key: headers::idempotency_key(headers)?,
         deadline: headers::deadline(headers, api.config.request_timeout())?,
-    })
+    };
+    Ok((request, since))
 }
 
 fn reply(written: Written) -> Response {

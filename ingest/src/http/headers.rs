@@ -57,6 +57,20 @@ pub(super) fn unchanged_since(headers: &HeaderMap) -> Result<Option<TxnId>, Refu
     }
 }
 
+/// Refuses a condition where it would not be heeded.
+pub(super) fn refuse_unchanged_since(
+    headers: &HeaderMap,
+    hint: &'static str,
+) -> Result<(), Refusal> {
+    match value(headers, IF_MATCH_HEADER)? {
+        None => Ok(()),
+        Some(_) => {
+            let message = format!("the header {IF_MATCH_HEADER} means nothing here");
+            Err(Refusal::new(Code::InvalidHeader, message).with_hint(hint))
+        }
+    }
+}
+
 /// The name under which the request may be repeated.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal> {
     value(headers, KEY_HEADER)?.map(IdempotencyKey::from_str).transpose()

@@ -176,6 +176,7 @@ fn head(
 ) -> Result<(Request, crate::load::Loader), Refusal> {
     let Path((app, collection)) = path.map_err(|rejection| path_refusal(&rejection))?;
     let Query(parameters) = parameters.map_err(|rejection| query_refusal(&rejection))?;
+    headers::refuse_unchanged_since(headers, "send documents with conditions to store/execute")?;
     let request = Request {
         app: headers::app(&app)?,
         collection: headers::collection(&collection)?,

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::openapi::ErrorCode;
 use crate::document::DocumentName;
 use crate::error::{Code, Refusal};
-use crate::store::Conflict;
+use crate::store::{Conflict, Reason};
 
 /// The transaction of a reply, and the one that a read must include.
 pub(crate) const TXN_HEADER: HeaderName = HeaderName::from_static("x-anabranch-txn-id");
@@ -49,9 +49,10 @@ pub(crate) struct ErrorBody {
 pub(crate) struct ConflictBody {
     #[serde(flatten)]
     document: DocumentBody,
-    /// The transaction that had changed it last; `null` if there never was such a document.
+    /// The transaction that had changed it last; `null` if none ever had.
     #[schema(value_type = Option<u64>, example = 1041)]
     transaction_id: Option<TxnId>,
+    reason: Reason,
 }
 
 /// A document.
@@ -77,8 +78,8 @@ pub(super) fn raw(key: &DocumentKey) -> Box<RawValue> {
 
 impl From<&Conflict> for ConflictBody {
     fn from(conflict: &Conflict) -> Self {
-        let Conflict { document, winner } = conflict;
-        ConflictBody { document: document.into(), transaction_id: *winner }
+        let Conflict { document, winner, reason } = conflict;
+        ConflictBody { document: document.into(), transaction_id: *winner, reason: *reason }
     }
 }
 

@@ -33,13 +33,6 @@ impl DocumentMutation {
         DocumentMutation { collection, key, unchanged_since: None, mutation }
     }
 
-    /// Whether it may find the document in a state in which it does nothing.
-    pub fn is_conditional(&self) -> bool {
-        let is_insert =
-            matches!(self.mutation, Mutation::Insert { on_conflict: OnConflict::Fail, .. });
-        is_insert || self.unchanged_since.is_some()
-    }
-
     /// The document's full id.
     pub fn id(&self, app: AppId) -> DocumentId {
         DocumentId { app, collection: self.collection.clone(), key: self.key.clone() }

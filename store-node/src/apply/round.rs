@@ -5,8 +5,9 @@
 //! one document in one round are one version and one event; a document is finished and handed over
 //! with its last mutation, so that a round over very many holds few of them at a time.
 //!
-//! Conditions are decided here, document by document. Only an atomic round is decided as a whole:
-//! it is in one slice, and who has one document of a slice has all.
+//! Conditions are decided here, document by document. Only an atomic round is decided as a whole: it
+//! is tried before anything of it is written. It is in one slice, and who has one document of a slice
+//! has all.
 
 use std::collections::HashMap;
 
@@ -96,70 +97,67 @@ pub(crate) fn apply(
     let stamp = DocumentCommit { hlc: commit.hlc, actor, sequence: txn.0 };
     let mut effects = Effects::default();
     let placed = place(parts, &commit, log, &mut effects);
-    let DocumentCommit { hlc, sequence, .. } = stamp;
-    let states = InsertedStates::new(STATE_PREFIX, Stamp { hlc, actor, sequence });
+    let states =
+        InsertedStates::new(STATE_PREFIX, Stamp { hlc: commit.hlc, actor, sequence: txn.0 });
     let at = At { txn, commit: &commit };
-    let mut finishing = Finishing { at, states, effects, documents };
-    let mut open = Open::new(&placed);
-    let mut together = Vec::new();
-    for Placed { id, slice, mutation, .. } in placed {
-        let DocumentMutation { collection, key, unchanged_since, mutation } = mutation;
-        let mut touched = match open.take(&id) {
-            Some(touched) => touched,
-            None => {
-                let newest = finishing.documents.newest(&id)?;
-                Touched::new(id, slice, collection, key, newest)
-            }
-        };
-        touched.mutate(mutation, unchanged_since, stamp);
-        match open.keep(touched) {
-            Some(touched) if commit.atomic => together.push(touched),
-            Some(touched) => finishing.finish(touched),
-            None => {}
+    let mut applying = Applying { at, stamp, states, is_trial: false, effects, documents };
+    if commit.atomic && placed.len() > 1 && !planted!(AppliesPartOfAtomic) {
+        applying.is_trial = true;
+        applying.run(Open::new(&placed), placed.iter().cloned())?;
+        applying.is_trial = false;
+        if applying.effects.has_refused() {
+            return Ok(applying.effects);
         }
     }
-    finishing.finish_together(together);
-    Ok(finishing.effects)
+    let open = Open::new(&placed);
+    applying.run(open, placed.into_iter())?;
+    Ok(applying.effects)
 }
 
-/// Takes documents of which nothing more is asked.
-struct Finishing<'a, D> {
+/// A round that is being applied.
+struct Applying<'a, D> {
     at: At<'a>,
+    stamp: DocumentCommit,
     states: InsertedStates,
+    /// It is only tried whether all can be done: nothing is written.
+    is_trial: bool,
     effects: Effects,
     documents: &'a mut D,
 }
 
-impl<D: Documents> Finishing<'_, D> {
-    fn finish(&mut self, touched: Touched) {
-        let Finishing { at, states, effects, documents } = self;
-        if touched.was_kept() {
-            effects.kept.push(touched.id.clone());
+impl<D: Documents> Applying<'_, D> {
+    fn run(&mut self, mut open: Open, placed: impl Iterator<Item = Placed>) -> Result<(), Error> {
+        for Placed { id, slice, mutation, .. } in placed {
+            let DocumentMutation { collection, key, unchanged_since, mutation } = mutation;
+            let mut touched = match open.take(&id) {
+                Some(touched) => touched,
+                None => {
+                    let newest = self.documents.newest(&id)?;
+                    Touched::new(id, slice, collection, key, newest)
+                }
+            };
+            touched.mutate(mutation, unchanged_since, self.stamp);
+            if let Some(touched) = open.keep(touched) {
+                self.finish(touched);
+            }
         }
+        Ok(())
+    }
+
+    /// Takes a document of which nothing more is asked.
+    fn finish(&mut self, touched: Touched) {
+        let Applying { at, states, is_trial, effects, documents, .. } = self;
         touched.finish(*at, states, |finished| match finished {
-            Finished::Unchanged => {}
             Finished::Conflict(conflict) => effects.conflicts.push(conflict),
             Finished::TooLarge(id) => effects.too_large.push(id),
+            Finished::Unchanged | Finished::Kept(_) | Finished::Changed(_) if *is_trial => {}
+            Finished::Unchanged => {}
+            Finished::Kept(id) => effects.kept.push(id),
             Finished::Changed(new) => {
                 effects.documents += 1;
                 documents.put(new);
             }
         });
-    }
-
-    /// Takes all of them or, if one cannot become what was asked, none.
-    fn finish_together(&mut self, all: Vec<Touched>) {
-        let Finishing { at, states, effects, .. } = self;
-        for touched in all.iter().filter(|_| !planted!(AppliesPartOfAtomic)) {
-            touched.clone().finish(*at, states, |finished| match finished {
-                Finished::Unchanged | Finished::Changed(_) => {}
-                Finished::Conflict(conflict) => effects.conflicts.push(conflict),
-                Finished::TooLarge(id) => effects.too_large.push(id),
-            });
-        }
-        if !self.effects.has_refused() {
-            all.into_iter().for_each(|touched| self.finish(touched));
-        }
     }
 }
 
@@ -188,6 +186,7 @@ fn place(
 }
 
 /// A mutation of a document that this node owns.
+#[derive(Clone)]
 struct Placed {
     id: Bytes,
     position: Position,

@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 use super::images::{Difference, difference};
 use super::round::{At, NewVersion, Newest};
-use crate::storage::{Conflict, STATE_PREFIX};
+use crate::storage::{Conflict, Reason, STATE_PREFIX};
 
 /// How much longer the JSON of a state can be than the state: a control character has one byte in
 /// the one and six in the other.
@@ -34,7 +34,6 @@ const EVENT_OVERHEAD: usize = 256;
 const DELETE_OVERHEAD: usize = 64 << 10;
 
 /// A document that the round touches.
-#[derive(Clone)]
 pub(super) struct Touched {
     pub(super) id: Bytes,
     slice: Slice,
@@ -54,13 +53,15 @@ pub(super) struct Touched {
     merged: bool,
     /// An insert that was to do nothing in that case found it there.
     kept: bool,
+    /// The round has deleted it. An update that comes after that did not see it as it was: it does
+    /// not bring it back, as one of somebody else would.
+    deleted: bool,
 }
 
 /// What has become of a document so far.
-#[derive(Clone)]
 enum Fate {
     /// A condition did not hold: whatever else the round asks of it, it stays as it was.
-    Refused,
+    Refused(Reason),
     Unchanged,
     Changed,
     /// Forgotten; what it was last.
@@ -70,6 +71,8 @@ enum Fate {
 /// What has become of it in the end.
 pub(super) enum Finished<'a> {
     Unchanged,
+    /// The same, since an insert that was to do nothing in that case found it there.
+    Kept(Bytes),
     /// A condition did not hold, so it stays as it was.
     Conflict(Conflict),
     /// It would have become too large, so it stays as it was.
@@ -109,6 +112,7 @@ impl Touched {
             fate: Fate::Unchanged,
             merged: false,
             kept: false,
+            deleted: false,
         }
     }
 
@@ -119,33 +123,40 @@ impl Touched {
         unchanged_since: Option<TxnId>,
         at: DocumentCommit,
     ) {
-        if matches!(self.fate, Fate::Refused) {
+        if matches!(self.fate, Fate::Refused(_)) {
             return;
         }
-        let does_fail = matches!(mutation, Mutation::Insert { on_conflict: OnConflict::Fail, .. });
-        let is_unchanged = unchanged_since.is_none_or(|since| self.is_unchanged(since, at));
-        if !is_unchanged && !planted!(WritesWhatHasChanged) {
-            self.fate = Fate::Refused;
+        let reason = unchanged_since.and_then(|since| self.not_unchanged(since, at));
+        if let Some(reason) = reason.filter(|_| !planted!(WritesWhatHasChanged)) {
+            self.fate = Fate::Refused(reason);
             return;
+        }
+        let does_fail = mutation.fails_on_conflict();
+        match mutation {
+            Mutation::Update { .. } if self.deleted => return,
+            Mutation::Delete | Mutation::Forget => self.deleted = true,
+            Mutation::Insert { .. } => self.deleted = false,
+            Mutation::Update { .. } | Mutation::Merge(_) | Mutation::Evict(_) => {}
         }
         match self.try_mutate(mutation, at) {
-            Effect::Conflict if does_fail => self.fate = Fate::Refused,
+            Effect::Conflict if does_fail => self.fate = Fate::Refused(Reason::Exists),
             Effect::Conflict => self.kept = true,
             Effect::Unchanged | Effect::Changed | Effect::Evicted => {}
         }
     }
 
-    /// Whether it is there and nobody has changed it after a transaction, which itself was before
-    /// this one. What the same round has changed does not count.
-    fn is_unchanged(&self, since: TxnId, at: DocumentCommit) -> bool {
-        self.before.as_ref().is_some_and(Document::is_visible)
-            && self.version.is_some_and(|version| version <= since)
-            && since.0 < at.sequence
-    }
-
-    /// Whether an insert that was to do nothing in that case found it there.
-    pub(super) fn was_kept(&self) -> bool {
-        self.kept
+    /// Why it is not there as it was at a transaction, which itself has to be before this one. What
+    /// the same round has changed does not count.
+    fn not_unchanged(&self, since: TxnId, at: DocumentCommit) -> Option<Reason> {
+        if !self.before.as_ref().is_some_and(Document::is_visible) {
+            Some(Reason::Missing)
+        } else if since.0 >= at.sequence {
+            Some(Reason::NotYet)
+        } else if self.version > Some(since) {
+            Some(Reason::Changed)
+        } else {
+            None
+        }
     }
 
     fn try_mutate(&mut self, mutation: Mutation, at: DocumentCommit) -> Effect {
@@ -184,9 +195,9 @@ impl Touched {
         states: &mut InsertedStates,
         give: impl FnOnce(Finished<'_>),
     ) {
-        if matches!(self.fate, Fate::Refused) {
+        if let Fate::Refused(reason) = self.fate {
             let Touched { id, version: winner, .. } = self;
-            return give(Finished::Conflict(Conflict { id, winner }));
+            return give(Finished::Conflict(Conflict { id, winner, reason }));
         }
         if let Some(fields) = self.inserted.take() {
             let written = Written {
@@ -202,7 +213,8 @@ impl Touched {
             return self.give(at, written, fits, give);
         }
         let (last, evicted) = match std::mem::replace(&mut self.fate, Fate::Unchanged) {
-            Fate::Refused | Fate::Unchanged => return give(Finished::Unchanged),
+            Fate::Unchanged if self.kept => return give(Finished::Kept(self.id)),
+            Fate::Refused(_) | Fate::Unchanged => return give(Finished::Unchanged),
             Fate::Changed => (self.now.take().unwrap_or_default(), false),
             // It came and went within the round: nobody is to know.
             Fate::Evicted(_) if self.before.is_none() => return give(Finished::Unchanged),

@@ -18,7 +18,7 @@ use crate::gossip::ClusterMark;
 use crate::log::Log;
 use crate::read::{ChecksumStream, Cut, Found, QueryStream, Reads, ScanStream, parse_select};
 use crate::status;
-use crate::storage::{Conflict, Outcome, Storage};
+use crate::storage::{Conflict, Outcome, Reason, Storage};
 
 /// What this node holds.
 #[derive(Clone)]
@@ -207,8 +207,17 @@ impl Replica for Local {
 /// An outcome as it is sent.
 fn sent(outcome: Outcome) -> proto::Outcome {
     let Outcome { txn, time: _, digest, is_atomic, conflicts, kept, too_large } = outcome;
-    let conflict =
-        |Conflict { id, winner }| proto::Conflict { document_id: id, txn: winner.map(|txn| txn.0) };
+    let conflict = |Conflict { id, winner, reason }| proto::Conflict {
+        document_id: id,
+        txn: winner.map(|txn| txn.0),
+        reason: match reason {
+            Reason::Exists => proto::ConflictReason::Exists,
+            Reason::Changed => proto::ConflictReason::Changed,
+            Reason::Missing => proto::ConflictReason::Missing,
+            Reason::NotYet => proto::ConflictReason::NotYet,
+        }
+        .into(),
+    };
     let conflicts = conflicts.into_iter().map(conflict).collect();
     proto::Outcome { txn: txn.0, digest, too_large, conflicts, kept, atomic: is_atomic }
 }

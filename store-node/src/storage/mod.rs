@@ -40,7 +40,7 @@ pub(crate) use self::collect::{History, Hold};
 pub use self::engine::MemoryDisk;
 pub(crate) use self::handover::{Entry, Table};
 pub(crate) use self::open::{Head, Opened, StoreOptions};
-pub(crate) use self::outcome::{Conflict, Outcome};
+pub(crate) use self::outcome::{Conflict, Outcome, Reason};
 pub(crate) use self::progress::{Loss, Progress, SliceRead};
 pub(crate) use self::scan::{FeedPosition, NewestVersions};
 pub(crate) use self::timeline::{Sample, Timeline};

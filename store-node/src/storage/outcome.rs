@@ -37,6 +37,27 @@ pub(crate) struct Conflict {
     pub(crate) id: Bytes,
     /// Who had changed it last; `None` if nobody ever had here, or if that was not noted.
     pub(crate) winner: Option<TxnId>,
+    pub(crate) reason: Reason,
+}
+
+/// Why a condition does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The document was there, and was to be inserted.
+    Exists = 1,
+    /// It was to be unchanged, and was changed.
+    Changed = 2,
+    /// It was to be unchanged, and was not there.
+    Missing = 3,
+    /// It was to be unchanged since a transaction that is not before the round.
+    NotYet = 4,
+}
+
+impl Reason {
+    fn of(number: u8) -> Option<Self> {
+        use Reason::{Changed, Exists, Missing, NotYet};
+        [Exists, Changed, Missing, NotYet].into_iter().find(|reason| *reason as u8 == number)
+    }
 }
 
 /// Only time and transaction are at fixed places, for whoever needs no more.
@@ -48,8 +69,9 @@ pub(super) fn encode_outcome(outcome: &Outcome) -> Vec<u8> {
     put_bytes(&mut value, digest);
     value.put_u8((*is_atomic).into());
     value.put_u32(count(conflicts.len()));
-    for Conflict { id, winner } in conflicts {
+    for Conflict { id, winner, reason } in conflicts {
         put_bytes(&mut value, id);
+        value.put_u8(*reason as u8);
         value.put_u8(winner.is_some().into());
         value.put_u64(winner.unwrap_or_default().0);
     }
@@ -89,15 +111,17 @@ pub(super) fn decode_outcome(value: &[u8]) -> Result<Outcome, Error> {
 
 /// Conflicts of which was not noted who had written the document.
 fn unnoted(ids: Vec<Bytes>) -> Vec<Conflict> {
-    ids.into_iter().map(|id| Conflict { id, winner: None }).collect()
+    let conflict = |id| Conflict { id, winner: None, reason: Reason::Exists };
+    ids.into_iter().map(conflict).collect()
 }
 
 fn get_conflicts(value: &mut Bytes) -> Result<Option<Vec<Conflict>>, TryGetError> {
     let count = value.try_get_u32()?;
     let mut conflict = || {
         let Some(id) = get_bytes(value)? else { return Ok(None) };
+        let Some(reason) = Reason::of(value.try_get_u8()?) else { return Ok(None) };
         let (is_noted, winner) = (value.try_get_u8()? == 1, TxnId(value.try_get_u64()?));
-        Ok(Some(Conflict { id, winner: is_noted.then_some(winner) }))
+        Ok(Some(Conflict { id, winner: is_noted.then_some(winner), reason }))
     };
     (0..count).map(|_| conflict()).collect()
 }
@@ -135,8 +159,12 @@ mod tests {
             digest: Bytes::from_static(b"digest"),
             is_atomic: true,
             conflicts: vec![
-                Conflict { id: Bytes::from_static(b"a"), winner: Some(TxnId(3)) },
-                Conflict { id: Bytes::new(), winner: None },
+                Conflict {
+                    id: Bytes::from_static(b"a"),
+                    winner: Some(TxnId(3)),
+                    reason: Reason::NotYet,
+                },
+                Conflict { id: Bytes::new(), winner: None, reason: Reason::Missing },
             ],
             kept: vec![Bytes::from_static(b"c"), Bytes::from_static(b"d")],
             too_large: vec![Bytes::from_static(b"b")],
@@ -159,21 +187,21 @@ mod tests {
             time: Hlc(1),
             digest: Bytes::new(),
             is_atomic: false,
-            conflicts: vec![Conflict { id: id.clone(), winner: None }],
+            conflicts: vec![Conflict { id: id.clone(), winner: None, reason: Reason::Exists }],
             kept: vec![],
             too_large: vec![],
         };
         let old = b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01\0\0\0\x01i";
         assert_eq!(decode_outcome(old).unwrap(), outcome);
         assert_eq!((outcome_time(old), outcome_txn(old)), (Some(Hlc(1)), Some(TxnId(2))));
-        let newer = [b"\x02", &old[1..], b"\0\0\0\x01i"].concat();
+        let newer = [b"\x02", &old[1..], b"\0\0\0\x01\0\0\0\x01i"].concat();
         outcome.too_large.push(id.clone());
         assert_eq!(decode_outcome(&newer).unwrap(), outcome);
         outcome.conflicts[0].winner = Some(TxnId(1));
         (outcome.is_atomic, outcome.kept) = (true, vec![id]);
         let newest = [
             &b"\x03\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\x01"[..],
-            b"\0\0\0\x01\0\0\0\x01i\x01\0\0\0\0\0\0\0\x01",
+            b"\0\0\0\x01\0\0\0\x01i\x01\x01\0\0\0\0\0\0\0\x01",
             b"\0\0\0\x01\0\0\0\x01i\0\0\0\x01\0\0\0\x01i",
         ];
         assert_eq!(encode_outcome(&outcome), newest.concat());

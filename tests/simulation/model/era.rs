@@ -61,6 +61,8 @@ struct Touched {
     document: Document,
     /// A conflict stays one: the document is left as it was before the round.
     fate: Effect,
+    /// The round has deleted it, and does not bring it back by updating it.
+    deleted: bool,
 }
 
 impl Touched {
@@ -68,9 +70,15 @@ impl Touched {
         if self.fate == Effect::Conflict {
             return;
         }
+        match &mutation.mutation {
+            Mutation::Update { .. } if self.deleted => return,
+            Mutation::Delete | Mutation::Forget => self.deleted = true,
+            Mutation::Insert { .. } => self.deleted = false,
+            _ => {}
+        }
         match self.document.apply(&mutation.mutation, at).0 {
             Effect::Unchanged => {}
-            Effect::Conflict if !mutation.is_conditional() => {}
+            Effect::Conflict if !mutation.mutation.fails_on_conflict() => {}
             Effect::Evicted => {
                 self.document = Document::default();
                 self.fate = Effect::Evicted;
@@ -202,6 +210,7 @@ impl Era {
             let touched = touched.entry(id.clone()).or_insert_with(|| Touched {
                 document: self.documents.get(&id).cloned().unwrap_or_default(),
                 fate: Effect::Unchanged,
+                deleted: false,
             });
             if !mutation.unchanged_since.is_none_or(|since| self.is_unchanged(&id, since, *txn)) {
                 touched.fate = Effect::Conflict;
@@ -212,7 +221,7 @@ impl Era {
         if *atomic && has_conflict {
             return;
         }
-        for (id, Touched { document, fate }) in touched {
+        for (id, Touched { document, fate, deleted: _ }) in touched {
             let is_there = self.stored(&id, *txn).is_some();
             let stored = match fate {
                 Effect::Unchanged | Effect::Conflict => continue,

@@ -78,6 +78,11 @@ async fn transactions() {
         refused(&cluster, &reply, 400, code);
         assert!(reply.text.contains(part), "{body}: {}", reply.text);
     }
+    let condition = [("x-anabranch-if-match", "1")];
+    let reply = cluster.transact(&json!({"statements": [delete]}), &condition).await;
+    refused(&cluster, &reply, 400, "invalid_header");
+    let reply = cluster.load("{}", &condition).await;
+    refused(&cluster, &reply, 400, "invalid_header");
     for since in ["", "x", "\"1", "-1", "1.5"] {
         let headers = [("x-anabranch-if-match", since)];
         let reply = cluster.execute_with("DELETE FROM c WHERE _id = 1", json!({}), &headers).await;

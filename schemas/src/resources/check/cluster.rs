@@ -25,9 +25,9 @@ pub(super) fn cluster(value: &Value) -> Result<ClusterSpec, ResourceError> {
         .collect::<Result<_, _>>()?;
     let quorum = fields.get("quorum").map(|value| whole("spec.quorum", value)).transpose()?;
     let spec = ClusterSpec { partitions, quorum };
-    // How many slices the cluster has knows only who takes the declaration.
     match Configuration::new(Epoch::default(), SliceCount::MOST, spec.clone()) {
-        Ok(_) => Ok(spec),
+        // How many slices the cluster has knows only who takes the declaration.
+        Ok(_) | Err(ClusterSpecError::Share { .. }) => Ok(spec),
         Err(error) => Err(refuse(&path_of(&error, &spec), error.to_string())),
     }
 }

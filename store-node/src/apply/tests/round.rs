@@ -16,7 +16,7 @@ use super::support::{
 use crate::apply::assembler::{Assembler, Round};
 use crate::apply::round::{self, Documents, Effects, NewVersion, Newest};
 use crate::error::Error;
-use crate::storage::{Conflict, STATE_PREFIX, SliceRead};
+use crate::storage::{Conflict, Reason, STATE_PREFIX, SliceRead};
 
 /// Documents by id, as the store would have them, and the changes of the last round.
 #[derive(Default)]
@@ -168,13 +168,13 @@ fn a_conflict_is_reported_and_the_rest_of_the_round_applied() {
         (1, insert(r#"{"a":2}"#, OnConflict::Fail)),
         (2, insert(r#"{"a":2}"#, OnConflict::Fail)),
     ]);
-    assert_eq!(effects.conflicts, [conflict(1, Some(0))]);
+    assert_eq!(effects.conflicts, [conflict(1, Some(0), Reason::Exists)]);
     assert_eq!(effects.documents, 1);
     assert_eq!(world.stored.changes[0].id(), id(2));
 }
 
-fn conflict(number: i64, winner: Option<u64>) -> Conflict {
-    Conflict { id: id(number).to_bytes().into(), winner: winner.map(TxnId) }
+fn conflict(number: i64, winner: Option<u64>, reason: Reason) -> Conflict {
+    Conflict { id: id(number).to_bytes().into(), winner: winner.map(TxnId), reason }
 }
 
 #[test]
@@ -187,17 +187,20 @@ fn a_document_of_which_a_condition_does_not_hold_stays_as_it_is() {
         let effects = world.apply_round(&round);
         (effects.conflicts, effects.documents)
     };
+    let changed = |number, winner| conflict(number, Some(winner), Reason::Changed);
+    let missing = |number, winner| conflict(number, winner, Reason::Missing);
     // It is of transaction 0, and each takes two offsets. Within the round it may change again.
     assert_eq!(conditional(0, vec![(1, set("a", 2)), (1, set("b", 2))]), (vec![], 1));
-    assert_eq!(conditional(0, vec![(1, set("a", 3))]), (vec![conflict(1, Some(2))], 0));
-    assert_eq!(conditional(1, vec![(1, Mutation::Delete)]), (vec![conflict(1, Some(2))], 0));
+    assert_eq!(conditional(0, vec![(1, set("a", 3))]), (vec![changed(1, 2)], 0));
+    assert_eq!(conditional(1, vec![(1, Mutation::Delete)]), (vec![changed(1, 2)], 0));
     // As of the last transaction nobody has changed it since; of one to come that is not known.
-    assert_eq!(conditional(8, vec![(1, set("a", 4))]), (vec![conflict(1, Some(2))], 0));
+    let not_yet = conflict(1, Some(2), Reason::NotYet);
+    assert_eq!(conditional(8, vec![(1, set("a", 4))]), (vec![not_yet], 0));
     assert_eq!(conditional(9, vec![(1, set("a", 4))]), (vec![], 1));
     // One that is not there has not stayed the same, whoever deleted it.
     assert_eq!(conditional(10, vec![(1, Mutation::Delete)]), (vec![], 1));
-    assert_eq!(conditional(13, vec![(1, set("a", 5))]), (vec![conflict(1, Some(12))], 0));
-    assert_eq!(conditional(15, vec![(2, set("a", 5))]), (vec![conflict(2, None)], 0));
+    assert_eq!(conditional(13, vec![(1, set("a", 5))]), (vec![missing(1, Some(12))], 0));
+    assert_eq!(conditional(15, vec![(2, set("a", 5))]), (vec![missing(2, None)], 0));
 }
 
 #[test]
@@ -206,7 +209,10 @@ fn what_is_asked_of_a_document_beside_a_condition_that_does_not_hold_is_not_done
     world.change(insert(r#"{"a":1}"#, OnConflict::Fail)).unwrap();
     let again = insert(r#"{"a":2}"#, OnConflict::Fail);
     let effects = world.apply(vec![(1, set("b", 1)), (1, again), (1, Mutation::Delete)]);
-    assert_eq!((effects.conflicts, effects.documents), (vec![conflict(1, Some(0))], 0));
+    assert_eq!(
+        (effects.conflicts, effects.documents),
+        (vec![conflict(1, Some(0), Reason::Exists)], 0)
+    );
 }
 
 #[test]
@@ -216,6 +222,24 @@ fn an_insert_that_is_to_do_nothing_is_no_conflict() {
     let effects = world.apply(vec![(1, insert(r#"{"a":2}"#, OnConflict::DoNothing))]);
     assert_eq!(effects.kept, [id(1).to_bytes()]);
     assert_eq!((effects.conflicts, effects.documents), (vec![], 0));
+    // What has changed after all was not left alone.
+    let nothing = |fields| insert(fields, OnConflict::DoNothing);
+    let effects = world.apply(vec![(1, nothing("{}")), (1, set("a", 3))]);
+    assert_eq!((effects.kept, effects.documents), (vec![], 1));
+    let effects = world.apply(vec![(2, nothing("{}")), (2, nothing("{}"))]);
+    assert_eq!((effects.kept, effects.documents), (vec![], 1));
+}
+
+#[test]
+fn what_a_round_deletes_its_updates_do_not_bring_back() {
+    let mut world = World::default();
+    world.change(insert(r#"{"a":1}"#, OnConflict::Fail)).unwrap();
+    let effects = world.apply(vec![(1, set("b", 1)), (1, Mutation::Delete), (1, set("a", 2))]);
+    assert_eq!((effects.documents, world.stored.changes[0].operation), (1, Operation::Delete));
+    let again = insert(r#"{"z":1}"#, OnConflict::Fail);
+    let effects = world.apply(vec![(1, Mutation::Delete), (1, again), (1, set("y", 2))]);
+    assert_eq!(effects.documents, 1);
+    assert_eq!(after(&world.stored.changes[0]), Some(json(r#"{"y":2,"z":1}"#)));
 }
 
 #[test]
@@ -230,7 +254,7 @@ fn an_atomic_round_applies_as_a_whole_or_not_at_all() {
     };
     let fresh = |number| (number, insert(r#"{"a":1}"#, OnConflict::Fail));
     assert_eq!(atomic(vec![fresh(one)]), (1, vec![], vec![]));
-    let refused = (0, vec![conflict(one, Some(0))], vec![]);
+    let refused = (0, vec![conflict(one, Some(0), Reason::Exists)], vec![]);
     assert_eq!(atomic(vec![fresh(other), fresh(one)]), refused);
     assert_eq!(atomic(vec![fresh(one), fresh(other)]), refused);
     let large = "x".repeat(MAX_STATE_BYTES);

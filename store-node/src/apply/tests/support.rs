@@ -182,7 +182,7 @@ impl Model {
     pub(super) fn apply(&mut self, txn: TxnId, round: &TestRound, hlc: Hlc) {
         let before = self.documents.clone();
         let mut touched = BTreeSet::new();
-        let mut conflicts = BTreeMap::new();
+        let (mut conflicts, mut deleted) = (BTreeMap::new(), BTreeSet::new());
         if let Some(time_to_live_ms) = round.time_to_live_ms() {
             let before = Hlc::from_millis(hlc.millis() - time_to_live_ms);
             let due = self.documents.iter_mut().filter_map(|(number, document)| {
@@ -213,10 +213,20 @@ impl Model {
                 let effect = match round.unchanged_since {
                     _ if conflicts.contains_key(number) => continue,
                     Some(since) if !holds(since) => None,
+                    // What the round has deleted it does not bring back.
+                    _ if deleted.contains(number)
+                        && matches!(mutation, Mutation::Update { .. }) =>
+                    {
+                        Some(Effect::Unchanged)
+                    }
                     _ => Some(document.apply(mutation, at).0),
                 };
-                let fails =
-                    matches!(mutation, Mutation::Insert { on_conflict: OnConflict::Fail, .. });
+                match mutation {
+                    Mutation::Delete | Mutation::Forget => drop(deleted.insert(*number)),
+                    Mutation::Insert { .. } => drop(deleted.remove(number)),
+                    _ => {}
+                }
+                let fails = mutation.fails_on_conflict();
                 match effect {
                     Some(Effect::Changed) => {
                         touched.insert(*number);
