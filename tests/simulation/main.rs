@@ -163,6 +163,6 @@ fn the_same_seed_gives_the_same_run() {
         let (one, two) = (run(mix, 4, None, false), run(mix, 4, None, false));
         assert_eq!(one, two, "mix '{}'", mix.name);
         assert!(one.writes > 20, "{one:?}");
-        assert!(one.reads > 3 || mix.readers + mix.users == 0, "{one:?}");
+        assert!(one.reads > 0 || mix.readers + mix.users == 0, "{one:?}");
     }
 }
