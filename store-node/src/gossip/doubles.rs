@@ -44,6 +44,5 @@ pub(crate) fn configuration(
         nodes: nodes.iter().map(|name| (node(name), format!("{name}:7070"))).collect(),
     };
     let partitions = partitions.iter().map(partition).collect();
-    Configuration::new(Epoch(epoch), SliceCount::MOST, ClusterSpec { partitions, quorum })
-        .unwrap()
+    Configuration::new(Epoch(epoch), SliceCount::MOST, ClusterSpec { partitions, quorum }).unwrap()
 }
