@@ -32,21 +32,22 @@ pub struct Cluster {
     change: fn(&mut StoreNodeConfig),
 }
 
-/// A port that was free a moment ago.
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
 pub fn name(partition: usize, replica: usize) -> NodeId {
     format!("p{partition}-r{replica}").parse().unwrap()
 }
 
 /// So many partitions of so many nodes.
 pub fn configuration(partitions: usize, replicas: usize) -> Configuration {
+    // All are held until all are drawn: so no two are the same.
+    let held: Vec<_> =
+        (0..partitions * replicas).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let address = |number: usize| held[number].local_addr().unwrap().to_string();
+    let node = |partition: usize, replica: usize| {
+        (name(partition, replica), address(partition * replicas + replica))
+    };
     let partition = |partition| PartitionSpec {
         weight: 1,
-        nodes: (0..replicas).map(|replica| (name(partition, replica), free_address())).collect(),
+        nodes: (0..replicas).map(|replica| node(partition, replica)).collect(),
     };
     let partitions = (0..partitions).map(partition).collect();
     Configuration::new(Epoch(1), SliceCount::default(), ClusterSpec { partitions, quorum: None })
