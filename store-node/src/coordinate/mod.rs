@@ -34,7 +34,7 @@ use anabranch_runtime::tasks::Shutdown;
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store as proto;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 
 use self::merge::{Item, Items, Open, merge};
@@ -59,6 +59,8 @@ pub(crate) struct Coordinator {
 
 /// How long partitions are waited for that have not come to a round yet of which others know.
 const OUTCOME_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a read waits that did not get a timestamp which all nodes hold, time and again.
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// When a read is, and how long it may wait for replicas to come that far. Until the last copy of
 /// it is dropped, or its time is over, all nodes keep what it reads.
@@ -279,7 +281,13 @@ impl Coordinator {
             let what = "a read cannot be exactly at a timestamp and at least at a later one";
             return Err(refuse(&Error::InvalidRequest(what.to_owned())));
         }
+        let mut tries = 0;
         loop {
+            // Twice is rare. Whatever it may be that goes on: it must not keep a core busy.
+            if tries > 1 {
+                sleep(AGAIN).await;
+            }
+            tries += 1;
             let stable = refused(self.view.stable(patience).await)?;
             let txn = match at.exactly {
                 Some(exactly) => Some(TxnId(exactly)),
