@@ -16,6 +16,8 @@ use crate::writers::{APP, COLLECTION, DOCUMENTS, document};
 const COUNTERS: std::ops::Range<u64> = DOCUMENTS..DOCUMENTS + 2;
 /// One in which they count by what they have read.
 const READ_COUNTER: u64 = COUNTERS.end;
+/// One of which a field is a number or a text.
+const TEXT: u64 = COUNTERS.end + 1;
 
 /// How long a user waits to be told what came of a statement, in milliseconds.
 const PATIENCE_MS: u64 = 60_000;
@@ -127,13 +129,19 @@ impl Answer {
         self.body["warnings"].as_array().is_none_or(Vec::is_empty)
     }
 
+    /// The documents that were written.
+    fn ids(&self) -> Option<&Vec<Json>> {
+        let ids = self.body["mutatedDocumentIds"].as_array();
+        ids.or(self.body["mutatedDocuments"].as_array())
+    }
+
     /// Where something was written, if it was.
     fn written_at(&self) -> Option<TxnId> {
         self.txn().filter(|_| self.has_written())
     }
 
     fn has_written(&self) -> bool {
-        self.body["mutatedDocumentIds"].as_array().is_some_and(|ids| !ids.is_empty())
+        self.ids().is_some_and(|ids| !ids.is_empty())
     }
 }
 
@@ -149,7 +157,7 @@ impl User {
 
     /// Uses the cluster for some time, in milliseconds.
     pub(crate) async fn run(mut self, until_ms: u64) -> Self {
-        for number in COUNTERS.start..=READ_COUNTER {
+        for number in COUNTERS.start..=TEXT {
             self.make_counter(number).await;
         }
         while self.cluster.world.elapsed_ms() < until_ms && self.cluster.violation().is_none() {
@@ -160,6 +168,7 @@ impl User {
                 2 => self.count_as_read().await,
                 3..5 => self.insert().await,
                 5 => self.insert_once().await,
+                6 if self.dice.once_in(2) => self.write_text().await,
                 6 => self.delete().await,
                 7 => self.write_where().await,
                 _ => self.select().await,
@@ -275,6 +284,30 @@ impl User {
         Insertion { on_conflict, id, value, statement, args }
     }
 
+    /// Makes a text of a number that it also counts up: done once, it cannot be done again.
+    async fn write_text(&mut self) {
+        let number = format!("UPDATE {COLLECTION} SET k = 1 WHERE _id = {TEXT}");
+        self.write_well(&number).await;
+        self.requests += 1;
+        let value = self.number * 1_000 + self.requests;
+        let statements = [
+            format!("UPDATE {COLLECTION} SET a = {value}, k = 'text' WHERE _id = {TEXT}"),
+            format!("UPDATE {COLLECTION} APPLY k INCREMENT BY 1 WHERE _id = {TEXT}"),
+        ];
+        let statements = statements.map(|statement| json!({ "statement": statement }));
+        let answer = self.write(&Asked::Transaction(json!({ "statements": statements }))).await;
+        let is_expected = match answer.body["error"]["code"].as_str() {
+            None | Some("not_a_number" | "idempotency_key_refused") => true,
+            Some(_) => false,
+        };
+        if !is_expected {
+            self.violate(&format!("IN-1: a transaction is refused: {}", answer.body));
+        }
+        // It always has something to write, also if it is not known any more what it wrote.
+        let txn = answer.txn().filter(|_| answer.status == StatusCode::OK);
+        self.told.inserted.push(Inserted { document: TEXT, value, txn, has_key: true });
+    }
+
     async fn delete(&mut self) {
         let id = self.dice.below(DOCUMENTS);
         let statement = format!("DELETE FROM {COLLECTION} WHERE _id = {id}");
@@ -366,9 +399,7 @@ impl User {
     /// What was written is not written again, and the answer is the same; what was refused stays so.
     fn check_repeated(&self, first: &Answer, again: &Answer) {
         let ids = |answer: &Answer| {
-            let body = &answer.body;
-            let ids = body["mutatedDocumentIds"].as_array().or(body["mutatedDocuments"].as_array());
-            let mut ids = ids.cloned().unwrap_or_default();
+            let mut ids = answer.ids().cloned().unwrap_or_default();
             ids.sort_by_key(Json::to_string);
             ids
         };
