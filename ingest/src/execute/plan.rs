@@ -74,12 +74,15 @@ impl Executor {
             added.map_err(|refusal| run.request.of_statement(number, refusal))?;
         }
         let mut plan = planning.plan;
+        if !*atomic && !run.is_conditional {
+            return Ok(plan);
+        }
         let ids = plan.mutations.iter().map(|mutation| mutation.id(*app));
         let slices = self.store.slices(ids).len();
         if *atomic && slices > 1 {
             return Err(not_atomic(slices));
         }
-        plan.is_atomic = slices == 1 && (*atomic || run.is_conditional);
+        plan.is_atomic = slices == 1;
         Ok(plan)
     }
 }
