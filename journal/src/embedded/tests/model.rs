@@ -189,8 +189,10 @@ impl World {
 
     fn poll(&mut self) {
         loop {
+            let before = self.positions();
             let records = self.reader.as_mut().unwrap().poll(Duration::ZERO).unwrap();
-            if records.is_empty() {
+            // A poll that passed holes only returns nothing, and may not have looked everywhere.
+            if records.is_empty() && self.positions() == before {
                 break;
             }
             for record in records {
