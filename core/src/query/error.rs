@@ -26,6 +26,8 @@ pub enum QueryErrorCode {
     InvalidArgument,
     /// A collection's name cannot be used.
     InvalidCollection,
+    /// An index cannot have this name, or be over these fields.
+    InvalidIndex,
     /// An UPDATE or DELETE lacks its WHERE.
     MissingWhere,
     /// An UPDATE would change `_id`.
@@ -49,6 +51,7 @@ impl QueryErrorCode {
             QueryErrorCode::UnknownArgument => "unknown_argument",
             QueryErrorCode::InvalidArgument => "invalid_argument",
             QueryErrorCode::InvalidCollection => "invalid_collection",
+            QueryErrorCode::InvalidIndex => "invalid_index",
             QueryErrorCode::MissingWhere => "missing_where",
             QueryErrorCode::ImmutableId => "immutable_id",
             QueryErrorCode::ConflictingPaths => "conflicting_paths",

@@ -117,6 +117,17 @@ impl Comparison {
         }
     }
 
+    /// The same with the operands in the other order.
+    pub(super) fn mirrored(self) -> Self {
+        match self {
+            Comparison::Equal | Comparison::NotEqual => self,
+            Comparison::Less => Comparison::Greater,
+            Comparison::LessOrEqual => Comparison::GreaterOrEqual,
+            Comparison::Greater => Comparison::Less,
+            Comparison::GreaterOrEqual => Comparison::LessOrEqual,
+        }
+    }
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Comparison::Equal => "=",

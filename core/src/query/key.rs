@@ -15,6 +15,7 @@
 //! Nothing begins with a byte below 05, so 00 and 01 sort before whatever could follow.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::Value;
 
@@ -32,6 +33,8 @@ const END: u8 = 0;
 const MORE: u8 = 1;
 /// After a zero byte of a string itself.
 const ZERO: u8 = 0xff;
+/// What ends a string.
+const TEXT_END: [u8; 2] = [END, MORE];
 
 /// Appends a value; `None` is MISSING.
 pub(super) fn encode(value: Option<&Value>, bytes: &mut Vec<u8>) {
@@ -95,6 +98,36 @@ pub(super) fn decode(bytes: &mut &[u8]) -> Option<Option<Value>> {
     Some(Some(value))
 }
 
+/// The bytes of all values of the type of this one lie in this range.
+pub(super) fn of_type(value: &Value) -> Range<Vec<u8>> {
+    let (first, last) = match value {
+        Value::Null => (NULL, NULL),
+        Value::Bool(_) => (FALSE, TRUE),
+        Value::Int(_) | Value::Float(_) => (NUMBER, NUMBER),
+        Value::String(_) => (STRING, STRING),
+        Value::Array(_) => (ARRAY, ARRAY),
+        Value::Object(_) => (OBJECT, OBJECT),
+    };
+    vec![first]..vec![last + 1]
+}
+
+/// The bytes of all strings that begin with this text lie in this range.
+pub(super) fn strings_beginning_with(text: &str) -> Range<Vec<u8>> {
+    let mut start = vec![STRING];
+    encode_text(text, &mut start);
+    start.truncate(start.len() - TEXT_END.len());
+    let end = after(&start);
+    start..end
+}
+
+/// The first bytes that are above all that begin with these, which are of a value.
+pub(super) fn after(bytes: &[u8]) -> Vec<u8> {
+    let last = bytes.iter().rposition(|byte| *byte != u8::MAX).expect("a tag is a small number");
+    let mut end = bytes[..=last].to_vec();
+    end[last] += 1;
+    end
+}
+
 fn take(bytes: &mut &[u8]) -> Option<u8> {
     let (first, rest) = bytes.split_first()?;
     *bytes = rest;
@@ -140,7 +173,7 @@ fn encode_text(text: &str, bytes: &mut Vec<u8>) {
         rest = &rest[zero + 1..];
     }
     bytes.extend_from_slice(rest);
-    bytes.extend_from_slice(&[END, MORE]);
+    bytes.extend_from_slice(&TEXT_END);
 }
 
 fn decode_text(bytes: &mut &[u8]) -> Option<String> {

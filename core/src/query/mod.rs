@@ -8,6 +8,10 @@
 //! UPDATE c [SET path = value, ..] [UNSET path, ..] [APPLY path INCREMENT BY n, ..] WHERE condition
 //! DELETE FROM c WHERE condition
 //! EVICT FROM c WHERE condition
+//! CREATE INDEX [IF NOT EXISTS] name ON c (path, ..)
+//! DROP INDEX [IF EXISTS] name ON c
+//! EXPLAIN select | update | delete | evict
+//! EXPLAIN ANALYZE select
 //! policy: FAIL | DO NOTHING | DO UPDATE | DO UPDATE_LOCAL_DIFF
 //! ```
 //!
@@ -34,6 +38,7 @@ mod error;
 mod eval;
 mod expr;
 mod function;
+mod index;
 mod key;
 mod order;
 mod parse;
@@ -47,12 +52,15 @@ mod tests;
 mod text;
 
 pub use error::{Location, QueryError, QueryErrorCode};
+pub use index::{IndexName, IndexPaths, Lookup, Span};
 pub use order::total_cmp;
 pub use parse::{parse, parse_filter, parse_taking};
 pub use path::FieldPath;
 pub use predicate::Predicate;
 pub use select::{Group, Groups, Select, SortedRow, SortedRows, TooLarge};
-pub use statement::{Args, Delete, Evict, Insert, OnConflict, Statement, Update};
+pub use statement::{
+    Args, CreateIndex, Delete, DropIndex, Evict, Explain, Insert, OnConflict, Statement, Update,
+};
 
 /// The longest statement, in bytes; large values belong into arguments.
 pub const MAX_STATEMENT_BYTES: usize = 64 * 1024;

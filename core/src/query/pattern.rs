@@ -76,6 +76,16 @@ impl Pattern {
         &self.text
     }
 
+    /// What every text begins with that matches.
+    pub(super) fn literal_prefix(&self) -> String {
+        let first = self.parts.first().map_or(&[][..], |part| &part.steps);
+        let chars = first.iter().map_while(|step| match step {
+            Step::Exactly(char) => Some(*char),
+            Step::Any => None,
+        });
+        chars.collect()
+    }
+
     /// Whether the whole text matches. The parts between the first and the last are searched from
     /// left to right; taking the leftmost place for each leaves the most room for the others.
     pub(super) fn matches(&self, text: &str) -> bool {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::index::{IndexName, IndexPaths};
 use super::path::FieldPath;
 use super::predicate::Predicate;
 use super::select::Select;
@@ -23,6 +24,12 @@ pub enum Statement {
     Delete(Delete),
     /// Forgets documents in this cluster.
     Evict(Evict),
+    /// Declares an index.
+    CreateIndex(CreateIndex),
+    /// Gives an index up.
+    DropIndex(DropIndex),
+    /// Tells how documents are found.
+    Explain(Explain),
 }
 
 impl Statement {
@@ -34,10 +41,13 @@ impl Statement {
             Statement::Update(update) => &update.collection,
             Statement::Delete(delete) => &delete.collection,
             Statement::Evict(evict) => &evict.collection,
+            Statement::CreateIndex(create) => &create.collection,
+            Statement::DropIndex(drop) => &drop.collection,
+            Statement::Explain(explain) => explain.statement.collection(),
         }
     }
 
-    /// `select`, `insert`, `update`, `delete` or `evict`.
+    /// `select`, `insert`, `update`, `delete`, `evict`, `create_index`, `drop_index` or `explain`.
     pub fn kind(&self) -> &'static str {
         match self {
             Statement::Select(_) => "select",
@@ -45,6 +55,9 @@ impl Statement {
             Statement::Update(_) => "update",
             Statement::Delete(_) => "delete",
             Statement::Evict(_) => "evict",
+            Statement::CreateIndex(_) => "create_index",
+            Statement::DropIndex(_) => "drop_index",
+            Statement::Explain(_) => "explain",
         }
     }
 }
@@ -108,6 +121,39 @@ pub struct Evict {
     pub collection: Collection,
     /// Which documents.
     pub filter: Predicate,
+}
+
+/// `CREATE INDEX [IF NOT EXISTS] name ON collection (path, ..)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateIndex {
+    /// What it is called in its collection.
+    pub name: IndexName,
+    /// The collection whose documents are in it.
+    pub collection: Collection,
+    /// What it is over.
+    pub paths: IndexPaths,
+    /// Whether one of this name that is there already is good enough.
+    pub if_not_exists: bool,
+}
+
+/// `DROP INDEX [IF EXISTS] name ON collection`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DropIndex {
+    /// Which.
+    pub name: IndexName,
+    /// Of which collection.
+    pub collection: Collection,
+    /// Whether there need not be one.
+    pub if_exists: bool,
+}
+
+/// `EXPLAIN [ANALYZE] statement`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explain {
+    /// Whether the statement is run, to tell what it took: a SELECT.
+    pub analyze: bool,
+    /// A SELECT, UPDATE, DELETE or EVICT.
+    pub statement: Box<Statement>,
 }
 
 /// Values for the `:names` in a statement, by name without the colon.

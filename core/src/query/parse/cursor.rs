@@ -28,11 +28,11 @@ pub(super) struct Cursor<'a> {
 
 /// Words of SQL that this language does not have here; they deserve a better error than others.
 const UNSUPPORTED: [&str; 11] = [
+    "ALTER",
     "CAST",
     "DISTINCT",
     "ESCAPE",
     "EXISTS",
-    "EXPLAIN",
     "JOIN",
     "RETURNING",
     "SELECT",

@@ -10,6 +10,7 @@ mod calls;
 mod cursor;
 mod dialect;
 mod expression;
+mod indexes;
 mod literal;
 mod select;
 mod statements;

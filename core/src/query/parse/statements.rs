@@ -27,8 +27,15 @@ impl Cursor<'_> {
         } else if self.take_keyword("EVICT") {
             let (collection, filter) = self.removed("EVICT")?;
             Ok(Statement::Evict(Evict { collection, filter }))
+        } else if self.take_keyword("CREATE") {
+            self.create_index().map(Statement::CreateIndex)
+        } else if self.take_keyword("DROP") {
+            self.drop_index().map(Statement::DropIndex)
+        } else if self.take_keyword("EXPLAIN") {
+            self.explain().map(Statement::Explain)
         } else {
-            Err(self.expected("SELECT, INSERT, UPDATE, DELETE or EVICT"))
+            let all = "SELECT, INSERT, UPDATE, DELETE, EVICT, CREATE INDEX, DROP INDEX or EXPLAIN";
+            Err(self.expected(all))
         }
     }
 

@@ -7,12 +7,14 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "",
         "syntax_error",
-        "expected SELECT, INSERT, UPDATE, DELETE or EVICT, found the end at line 1, column 1",
+        "expected SELECT, INSERT, UPDATE, DELETE, EVICT, CREATE INDEX, DROP INDEX or EXPLAIN, found \
+         the end at line 1, column 1",
     ),
     (
-        "EXPLAIN SELECT * FROM c",
+        "ALTER TABLE c",
         "unsupported",
-        "expected SELECT, INSERT, UPDATE, DELETE or EVICT, found 'EXPLAIN' at line 1, column 1",
+        "expected SELECT, INSERT, UPDATE, DELETE, EVICT, CREATE INDEX, DROP INDEX or EXPLAIN, found \
+         'ALTER' at line 1, column 1",
     ),
     (
         "SELECT FROM c",

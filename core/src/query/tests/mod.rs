@@ -4,6 +4,7 @@ mod conditions;
 mod errors;
 mod functions;
 mod groups;
+mod indexes;
 mod order;
 mod properties;
 mod statements;

@@ -11,7 +11,7 @@ use super::super::predicate::Predicate;
 use super::super::{Args, Statement, key, parse, parse_filter, total_cmp};
 use crate::Value;
 
-const COMPARISONS: [Comparison; 6] = [
+pub(super) const COMPARISONS: [Comparison; 6] = [
     Comparison::Equal,
     Comparison::NotEqual,
     Comparison::Less,
@@ -30,7 +30,7 @@ const OPERATORS: [Operator; 6] = [
 ];
 
 /// A small world, so that comparisons often meet: three fields, few values.
-fn scalar() -> impl Strategy<Value = Value> {
+pub(super) fn scalar() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::Bool),
@@ -150,11 +150,11 @@ fn exprs() -> (BoxedStrategy<Expr>, BoxedStrategy<Expr>) {
     (condition, any_expr)
 }
 
-fn condition() -> BoxedStrategy<Expr> {
+pub(super) fn condition() -> BoxedStrategy<Expr> {
     exprs().0
 }
 
-fn document() -> impl Strategy<Value = Value> {
+pub(super) fn document() -> impl Strategy<Value = Value> {
     btree_map(name(), value(), 0..4).prop_map(Value::Object)
 }
 
@@ -199,6 +199,13 @@ fn soup() -> impl Strategy<Value = String> {
         "ORDER",
         "AS",
         "OFFSET",
+        "CREATE",
+        "INDEX",
+        "DROP",
+        "IF",
+        "EXISTS",
+        "EXPLAIN",
+        "ANALYZE",
         "lower(",
         "COUNT(",
         "coalesce(",
