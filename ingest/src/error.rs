@@ -12,6 +12,7 @@ use anabranch_core::ids::{IdError, TxnId};
 use anabranch_core::query::QueryError;
 use anabranch_core::{ErrorKind, JsonError, JsonFault};
 use anabranch_journal as journal;
+use anabranch_journal::metadata::MetadataError;
 
 use crate::store::Conflict;
 
@@ -154,6 +155,16 @@ impl Refusal {
     /// For an `_id` that cannot be used.
     pub(crate) fn of_id(error: &IdError) -> Self {
         Refusal::new(Code::InvalidId, error.to_string())
+    }
+
+    /// For an error of the metadata store.
+    pub(crate) fn of_metadata(error: &MetadataError) -> Self {
+        match error {
+            MetadataError::Conflict { .. } => {
+                Refusal::new(Code::ResourceChanged, error.to_string())
+            }
+            MetadataError::Journal(error) => Refusal::of_journal(error),
+        }
     }
 
     /// For an error of the journal about something that was to be written or read.

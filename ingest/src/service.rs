@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anabranch_core::Value;
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey};
-use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::metadata::{ClusterIdentity, OpenedLater};
 use anabranch_journal::rounds::{
     Abandoned, Expiries, HlcClock, RoundAppender, RoundWriter, RoundWriterConfig,
 };
@@ -105,9 +105,10 @@ pub(crate) fn start(
     let writer = Arc::new(writer);
     let rounds = Rounds::new(writer.clone(), store.clone());
     let log = RoundLog::new(journal.clone(), cluster.name.clone());
+    let metadata = Arc::new(OpenedLater::new(journal.clone(), cluster.name.clone()));
     let api = Arc::new(Api {
         limits: Limits::new(config),
-        executor: Executor::new(config, store.clone(), rounds.clone(), log),
+        executor: Executor::new(config, store.clone(), rounds.clone(), log, metadata),
         loader: Loader::new(config, store.clone(), rounds, tasks.shutdown().clone()),
         store: store.clone(),
         readiness,

@@ -17,6 +17,8 @@
 //! [`MetadataStore::wait`] does so on a handle of its own.
 
 mod configuration;
+mod follow;
+mod indexes;
 mod later;
 mod lost;
 #[cfg(test)]
@@ -46,6 +48,7 @@ use crate::log::{
 use crate::rotating::run_transaction;
 
 pub use configuration::{declared, follow_configuration};
+pub use indexes::{Created, DeclaredIndexes, MAX_INDEXES, follow_indexes};
 pub use later::OpenedLater;
 pub use lost::{Agreed, LostRange};
 

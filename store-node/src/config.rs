@@ -39,6 +39,8 @@ pub struct StoreNodeConfig {
     pub write_buffer_bytes: usize,
     /// How many bytes of files are cached.
     pub block_cache_bytes: usize,
+    /// How many indexes the node makes by itself at most, of what queries often look for; 0 for none.
+    pub automatic_indexes: usize,
     /// How often what was applied is made durable, in milliseconds. After a crash the journal
     /// gives the rest again.
     pub flush_interval_ms: u64,
@@ -60,6 +62,7 @@ impl Default for StoreNodeConfig {
             max_buffered_bytes: 64 << 20,
             write_buffer_bytes: 64 << 20,
             block_cache_bytes: 128 << 20,
+            automatic_indexes: 16,
             flush_interval_ms: 30_000,
         }
     }

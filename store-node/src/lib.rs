@@ -5,6 +5,7 @@
 //! * `apply`: from the log into the store, the pure core and the threads around it.
 //! * `storage`: RocksDB; everything of some transactions is one batch.
 //! * `read`: one document, queries, scans, each of one snapshot.
+//! * `wishes`: which indexes there are to be.
 //! * `feed`: what was applied, from a transaction on.
 //! * `rpc`: all of that over gRPC.
 
@@ -30,6 +31,7 @@ pub mod simulation;
 mod stability;
 mod status;
 mod storage;
+mod wishes;
 
 pub use config::StoreNodeConfig;
 pub use error::Error;

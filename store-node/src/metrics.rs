@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::storage::{Catalog, Index};
 use anabranch_core::hlc::Hlc;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
@@ -33,6 +34,8 @@ const UNREACHABLE: &str = "anabranch_store_node_log_unreachable";
 const STABLE: &str = "anabranch_store_node_stable_txn";
 const GC_TIMESTAMP: &str = "anabranch_store_node_gc_timestamp_txn";
 const FEED_START: &str = "anabranch_store_node_feed_start_txn";
+const INDEXES: &str = "anabranch_store_node_indexes";
+const EXAMINED: &str = "anabranch_store_node_examined_documents_total";
 const READS: &str = "anabranch_store_node_reads_total";
 const READ_SECONDS: &str = "anabranch_store_node_read_seconds";
 const STREAMS: &str = "anabranch_store_node_open_streams";
@@ -73,6 +76,8 @@ pub(crate) fn describe() {
     describe_gauge!(STABLE, "Every transaction below it is stable, as far as this node knows");
     describe_gauge!(GC_TIMESTAMP, "What the cluster's reads need is kept from this one on");
     describe_gauge!(FEED_START, "The first transaction whose changes the feed still has");
+    describe_gauge!(INDEXES, "Indexes, by whether they are declared or automatic, built or not");
+    describe_counter!(EXAMINED, "Documents that queries looked at, by how they were found");
     describe_counter!(READS, "Reads, by kind and result");
     describe_histogram!(READ_SECONDS, "Time of a read until its first reply, in seconds");
     describe_gauge!(STREAMS, "Open streams, by kind");
@@ -189,6 +194,24 @@ pub(crate) fn set_lag(lag: Lag) {
 
 pub(crate) fn set_log_unreachable(unreachable: bool) {
     gauge!(UNREACHABLE).set(if unreachable { 1.0 } else { 0.0 });
+}
+
+/// Which indexes there are.
+pub(crate) fn set_indexes(catalog: &Catalog) {
+    for (kind, is_declared) in [("declared", true), ("automatic", false)] {
+        for (state, is_building) in [("building", true), ("built", false)] {
+            let is_it = |index: &&Index| {
+                index.name.is_some() == is_declared && index.is_building() == is_building
+            };
+            let count = catalog.all().filter(is_it).count();
+            gauge!(INDEXES, "kind" => kind, "state" => state).set(as_f64(count as u64));
+        }
+    }
+}
+
+/// A query looked at documents that it found in this way.
+pub(crate) fn record_examined(access: &'static str, documents: u64) {
+    counter!(EXAMINED, "access" => access).increment(documents);
 }
 
 pub(crate) fn record_read(kind: &'static str, result: String, took: Duration) {

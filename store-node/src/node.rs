@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
-use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::metadata::{ClusterIdentity, follow_indexes};
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::clock::now_millis;
@@ -35,6 +35,7 @@ use crate::read::{Reads, blocking};
 use crate::rpc::{self, Addressee, Local, Services};
 use crate::status::Status;
 use crate::storage::{Head, Opened, Progress, Storage, StoreOptions, Unfinished};
+use crate::wishes::Wishes;
 
 /// A node that is open and not yet started.
 pub struct StoreNode {
@@ -123,7 +124,13 @@ impl StoreNode {
     pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<SocketAddr, Error> {
         let (server, listener, address) = listen(&self.config).await?;
         tracing::info!(%address, "the store node listens");
+        let (journal, cluster) = (Arc::clone(&self.journal), self.identity.name.clone());
         let (services, upkeep) = self.begin(tasks, ready);
+        let (wishes, shutdown) = (Arc::clone(&upkeep.apply.wishes), tasks.shutdown().clone());
+        tasks.spawn_thread("store-node-indexes", move || {
+            follow_indexes(&journal, &cluster, &shutdown, |declared| wishes.declare(declared));
+            Ok(())
+        });
         let runtime = Handle::current();
         tasks.spawn_thread("store-node-apply", move || {
             // It starts other threads.
@@ -149,7 +156,10 @@ impl StoreNode {
         tracing::info!(
             cluster = %identity.name.as_str(), next = %progress.next, "the store node starts"
         );
-        let node = Started { config, identity, log, storage: Arc::new(storage), status, tasks };
+        metrics::set_indexes(&storage.indexes());
+        let wishes = Arc::new(Wishes::new(config.automatic_indexes));
+        let storage = Arc::new(storage);
+        let node = Started { config, identity, log, storage, wishes, status, tasks };
         let gossip = node.gossip(&membership, self.gossip);
         let mark = ClusterMark::of(node.identity.actor);
         let addressee = Addressee::new(membership.node(), mark);
@@ -173,6 +183,7 @@ struct Started<'a> {
     identity: ClusterIdentity,
     log: Arc<Log>,
     storage: Arc<Storage>,
+    wishes: Arc<Wishes>,
     status: Arc<Status>,
     tasks: &'a Tasks,
 }
@@ -225,6 +236,7 @@ impl Started<'_> {
             persistence: persistence.clone(),
             retention: Retention { history_ms, feed_ms },
             max_buffered_bytes: self.config.max_buffered_bytes,
+            wishes: Arc::clone(&self.wishes),
             tasks: self.tasks.clone(),
         };
         let part = self.log.owned().clone();
@@ -309,6 +321,7 @@ impl Started<'_> {
         let reads = Reads::new(
             Arc::clone(&self.storage),
             Arc::clone(&self.status),
+            Arc::clone(&self.wishes),
             self.config.max_streams,
             Duration::from_millis(self.config.max_read_ms),
             self.tasks.shutdown().clone(),

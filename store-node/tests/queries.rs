@@ -15,11 +15,12 @@ use anabranch_schemas::store as proto;
 use bytes::Bytes;
 
 use self::support::cluster::Cluster;
+use self::support::indexes::{declare, until_found_by};
 use self::support::log::APP;
 use self::support::model::Model;
 use self::support::{Node, PATIENCE_MS, code, exactly, put};
 
-const STATEMENTS: [&str; 12] = [
+const STATEMENTS: [&str; 17] = [
     "SELECT * FROM cars",
     "SELECT _id, n * 2 AS twice FROM cars WHERE n % 2 = 0 LIMIT 5 OFFSET 3",
     "SELECT _id FROM cars OFFSET 1000",
@@ -32,7 +33,15 @@ const STATEMENTS: [&str; 12] = [
     "SELECT DISTINCT n % 3 AS k, visits IS MISSING AS new FROM cars ORDER BY new, k",
     "SELECT COUNT(*) AS c FROM cars WHERE n < 0",
     "SELECT COUNT(*) AS c FROM cars WHERE _id IN (1, 2, 3) GROUP BY n",
+    "SELECT * FROM cars WHERE n = 7",
+    "SELECT _id FROM cars WHERE n IN (3, 5, 5.5, 33, 17) AND name LIKE 'car %' LIMIT 3 OFFSET 1",
+    "SELECT _id FROM cars WHERE name = 'car xx'",
+    "SELECT n, name FROM cars WHERE name = 'car xx' AND n BETWEEN 5 AND 30 ORDER BY n DESC LIMIT 4",
+    "SELECT name, COUNT(*) AS c FROM cars WHERE name > 'car x' GROUP BY name",
 ];
+
+/// Indexes that serve some of them.
+const INDEXES: [(&str, &[&str]); 2] = [("by_n", &["n"]), ("by_name", &["name", "n"])];
 
 /// The rows that one store with all documents gives.
 fn expected(statement: &str, documents: &BTreeMap<String, Value>) -> Vec<Value> {
@@ -114,6 +123,17 @@ async fn check(cluster: &mut Cluster) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_several_partitions_are_those_of_one_store() {
     let mut cluster = Cluster::start().await;
+    check(&mut cluster).await;
+    // Of other documents, and now with indexes.
+    for (name, fields) in INDEXES {
+        declare(&cluster.log.journal(), name, fields);
+    }
+    for statement in ["SELECT * FROM cars WHERE n = 7", "SELECT * FROM cars WHERE name = 'car xx'"]
+    {
+        for node in cluster.nodes.values() {
+            until_found_by(node, statement, "index").await;
+        }
+    }
     check(&mut cluster).await;
     cluster.stop().await;
 }

@@ -9,6 +9,7 @@
 //! it. What an index cannot serve, `IS MISSING` for one, is found by going through all documents.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -21,6 +22,7 @@ use super::key;
 use super::path::FieldPath;
 use super::predicate::Predicate;
 use crate::Value;
+use crate::ids::{AppId, Collection};
 
 /// How many fields an index has at most.
 const MAX_PATHS: usize = 4;
@@ -88,6 +90,18 @@ impl fmt::Display for IndexName {
 #[serde(try_from = "Vec<Vec<String>>", into = "Vec<Vec<String>>")]
 pub struct IndexPaths(Vec<FieldPath>);
 
+/// What an index is over: no two of one cluster are over the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexOver {
+    /// Whose documents.
+    pub app: AppId,
+    /// Of which collection.
+    pub collection: Collection,
+    /// By which of their fields.
+    pub paths: IndexPaths,
+}
+
 /// Where in an index the documents lie of which a condition may be true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
@@ -117,7 +131,10 @@ impl IndexPaths {
     pub fn new(paths: Vec<FieldPath>) -> Result<Self, QueryError> {
         let refuse = |message: String| Err(QueryError::new(QueryErrorCode::InvalidIndex, message));
         if paths.is_empty() || paths.len() > MAX_PATHS {
-            return refuse(format!("an index is over 1 to {MAX_PATHS} fields, not {}", paths.len()));
+            return refuse(format!(
+                "an index is over 1 to {MAX_PATHS} fields, not {}",
+                paths.len()
+            ));
         }
         if paths.iter().any(|path| path.steps() == ["_id"]) {
             return refuse("documents are found by '_id' without an index".to_owned());
@@ -157,10 +174,11 @@ impl IndexPaths {
     /// Where the documents lie of which a condition may be true; `None` if it says nothing of the
     /// first field that helps.
     pub fn lookup(&self, condition: &Predicate) -> Option<Lookup> {
+        let mut restrictions = restrictions(condition);
         let mut prefixes = vec![Vec::new()];
         let mut pinned = 0;
         for path in &self.0 {
-            match restriction(condition.root(), path) {
+            match restrictions.remove(path) {
                 Some(Restriction::Values(values))
                     if prefixes.len().saturating_mul(values.len()) <= MAX_SPANS =>
                 {
@@ -187,6 +205,19 @@ impl IndexPaths {
         }
         let spans = prefixes.into_iter().map(Span::point).collect();
         Some(Lookup { spans, pinned, is_bounded: false })
+    }
+
+    /// The fields of an index that would serve a condition: those that it gives values, or the one that
+    /// it gives a range. `None` if none would.
+    pub fn serving(condition: &Predicate) -> Option<IndexPaths> {
+        let restrictions = restrictions(condition);
+        let is_pinned = |restriction: &Restriction| matches!(restriction, Restriction::Values(_));
+        let pinned = restrictions.iter().filter(|(_, restriction)| is_pinned(restriction));
+        let mut paths: Vec<_> = pinned.map(|(path, _)| (*path).clone()).take(MAX_PATHS).collect();
+        if paths.is_empty() {
+            paths.extend(restrictions.keys().next().map(|path| (*path).clone()));
+        }
+        IndexPaths::new(paths).ok()
     }
 }
 
@@ -283,37 +314,55 @@ impl Restriction {
     }
 }
 
-/// What a condition says of a field, if it says something that an index serves.
-fn restriction(condition: &Expr, path: &FieldPath) -> Option<Restriction> {
-    let is_it = |expr: &Expr| matches!(expr, Expr::Path(other) if other == path);
-    match condition {
-        Expr::And(parts) => {
-            parts.iter().filter_map(|part| restriction(part, path)).reduce(Restriction::both)
-        }
+/// What a condition says of fields that an index serves.
+fn restrictions(condition: &Predicate) -> BTreeMap<&FieldPath, Restriction> {
+    let parts = match condition.root() {
+        Expr::And(parts) => parts.as_slice(),
+        other => std::slice::from_ref(other),
+    };
+    let mut all: BTreeMap<&FieldPath, Restriction> = BTreeMap::new();
+    for (path, restriction) in parts.iter().filter_map(restriction) {
+        let restriction = match all.remove(path) {
+            Some(other) => other.both(restriction),
+            None => restriction,
+        };
+        all.insert(path, restriction);
+    }
+    all
+}
+
+/// Of which field a condition says what, if it says something of one that an index serves.
+fn restriction(condition: &Expr) -> Option<(&FieldPath, Restriction)> {
+    let (field, restriction) = match condition {
         Expr::Compare(comparison, pair) => match &**pair {
-            [field, Expr::Literal(value)] if is_it(field) => compared(*comparison, value),
-            [Expr::Literal(value), field] if is_it(field) => compared(comparison.mirrored(), value),
-            _ => None,
+            [field, Expr::Literal(value)] => (field, compared(*comparison, value)?),
+            [Expr::Literal(value), field] => (field, compared(comparison.mirrored(), value)?),
+            _ => return None,
         },
-        Expr::InList(field, values) if is_it(field) => {
+        Expr::InList(field, values) => {
             let values = values.iter().filter(|value| **value != Value::Null);
-            Some(Restriction::Values(values.map(encoded).collect()))
+            (&**field, Restriction::Values(values.map(encoded).collect()))
         }
         Expr::Between(three) => match &**three {
-            [field, Expr::Literal(low), Expr::Literal(high)] if is_it(field) => {
+            [field, Expr::Literal(low), Expr::Literal(high)] => {
                 let above = compared(Comparison::GreaterOrEqual, low)?;
-                Some(above.both(compared(Comparison::LessOrEqual, high)?))
+                (field, above.both(compared(Comparison::LessOrEqual, high)?))
             }
-            _ => None,
+            _ => return None,
         },
-        Expr::Like(field, pattern) if is_it(field) => {
+        Expr::Like(field, pattern) => {
             let prefix = pattern.literal_prefix();
-            let range = || Restriction::within(key::strings_beginning_with(&prefix));
-            (!prefix.is_empty()).then(range)
+            if prefix.is_empty() {
+                return None;
+            }
+            (&**field, Restriction::within(key::strings_beginning_with(&prefix)))
         }
-        Expr::IsNull(field) if is_it(field) => Some(Restriction::value(&Value::Null)),
-        field if is_it(field) => Some(Restriction::value(&Value::Bool(true))),
-        Expr::Not(field) if is_it(field) => Some(Restriction::value(&Value::Bool(false))),
+        Expr::IsNull(field) => (&**field, Restriction::value(&Value::Null)),
+        Expr::Not(field) => (&**field, Restriction::value(&Value::Bool(false))),
+        field => (field, Restriction::value(&Value::Bool(true))),
+    };
+    match field {
+        Expr::Path(path) => Some((path, restriction)),
         _ => None,
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anabranch_core::ids::AppId;
 use anabranch_journal::Journal;
-use anabranch_journal::metadata::{ClusterIdentity, MetadataError, MetadataStore, OpenedLater};
+use anabranch_journal::metadata::{ClusterIdentity, MetadataStore, OpenedLater};
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::resources::ResourceName;
 use axum::Router;
@@ -90,7 +90,7 @@ fn routes(operated: Operated) -> Router {
 impl Admin {
     /// The metadata.
     fn metadata(&self) -> Result<&MetadataStore, Refusal> {
-        self.metadata.get().map_err(|error| refusal(&error))
+        self.metadata.get().map_err(|error| Refusal::of_metadata(&error))
     }
 
     /// Runs what blocks on a thread for that, and waits for it up to the deadline.
@@ -111,13 +111,5 @@ impl Admin {
             )
             .with_hint("ask again later; a change may have been made, so read it back")),
         }
-    }
-}
-
-/// For an error of the metadata store.
-fn refusal(error: &MetadataError) -> Refusal {
-    match error {
-        MetadataError::Conflict { .. } => Refusal::new(Code::ResourceChanged, error.to_string()),
-        MetadataError::Journal(error) => Refusal::of_journal(error),
     }
 }

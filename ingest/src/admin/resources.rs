@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::{Admin, cluster, refusal, replication};
+use super::{Admin, cluster, replication};
 use crate::error::{Code, Refusal};
 use crate::http::{self, ErrorReply, path_refusal, query_refusal};
 
@@ -75,7 +75,7 @@ fn invalid_path(why: &str) -> Refusal {
 
 /// An entry that must be there.
 fn entry(metadata: &MetadataStore, id: &ResourceId) -> Result<Entry, Refusal> {
-    let found = metadata.get(&id.key()).map_err(|error| refusal(&error))?;
+    let found = metadata.get(&id.key()).map_err(|error| Refusal::of_metadata(&error))?;
     found.ok_or_else(|| Refusal::new(Code::ResourceNotFound, format!("there is no {id}")))
 }
 
@@ -175,11 +175,11 @@ fn put(
     let mut tries = 0;
     loop {
         tries += 1;
-        let found = metadata.get(&key).map_err(|error| refusal(&error))?;
+        let found = metadata.get(&key).map_err(|error| Refusal::of_metadata(&error))?;
         let version = found.as_ref().map(|entry| entry.version);
         if wanted.is_some() && wanted != version {
             let conflict = MetadataError::Conflict { key, expected: wanted, found: version };
-            return Err(refusal(&conflict));
+            return Err(Refusal::of_metadata(&conflict));
         }
         // As it is to be: a file that is applied twice changes nothing.
         if let Some(entry) = found.as_ref().filter(|entry| entry.value == text) {
@@ -189,7 +189,7 @@ fn put(
         match metadata.compare_and_set(&key, version, Some(text.clone())) {
             Ok(set) => return Ok((set, version.is_none())),
             Err(MetadataError::Conflict { .. }) if wanted.is_none() && tries < MAX_TRIES => {}
-            Err(error) => return Err(refusal(&error)),
+            Err(error) => return Err(Refusal::of_metadata(&error)),
         }
     }
 }
@@ -283,7 +283,9 @@ pub(super) async fn remove(
                 ResourceId::Replication(..) => {}
             }
             let expected = Some(wanted.unwrap_or(entry.version));
-            metadata.compare_and_set(&key, expected, None).map_err(|error| refusal(&error))?;
+            metadata
+                .compare_and_set(&key, expected, None)
+                .map_err(|error| Refusal::of_metadata(&error))?;
             tracing::info!(key, "resource removed");
             Ok(StatusCode::NO_CONTENT)
         })
@@ -329,7 +331,8 @@ async fn listed(admin: &Arc<Admin>, kinds: Vec<Kind>) -> Result<Response, Refusa
             let metadata = admin.metadata()?;
             let mut items = Vec::new();
             for kind in kinds {
-                let entries = metadata.list(kind.prefix()).map_err(|error| refusal(&error))?;
+                let entries =
+                    metadata.list(kind.prefix()).map_err(|error| Refusal::of_metadata(&error))?;
                 for (key, entry) in entries {
                     items.push(shown(admin, &key, &entry)?);
                 }

@@ -15,11 +15,13 @@ use anabranch_core::keyspace::SliceCount;
 use anabranch_core::query::OnConflict;
 use anabranch_journal::Journal;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
+use anabranch_journal::metadata::OpenedLater;
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::records::DocumentMutation;
 use anabranch_schemas::store as proto;
+use anabranch_schemas::topics::ClusterName;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
@@ -194,10 +196,12 @@ impl Cluster {
         let client = Store::new(store.nodes(), SliceCount::default(), config.read_wait());
         let rounds = Rounds::new(log.clone(), client.clone());
         let shutdown = Shutdown::new();
-        let history = RoundLog::new(journal.clone(), "east".parse().expect("a name"));
+        let name: ClusterName = "east".parse().expect("a name");
+        let metadata = OpenedLater::new(journal.clone(), name.clone()).into();
+        let history = RoundLog::new(journal.clone(), name);
         let api = Arc::new(Api {
             limits: Limits::new(&config),
-            executor: Executor::new(&config, client.clone(), rounds.clone(), history),
+            executor: Executor::new(&config, client.clone(), rounds.clone(), history, metadata),
             loader: Loader::new(&config, client.clone(), rounds, shutdown.clone()),
             store: client,
             readiness: Readiness::new(),

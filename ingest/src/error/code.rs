@@ -47,6 +47,7 @@ codes! {
     InvalidArgument "invalid_argument" 400 Invalid "give a value of the type that belongs there";
     InvalidCollection "invalid_collection" 400 Invalid
         "use a letter or '_' first, then letters, digits, '_', '-' or '.'";
+    InvalidIndex "invalid_index" 400 Invalid "name fields that documents have, each once";
     MissingWhere "missing_where" 400 Invalid "to mean every document, write WHERE true";
     ImmutableId "immutable_id" 400 Invalid
         "insert the document under the new id and delete the old one";
@@ -73,12 +74,15 @@ codes! {
         "ask by IP address or as localhost, or add the name to the setting ingest.allowed_hosts";
     DocumentNotFound "document_not_found" 404 Invalid
         "an id in the path is a string; ask for others with ?key=JSON";
+    IndexNotFound "index_not_found" 404 Invalid "say IF EXISTS if there need not be one";
     UnknownRoute "unknown_route" 404 Invalid "see /openapi.json for the routes";
     MethodNotAllowed "method_not_allowed" 405 Invalid
         "see /openapi.json for the methods of each route";
     RequestTimeout "request_timeout" 408 Retry "send the body without long pauses";
     IdConflict "id_conflict" 409 Invalid
         "use other ids, or say ON ID CONFLICT DO NOTHING or DO UPDATE";
+    IndexExists "index_exists" 409 Invalid
+        "say IF NOT EXISTS if one over the same fields is good enough, or DROP INDEX first";
     DocumentChanged "document_changed" 409 Invalid
         "read the documents again, decide anew, and send the ETag or transaction of that reading, not \
          the one of this reply";
@@ -94,6 +98,7 @@ codes! {
         "narrow the WHERE and change the documents in several statements";
     QueryTooLarge "query_too_large" 422 Invalid
         "ask for less: narrow the WHERE, add a LIMIT to an ORDER BY, or group by fewer values";
+    TooManyIndexes "too_many_indexes" 422 Invalid "give up one that queries need less, with DROP INDEX";
     RoundTooLarge "round_too_large" 422 Invalid "change fewer documents in one statement";
     NotAtomic "not_atomic" 422 Invalid
         "leave out 'atomic', and each document is decided by itself, or send one request for each";
@@ -137,6 +142,7 @@ impl From<QueryErrorCode> for Code {
             QueryErrorCode::UnknownArgument => Code::UnknownArgument,
             QueryErrorCode::InvalidArgument => Code::InvalidArgument,
             QueryErrorCode::InvalidCollection => Code::InvalidCollection,
+            QueryErrorCode::InvalidIndex => Code::InvalidIndex,
             QueryErrorCode::MissingWhere => Code::MissingWhere,
             QueryErrorCode::ImmutableId => Code::ImmutableId,
             QueryErrorCode::ConflictingPaths => Code::ConflictingPaths,

@@ -1,6 +1,6 @@
 //! Statements.
 //!
-//! A SELECT goes to the store node as it is. INSERT, UPDATE, DELETE and EVICT, one or several that
+//! A SELECT or EXPLAIN goes to the store node as it is. An index is declared in the metadata store. INSERT, UPDATE, DELETE and EVICT, one or several that
 //! belong together, become a [`plan::Plan`]: what they have to know is read first, then they are one
 //! round of mutations of single documents, which is written or not as a whole (IN-1, IN-2).
 //!
@@ -17,6 +17,7 @@
 
 mod change;
 mod conflict;
+mod indexes;
 mod insert;
 mod plan;
 mod repeat;
@@ -25,8 +26,11 @@ mod select;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use anabranch_core::ids::{AppId, TxnId};
 use anabranch_core::query::{self, Args, Statement};
+use anabranch_journal::metadata::OpenedLater;
 use tokio::time::Instant;
 
 use crate::config::IngestConfig;
@@ -36,6 +40,7 @@ use crate::idempotency::{Digest, IdempotencyKey, RequestName};
 use crate::rounds::Rounds;
 use crate::store::{At, Rows, Store};
 
+use indexes::check_plain;
 use run::Run;
 
 pub(crate) use repeat::RoundLog;
@@ -48,6 +53,7 @@ pub(crate) struct Executor {
     store: Store,
     rounds: Rounds,
     log: RoundLog,
+    metadata: Arc<OpenedLater>,
     /// How many documents one request may write.
     max_changed_documents: usize,
     /// How large a request's mutations may be together.
@@ -86,15 +92,15 @@ pub(crate) struct Asked {
 
 /// What a statement did.
 pub(crate) enum Executed {
-    /// Of a SELECT.
-    Rows(Box<Rows>),
+    /// Of a SELECT or EXPLAIN, with its kind.
+    Rows(Box<Rows>, &'static str),
     /// Of any other.
     Written(Written),
 }
 
 /// What was written.
 pub(crate) struct Written {
-    /// `insert`, `update`, `delete` or `evict`; of several statements `transaction`.
+    /// Of one statement its kind, such as `insert`; of several `transaction`.
     pub(crate) query_type: &'static str,
     /// Where; or, if there was nothing to write, what was read.
     pub(crate) txn: Option<TxnId>,
@@ -119,16 +125,26 @@ pub(crate) enum Decided {
 }
 
 impl Executor {
-    pub(crate) fn new(config: &IngestConfig, store: Store, rounds: Rounds, log: RoundLog) -> Self {
+    pub(crate) fn new(
+        config: &IngestConfig,
+        store: Store,
+        rounds: Rounds,
+        log: RoundLog,
+        metadata: Arc<OpenedLater>,
+    ) -> Self {
         let IngestConfig { max_changed_documents, max_round_bytes, .. } = *config;
-        Executor { store, rounds, log, max_changed_documents, max_round_bytes }
+        Executor { store, rounds, log, metadata, max_changed_documents, max_round_bytes }
     }
 
     /// Runs a request of one statement.
     pub(crate) async fn execute(&self, request: Request) -> Result<Executed, Refusal> {
         let request = Parsed::new(request)?;
         match &request.statements[..] {
-            [Statement::Select(_)] => self.select(request.asked).await.map(Executed::Rows),
+            [Statement::Select(_)] => self.select(request.asked, "select").await,
+            [Statement::Explain(_)] => self.explain(request).await,
+            [Statement::CreateIndex(_) | Statement::DropIndex(_)] => {
+                self.declare(request).await.map(Executed::Written)
+            }
             _ => self.run(request).await.map(Executed::Written),
         }
     }
@@ -136,27 +152,30 @@ impl Executor {
     /// Runs a request that only writes.
     pub(crate) async fn transact(&self, request: Request) -> Result<Written, Refusal> {
         let request = Parsed::new(request)?;
-        let is_select = |statement: &Statement| matches!(statement, Statement::Select(_));
-        match request.statements.iter().position(is_select) {
-            Some(index) => {
-                let refusal = Refusal::new(Code::Unsupported, "a SELECT writes nothing");
-                let refusal = refusal.with_hint("send it by itself, to store/execute");
-                Err(request.asked.of_statement(index + 1, refusal))
-            }
-            None => self.run(request).await,
+        for (number, statement) in (1..).zip(&request.statements) {
+            let message = match statement {
+                Statement::Select(_) | Statement::Explain(_) => "a SELECT writes nothing",
+                Statement::CreateIndex(_) | Statement::DropIndex(_) => {
+                    "an index is no part of a transaction"
+                }
+                Statement::Insert(_)
+                | Statement::Update(_)
+                | Statement::Delete(_)
+                | Statement::Evict(_) => continue,
+            };
+            let refusal = Refusal::new(Code::Unsupported, message);
+            let refusal = refusal.with_hint("send it by itself, to store/execute");
+            return Err(request.asked.of_statement(number, refusal));
         }
+        self.run(request).await
     }
 
-    async fn select(&self, request: Request) -> Result<Box<Rows>, Refusal> {
-        let Request { app, at_least, deadline, atomic, statements, .. } = request;
-        let Asked { statement, args, unchanged_since } = &statements[0];
-        if unchanged_since.is_some() || atomic {
-            let message = "a SELECT changes nothing, so it has no conditions";
-            let refusal = Refusal::new(Code::InvalidRequest, message);
-            return Err(refusal.with_hint("leave out X-Anabranch-If-Match and 'atomic'"));
-        }
+    async fn select(&self, request: Request, kind: &'static str) -> Result<Executed, Refusal> {
+        check_plain(&request, kind)?;
+        let Request { app, at_least, deadline, statements, .. } = request;
+        let Asked { statement, args, .. } = &statements[0];
         let rows = self.store.query(app, statement, args, At::Newest(at_least), deadline).await?;
-        Ok(Box::new(rows))
+        Ok(Executed::Rows(Box::new(rows), kind))
     }
 
     async fn run(&self, request: Parsed) -> Result<Written, Refusal> {

@@ -94,7 +94,10 @@ impl Planning<'_> {
             Statement::Update(update) => self.update(asked, update).await,
             Statement::Delete(delete) => self.delete(asked, delete).await,
             Statement::Evict(evict) => self.evict(asked, evict).await,
-            Statement::Select(_) => unreachable!("it was refused"),
+            Statement::Select(_)
+            | Statement::Explain(_)
+            | Statement::CreateIndex(_)
+            | Statement::DropIndex(_) => unreachable!("they write no documents"),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::limits::{Whole, discard};
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "it describes what is read as one value")]
 pub(super) struct ExecuteRequest {
-    /// SELECT, INSERT, UPDATE, DELETE or EVICT.
+    /// SELECT, INSERT, UPDATE, DELETE, EVICT, CREATE INDEX, DROP INDEX or EXPLAIN.
     #[schema(example = "SELECT * FROM cars WHERE Origin = :origin LIMIT 10")]
     statement: String,
     /// Values for the `:names` in the statement, by name without the colon.
@@ -48,7 +48,7 @@ pub(super) struct ExecuteReply {
     /// cluster.
     #[schema(value_type = Option<u64>, example = 1042)]
     transaction_id: Option<TxnId>,
-    /// `select`, `insert`, `update`, `delete` or `evict`.
+    /// `select`, `insert`, `update`, `delete`, `evict`, `create_index`, `drop_index` or `explain`.
     #[schema(example = "select")]
     query_type: &'static str,
     /// What a SELECT found, in the order that it asks for, else in order of id.
@@ -144,7 +144,7 @@ pub(super) async fn execute(
     let (request, _body) = request(&api, path, &headers, body, Shape::Execute).await?;
     let (form, deadline) = (rows::Form::of(&headers), request.deadline);
     match Box::pin(api.executor.execute(request)).await? {
-        Executed::Rows(rows) => rows::reply(*rows, form, deadline).await,
+        Executed::Rows(rows, kind) => rows::reply(*rows, kind, form, deadline).await,
         Executed::Written(written) => Ok(reply(written)),
     }
 }

@@ -73,13 +73,14 @@ enum Rest {
     Broken(Refusal),
 }
 
-/// The reply to a SELECT.
+/// The reply to a SELECT or EXPLAIN.
 pub(super) async fn reply(
     mut rows: Rows,
+    kind: &str,
     form: Form,
     deadline: Instant,
 ) -> Result<Response, Refusal> {
-    let mut text = Text::new(&rows, form);
+    let mut text = Text::new(&rows, kind, form);
     let txn = rows.txn;
     let body = loop {
         match rows.next(deadline).await? {
@@ -121,11 +122,11 @@ async fn next(rest: Option<Rest>) -> Option<(io::Result<Bytes>, Option<Rest>)> {
 }
 
 impl Text {
-    fn new(rows: &Rows, form: Form) -> Self {
+    fn new(rows: &Rows, kind: &str, form: Form) -> Self {
         let head = match form {
             Form::Object => {
                 let txn = rows.txn.map_or_else(|| "null".to_owned(), |txn| txn.to_string());
-                format!(r#"{{"transactionId":{txn},"queryType":"select","items":["#)
+                format!(r#"{{"transactionId":{txn},"queryType":"{kind}","items":["#)
             }
             Form::Lines => String::new(),
         };

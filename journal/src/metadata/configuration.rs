@@ -1,24 +1,17 @@
 //! The configuration of a cluster, as the resource that declares it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anabranch_core::cluster::{Configuration, Epoch};
 use anabranch_core::keyspace::SliceCount;
-use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::resources::{Resource, ResourceId};
 use anabranch_schemas::topics::ClusterName;
 
+use super::follow::follow;
 use super::{Entry, MetadataError, MetadataStore};
 use crate::error::Error;
 use crate::log::Journal;
-
-/// How often the shutdown is looked at.
-const WAIT: Duration = Duration::from_millis(200);
-/// How long to wait after a failure, at first and at most.
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-const MOST_DELAY: Duration = Duration::from_secs(5);
 
 impl MetadataStore {
     /// What a cluster's configuration is now; `None` if nobody declared one. Its epoch is the
@@ -45,25 +38,11 @@ pub fn follow_configuration(
     journal: &Arc<dyn Journal>,
     cluster: &ClusterName,
     shutdown: &Shutdown,
-    mut give: impl FnMut(Option<Configuration>),
+    give: impl FnMut(Option<Configuration>),
 ) {
     let key = ResourceId::Cluster(cluster.clone()).key();
-    let mut follow = || -> Result<(), MetadataError> {
-        let store = MetadataStore::open(Arc::clone(journal), cluster)?;
-        give(store.configuration(cluster)?);
-        while !shutdown.has_begun() {
-            if store.wait(WAIT)?.contains(&key) {
-                give(store.configuration(cluster)?);
-            }
-        }
-        Ok(())
-    };
-    let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
-    while !shutdown.has_begun() {
-        let Err(error) = follow() else { return };
-        tracing::warn!(%error, "the cluster's configuration cannot be read; trying again");
-        std::thread::sleep(backoff.next_delay());
-    }
+    let read = |store: &MetadataStore| store.configuration(cluster);
+    follow(journal, cluster, shutdown, &key, read, give);
 }
 
 /// The configuration that the entry of a cluster declares, which has so many slices.

@@ -9,8 +9,8 @@
 //! A store that cannot be written is tried again for ever ([`Persistence`]).
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::TxnId;
@@ -19,7 +19,7 @@ use anabranch_schemas::records::PartLocation;
 
 use super::assembler::{Assembler, BrokenPart};
 use super::demand::Demand;
-use super::documents::RecentStates;
+use super::documents::{BatchDocuments, RecentStates};
 use super::run::{Done, Run};
 use super::sources::Input;
 use crate::backfill::Reason;
@@ -29,9 +29,12 @@ use crate::metrics::{self, BatchCounts};
 use crate::persistence::Persistence;
 use crate::status::Status;
 use crate::storage::{Batch, Head, Progress, SliceRead, Storage, Timeline};
+use crate::wishes::Wishes;
 
 /// A batch is written once it is this large: latency is bounded while catching up.
 const BATCH_BYTES: usize = 1 << 20;
+/// How often it is looked whether indexes are to be made or given up, if nothing else is to be done.
+const TEND_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long things are kept, in milliseconds of the log's time.
 #[derive(Clone, Copy, Debug)]
@@ -56,9 +59,12 @@ pub(super) struct Applier {
     /// Bytes and commit records that were received and are not yet told to be released.
     pub(super) held: Held,
     pub(super) persistence: Persistence,
+    pub(super) wishes: Arc<Wishes>,
     /// How many documents an expiry drops, and how many it looks at for a batch.
     pub(super) expires_at_most: usize,
     pub(super) expires_at_once: usize,
+    /// How many documents are looked at at once for an index that is being built.
+    pub(super) indexed_at_once: u64,
 }
 
 /// How applying ended.
@@ -120,12 +126,18 @@ impl Applier {
         }
     }
 
-    /// Applies what is there, then waits for more. False if there will be no more.
+    /// Applies what is there, then waits a while for more. False if there will be no more.
     pub(super) fn apply_inputs(&mut self, inputs: &Receiver<Input>) -> Result<bool, Error> {
-        while self.apply_batch()? {}
+        while self.apply_batch()? {
+            self.tend_indexes()?;
+        }
         self.tell_demand();
-        let Ok(first) = inputs.recv() else { return Ok(false) };
-        self.take_all(first, inputs)?;
+        let wait = if self.tend_indexes()? { Duration::ZERO } else { TEND_INTERVAL };
+        match inputs.recv_timeout(wait) {
+            Ok(first) => self.take_all(first, inputs)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        }
         Ok(true)
     }
 
@@ -136,6 +148,7 @@ impl Applier {
             self.take_all(first, inputs)?;
         }
         while self.apply_batch()? {}
+        self.tend_indexes()?;
         self.tell_demand();
         Ok(())
     }
@@ -202,7 +215,15 @@ impl Applier {
         let batch = Batch::new(&storage, capacity);
         let (recent, timeline) = (&mut self.recent, &mut self.timeline);
         let time = self.progress.time;
-        let mut run = Run::new(&self.log, &storage, batch, BATCH_BYTES, recent, timeline, time);
+        let indexes = storage.indexes();
+        let documents = BatchDocuments {
+            recent,
+            stored: storage.newest_versions(),
+            batch,
+            txn: TxnId(0),
+            full_bytes: BATCH_BYTES,
+        };
+        let mut run = Run::new(&self.log, &storage, &indexes, documents, timeline, time);
         let mut failed = None;
         while failed.is_none() && !run.is_full() {
             match self.assembler.release() {

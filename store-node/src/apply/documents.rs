@@ -90,8 +90,9 @@ impl Documents for BatchDocuments<'_, '_> {
     }
 
     fn put(&mut self, new: NewVersion<'_>) {
-        let NewVersion { slice, id, stored, tombstone, event } = new;
+        let NewVersion { slice, id, stored, tombstone, moves, event } = new;
         self.batch.put_change(slice, &id, &event);
+        moves.iter().for_each(|moved| self.batch.move_entry(moved, event.key, self.txn));
         if let Some(deleted) = tombstone {
             self.batch.put_tombstone(deleted, &id);
         }

@@ -11,9 +11,11 @@ mod demand;
 mod documents;
 mod expire;
 mod images;
+mod moves;
 mod round;
 mod run;
 mod sources;
+mod tend;
 #[cfg(test)]
 mod tests;
 mod touched;
@@ -36,6 +38,7 @@ use crate::log::Log;
 use crate::persistence::Persistence;
 use crate::status::Status;
 use crate::storage::{Head, Storage};
+use crate::wishes::Wishes;
 
 pub(crate) use self::applier::{Ended, Retention};
 
@@ -52,6 +55,7 @@ pub(crate) struct Apply {
     pub(crate) persistence: Persistence,
     pub(crate) retention: Retention,
     pub(crate) max_buffered_bytes: usize,
+    pub(crate) wishes: Arc<Wishes>,
     pub(crate) tasks: Tasks,
 }
 
@@ -119,8 +123,10 @@ impl Apply {
             held: Held::default(),
             progress,
             persistence: self.persistence.clone(),
+            wishes: Arc::clone(&self.wishes),
             expires_at_most: expire::AT_MOST,
             expires_at_once: expire::PAGE,
+            indexed_at_once: tend::PAGE,
         };
         Parted { commits, parts, inputs, applier }
     }

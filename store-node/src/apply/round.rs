@@ -24,7 +24,7 @@ use super::assembler::Round;
 use super::touched::{Finished, Touched};
 use crate::error::Error;
 use crate::log::Log;
-use crate::storage::{Conflict, STATE_PREFIX};
+use crate::storage::{Catalog, Conflict, Moved, STATE_PREFIX};
 
 /// Where documents come from and go to.
 pub(crate) trait Documents {
@@ -53,6 +53,8 @@ pub(crate) struct NewVersion<'a> {
     pub(crate) stored: Option<Bytes>,
     /// When it was deleted, if it is a tombstone ([`Document::tombstone`]).
     pub(crate) tombstone: Option<Hlc>,
+    /// How it moves in indexes.
+    pub(crate) moves: Vec<Moved>,
     pub(crate) event: ChangeRef<'a>,
 }
 
@@ -79,17 +81,19 @@ impl Effects {
     }
 }
 
-/// The part of a commit record that a document needs.
+/// What a document needs of the commit record, and the indexes that there are.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
     pub(super) txn: TxnId,
     pub(super) commit: &'a Commit,
+    pub(super) indexes: &'a Catalog,
 }
 
-/// Applies a round.
+/// Applies a round, also to these indexes.
 pub(crate) fn apply(
     round: Round,
     log: &Log,
+    indexes: &Catalog,
     documents: &mut impl Documents,
 ) -> Result<Effects, Error> {
     let Round { txn, commit, parts, .. } = round;
@@ -99,7 +103,7 @@ pub(crate) fn apply(
     let placed = place(parts, &commit, log, &mut effects);
     let states =
         InsertedStates::new(STATE_PREFIX, Stamp { hlc: commit.hlc, actor, sequence: txn.0 });
-    let at = At { txn, commit: &commit };
+    let at = At { txn, commit: &commit, indexes };
     let mut applying = Applying { at, stamp, states, is_trial: false, effects, documents };
     if commit.atomic && placed.len() > 1 && !planted!(AppliesPartOfAtomic) {
         applying.is_trial = true;

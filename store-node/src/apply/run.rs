@@ -10,12 +10,12 @@ use anabranch_schemas::records::Commit;
 use bytes::Bytes;
 
 use super::assembler::Round;
-use super::documents::{BatchDocuments, RecentStates};
+use super::documents::BatchDocuments;
 use super::round::{self, Effects};
 use crate::error::Error;
 use crate::log::Log;
 use crate::metrics::BatchCounts;
-use crate::storage::{Batch, Outcome, Storage, Timeline};
+use crate::storage::{Batch, Catalog, Outcome, Storage, Timeline};
 
 /// How far a writer's clock can be ahead of the log's: `max_clock_drift`. No setting, since every
 /// replica has to compute the same time.
@@ -25,6 +25,7 @@ const MAX_DRIFT_MS: u64 = 60_000;
 pub(super) struct Run<'s, 'r> {
     log: &'r Log,
     storage: &'s Storage,
+    indexes: &'r Catalog,
     documents: BatchDocuments<'s, 'r>,
     timeline: &'r mut Timeline,
     /// What became of the rounds in this batch: the store does not know them yet.
@@ -51,20 +52,17 @@ pub(super) fn log_time(previous: Hlc, hlc: Hlc, appended_ms: u64) -> Hlc {
 }
 
 impl<'s, 'r> Run<'s, 'r> {
-    /// An empty batch; `time` is the log's so far.
+    /// Nothing yet; `time` is the log's so far.
     pub(super) fn new(
         log: &'r Log,
         storage: &'s Storage,
-        batch: Batch<'s>,
-        full_bytes: usize,
-        recent: &'r mut RecentStates,
+        indexes: &'r Catalog,
+        documents: BatchDocuments<'s, 'r>,
         timeline: &'r mut Timeline,
         time: Hlc,
     ) -> Self {
-        let stored = storage.newest_versions();
-        let documents = BatchDocuments { recent, stored, batch, txn: TxnId(0), full_bytes };
         let done = Done { time, ..Done::default() };
-        Run { log, storage, documents, timeline, rounds: HashMap::new(), done }
+        Run { log, storage, indexes, documents, timeline, rounds: HashMap::new(), done }
     }
 
     /// Whether it is to be written before the next transaction.
@@ -124,7 +122,7 @@ impl<'s, 'r> Run<'s, 'r> {
         if is_lost {
             return Ok(());
         }
-        let effects = round::apply(round, self.log, &mut self.documents)?;
+        let effects = round::apply(round, self.log, self.indexes, &mut self.documents)?;
         let Effects { documents, conflicts, kept, too_large, misplaced } = effects;
         let counts = &mut self.done.counts;
         counts.documents += documents;

@@ -23,7 +23,9 @@ use crate::log::Log;
 use crate::metrics;
 use crate::persistence::Persistence;
 use crate::status::{Backfilling, Status};
-use crate::storage::{Batch, Entry, Head, Progress, Sample, Storage, Table, Timeline, Unfinished};
+use crate::storage::{
+    Batch, Catalog, Entry, Head, Progress, Sample, Storage, Table, Timeline, Unfinished,
+};
 
 /// How long until replicas that could not give are asked again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -334,6 +336,7 @@ impl Backfill {
 
     /// Fetches all that is not here yet.
     fn copy(&self, head: &Head, mut unfinished: Unfinished) -> Result<Copied, Error> {
+        self.forget_indexes(head)?;
         let mut tries = 0;
         loop {
             self.tell(&unfinished);
@@ -365,6 +368,18 @@ impl Backfill {
         let before = TxnId(unfinished.to.next.0.saturating_sub(1));
         (self.log_has)(&head.progress)
             || matches!(choose(before, self.replicas.positions()), Choice::Nobody)
+    }
+
+    /// What is copied goes into no index: they are made anew when the log is applied again.
+    fn forget_indexes(&self, head: &Head) -> Result<(), Error> {
+        let indexes = self.storage.indexes();
+        if indexes.all().next().is_none() {
+            return Ok(());
+        }
+        self.storage.set_indexes(Catalog::default());
+        let mut batch = Batch::new(&self.storage, 1024);
+        indexes.all().for_each(|index| batch.drop_index(index.number));
+        self.persistence.write(batch, &head.progress)
     }
 
     /// Fetches what is not here yet of the table that is being fetched.

@@ -7,6 +7,7 @@
 //! keep what it reads. A node that is the only one of its cluster answers by itself, from what it
 //! has applied.
 
+mod explain;
 mod failure;
 mod feed;
 mod finish;

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::finish::finish;
 use super::{Coordinator, Timestamp};
-use crate::read::parse_select;
+use crate::read::{Question, parse_question};
 use crate::rpc::{Replies, app, refused, replies};
 
 impl Coordinator {
@@ -20,7 +20,10 @@ impl Coordinator {
         &self,
         request: proto::QueryRequest,
     ) -> Result<Replies<proto::QueryReply>, Status> {
-        let select = Arc::new(refused(parse_select(&request.statement, &request.args))?);
+        let select = match refused(parse_question(&request.statement, &request.args))? {
+            Question::Select(select) => Arc::new(select),
+            Question::Explain(select, _) => return self.explain(&select, request).await,
+        };
         if self.view.is_alone() {
             return self.query_alone(select, request).await;
         }
@@ -60,7 +63,7 @@ impl Coordinator {
     }
 
     /// The partitions that a query has to be asked of.
-    fn needed(
+    pub(super) fn needed(
         &self,
         request: &proto::QueryRequest,
         select: &Select,

@@ -6,7 +6,10 @@
 //! that is slow keeps no thread and no file busy. One that takes nothing any more is given up when
 //! its time is over: else it would hold its snapshot for as long as it stays connected.
 
+mod access;
 mod checksum;
+mod explain;
+mod find;
 mod page;
 mod query;
 mod stream;
@@ -16,7 +19,7 @@ use std::time::Duration;
 
 use anabranch_core::Value;
 use anabranch_core::ids::{DocumentId, TxnId};
-use anabranch_core::query::{Select, Statement, parse};
+use anabranch_core::query::{Explain, Select, Statement, parse};
 use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{self, Shutdown};
 use anabranch_schemas::store as proto;
@@ -26,9 +29,12 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::status::Status;
 use crate::storage::{Hold, Storage, decode_state};
+use crate::wishes::Wishes;
 
 pub(crate) use self::checksum::{ChecksumStream, Cut, Sum};
 pub(crate) use self::page::Page;
+#[cfg(test)]
+pub(crate) use self::query::all_rows;
 pub(crate) use self::query::{MAX_KEPT_BYTES, check as check_kept, group_of};
 pub(crate) use self::stream::{Kind, QueryStream, Replies, ScanStream};
 
@@ -37,6 +43,7 @@ pub(crate) use self::stream::{Kind, QueryStream, Replies, ScanStream};
 pub(crate) struct Reads {
     storage: Arc<Storage>,
     status: Arc<Status>,
+    wishes: Arc<Wishes>,
     streams: Arc<Semaphore>,
     /// Those of replicas that copy or compare: clients that take nothing are not in their way.
     replica_streams: Arc<Semaphore>,
@@ -68,12 +75,13 @@ impl Reads {
     pub(crate) fn new(
         storage: Arc<Storage>,
         status: Arc<Status>,
+        wishes: Arc<Wishes>,
         max_streams: usize,
         max_read: Duration,
         shutdown: Shutdown,
     ) -> Self {
         let [streams, replica_streams] = [(); 2].map(|()| Arc::new(Semaphore::new(max_streams)));
-        Reads { storage, status, streams, replica_streams, max_streams, max_read, shutdown }
+        Reads { storage, status, wishes, streams, replica_streams, max_streams, max_read, shutdown }
     }
 
     /// The snapshot that a request asks for, waited for as long as it says.
@@ -138,8 +146,17 @@ impl Reads {
     }
 }
 
-/// Reads a SELECT with its arguments, a JSON object.
-pub(crate) fn parse_select(statement: &str, args: &str) -> Result<Select, Error> {
+/// What is asked of documents.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// Which there are.
+    Select(Select),
+    /// How these are found; whether to find them for it.
+    Explain(Select, bool),
+}
+
+/// Reads a SELECT, or an EXPLAIN of one, with its arguments, a JSON object.
+pub(crate) fn parse_question(statement: &str, args: &str) -> Result<Question, Error> {
     let args = match args {
         "" => Value::Object(Default::default()),
         text => Value::from_json(text.as_bytes()).map_err(|error| {
@@ -151,11 +168,17 @@ pub(crate) fn parse_select(statement: &str, args: &str) -> Result<Select, Error>
         return Err(Error::InvalidRequest(format!("arguments are an object, not {found}")));
     };
     match parse(statement, &args)? {
-        Statement::Select(select) => Ok(select),
-        other => {
-            Err(Error::InvalidRequest(format!("only SELECT can be read, not {}", other.kind())))
-        }
+        Statement::Select(select) => Ok(Question::Select(select)),
+        Statement::Explain(Explain { analyze, statement }) => match *statement {
+            Statement::Select(select) => Ok(Question::Explain(select, analyze)),
+            other => Err(unreadable(&other)),
+        },
+        other => Err(unreadable(&other)),
     }
+}
+
+fn unreadable(statement: &Statement) -> Error {
+    Error::InvalidRequest(format!("only SELECT can be read, not {}", statement.kind()))
 }
 
 /// Runs what blocks where that is allowed.

@@ -34,6 +34,9 @@ impl<T> Page<T> {
     }
 }
 
+/// And how many entries of an index are passed.
+const PAGE_PASSED: usize = 50_000;
+
 /// How much of a page is used.
 #[derive(Debug, Default)]
 pub(super) struct Used {
@@ -42,6 +45,7 @@ pub(super) struct Used {
     pub(super) documents: usize,
     pub(super) looked_bytes: usize,
     pub(super) evaluated: usize,
+    pub(super) passed: usize,
 }
 
 impl Used {
@@ -51,6 +55,7 @@ impl Used {
             || self.documents >= PAGE_DOCUMENTS
             || self.looked_bytes >= PAGE_LOOKED_BYTES
             || self.evaluated >= PAGE_EVALUATED
+            || self.passed >= PAGE_PASSED
     }
 }
 

@@ -8,18 +8,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::vec::IntoIter;
 
-use anabranch_core::Value;
-use anabranch_core::ids::{AppId, DocumentId, DocumentKey, TxnId};
+use anabranch_core::ids::{AppId, DocumentKey, TxnId};
 use anabranch_core::query::{Group, Groups, Select, SortedRow, SortedRows};
 use anabranch_schemas::store as proto;
 
+use super::find::Find;
 use super::page::{Page, Used};
-use super::{Found, decode_id, find, with_id};
 use crate::error::Error;
-use crate::storage::{Storage, decode_state};
-
-/// Whether to go on after a document.
-type Visit = Result<ControlFlow<()>, Error>;
+use crate::storage::{Catalog, Storage};
+use crate::wishes::Wishes;
 
 /// What a query keeps before its first row, in bytes.
 pub(crate) const MAX_KEPT_BYTES: usize = 64 << 20;
@@ -31,25 +28,8 @@ const ROW_BYTES: usize = 96;
 /// A query that has come somewhere.
 #[derive(Debug)]
 pub(super) struct QueryCursor {
-    find: Find,
+    pub(super) find: Find,
     make: Make,
-}
-
-/// The documents that match.
-#[derive(Debug)]
-struct Find {
-    app: AppId,
-    select: Arc<Select>,
-    at: TxnId,
-    left: Left,
-}
-
-#[derive(Debug)]
-enum Left {
-    /// The condition pins the ids: these are left.
-    Keys(IntoIter<DocumentKey>),
-    /// The collection after this document.
-    Collection(Option<Vec<u8>>),
 }
 
 /// What becomes of them.
@@ -72,6 +52,8 @@ impl QueryCursor {
         select: Select,
         after: Vec<u8>,
         at: TxnId,
+        indexes: &Catalog,
+        wishes: Arc<Wishes>,
     ) -> Result<Self, Error> {
         let select = Arc::new(select);
         let needed = select.needed();
@@ -82,16 +64,8 @@ impl QueryCursor {
         } else {
             (Make::Rows { left: needed.unwrap_or(u64::MAX) }, key_at(&after)?)
         };
-        let left = match select.filter.as_ref().and_then(|filter| filter.key()) {
-            Some(mut keys) => {
-                keys.retain(|key| from.as_ref().is_none_or(|from| key > from));
-                Left::Keys(keys.into_iter())
-            }
-            None => Left::Collection(from.map(|key| {
-                DocumentId { app, collection: select.collection.clone(), key }.to_bytes()
-            })),
-        };
-        Ok(QueryCursor { find: Find { app, select, at, left }, make })
+        let find = Find::new(app, select, from, at, indexes, wishes);
+        Ok(QueryCursor { find, make })
     }
 
     /// The next page.
@@ -196,62 +170,6 @@ fn sort(
     })
 }
 
-impl Find {
-    /// Gives documents that match to `take`, until that breaks off or as much was looked at as fits
-    /// one page. Whether there are no more.
-    fn next(
-        &mut self,
-        storage: &Storage,
-        used: &mut Used,
-        mut take: impl FnMut(&mut Used, &DocumentId, Value) -> Visit,
-    ) -> Result<bool, Error> {
-        let Find { app, select, at, left } = self;
-        let cost = select.cost();
-        let mut look = |found: Option<Found>, id: &DocumentId, looked: usize| -> Visit {
-            used.documents += 1;
-            used.looked_bytes += looked;
-            used.evaluated += cost;
-            let filter = select.filter.as_ref();
-            let flow = match found {
-                Some(Found { value, .. }) if filter.is_none_or(|filter| filter.matches(&value)) => {
-                    take(used, id, value)?
-                }
-                _ => ControlFlow::Continue(()),
-            };
-            Ok(if used.is_full() { ControlFlow::Break(()) } else { flow })
-        };
-        match left {
-            Left::Keys(keys) => {
-                for key in keys.by_ref() {
-                    let id = DocumentId { app: *app, collection: select.collection.clone(), key };
-                    let found = find(storage, &id, *at)?;
-                    let looked = found.as_ref().map_or(0, |found| found.bytes);
-                    if look(found, &id, looked)?.is_break() {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
-            }
-            Left::Collection(after) => {
-                let prefix = DocumentId::collection_prefix(*app, &select.collection);
-                let start = after.take();
-                storage.documents(&prefix, start.as_deref(), *at, |encoded, txn, state| {
-                    let id = decode_id(encoded)?;
-                    let value = decode_state(state)?.value();
-                    let bytes = state.len();
-                    let found = value.map(|value| Found { value: with_id(value, &id), txn, bytes });
-                    let flow = look(found, &id, bytes)?;
-                    if flow.is_break() {
-                        *after = Some(encoded.to_vec());
-                    }
-                    Ok(flow)
-                })?;
-                Ok(after.is_none())
-            }
-        }
-    }
-}
-
 /// The document whose row is at this place; `None` if it is before the first.
 fn key_at(place: &[u8]) -> Result<Option<DocumentKey>, Error> {
     let refuse = |reason: &dyn std::fmt::Display| {
@@ -296,4 +214,27 @@ pub(crate) fn check(what: &'static str, bytes: usize) -> Result<(), Error> {
         return Err(Error::QueryTooLarge { what, limit: MAX_KEPT_BYTES });
     }
     Ok(())
+}
+
+/// The rows of a SELECT, found with these indexes, and how many documents were looked at.
+#[cfg(test)]
+pub(crate) fn all_rows(
+    storage: &Storage,
+    app: AppId,
+    statement: &str,
+    at: TxnId,
+    indexes: &Catalog,
+) -> (Vec<String>, u64) {
+    let question = super::parse_question(statement, "").unwrap();
+    let super::Question::Select(select) = question else { panic!("{statement} is no SELECT") };
+    let wishes = Arc::new(Wishes::new(0));
+    let mut cursor = QueryCursor::new(app, select, Vec::new(), at, indexes, wishes).unwrap();
+    let mut rows = Vec::new();
+    loop {
+        let page = cursor.next(storage).unwrap();
+        rows.extend(page.items.into_iter().map(|item| item.item));
+        if page.is_last {
+            return (rows, cursor.find.examined);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::ids::{AppId, Collection, DocumentId};
+use anabranch_core::ids::{AppId, Collection, DocumentId, TxnId};
 use anabranch_core::query::Select;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::store as proto;
@@ -122,9 +122,20 @@ impl Reads {
         after: Vec<u8>,
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {
-        let cursor = snapshot.txn.map(|at| QueryCursor::new(app, select, after, at)).transpose()?;
+        let cursor = snapshot.txn.map(|at| self.cursor(app, select, after, at)).transpose()?;
         let reply = |txn, items| proto::QueryReply { txn, items, stable: None };
         self.open(Kind::Query, self.max_read, snapshot, cursor, QueryCursor::next, reply)
+    }
+
+    pub(super) fn cursor(
+        &self,
+        app: AppId,
+        select: Select,
+        after: Vec<u8>,
+        at: TxnId,
+    ) -> Result<QueryCursor, Error> {
+        let (indexes, wishes) = (self.storage.indexes(), Arc::clone(&self.wishes));
+        QueryCursor::new(app, select, after, at, &indexes, wishes)
     }
 
     /// The states of all documents of a collection. There is always at least one reply.

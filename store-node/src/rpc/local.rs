@@ -16,7 +16,9 @@ use crate::error::Error;
 use crate::feed::{FeedStream, Feeds};
 use crate::gossip::ClusterMark;
 use crate::log::Log;
-use crate::read::{ChecksumStream, Cut, Found, QueryStream, Reads, ScanStream, parse_select};
+use crate::read::{
+    ChecksumStream, Cut, Found, QueryStream, Question, Reads, ScanStream, parse_question,
+};
 use crate::status;
 use crate::storage::{Conflict, Outcome, Reason, Storage};
 
@@ -63,9 +65,16 @@ impl Local {
 
     pub(crate) async fn query(&self, request: proto::QueryRequest) -> Result<QueryStream, Error> {
         let app = app(&request.app)?;
-        let select = parse_select(&request.statement, &request.args)?;
+        let question = parse_question(&request.statement, &request.args)?;
         let snapshot = self.reads.snapshot(request.at).await?;
-        self.reads.query(app, select, request.after.to_vec(), snapshot)
+        match question {
+            Question::Select(select) => {
+                self.reads.query(app, select, request.after.to_vec(), snapshot)
+            }
+            Question::Explain(select, analyze) => {
+                self.reads.explain(app, select, analyze, snapshot)
+            }
+        }
     }
 
     pub(crate) async fn scan(&self, request: proto::ScanRequest) -> Result<ScanStream, Error> {

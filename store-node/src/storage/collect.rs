@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
+use super::indexes::is_gone_before;
 use super::keys::split_version_key;
 use super::outcome::outcome_time;
 use crate::error::Error;
@@ -124,6 +125,10 @@ impl Collected {
         VersionFilter { oldest, document: Vec::new(), newer: None }
     }
 
+    pub(super) fn index_filter(&self) -> IndexFilter {
+        IndexFilter { oldest: TxnId(self.versions.load(Ordering::Acquire)) }
+    }
+
     pub(super) fn round_filter(&self) -> RoundFilter {
         RoundFilter { before: Hlc(self.rounds.load(Ordering::Acquire)) }
     }
@@ -211,6 +216,44 @@ impl CompactionFilter for RoundFilter {
 
     fn name(&self) -> &CStr {
         c"anabranch.rounds.v1"
+    }
+}
+
+/// Makes filters for table `indexes`.
+pub(super) struct IndexFilters(pub(super) Arc<Collected>);
+
+impl CompactionFilterFactory for IndexFilters {
+    type Filter = IndexFilter;
+
+    fn create(&mut self, _: CompactionFilterContext) -> IndexFilter {
+        self.0.index_filter()
+    }
+
+    fn name(&self) -> &CStr {
+        c"anabranch.indexes.v1"
+    }
+}
+
+/// Drops where documents were that nobody can read any more.
+#[derive(Debug)]
+pub(super) struct IndexFilter {
+    oldest: TxnId,
+}
+
+impl IndexFilter {
+    /// Whether this entry stays.
+    pub(super) fn keeps(&self, value: &[u8]) -> bool {
+        !is_gone_before(value, self.oldest)
+    }
+}
+
+impl CompactionFilter for IndexFilter {
+    fn filter(&mut self, _level: u32, _key: &[u8], value: &[u8]) -> Decision {
+        if self.keeps(value) { Decision::Keep } else { Decision::Remove }
+    }
+
+    fn name(&self) -> &CStr {
+        c"anabranch.indexes.v1"
     }
 }
 

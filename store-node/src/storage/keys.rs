@@ -2,11 +2,12 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `default` | kind (1 byte), then by kind | format, identity, progress, timeline, lost parts and ranges, an unfinished backfill, tombstones, whether versions were taken back |
+//! | `default` | kind (1 byte), then by kind | format, identity, progress, timeline, lost parts and ranges, an unfinished backfill, tombstones, whether versions were taken back, indexes |
 //! | `versions` | canonical document id, 0, be64(!txn) | a version of the document |
 //! | `changes` | be64(txn), be16(chunk) | slices of a transaction, and its changes in chunks |
 //! | `rounds` | round id (16 bytes) | what became of the round |
 //! | `rounds` | round id, 0 | what had become of it before it was repeated after it was forgotten |
+//! | `indexes` | see [`super::indexes`] | which documents have some values |
 //!
 //! Versions of a document lie together, the newest first. No canonical `_id` holds a zero byte, so
 //! the zero that follows it keeps the documents in the order of their ids and apart from those
@@ -28,6 +29,8 @@ pub(super) const UNFINISHED: &[u8] = &[5];
 const LOST_RANGE: u8 = 6;
 const TOMBSTONE: u8 = 7;
 pub(super) const TAKEN_BACK: &[u8] = &[8];
+const INDEX: u8 = 9;
+pub(super) const NEXT_INDEX: &[u8] = &[10];
 
 /// Bytes after the document id: a zero and the transaction.
 const VERSION_SUFFIX: usize = 9;
@@ -166,6 +169,18 @@ pub(super) fn past_tombstone(deleted: Hlc, id: &[u8]) -> Vec<u8> {
 /// What the keys of all lie between that were deleted before a time.
 pub(super) fn tombstones(before: Hlc) -> Range<Vec<u8>> {
     tombstone_key(Hlc(0), &[])..tombstone_key(before, &[])
+}
+
+/// The key under which it stands what an index is.
+pub(super) fn index_key(number: u32) -> Vec<u8> {
+    let mut key = vec![INDEX];
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// What the keys of all these lie between.
+pub(super) fn indexes() -> (Vec<u8>, Vec<u8>) {
+    (vec![INDEX], vec![INDEX + 1])
 }
 
 /// What the keys of all lost parts lie between.

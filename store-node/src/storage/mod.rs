@@ -1,5 +1,5 @@
 //! The store: RocksDB with the versions of documents, the by-transaction index of changes, what
-//! became of rounds, and the node's progress.
+//! became of rounds, indexes over fields, and the node's progress.
 //!
 //! Everything that belongs to some transactions is one write batch (ST-1). There is no WAL: the
 //! journal is one. What is in memory reaches the disk by flushes that are atomic across tables, so
@@ -9,6 +9,7 @@ mod batch;
 mod collect;
 mod engine;
 mod handover;
+mod indexes;
 mod keys;
 mod open;
 mod outcome;
@@ -28,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{RoundId, TxnId};
 use anabranch_journal::Offset;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use self::collect::Collected;
 use self::engine::{Engine, Family};
@@ -39,6 +40,7 @@ pub(crate) use self::collect::{History, Hold};
 #[cfg(any(test, feature = "simulation"))]
 pub use self::engine::MemoryDisk;
 pub(crate) use self::handover::{Entry, Table};
+pub(crate) use self::indexes::{Catalog, Index, IndexNumber, IndexState, Moved, Place};
 pub(crate) use self::open::{Head, Opened, StoreOptions};
 pub(crate) use self::outcome::{Conflict, Outcome, Reason};
 pub(crate) use self::progress::{Loss, Progress, SliceRead};
@@ -62,6 +64,9 @@ pub(crate) struct Storage {
     /// The first transaction whose changes are kept. Set before they are dropped, so whoever sees
     /// it unchanged after he began to read has seen them all.
     feed_start: AtomicU64,
+    /// As the last batch left them. One that is given up is missing here before it is on disk: who
+    /// finds it here after he began to read has read all of it.
+    indexes: RwLock<Arc<Catalog>>,
     round_retention_ms: u64,
 }
 

@@ -10,11 +10,11 @@ use std::sync::atomic::AtomicU64;
 
 use anabranch_core::ids::ActorId;
 use anabranch_core::keyspace::SliceCount;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options, SliceTransform};
 use serde::{Deserialize, Serialize};
 
-use super::collect::{Collected, History, RoundFilters, VersionFilters};
+use super::collect::{Collected, History, IndexFilters, RoundFilters, VersionFilters};
 use super::engine::{Disk, Engine, Family, Scope};
 #[cfg(any(test, feature = "simulation"))]
 use super::engine::{Memory, MemoryDisk};
@@ -27,9 +27,10 @@ use crate::config::StoreNodeConfig;
 use crate::error::Error;
 use crate::log::Log;
 
-/// The version of the whole layout. The first one had no list of tombstones.
-const FORMAT_VERSION: u32 = 2;
-const FIRST_FORMAT_VERSION: u32 = 1;
+/// The version of the whole layout. The first one had no list of tombstones, the second no indexes.
+const FORMAT_VERSION: u32 = 3;
+const WITHOUT_TOMBSTONES: u32 = 1;
+const WITHOUT_INDEXES: u32 = 2;
 
 /// What a store needs to know of its settings.
 #[derive(Clone, Debug)]
@@ -108,6 +109,7 @@ impl Storage {
             written: Mutex::default(),
             durable: Mutex::default(),
             feed_start: AtomicU64::new(0),
+            indexes: RwLock::default(),
             round_retention_ms: options.round_retention_ms,
         };
         let identity = Identity { actor: log.actor(), slices: log.slices() };
@@ -128,6 +130,7 @@ impl Storage {
         *storage.feed_start.get_mut() = progress.feed_start.0;
         let timeline = storage.read_timeline()?;
         let lost_ranges = storage.count_lost_ranges()?;
+        storage.set_indexes(storage.load_indexes()?);
         let head = Head { progress, timeline };
         Ok(Opened { storage, head, unfinished, lost_ranges })
     }
@@ -149,7 +152,7 @@ impl Storage {
         let path = self.path.display();
         let format = <[u8; 4]>::try_from(format).map(u32::from_be_bytes).ok();
         match format {
-            Some(FIRST_FORMAT_VERSION | FORMAT_VERSION) => {}
+            Some(WITHOUT_TOMBSTONES | WITHOUT_INDEXES | FORMAT_VERSION) => {}
             Some(version) => {
                 return Err(Error::DataDir(format!(
                     "the store in '{path}' has format {version}; this program knows format \
@@ -179,8 +182,10 @@ impl Storage {
         if progress.slices.len() != usize::from(identity.slices.get()) {
             return Err(Error::CorruptStore("its positions make no sense".to_owned()));
         }
-        if format == Some(FIRST_FORMAT_VERSION) {
+        if format == Some(WITHOUT_TOMBSTONES) {
             self.list_tombstones(&progress)?;
+        }
+        if format != Some(FORMAT_VERSION) {
             let mut writes = self.engine.writes(64);
             writes.put(Family::Default, keys::FORMAT, FORMAT_VERSION.to_be_bytes());
             self.engine.write(writes).map_err(|error| self.failed("write", error))?;
@@ -270,7 +275,8 @@ fn refuse_foreign(path: &Path) -> Result<(), Error> {
     let found = DB::list_cf(&Options::default(), path).map_err(|error| opening(path, error))?;
     let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();
     let known = BTreeSet::from(Family::ALL.map(Family::name));
-    if found == known {
+    // The table of indexes is younger than others.
+    if found == known || found == &known - &[Family::Indexes.name()].into() {
         return Ok(());
     }
     if !found.is_subset(&known) {
@@ -317,7 +323,7 @@ enum Bloom {
 }
 
 /// One set of options for each table.
-fn table_options(options: &StoreOptions, collected: &Arc<Collected>) -> [(Family, Options); 4] {
+fn table_options(options: &StoreOptions, collected: &Arc<Collected>) -> [(Family, Options); 5] {
     let cache = Cache::new_lru_cache(options.block_cache_bytes);
     let table = |bloom: Option<Bloom>, block_bytes: usize| {
         let mut blocks = BlockBasedOptions::default();
@@ -358,6 +364,9 @@ fn table_options(options: &StoreOptions, collected: &Arc<Collected>) -> [(Family
     rounds.set_memtable_whole_key_filtering(true);
     rounds.set_write_buffer_size(16 << 20);
     rounds.set_compaction_filter_factory(RoundFilters(Arc::clone(collected)));
+    // Read in order, a few entries at a time.
+    let mut indexes = large(table(None, 16 << 10));
+    indexes.set_compaction_filter_factory(IndexFilters(Arc::clone(collected)));
     let mut default = table(None, 4 << 10);
     default.set_write_buffer_size(4 << 20);
     [
@@ -365,5 +374,6 @@ fn table_options(options: &StoreOptions, collected: &Arc<Collected>) -> [(Family
         (Family::Versions, versions),
         (Family::Changes, changes),
         (Family::Rounds, rounds),
+        (Family::Indexes, indexes),
     ]
 }

@@ -118,7 +118,7 @@ fn a_store_in_use_is_refused() {
 fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path(), 1, 16).unwrap();
-    opened.storage.put_for_test(Family::Default, keys::FORMAT, &3_u32.to_be_bytes());
+    opened.storage.put_for_test(Family::Default, keys::FORMAT, &4_u32.to_be_bytes());
     drop(opened);
     assert!(refusal(dir.path()).contains("has format 3; this program knows format 2"));
 }

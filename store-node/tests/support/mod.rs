@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod flaky;
+pub mod indexes;
 pub mod log;
 pub mod model;
 

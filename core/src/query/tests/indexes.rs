@@ -57,7 +57,9 @@ fn indexes_are_declared_and_dropped() {
     assert_eq!((create.name.as_str(), create.if_not_exists), ("by_maker", true));
     assert_eq!(create.collection.as_str(), "cars");
     assert_eq!(create.paths.to_string(), "maker, `sold in`.country");
-    let Statement::CreateIndex(create) = run("CREATE INDEX `if-2` ON c (a)", "{}") else { panic!() };
+    let Statement::CreateIndex(create) = run("CREATE INDEX `if-2` ON c (a)", "{}") else {
+        panic!()
+    };
     assert_eq!((create.name.as_str(), create.if_not_exists), ("if-2", false));
     let Statement::DropIndex(drop) = run("DROP INDEX IF EXISTS x ON a.b", "{}") else { panic!() };
     assert_eq!((drop.name.as_str(), drop.if_exists), ("x", true));
@@ -172,6 +174,20 @@ fn the_more_is_pinned_the_better() {
 }
 
 #[test]
+fn the_index_that_would_serve_a_condition_is_over_what_it_pins() {
+    for (condition, expected) in [
+        ("b = 1 AND a IN (1, 2) AND c > 3", Some("a, b")),
+        ("c > 3 AND lower(a) = 'x'", Some("c")),
+        ("a = 1 AND b = 2 AND c = 3 AND d = 4 AND e = 5", Some("a, b, c, d")),
+        ("a IS MISSING", None),
+        ("_id = 1", None),
+    ] {
+        let serving = IndexPaths::serving(&filter(condition)).map(|paths| paths.to_string());
+        assert_eq!(serving.as_deref(), expected, "{condition}");
+    }
+}
+
+#[test]
 fn long_lists_are_looked_up_as_far_as_is_worth_it() {
     let list = |count: u32| (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
     let spans = lookup(&["a"], &format!("a IN ({})", list(1_000))).unwrap().spans;
@@ -185,7 +201,8 @@ fn long_lists_are_looked_up_as_far_as_is_worth_it() {
 #[test]
 fn long_values_are_cut_and_found() {
     let long = |end: &str| format!("{}{end}", "x".repeat(3_000));
-    let documents = [long("a"), long("b"), "x".to_owned()].map(|text| format!(r#"{{"a":"{text}"}}"#));
+    let documents =
+        [long("a"), long("b"), "x".to_owned()].map(|text| format!(r#"{{"a":"{text}"}}"#));
     let documents: Vec<_> = documents.iter().map(String::as_str).collect();
     for (condition, expected) in [
         (format!("a = '{}'", long("b")), &[0, 1][..]),

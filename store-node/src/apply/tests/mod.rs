@@ -4,6 +4,7 @@ mod assembler;
 mod backfilled;
 mod expired;
 mod failing;
+mod indexed;
 mod partitions;
 mod repeated;
 mod round;

@@ -16,7 +16,7 @@ use super::support::{
 use crate::apply::assembler::{Assembler, Round};
 use crate::apply::round::{self, Documents, Effects, NewVersion, Newest};
 use crate::error::Error;
-use crate::storage::{Conflict, Reason, STATE_PREFIX, SliceRead};
+use crate::storage::{Catalog, Conflict, Reason, STATE_PREFIX, SliceRead};
 
 /// Documents by id, as the store would have them, and the changes of the last round.
 #[derive(Default)]
@@ -95,7 +95,7 @@ impl World {
 impl Stored {
     fn apply(&mut self, round: Round) -> Effects {
         self.changes.clear();
-        let effects = round::apply(round, &everything(), self).unwrap();
+        let effects = round::apply(round, &everything(), &Catalog::default(), self).unwrap();
         assert_eq!(effects.documents, self.changes.len() as u64);
         effects
     }

@@ -36,6 +36,7 @@ use crate::log::Log;
 use crate::persistence::Persistence;
 use crate::status::Status;
 use crate::storage::{FeedPosition, Head, Opened, Progress, Storage, StoreOptions};
+use crate::wishes::Wishes;
 
 pub(super) const LONG: Retention = Retention { history_ms: u64::MAX, feed_ms: u64::MAX };
 
@@ -73,8 +74,10 @@ pub(super) fn applier_of(opened: Opened, log: &Log, retention: Retention) -> App
         timeline,
         recent: RecentStates::default(),
         held: Held::default(),
+        wishes: Arc::new(Wishes::new(0)),
         expires_at_most: EXPIRES_AT_MOST,
         expires_at_once: 2,
+        indexed_at_once: 2,
     }
 }
 

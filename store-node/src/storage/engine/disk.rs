@@ -8,7 +8,7 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
-use super::{Family, Scope};
+use super::{FAMILIES, Family, Scope};
 
 /// Where a write batch says how many entries it has, in RocksDB's own format.
 const COUNT: Range<usize> = 8..12;
@@ -23,7 +23,7 @@ impl Disk {
     pub(in crate::storage) fn open(
         options: &Options,
         path: &Path,
-        tables: [(Family, Options); 4],
+        tables: [(Family, Options); FAMILIES],
     ) -> Result<Self, rocksdb::Error> {
         let tables =
             tables.map(|(family, options)| ColumnFamilyDescriptor::new(family.name(), options));
@@ -38,7 +38,7 @@ impl Disk {
     }
 
     /// By number.
-    pub(super) fn families(&self) -> [&ColumnFamily; 4] {
+    pub(super) fn families(&self) -> [&ColumnFamily; FAMILIES] {
         Family::ALL.map(|family| self.family(family))
     }
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Family, Scope};
+use super::{FAMILIES, Family, Scope};
 use crate::storage::collect::Collected;
 use anabranch_runtime::planted;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
-type Tables = [Arc<Map>; 4];
+type Tables = [Arc<Map>; FAMILIES];
 
 /// What a node finds when it is started.
 #[derive(Clone, Debug, Default)]
@@ -124,6 +124,9 @@ impl Memory {
             let rounds = collected.round_filter();
             Arc::make_mut(&mut tables[Family::Rounds as usize])
                 .retain(|_, value| rounds.keeps(value));
+            let indexes = collected.index_filter();
+            Arc::make_mut(&mut tables[Family::Indexes as usize])
+                .retain(|_, value| indexes.keeps(value));
         };
         compact(&mut self.tables.lock());
         self.change_disk(compact);

@@ -30,11 +30,15 @@ pub(super) enum Family {
     Versions,
     Changes,
     Rounds,
+    Indexes,
 }
 
+/// How many tables there are.
+const FAMILIES: usize = Family::ALL.len();
+
 impl Family {
-    pub(super) const ALL: [Family; 4] =
-        [Family::Default, Family::Versions, Family::Changes, Family::Rounds];
+    pub(super) const ALL: [Family; 5] =
+        [Family::Default, Family::Versions, Family::Changes, Family::Rounds, Family::Indexes];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -42,6 +46,7 @@ impl Family {
             Family::Versions => "versions",
             Family::Changes => "changes",
             Family::Rounds => "rounds",
+            Family::Indexes => "indexes",
         }
     }
 }
@@ -73,7 +78,7 @@ pub(super) enum Cursor<'a> {
 
 /// What is to be written at once.
 pub(super) enum Writes<'a> {
-    Disk([&'a ColumnFamily; 4], WriteBatch),
+    Disk([&'a ColumnFamily; FAMILIES], WriteBatch),
     #[cfg(any(test, feature = "simulation"))]
     Memory(MemoryWrites),
 }

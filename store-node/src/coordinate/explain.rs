@@ -1,0 +1,92 @@
+//! How the whole cluster finds the documents of a query: what each partition says of its own.
+
+use std::collections::BTreeSet;
+
+use anabranch_core::Value;
+use anabranch_core::query::Select;
+use anabranch_core::slicing::PartitionId;
+use anabranch_schemas::store as proto;
+use futures::{StreamExt, TryStreamExt, stream};
+use tonic::Status;
+
+use super::merge::Items;
+use super::rows::RowsRequest;
+use super::{Coordinator, Timestamp};
+use crate::error::Error;
+use crate::rpc::{Replies, refuse, refused, replies};
+
+impl Coordinator {
+    /// One row: an object.
+    pub(super) async fn explain(
+        &self,
+        select: &Select,
+        request: proto::QueryRequest,
+    ) -> Result<Replies<proto::QueryReply>, Status> {
+        if self.view.is_alone() {
+            let request = proto::QueryRequest { at: self.alone_at(request.at), ..request };
+            let mut found = refused(self.local.query(request).await.map(replies))?;
+            let first = found.try_next().await?;
+            let txn = first.as_ref().and_then(|first| first.txn);
+            let found = stream::iter(first.map(Ok)).chain(found).map_ok(|reply| reply.items);
+            let parts = vec![part(PartitionId(0), found.boxed()).await?];
+            return Ok(row(select, parts, txn, txn.map(|txn| txn + 1)));
+        }
+        let partitions: BTreeSet<PartitionId> = self.needed(&request, select)?;
+        let (partitions, asked) = (&partitions, &request);
+        let read = |at: Timestamp| async move {
+            let (txn, stable) = (Some(at.txn.0), at.stable_next());
+            let mut parts = Vec::new();
+            for partition in partitions {
+                let open = |replica| asked.clone().ask(replica, at.read_at());
+                let found = self.stream(*partition, at.txn, open).await?;
+                parts.push(part(*partition, found).await?);
+            }
+            Ok(row(select, parts, txn, stable))
+        };
+        let explained = self.read(request.at, read).await?;
+        // Nothing is there yet, and nobody has to be asked for it.
+        Ok(explained.unwrap_or_else(|| row(select, Vec::new(), None, None)))
+    }
+}
+
+/// What a partition says, with its number.
+async fn part(partition: PartitionId, mut found: Items<proto::QueryItem>) -> Result<Value, Status> {
+    let mut last = None;
+    while let Some(items) = found.try_next().await? {
+        last = items.into_iter().next_back().or(last);
+    }
+    let json = last.map(|item| item.item).unwrap_or_default();
+    let Ok(Value::Object(mut fields)) = Value::from_json(json.as_bytes()) else {
+        let foreign = "a replica gave what is no explanation".to_owned();
+        return Err(refuse(&Error::InvalidRequest(foreign)));
+    };
+    fields.insert("partition".to_owned(), Value::Int(partition.0.into()));
+    Ok(Value::Object(fields))
+}
+
+fn row(
+    select: &Select,
+    parts: Vec<Value>,
+    txn: Option<u64>,
+    stable: Option<u64>,
+) -> Replies<proto::QueryReply> {
+    let examined = parts.iter().filter_map(|part| match part.get(&["examined"]) {
+        Some(Value::Int(count)) => Some(*count),
+        _ => None,
+    });
+    let examined = examined.reduce(i64::saturating_add).map(Value::Int);
+    let order = match (select.is_grouped(), select.is_sorted()) {
+        (true, _) => "the groups of all partitions are merged, then sorted",
+        (false, true) => "each partition sorts its rows, which are merged",
+        (false, false) => "each partition has its rows in the order of _id, and they are merged",
+    };
+    let fields = [
+        ("order", Some(order.into())),
+        ("examined", examined),
+        ("partitions", Some(Value::Array(parts))),
+    ];
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let item = fields.collect::<Value>().to_json();
+    let items = vec![proto::QueryItem { key: String::new(), item, place: Default::default() }];
+    stream::iter([Ok(proto::QueryReply { txn, items, stable })]).boxed()
+}

@@ -1,0 +1,259 @@
+//! Which indexes this node is to have: those that are declared, and those that it makes by itself
+//! since queries keep looking at documents in vain that an index would spare them.
+//!
+//! It says one step after the other that leads there. Pure, but for who says what is declared and what
+//! was looked at.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anabranch_core::query::{IndexName, IndexOver};
+use anabranch_journal::metadata::DeclaredIndexes;
+use parking_lot::Mutex;
+
+use crate::storage::{Catalog, Index, IndexNumber};
+
+/// An index is made once so many documents were looked at in vain which it would have spared, by so
+/// many queries: what is asked once in a while is not worth keeping an index up to date.
+const IN_VAIN_DOCUMENTS: u64 = 1_000_000;
+const IN_VAIN_QUERIES: u64 = 10;
+/// A query looks at documents in vain if it does not want so many of those that it looks at: one of
+/// these.
+const WANTED_SHARE: u64 = 10;
+/// Of how many indexes that are not there it is remembered what they would have spared.
+const MISSED_AT_MOST: usize = 1_000;
+
+/// What is wished for.
+#[derive(Debug)]
+pub(crate) struct Wishes {
+    state: Mutex<State>,
+    /// How often it has changed.
+    changes: AtomicU64,
+    /// How many indexes the node may make by itself.
+    automatic_at_most: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None` until it is known.
+    declared: Option<DeclaredIndexes>,
+    missed: HashMap<IndexOver, Missed>,
+    /// Those of them that are worth it.
+    automatic: Vec<IndexOver>,
+    /// As of which change, and with which indexes, there was nothing left to do.
+    done: Option<(u64, Arc<Catalog>)>,
+}
+
+/// What an index would have spared.
+#[derive(Clone, Copy, Debug, Default)]
+struct Missed {
+    documents: u64,
+    queries: u64,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// An index over this is begun; under a name if it was declared.
+    Begin(IndexOver, Option<IndexName>),
+    /// An index has another name, or none.
+    Rename(Index),
+    /// An index is given up.
+    Drop(IndexNumber),
+    /// More is added to one that is being built.
+    Fill(Index),
+}
+
+impl Wishes {
+    /// None yet. The node may make so many indexes by itself.
+    pub(crate) fn new(automatic_at_most: usize) -> Self {
+        Wishes { state: Mutex::default(), changes: AtomicU64::new(0), automatic_at_most }
+    }
+
+    /// What is declared now.
+    pub(crate) fn declare(&self, declared: DeclaredIndexes) {
+        self.state.lock().declared = Some(declared);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// A query has looked at so many documents, and wanted so many of these, which an index over this
+    /// would have found.
+    pub(crate) fn missed(&self, over: &IndexOver, looked_at: u64, wanted: u64) {
+        let is_in_vain = wanted.saturating_mul(WANTED_SHARE) <= looked_at;
+        if !is_in_vain || looked_at == wanted || self.automatic_at_most == 0 {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.missed.len() >= MISSED_AT_MOST && !state.missed.contains_key(over) {
+            state.missed.clear();
+        }
+        let missed = state.missed.entry(over.clone()).or_default();
+        missed.documents += looked_at - wanted;
+        missed.queries += 1;
+        if missed.documents >= IN_VAIN_DOCUMENTS && missed.queries >= IN_VAIN_QUERIES {
+            state.missed.remove(over);
+            if !state.automatic.contains(over) {
+                state.automatic.push(over.clone());
+                self.changes.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+
+    /// What to do next, if these are the indexes; `None` if they are as they are wished for.
+    pub(crate) fn step(&self, catalog: &Arc<Catalog>) -> Option<Step> {
+        let changes = self.changes.load(Ordering::Acquire);
+        let mut state = self.state.lock();
+        let is_done = |(then, with): &(u64, _)| *then == changes && Arc::ptr_eq(with, catalog);
+        if !state.done.as_ref().is_some_and(is_done) {
+            let step = self.towards(&mut state, catalog);
+            if step.is_some() {
+                return step;
+            }
+            state.done = Some((changes, Arc::clone(catalog)));
+        }
+        // Those that were begun first: as few as possible are of no use yet.
+        let building = catalog.all().filter(|index| index.is_building());
+        building.min_by_key(|index| index.number).cloned().map(Step::Fill)
+    }
+
+    fn towards(&self, state: &mut State, catalog: &Catalog) -> Option<Step> {
+        if let Some(declared) = &state.declared {
+            for index in catalog.all() {
+                match (declared.get(&index.over), &index.name) {
+                    (None, Some(_)) => return Some(Step::Drop(index.number)),
+                    (Some(name), is_named) if is_named.as_ref() != Some(name) => {
+                        let name = Some(name.clone());
+                        return Some(Step::Rename(Index { name, ..index.clone() }));
+                    }
+                    _ => {}
+                }
+            }
+            let is_there = |over: &IndexOver| catalog.all().any(|index| index.over == *over);
+            if let Some((over, name)) = declared.iter().find(|(over, _)| !is_there(over)) {
+                return Some(Step::Begin(over.clone(), Some(name.clone())));
+            }
+        }
+        let automatic = || catalog.all().filter(|index| index.name.is_none());
+        if automatic().count() > self.automatic_at_most {
+            let newest = automatic().max_by_key(|index| index.number)?;
+            return Some(Step::Drop(newest.number));
+        }
+        while let Some(over) = state.automatic.pop() {
+            let is_there = catalog.all().any(|index| index.over == over);
+            if !is_there && automatic().count() < self.automatic_at_most {
+                return Some(Step::Begin(over, None));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::ids::{AppId, TxnId};
+    use anabranch_core::query::{FieldPath, IndexPaths};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::storage::IndexState;
+
+    fn over(name: &str) -> IndexOver {
+        let path = FieldPath::new(vec![name.to_owned()]).unwrap();
+        let paths = IndexPaths::new(vec![path]).unwrap();
+        IndexOver { app: AppId(Uuid::from_u128(7)), collection: "c".parse().unwrap(), paths }
+    }
+
+    fn declared(names: &[(&str, &str)]) -> DeclaredIndexes {
+        let entries = names.iter().map(|(field, name)| (over(field), name.parse().unwrap()));
+        entries.collect()
+    }
+
+    /// Does what is said until nothing is left; what was done, by what it is over.
+    fn follow(wishes: &Wishes, catalog: &mut Catalog) -> Vec<String> {
+        let mut done = Vec::new();
+        let mut next = catalog.all().map(|index| index.number.0 + 1).max().unwrap_or(0);
+        while let Some(step) = wishes.step(&Arc::new(catalog.clone())) {
+            done.push(match step {
+                Step::Begin(over, name) => {
+                    let text = format!("begin {}", over.paths);
+                    *catalog = catalog.with(Index::begun(IndexNumber(next), over, name));
+                    next += 1;
+                    text
+                }
+                Step::Rename(index) => {
+                    let text = format!("rename {} {:?}", index.over.paths, index.name);
+                    *catalog = catalog.with(index);
+                    text
+                }
+                Step::Drop(number) => {
+                    let dropped = catalog.all().find(|index| index.number == number).unwrap();
+                    let text = format!("drop {}", dropped.over.paths);
+                    *catalog = catalog.without(number);
+                    text
+                }
+                Step::Fill(mut index) => {
+                    let text = format!("fill {}", index.over.paths);
+                    index.state = IndexState::Built { from: Some(TxnId(3)) };
+                    *catalog = catalog.with(index);
+                    text
+                }
+            });
+        }
+        done
+    }
+
+    fn miss_often(wishes: &Wishes, field: &str) {
+        (0..IN_VAIN_QUERIES)
+            .for_each(|_| wishes.missed(&over(field), IN_VAIN_DOCUMENTS / IN_VAIN_QUERIES + 1, 1));
+    }
+
+    #[test]
+    fn what_is_declared_is_made_and_what_no_longer_is_is_given_up() {
+        let (wishes, mut catalog) = (Wishes::new(4), Catalog::default());
+        assert!(follow(&wishes, &mut catalog).is_empty(), "nothing is known yet");
+        wishes.declare(declared(&[("a", "one"), ("b", "two")]));
+        assert_eq!(follow(&wishes, &mut catalog), ["begin a", "begin b", "fill a", "fill b"]);
+        wishes.declare(declared(&[("a", "other")]));
+        let done = follow(&wishes, &mut catalog);
+        assert_eq!(done.len(), 2);
+        assert!(done.contains(&"drop b".to_owned()), "{done:?}");
+        assert!(follow(&wishes, &mut catalog).is_empty());
+        assert_eq!(catalog.all().next().unwrap().name.as_ref().unwrap().as_str(), "other");
+    }
+
+    #[test]
+    fn what_was_left_unfinished_goes_on_before_anything_is_known() {
+        let (wishes, catalog) = (Wishes::new(4), Catalog::default());
+        let mut catalog = catalog.with(Index::begun(IndexNumber(5), over("a"), None));
+        assert_eq!(follow(&wishes, &mut catalog), ["fill a"]);
+    }
+
+    #[test]
+    fn an_index_is_made_for_what_is_often_looked_for_in_vain_up_to_a_number() {
+        let (wishes, mut catalog) = (Wishes::new(2), Catalog::default());
+        wishes.missed(&over("a"), 100 * IN_VAIN_DOCUMENTS, 1);
+        assert!(follow(&wishes, &mut catalog).is_empty(), "it was one query");
+        (0..100 * IN_VAIN_QUERIES).for_each(|_| wishes.missed(&over("b"), 100, 50));
+        (0..100 * IN_VAIN_QUERIES).for_each(|_| wishes.missed(&over("b"), 0, 0));
+        assert!(follow(&wishes, &mut catalog).is_empty(), "it found what it looked at");
+        ["c", "d", "e"].iter().for_each(|field| {
+            miss_often(&wishes, field);
+            follow(&wishes, &mut catalog);
+        });
+        let mut made: Vec<_> = catalog.all().map(|index| index.over.paths.to_string()).collect();
+        made.sort();
+        assert_eq!(made, ["c", "d"]);
+        wishes.declare(declared(&[("c", "mine")]));
+        let done = follow(&wishes, &mut catalog);
+        assert!(done.len() == 1 && done[0].starts_with("rename c"), "{done:?}");
+        miss_often(&wishes, "e");
+        assert_eq!(follow(&wishes, &mut catalog), ["begin e", "fill e"], "one is declared now");
+        let mut fewer = Wishes::new(1);
+        assert_eq!(follow(&fewer, &mut catalog), ["drop e"]);
+        fewer = Wishes::new(0);
+        miss_often(&fewer, "a");
+        assert_eq!(follow(&fewer, &mut catalog), ["drop d"]);
+        assert_eq!(catalog.all().count(), 1, "what is declared stays");
+    }
+}
