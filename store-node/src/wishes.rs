@@ -5,7 +5,6 @@
 //! was looked at.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anabranch_core::query::{IndexName, IndexOver};
@@ -21,6 +20,8 @@ const IN_VAIN_QUERIES: u64 = 10;
 /// A query looks at documents in vain if it does not want so many of those that it looks at: one of
 /// these.
 const WANTED_SHARE: u64 = 10;
+/// No app has more of these indexes than one of so many parts of what the node may make.
+const APP_SHARE: usize = 2;
 /// Of how many indexes that are not there it is remembered what they would have spared.
 const MISSED_AT_MOST: usize = 1_000;
 
@@ -41,8 +42,10 @@ struct State {
     missed: HashMap<IndexOver, Missed>,
     /// Those of them that are worth it.
     automatic: Vec<IndexOver>,
+    /// How many queries each index served that the node has made by itself, since it last made one.
+    served: HashMap<IndexNumber, u64>,
     /// As of which change, and with which indexes, there was nothing left to do.
-    done: Option<(u64, Arc<Catalog>)>,
+    done: Option<(u64, u64)>,
 }
 
 /// What an index would have spared.
@@ -81,7 +84,7 @@ impl Wishes {
     /// would have found.
     pub(crate) fn missed(&self, over: &IndexOver, looked_at: u64, wanted: u64) {
         let is_in_vain = wanted.saturating_mul(WANTED_SHARE) <= looked_at;
-        if !is_in_vain || looked_at == wanted || self.automatic_at_most == 0 {
+        if !is_in_vain || looked_at == wanted || !self.makes_indexes() {
             return;
         }
         let mut state = self.state.lock();
@@ -100,17 +103,26 @@ impl Wishes {
         }
     }
 
+    /// An index has served a query.
+    pub(crate) fn served(&self, index: IndexNumber) {
+        *self.state.lock().served.entry(index).or_default() += 1;
+    }
+
+    /// Whether the node makes indexes by itself.
+    pub(crate) fn makes_indexes(&self) -> bool {
+        self.automatic_at_most > 0
+    }
+
     /// What to do next, if these are the indexes; `None` if they are as they are wished for.
-    pub(crate) fn step(&self, catalog: &Arc<Catalog>) -> Option<Step> {
+    pub(crate) fn step(&self, catalog: &Catalog) -> Option<Step> {
         let changes = self.changes.load(Ordering::Acquire);
         let mut state = self.state.lock();
-        let is_done = |(then, with): &(u64, _)| *then == changes && Arc::ptr_eq(with, catalog);
-        if !state.done.as_ref().is_some_and(is_done) {
+        if state.done != Some((changes, catalog.shape())) {
             let step = self.towards(&mut state, catalog);
             if step.is_some() {
                 return step;
             }
-            state.done = Some((changes, Arc::clone(catalog)));
+            state.done = Some((changes, catalog.shape()));
         }
         // Those that were begun first: as few as possible are of no use yet.
         let building = catalog.all().filter(|index| index.is_building());
@@ -118,9 +130,11 @@ impl Wishes {
     }
 
     fn towards(&self, state: &mut State, catalog: &Catalog) -> Option<Step> {
-        if let Some(declared) = &state.declared {
+        if let Some(DeclaredIndexes { indexes: declared, has_unreadable }) = &state.declared {
             for index in catalog.all() {
                 match (declared.get(&index.over), &index.name) {
+                    // It may be one of those that cannot be read.
+                    (None, Some(_)) if *has_unreadable => {}
                     (None, Some(_)) => return Some(Step::Drop(index.number)),
                     (Some(name), is_named) if is_named.as_ref() != Some(name) => {
                         let name = Some(name.clone());
@@ -129,20 +143,32 @@ impl Wishes {
                     _ => {}
                 }
             }
-            let is_there = |over: &IndexOver| catalog.all().any(|index| index.over == *over);
-            if let Some((over, name)) = declared.iter().find(|(over, _)| !is_there(over)) {
+            let missing = declared.iter().find(|(over, _)| catalog.over(over).is_none());
+            if let Some((over, name)) = missing {
                 return Some(Step::Begin(over.clone(), Some(name.clone())));
             }
         }
-        let automatic = || catalog.all().filter(|index| index.name.is_none());
-        if automatic().count() > self.automatic_at_most {
-            let newest = automatic().max_by_key(|index| index.number)?;
+        let automatic: Vec<_> = catalog.all().filter(|index| index.name.is_none()).collect();
+        let at_most = self.automatic_at_most;
+        if automatic.len() > at_most {
+            let newest = automatic.iter().max_by_key(|index| index.number)?;
             return Some(Step::Drop(newest.number));
         }
         while let Some(over) = state.automatic.pop() {
-            let is_there = catalog.all().any(|index| index.over == over);
-            if !is_there && automatic().count() < self.automatic_at_most {
+            let of_app = automatic.iter().filter(|index| index.over.app == over.app).count();
+            if catalog.over(&over).is_some() || of_app > at_most / APP_SHARE {
+                continue;
+            }
+            if automatic.len() < at_most {
+                state.served.clear();
                 return Some(Step::Begin(over, None));
+            }
+            // In the place of one that is hardly of use.
+            let served = |index: &&&Index| state.served.get(&index.number).copied().unwrap_or(0);
+            let least = automatic.iter().min_by_key(served)?;
+            if served(&least) < IN_VAIN_QUERIES {
+                state.automatic.push(over);
+                return Some(Step::Drop(least.number));
             }
         }
         None
@@ -159,21 +185,25 @@ mod tests {
     use crate::storage::IndexState;
 
     fn over(name: &str) -> IndexOver {
+        over_in(7, name)
+    }
+
+    fn over_in(app: u128, name: &str) -> IndexOver {
         let path = FieldPath::new(vec![name.to_owned()]).unwrap();
         let paths = IndexPaths::new(vec![path]).unwrap();
-        IndexOver { app: AppId(Uuid::from_u128(7)), collection: "c".parse().unwrap(), paths }
+        IndexOver { app: AppId(Uuid::from_u128(app)), collection: "c".parse().unwrap(), paths }
     }
 
     fn declared(names: &[(&str, &str)]) -> DeclaredIndexes {
         let entries = names.iter().map(|(field, name)| (over(field), name.parse().unwrap()));
-        entries.collect()
+        DeclaredIndexes { indexes: entries.collect(), has_unreadable: false }
     }
 
     /// Does what is said until nothing is left; what was done, by what it is over.
     fn follow(wishes: &Wishes, catalog: &mut Catalog) -> Vec<String> {
         let mut done = Vec::new();
         let mut next = catalog.all().map(|index| index.number.0 + 1).max().unwrap_or(0);
-        while let Some(step) = wishes.step(&Arc::new(catalog.clone())) {
+        while let Some(step) = wishes.step(catalog) {
             done.push(match step {
                 Step::Begin(over, name) => {
                     let text = format!("begin {}", over.paths);
@@ -203,9 +233,9 @@ mod tests {
         done
     }
 
-    fn miss_often(wishes: &Wishes, field: &str) {
+    fn miss_often(wishes: &Wishes, over: &IndexOver) {
         (0..IN_VAIN_QUERIES)
-            .for_each(|_| wishes.missed(&over(field), IN_VAIN_DOCUMENTS / IN_VAIN_QUERIES + 1, 1));
+            .for_each(|_| wishes.missed(over, IN_VAIN_DOCUMENTS / IN_VAIN_QUERIES + 1, 1));
     }
 
     #[test]
@@ -230,30 +260,58 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_not_given_up() {
+        let (wishes, mut catalog) = (Wishes::new(4), Catalog::default());
+        wishes.declare(declared(&[("a", "one"), ("b", "two")]));
+        follow(&wishes, &mut catalog);
+        wishes.declare(DeclaredIndexes { has_unreadable: true, ..declared(&[("c", "three")]) });
+        assert_eq!(follow(&wishes, &mut catalog), ["begin c", "fill c"]);
+    }
+
+    #[test]
     fn an_index_is_made_for_what_is_often_looked_for_in_vain_up_to_a_number() {
-        let (wishes, mut catalog) = (Wishes::new(2), Catalog::default());
+        let (wishes, mut catalog) = (Wishes::new(4), Catalog::default());
         wishes.missed(&over("a"), 100 * IN_VAIN_DOCUMENTS, 1);
         assert!(follow(&wishes, &mut catalog).is_empty(), "it was one query");
         (0..100 * IN_VAIN_QUERIES).for_each(|_| wishes.missed(&over("b"), 100, 50));
         (0..100 * IN_VAIN_QUERIES).for_each(|_| wishes.missed(&over("b"), 0, 0));
         assert!(follow(&wishes, &mut catalog).is_empty(), "it found what it looked at");
-        ["c", "d", "e"].iter().for_each(|field| {
-            miss_often(&wishes, field);
+        for field in ["c", "d", "e", "f", "g"] {
+            miss_often(&wishes, &over(field));
             follow(&wishes, &mut catalog);
-        });
-        let mut made: Vec<_> = catalog.all().map(|index| index.over.paths.to_string()).collect();
-        made.sort();
-        assert_eq!(made, ["c", "d"]);
-        wishes.declare(declared(&[("c", "mine")]));
+        }
+        let made = |catalog: &Catalog| {
+            let mut made: Vec<_> =
+                catalog.all().map(|index| index.over.paths.to_string()).collect();
+            made.sort();
+            made.join(" ")
+        };
+        assert_eq!(made(&catalog), "c d e", "an app has its share");
+        miss_often(&wishes, &over_in(8, "h"));
+        assert_eq!(follow(&wishes, &mut catalog), ["begin h", "fill h"]);
+        let number = |catalog: &Catalog, field: &str| {
+            catalog.all().find(|index| index.over.paths.to_string() == field).unwrap().number
+        };
+        for (field, times) in [("c", 1), ("d", IN_VAIN_QUERIES), ("e", 2), ("h", 3)] {
+            (0..times).for_each(|_| wishes.served(number(&catalog, field)));
+        }
+        miss_often(&wishes, &over_in(8, "i"));
         let done = follow(&wishes, &mut catalog);
-        assert!(done.len() == 1 && done[0].starts_with("rename c"), "{done:?}");
-        miss_often(&wishes, "e");
-        assert_eq!(follow(&wishes, &mut catalog), ["begin e", "fill e"], "one is declared now");
-        let mut fewer = Wishes::new(1);
-        assert_eq!(follow(&fewer, &mut catalog), ["drop e"]);
-        fewer = Wishes::new(0);
-        miss_often(&fewer, "a");
-        assert_eq!(follow(&fewer, &mut catalog), ["drop d"]);
-        assert_eq!(catalog.all().count(), 1, "what is declared stays");
+        assert_eq!(done, ["drop c", "begin i", "fill i"], "in place of what was hardly used");
+        for field in ["d", "e", "h", "i"] {
+            (0..IN_VAIN_QUERIES).for_each(|_| wishes.served(number(&catalog, field)));
+        }
+        miss_often(&wishes, &over_in(8, "j"));
+        assert!(follow(&wishes, &mut catalog).is_empty(), "all are of use");
+        wishes.declare(declared(&[("d", "mine")]));
+        let done = follow(&wishes, &mut catalog);
+        assert!(done.len() == 1 && done[0].starts_with("rename d"), "{done:?}");
+        miss_often(&wishes, &over_in(8, "j"));
+        assert_eq!(follow(&wishes, &mut catalog), ["begin j", "fill j"], "one is declared now");
+        assert_eq!(follow(&Wishes::new(3), &mut catalog), ["drop j"]);
+        let none = Wishes::new(0);
+        miss_often(&none, &over("a"));
+        assert_eq!(follow(&none, &mut catalog).len(), 3);
+        assert_eq!(made(&catalog), "d", "what is declared stays");
     }
 }

@@ -7,6 +7,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anabranch_core::Value;
 use anabranch_core::ids::TxnId;
@@ -56,6 +57,8 @@ fn keep_writing(mut log: Log, stop: &AtomicBool) -> TxnId {
         });
         let id = u128::try_from(DOCUMENTS + number).unwrap();
         last = log.write(&round(id, documents.collect()));
+        // Some ten thousand documents a second, and not as many as there can be.
+        std::thread::sleep(Duration::from_millis(4));
     }
     last
 }
@@ -120,8 +123,8 @@ async fn of_a_million_documents_only_those_are_looked_at_that_are_returned() {
     let groups = groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let moved =
         format!("SELECT g, COUNT(*) AS c FROM cars WHERE g IN ({groups}) GROUP BY g ORDER BY g");
-    let found = rows(&node, &moved, at(last)).await;
     until_found_by(&node, &moved, "index").await;
+    let found = rows(&node, &moved, at(last)).await;
     give_up(&journal, "by_g");
     until_found_by(&node, &moved, "scan").await;
     let scanned = rows(&node, &moved, at(last)).await;

@@ -23,7 +23,7 @@ const fn bug(name: &'static str, breaks: &'static str, mix: &'static str) -> Bug
 }
 
 /// All of them.
-pub(crate) const BUGS: [Bug; 28] = [
+pub(crate) const BUGS: [Bug; 30] = [
     // Progress says more than what was applied.
     bug("SpliceBeforeApply", "ST", "crashes"),
     // The stable timestamp is the highest base and not the lowest.
@@ -56,6 +56,10 @@ pub(crate) const BUGS: [Bug; 28] = [
     bug("LosesMore", "ST", "losses"),
     // That changes are lost is not told in the feed.
     bug("KeepsLossesQuiet", "CDC", "losses"),
+    // A document is not added to indexes.
+    bug("ForgetsToIndex", "ST", "calm"),
+    // What is copied from another replica is not in indexes, which go on as if it were.
+    bug("KeepsIndexesThatLack", "ST", "backfill"),
     // A flush says that all that was written is durable, and is not.
     bug("FlushesHalf", "ST", "crashes"),
     // A node that has copied says that its feed goes back as far as before.

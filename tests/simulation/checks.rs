@@ -123,6 +123,14 @@ fn check_documents(cluster: &Cluster, node: &Node, running: &SimulatedNode, is_e
             Ok(found) => found,
             Err(error) => return cluster.violate(&format!("ST-1: {}: {error}", node.name)),
         };
+        match running.not_indexed(at) {
+            Ok(missing) if missing.is_empty() => {}
+            Ok(missing) => {
+                let text = format!("ST-4: {} does not find at {at}: {missing:?}", node.name);
+                return cluster.violate(&text);
+            }
+            Err(error) => return cluster.violate(&format!("ST-1: {}: {error}", node.name)),
+        }
         let is_owned = |position| running.owned().contains(position);
         let model = cluster.model.lock();
         let is_right = match is_end {

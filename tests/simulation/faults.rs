@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_core::ids::TxnId;
+use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::keyspace::Slice;
+use anabranch_core::query::{FieldPath, IndexOver, IndexPaths};
+use anabranch_journal::metadata::DeclaredIndexes;
 use anabranch_journal::{Journal, Offset, TopicPartition};
 use anabranch_runtime::simulation::Network;
 use anabranch_store_node::simulation::Pace;
@@ -13,6 +15,7 @@ use crate::cluster::{Cluster, Node, pause};
 use crate::dice::Dice;
 use crate::members;
 use crate::mix::Fault;
+use crate::writers::document;
 
 /// How long a message takes when all take long, in microseconds.
 const LONG_DELAY_US: std::ops::Range<u64> = 10_000..250_000;
@@ -26,6 +29,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, until_ms: u64) {
     let faults = cluster.mix.faults;
     while cluster.world.elapsed_ms() < until_ms && cluster.violation().is_none() {
         pause(1 + dice.below(2 * cluster.mix.fault_every_ms)).await;
+        declare_indexes(dice.one_of(&cluster.nodes), &mut dice);
         if faults.is_empty() {
             continue;
         }
@@ -37,6 +41,24 @@ pub(crate) async fn run(cluster: Arc<Cluster>, until_ms: u64) {
         if let Err(panic) = happening.await {
             std::panic::resume_unwind(panic.into_panic());
         }
+    }
+}
+
+/// A node hears of other indexes than before: some of these.
+fn declare_indexes(node: &Node, dice: &mut Dice) {
+    const OVER: [&[&str]; 3] = [&["a"], &["by", "a"], &["n"]];
+    let bits = dice.below(1 << OVER.len());
+    let index = |(number, fields): (usize, &&[&str])| {
+        let path = |field: &&str| FieldPath::new(vec![(*field).to_owned()]).expect("a step");
+        let paths = fields.iter().map(path).collect();
+        let paths = IndexPaths::new(paths).expect("they differ");
+        let DocumentId { app, collection, .. } = document(0);
+        let name = format!("index{number}").parse().expect("a name");
+        (bits >> number & 1 == 1).then_some((IndexOver { app, collection, paths }, name))
+    };
+    if let Some(running) = &*node.running.lock() {
+        let indexes = OVER.iter().enumerate().filter_map(index).collect();
+        running.declare_indexes(DeclaredIndexes { indexes, has_unreadable: false });
     }
 }
 

@@ -179,6 +179,16 @@ impl Field {
         }
     }
 
+    /// What a reader sees some steps inside it, or `None` if nothing is there. Costs less than
+    /// computing all of it.
+    pub fn value_within(&self, steps: &[String]) -> Option<Value> {
+        match steps.split_first() {
+            None => self.value(),
+            Some((first, rest)) if self.shows_a_map() => self.fields.get(first)?.value_within(rest),
+            Some(_) => self.value()?.get(steps).cloned(),
+        }
+    }
+
     /// Whether a reader sees a value. Costs less than computing it.
     pub fn is_present(&self) -> bool {
         self.map.is_some()

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use super::MAX_DEPTH;
 use super::aggregate::Aggregate;
@@ -415,6 +416,14 @@ impl Expr {
                 Expr::Object(fields.collect::<Result<_, E>>()?)
             }
         })
+    }
+
+    /// The top-level fields of the document on which it depends.
+    pub(super) fn fields<'a>(&'a self, into: &mut BTreeSet<&'a str>) {
+        if let Expr::Path(path) = self {
+            into.extend(path.steps().first().map(String::as_str));
+        }
+        self.children().for_each(|child| child.fields(into));
     }
 
     /// Whether this holds for it or for anything inside it.

@@ -3,7 +3,8 @@
 //! An index is over one or more fields. Its entries are the values of these fields as bytes whose
 //! order is the order of the values, so the documents that a condition on the first of them selects
 //! lie together. What is found that way is only where documents may be: the whole condition is
-//! tested on each. So long values can be cut, and entries be left of values that a document no longer has.
+//! tested on each. So long values can be cut, and entries be left of values that a document no longer
+//! has.
 //!
 //! A document without the first field has no entry: no condition that an index serves is true of
 //! it. What an index cannot serve, `IS MISSING` for one, is found by going through all documents.
@@ -126,8 +127,8 @@ impl IndexPaths {
     /// Of these fields.
     ///
     /// # Errors
-    /// If there are none or too many, if one stands twice, or if one is `_id`, by which documents are
-    /// found anyway.
+    /// If there are none or too many, if one stands twice, or if one is `_id`, by which documents
+    /// are found anyway.
     pub fn new(paths: Vec<FieldPath>) -> Result<Self, QueryError> {
         let refuse = |message: String| Err(QueryError::new(QueryErrorCode::InvalidIndex, message));
         if paths.is_empty() || paths.len() > MAX_PATHS {
@@ -151,74 +152,96 @@ impl IndexPaths {
         &self.0
     }
 
-    /// The entry of a document, whose top-level fields `field` gives, `_id` among them; `None` if it
-    /// has none.
+    /// The entry of a document whose values `value` gives; `None` if it has none.
     pub fn entry<'a>(
         &self,
-        mut field: impl FnMut(&str) -> Option<Cow<'a, Value>>,
+        mut value: impl FnMut(&FieldPath) -> Option<Cow<'a, Value>>,
     ) -> Option<Vec<u8>> {
         let mut bytes = Vec::with_capacity(32);
         for (number, path) in self.0.iter().enumerate() {
-            let (first, inside) = path.steps().split_first().expect("a path has a step");
-            let top = field(first);
-            let value = top.as_deref().and_then(|top| top.get(inside));
+            let value = value(path);
             if number == 0 && value.is_none() {
                 return None;
             }
-            key::encode(value, &mut bytes);
+            match value.as_deref() {
+                // The rest would be cut.
+                Some(Value::String(text)) if text.len() > MAX_ENTRY_BYTES => {
+                    let start = &text[..text.ceil_char_boundary(MAX_ENTRY_BYTES)];
+                    key::encode(Some(&Value::from(start)), &mut bytes);
+                }
+                value => key::encode(value, &mut bytes),
+            }
         }
         bytes.truncate(MAX_ENTRY_BYTES);
         Some(bytes)
     }
 
-    /// Where the documents lie of which a condition may be true; `None` if it says nothing of the
-    /// first field that helps.
-    pub fn lookup(&self, condition: &Predicate) -> Option<Lookup> {
-        let mut restrictions = restrictions(condition);
+    /// Where the documents lie that are restricted in this way; `None` if that says nothing of the
+    /// first field.
+    pub fn lookup(&self, restrictions: &Restrictions<'_>) -> Option<Lookup> {
         let mut prefixes = vec![Vec::new()];
         let mut pinned = 0;
+        let mut range = None;
         for path in &self.0 {
-            match restrictions.remove(path) {
+            match restrictions.of(path) {
                 Some(Restriction::Values(values))
                     if prefixes.len().saturating_mul(values.len()) <= MAX_SPANS =>
                 {
-                    let with = |prefix: &Vec<u8>| {
-                        let prefix = prefix.clone();
-                        values.clone().into_iter().map(move |value| [&prefix[..], &value].concat())
-                    };
-                    prefixes = prefixes.iter().flat_map(with).collect();
+                    prefixes = prefixes
+                        .iter()
+                        .flat_map(|prefix| values.iter().map(|value| joined(prefix, value)))
+                        .collect();
+                    // What differs only behind where it is cut is the same.
+                    prefixes.dedup();
                     pinned += 1;
                 }
-                Some(Restriction::Range(Range { start, end })) => {
-                    let range = |prefix: Vec<u8>| {
-                        Span::range([&prefix[..], &start].concat(), [&prefix[..], &end].concat())
-                    };
-                    let spans = prefixes.into_iter().map(range).collect();
-                    return Some(Lookup { spans, pinned, is_bounded: true });
+                Some(Restriction::Range(of_next)) => {
+                    range = Some(of_next);
+                    break;
                 }
-                Some(Restriction::Values(_)) | None if pinned == 0 => return None,
-                Some(Restriction::Values(_)) | None => {
-                    let spans = prefixes.into_iter().map(Span::beginning_with).collect();
-                    return Some(Lookup { spans, pinned, is_bounded: false });
-                }
+                Some(Restriction::Values(_)) | None => break,
             }
         }
-        let spans = prefixes.into_iter().map(Span::point).collect();
-        Some(Lookup { spans, pinned, is_bounded: false })
+        if pinned == 0 && range.is_none() {
+            return None;
+        }
+        let is_whole = pinned == self.0.len();
+        let span = |prefix: Vec<u8>| match range {
+            // What is cut is all that stands in an entry.
+            _ if is_whole || prefix.len() >= MAX_ENTRY_BYTES => Span::Point(prefix),
+            Some(Range { start, end }) => Span::range(joined(&prefix, start), joined(&prefix, end)),
+            None => {
+                let end = key::after(&prefix);
+                Span::Range(prefix..end)
+            }
+        };
+        let spans = prefixes.into_iter().map(span).collect();
+        Some(Lookup { spans, pinned, is_bounded: range.is_some() })
     }
 
-    /// The fields of an index that would serve a condition: those that it gives values, or the one that
-    /// it gives a range. `None` if none would.
-    pub fn serving(condition: &Predicate) -> Option<IndexPaths> {
-        let restrictions = restrictions(condition);
-        let is_pinned = |restriction: &Restriction| matches!(restriction, Restriction::Values(_));
-        let pinned = restrictions.iter().filter(|(_, restriction)| is_pinned(restriction));
+    /// The fields of an index that would serve what is restricted in this way: those that have
+    /// given values, or one that has a range. `None` if none would.
+    pub fn serving(restrictions: &Restrictions<'_>) -> Option<IndexPaths> {
+        let all = || restrictions.0.iter().filter(|(path, _)| path.steps() != ["_id"]);
+        let is_pinned = |restriction: &Restriction| match restriction {
+            Restriction::Values(values) => values.len() <= MAX_SPANS,
+            Restriction::Range(_) => false,
+        };
+        let is_bounded = |restriction: &Restriction| matches!(restriction, Restriction::Range(_));
+        let pinned = all().filter(|(_, restriction)| is_pinned(restriction));
         let mut paths: Vec<_> = pinned.map(|(path, _)| (*path).clone()).take(MAX_PATHS).collect();
         if paths.is_empty() {
-            paths.extend(restrictions.keys().next().map(|path| (*path).clone()));
+            let bounded = all().find(|(_, restriction)| is_bounded(restriction));
+            paths.extend(bounded.map(|(path, _)| (*path).clone()));
         }
         IndexPaths::new(paths).ok()
     }
+}
+
+/// Values behind those before them, cut.
+fn joined(before: &[u8], more: &[u8]) -> Vec<u8> {
+    let room = MAX_ENTRY_BYTES.saturating_sub(before.len());
+    [before, &more[..more.len().min(room)]].concat()
 }
 
 impl TryFrom<Vec<Vec<String>>> for IndexPaths {
@@ -256,24 +279,38 @@ impl Lookup {
 }
 
 impl Span {
-    fn point(mut values: Vec<u8>) -> Self {
-        values.truncate(MAX_ENTRY_BYTES);
-        Span::Point(values)
-    }
-
-    fn beginning_with(values: Vec<u8>) -> Self {
-        let end = key::after(&values);
-        Span::range(values, end)
-    }
-
     /// Entries are cut, so what is cut of the end may be just above one.
-    fn range(mut start: Vec<u8>, mut end: Vec<u8>) -> Self {
-        start.truncate(MAX_ENTRY_BYTES);
-        if end.len() > MAX_ENTRY_BYTES {
-            end.truncate(MAX_ENTRY_BYTES);
-            end = key::after(&end);
-        }
+    fn range(start: Vec<u8>, end: Vec<u8>) -> Self {
+        let is_cut = end.len() >= MAX_ENTRY_BYTES;
+        let end = if is_cut { key::after(&end) } else { end };
         Span::Range(start..end)
+    }
+}
+
+/// What a condition says of the fields of which it says something that an index serves.
+#[derive(Debug)]
+pub struct Restrictions<'a>(BTreeMap<&'a FieldPath, Restriction>);
+
+impl<'a> Restrictions<'a> {
+    /// Of a condition.
+    pub fn of_condition(condition: &'a Predicate) -> Self {
+        let parts = match condition.root() {
+            Expr::And(parts) => parts.as_slice(),
+            other => std::slice::from_ref(other),
+        };
+        let mut all: BTreeMap<&FieldPath, Restriction> = BTreeMap::new();
+        for (path, restriction) in parts.iter().filter_map(restriction) {
+            let restriction = match all.remove(path) {
+                Some(other) => other.both(restriction),
+                None => restriction,
+            };
+            all.insert(path, restriction);
+        }
+        Restrictions(all)
+    }
+
+    fn of(&self, path: &FieldPath) -> Option<&Restriction> {
+        self.0.get(path)
     }
 }
 
@@ -312,23 +349,6 @@ impl Restriction {
     fn value(value: &Value) -> Restriction {
         Restriction::Values(vec![encoded(value)])
     }
-}
-
-/// What a condition says of fields that an index serves.
-fn restrictions(condition: &Predicate) -> BTreeMap<&FieldPath, Restriction> {
-    let parts = match condition.root() {
-        Expr::And(parts) => parts.as_slice(),
-        other => std::slice::from_ref(other),
-    };
-    let mut all: BTreeMap<&FieldPath, Restriction> = BTreeMap::new();
-    for (path, restriction) in parts.iter().filter_map(restriction) {
-        let restriction = match all.remove(path) {
-            Some(other) => other.both(restriction),
-            None => restriction,
-        };
-        all.insert(path, restriction);
-    }
-    all
 }
 
 /// Of which field a condition says what, if it says something of one that an index serves.

@@ -52,7 +52,7 @@ mod tests;
 mod text;
 
 pub use error::{Location, QueryError, QueryErrorCode};
-pub use index::{IndexName, IndexOver, IndexPaths, Lookup, Span};
+pub use index::{IndexName, IndexOver, IndexPaths, Lookup, Restrictions, Span};
 pub use order::total_cmp;
 pub use parse::{parse, parse_filter, parse_taking};
 pub use path::FieldPath;

@@ -1,5 +1,7 @@
 //! Conditions on a document.
 
+use std::collections::BTreeSet;
+
 use super::error::{QueryError, QueryErrorCode};
 use super::eval::{Budget, Scope};
 use super::expr::{Comparison, Expr};
@@ -41,6 +43,13 @@ impl Predicate {
     /// Whether the condition holds. Unknown is no.
     pub fn matches(&self, document: &Value) -> bool {
         self.root.truth(&Scope::of(document, &Budget::new())) == Some(true)
+    }
+
+    /// The top-level fields on which it depends.
+    pub fn fields(&self) -> BTreeSet<&str> {
+        let mut fields = BTreeSet::new();
+        self.root.fields(&mut fields);
+        fields
     }
 
     /// The ids that a matching document can have, sorted, if the condition pins `_id` by `=` or

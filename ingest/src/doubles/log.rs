@@ -51,7 +51,14 @@ impl FakeLog {
             cleanup: Cleanup::Delete { retention_ms: None },
             max_record_bytes: 64 << 20,
         });
+        let meta = TopicSpec {
+            name: "east.meta".into(),
+            partitions: 1,
+            cleanup: Cleanup::Compact,
+            max_record_bytes: 1 << 20,
+        };
         journal.ensure_topics(&topics).expect("topics are made");
+        journal.ensure_topics(&[meta]).expect("the topic is made");
         let writer = journal.writer(&"rounds".into()).expect("a writer");
         FakeLog {
             writer: Mutex::new(writer),

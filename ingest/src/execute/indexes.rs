@@ -116,8 +116,13 @@ fn created_or(create: &CreateIndex, created: Created) -> Result<Option<Warning>,
         Created::PathsTaken(other) => {
             exists(format!("'{collection}' has an index over {paths} already: '{other}'"))
         }
-        Created::TooMany => {
-            let message = format!("'{collection}' has {MAX_INDEXES} indexes already");
+        Created::TooMany(count) => {
+            let whose = if count > MAX_INDEXES {
+                "the app or cluster".to_owned()
+            } else {
+                format!("'{collection}'")
+            };
+            let message = format!("{whose} has {count} indexes already");
             Err(Refusal::new(Code::TooManyIndexes, message))
         }
     }

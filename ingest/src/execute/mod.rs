@@ -1,8 +1,9 @@
 //! Statements.
 //!
-//! A SELECT or EXPLAIN goes to the store node as it is. An index is declared in the metadata store. INSERT, UPDATE, DELETE and EVICT, one or several that
-//! belong together, become a [`plan::Plan`]: what they have to know is read first, then they are one
-//! round of mutations of single documents, which is written or not as a whole (IN-1, IN-2).
+//! A SELECT or EXPLAIN goes to the store node as it is. An index is declared in the metadata store.
+//! INSERT, UPDATE, DELETE and EVICT, one or several that belong together, become a [`plan::Plan`]:
+//! what they have to know is read first, then they are one round of mutations of single documents,
+//! which is written or not as a whole (IN-1, IN-2).
 //!
 //! Whether a condition holds, be it that an id is free or that a document has not changed, the store
 //! nodes decide when they apply the round, in the order of the log: whoever looked before may be

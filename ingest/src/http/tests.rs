@@ -1,4 +1,5 @@
 mod bad_input;
 mod documents;
+mod indexes;
 pub(crate) mod openapi;
 mod overload;

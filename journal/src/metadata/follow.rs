@@ -26,9 +26,11 @@ pub(super) fn follow<T>(
     read: impl Fn(&MetadataStore) -> Result<T, MetadataError>,
     mut give: impl FnMut(T),
 ) {
-    let mut follow = || -> Result<(), MetadataError> {
+    let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
+    let mut follow = |backoff: &mut Backoff| -> Result<(), MetadataError> {
         let store = MetadataStore::open(Arc::clone(journal), cluster)?;
         give(read(&store)?);
+        *backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
         while !shutdown.has_begun() {
             if store.wait(WAIT)?.iter().any(|key| key.starts_with(prefix)) {
                 give(read(&store)?);
@@ -36,9 +38,8 @@ pub(super) fn follow<T>(
         }
         Ok(())
     };
-    let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
     while !shutdown.has_begun() {
-        let Err(error) = follow() else { return };
+        let Err(error) = follow(&mut backoff) else { return };
         tracing::warn!(%error, "'{prefix}' cannot be read in the metadata; trying again");
         std::thread::sleep(backoff.next_delay());
     }

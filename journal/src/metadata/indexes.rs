@@ -1,4 +1,5 @@
-//! The indexes that are declared: an entry each, named by app, collection and index.
+//! The indexes that are declared: an entry for each collection that has some, so that whoever adds one
+//! has seen all others of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,24 +11,33 @@ use anabranch_schemas::topics::ClusterName;
 use serde::{Deserialize, Serialize};
 
 use super::follow::follow;
-use super::{MetadataError, MetadataStore};
+use super::{Entry, MetadataError, MetadataStore, Version};
 use crate::error::Error;
 use crate::log::Journal;
 
 /// How many indexes a collection has at most: each makes every write of a document larger.
 pub const MAX_INDEXES: usize = 16;
+/// How many an app has, and all apps together: each store node looks after all of them.
+const MAX_INDEXES_OF_APP: usize = 200;
+const MAX_INDEXES_OF_CLUSTER: usize = 2_000;
 
 /// What the names of all entries begin with.
 const PREFIX: &str = "index/";
 
-/// The name of each index, by what it is over.
-pub type DeclaredIndexes = BTreeMap<IndexOver, IndexName>;
+/// What is declared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeclaredIndexes {
+    /// The name of each index, by what it is over.
+    pub indexes: BTreeMap<IndexOver, IndexName>,
+    /// Whether there are more, in entries that cannot be read.
+    pub has_unreadable: bool,
+}
 
-/// The value of an entry.
-#[derive(Debug, Serialize, Deserialize)]
+/// The value of an entry: the indexes of a collection.
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Declared {
-    paths: IndexPaths,
+struct OfCollection {
+    indexes: BTreeMap<IndexName, IndexPaths>,
 }
 
 /// What became of an index that was to be declared.
@@ -41,15 +51,16 @@ pub enum Created {
     NameTaken(IndexPaths),
     /// An index of this name is over the same fields.
     PathsTaken(IndexName),
-    /// The collection has [`MAX_INDEXES`] already.
-    TooMany,
+    /// The collection, the app or the cluster has so many already.
+    TooMany(usize),
 }
 
 impl MetadataStore {
     /// Declares an index, unless there is one that is in its way.
     ///
     /// # Errors
-    /// As [`MetadataStore::compare_and_set`], except that others may do the same at the same time.
+    /// As [`MetadataStore::compare_and_set`], except that others may do the same at the same time;
+    /// [`Error::Corrupt`] if the entry of the collection cannot be read.
     pub fn create_index(
         &self,
         app: AppId,
@@ -57,25 +68,32 @@ impl MetadataStore {
         name: &IndexName,
         paths: &IndexPaths,
     ) -> Result<Created, MetadataError> {
+        let key = key(app, collection);
         loop {
-            let all = self.indexes_of(&collection_prefix(app, collection))?;
-            for (over, other) in &all {
-                match (other == name, over.paths == *paths) {
-                    (true, true) => return Ok(Created::Same),
-                    (true, false) => return Ok(Created::NameTaken(over.paths.clone())),
-                    (false, true) => return Ok(Created::PathsTaken(other.clone())),
-                    (false, false) => {}
+            let (version, mut all) = self.indexes_of(&key)?;
+            match all.indexes.get(name) {
+                Some(other) if other == paths => return Ok(Created::Same),
+                Some(other) => return Ok(Created::NameTaken(other.clone())),
+                None => {}
+            }
+            if let Some((other, _)) = all.indexes.iter().find(|(_, other)| *other == paths) {
+                return Ok(Created::PathsTaken(other.clone()));
+            }
+            // Others may come meanwhile: these two bounds are none to rely on.
+            let declared = self.indexes()?.indexes;
+            let of_app = declared.keys().filter(|over| over.app == app).count();
+            for (count, at_most) in [
+                (all.indexes.len(), MAX_INDEXES),
+                (of_app, MAX_INDEXES_OF_APP),
+                (declared.len(), MAX_INDEXES_OF_CLUSTER),
+            ] {
+                if count >= at_most {
+                    return Ok(Created::TooMany(count));
                 }
             }
-            if all.len() >= MAX_INDEXES {
-                return Ok(Created::TooMany);
-            }
-            let declared = Declared { paths: paths.clone() };
-            let json = serde_json::to_string(&declared).expect("plain fields always encode");
-            match self.compare_and_set(&key(app, collection, name), None, Some(json)) {
-                Ok(_) => return Ok(Created::New),
-                Err(MetadataError::Conflict { .. }) => {}
-                Err(error) => return Err(error),
+            all.indexes.insert(name.clone(), paths.clone());
+            if self.set_indexes(&key, version, &all)? {
+                return Ok(Created::New);
             }
         }
     }
@@ -90,37 +108,57 @@ impl MetadataStore {
         collection: &Collection,
         name: &IndexName,
     ) -> Result<bool, MetadataError> {
-        let key = key(app, collection, name);
+        let key = key(app, collection);
         loop {
-            let Some(entry) = self.get(&key)? else { return Ok(false) };
-            match self.compare_and_set(&key, Some(entry.version), None) {
-                Ok(_) => return Ok(true),
-                Err(MetadataError::Conflict { .. }) => {}
-                Err(error) => return Err(error),
+            let (version, mut all) = self.indexes_of(&key)?;
+            if all.indexes.remove(name).is_none() {
+                return Ok(false);
+            }
+            if self.set_indexes(&key, version, &all)? {
+                return Ok(true);
             }
         }
     }
 
-    /// All indexes that are declared.
+    /// All indexes that are declared, as far as they can be read.
     ///
     /// # Errors
-    /// As [`MetadataStore::list`]; [`Error::Corrupt`] if an entry is no index.
+    /// As [`MetadataStore::list`].
     pub fn indexes(&self) -> Result<DeclaredIndexes, MetadataError> {
-        self.indexes_of(PREFIX)
+        let mut declared = DeclaredIndexes::default();
+        for (key, entry) in self.list(PREFIX)? {
+            match read(&key, &entry) {
+                Ok(all) => declared.indexes.extend(all),
+                Err(error) => {
+                    tracing::error!(%error, "indexes of a collection are not seen to");
+                    declared.has_unreadable = true;
+                }
+            }
+        }
+        Ok(declared)
     }
 
-    fn indexes_of(&self, prefix: &str) -> Result<DeclaredIndexes, MetadataError> {
-        let entries = self.list(prefix)?.into_iter().map(|(key, entry)| {
-            let corrupt = |why: &dyn std::fmt::Display| {
-                Error::Corrupt(format!("the entry '{key}' declares no index: {why}"))
-            };
-            let (app, collection, name) =
-                split(&key).ok_or_else(|| corrupt(&"its name is of another form"))?;
-            let declared: Declared =
-                serde_json::from_str(&entry.value).map_err(|error| corrupt(&error))?;
-            Ok((IndexOver { app, collection, paths: declared.paths }, name))
-        });
-        entries.collect()
+    fn indexes_of(&self, key: &str) -> Result<(Option<Version>, OfCollection), MetadataError> {
+        match self.get(key)? {
+            Some(entry) => Ok((Some(entry.version), decode(key, &entry)?)),
+            None => Ok((None, OfCollection::default())),
+        }
+    }
+
+    /// Whether nobody else came first.
+    fn set_indexes(
+        &self,
+        key: &str,
+        version: Option<Version>,
+        all: &OfCollection,
+    ) -> Result<bool, MetadataError> {
+        let json = || serde_json::to_string(all).expect("plain fields always encode");
+        let value = (!all.indexes.is_empty()).then(json);
+        match self.compare_and_set(key, version, value) {
+            Ok(_) => Ok(true),
+            Err(MetadataError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -135,18 +173,26 @@ pub fn follow_indexes(
     follow(journal, cluster, shutdown, PREFIX, MetadataStore::indexes, give);
 }
 
-fn collection_prefix(app: AppId, collection: &Collection) -> String {
-    format!("{PREFIX}{app}/{collection}/")
+fn key(app: AppId, collection: &Collection) -> String {
+    format!("{PREFIX}{app}/{collection}")
 }
 
-fn key(app: AppId, collection: &Collection, name: &IndexName) -> String {
-    format!("{}{name}", collection_prefix(app, collection))
+/// The indexes that an entry declares.
+fn read(key: &str, entry: &Entry) -> Result<Vec<(IndexOver, IndexName)>, Error> {
+    let named = key.strip_prefix(PREFIX).and_then(|rest| rest.split_once('/'));
+    let named = named.and_then(|(app, collection)| {
+        Some((app.parse::<AppId>().ok()?, collection.parse::<Collection>().ok()?))
+    });
+    let misnamed = || Error::Corrupt(format!("the entry '{key}' is of no collection"));
+    let (app, collection) = named.ok_or_else(misnamed)?;
+    let all = decode(key, entry)?.indexes.into_iter();
+    let over = |paths| IndexOver { app, collection: collection.clone(), paths };
+    Ok(all.map(|(name, paths)| (over(paths), name)).collect())
 }
 
-fn split(key: &str) -> Option<(AppId, Collection, IndexName)> {
-    let (app, rest) = key.strip_prefix(PREFIX)?.split_once('/')?;
-    let (collection, name) = rest.rsplit_once('/')?;
-    Some((app.parse().ok()?, collection.parse().ok()?, name.parse().ok()?))
+fn decode(key: &str, entry: &Entry) -> Result<OfCollection, Error> {
+    let corrupt = |error| Error::Corrupt(format!("the entry '{key}' declares no indexes: {error}"));
+    serde_json::from_str(&entry.value).map_err(corrupt)
 }
 
 #[cfg(test)]
@@ -173,22 +219,22 @@ mod tests {
     fn an_index_is_declared_once_and_given_up_once() {
         let bench = Bench::new();
         let store = bench.store();
-        assert_eq!(create(&store, "a/b", "one", &["x"]), Created::New);
-        assert_eq!(create(&store, "a/b", "one", &["x"]), Created::Same);
-        assert_eq!(create(&store, "a/b", "one", &["y"]), Created::NameTaken(paths(&["x"])));
+        assert_eq!(create(&store, "a.b", "one", &["x"]), Created::New);
+        assert_eq!(create(&store, "a.b", "one", &["x"]), Created::Same);
+        assert_eq!(create(&store, "a.b", "one", &["y"]), Created::NameTaken(paths(&["x"])));
         let taken = Created::PathsTaken("one".parse().unwrap());
-        assert_eq!(create(&store, "a/b", "two", &["x"]), taken);
-        assert_eq!(create(&store, "a/b", "two", &["x", "y"]), Created::New);
+        assert_eq!(create(&store, "a.b", "two", &["x"]), taken);
+        assert_eq!(create(&store, "a.b", "two", &["x", "y"]), Created::New);
         assert_eq!(create(&store, "a", "one", &["x"]), Created::New, "names are of a collection");
-        let found: Vec<_> = store.indexes().unwrap().into_iter().collect();
+        let found = store.indexes().unwrap().indexes;
         let found =
             found.iter().map(|(over, name)| format!("{name} {} {}", over.collection, over.paths));
-        assert_eq!(found.collect::<Vec<_>>(), ["one a x", "one a/b x", "two a/b x, y"]);
-        let (collection, name) = ("a/b".parse().unwrap(), "one".parse().unwrap());
+        assert_eq!(found.collect::<Vec<_>>(), ["one a x", "one a.b x", "two a.b x, y"]);
+        let (collection, name) = ("a.b".parse().unwrap(), "one".parse().unwrap());
         assert!(store.drop_index(APP, &collection, &name).unwrap());
         assert!(!store.drop_index(APP, &collection, &name).unwrap());
-        assert_eq!(store.indexes().unwrap().len(), 2);
-        assert_eq!(create(&store, "a/b", "one", &["z"]), Created::New);
+        assert_eq!(store.indexes().unwrap().indexes.len(), 2);
+        assert_eq!(create(&store, "a.b", "one", &["z"]), Created::New);
     }
 
     #[test]
@@ -199,23 +245,46 @@ mod tests {
             let name = format!("n{number}");
             assert_eq!(create(&store, "c", &name, &[&name]), Created::New);
         }
-        assert_eq!(create(&store, "c", "more", &["more"]), Created::TooMany);
+        assert_eq!(create(&store, "c", "more", &["more"]), Created::TooMany(MAX_INDEXES));
     }
 
     #[test]
-    fn what_is_no_index_is_corrupt() {
+    fn an_entry_that_cannot_be_read_hides_no_others() {
         for (key, value) in [
-            ("index/x/c/n", r#"{"paths":[["a"]]}"#),
-            ("index/00000000-0000-0000-0000-000000000007/c", r#"{"paths":[["a"]]}"#),
-            ("index/00000000-0000-0000-0000-000000000007/c/n", r#"{"paths":[]}"#),
-            ("index/00000000-0000-0000-0000-000000000007/c/n", "{"),
+            ("index/x/c", r#"{"indexes":{"n":[["a"]]}}"#),
+            ("index/00000000-0000-0000-0000-000000000007", r#"{"indexes":{"n":[["a"]]}}"#),
+            ("index/00000000-0000-0000-0000-000000000007/c", r#"{"indexes":{"n":[]}}"#),
+            ("index/00000000-0000-0000-0000-000000000007/c", r#"{"indexes":{"n":[["_id"]]}}"#),
+            ("index/00000000-0000-0000-0000-000000000007/c", "{"),
         ] {
             let bench = Bench::new();
             let store = bench.store();
+            create(&store, "other", "n", &["a"]);
+            assert!(!store.indexes().unwrap().has_unreadable);
             store.compare_and_set(key, None, Some(value.to_owned())).unwrap();
-            let error = store.indexes().unwrap_err();
-            assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error:?}");
+            let declared = store.indexes().unwrap();
+            assert!(declared.has_unreadable && declared.indexes.len() == 1, "{declared:?}");
         }
+        let bench = Bench::new();
+        let store = bench.store();
+        let key = "index/00000000-0000-0000-0000-000000000007/c";
+        store.compare_and_set(key, None, Some("{".to_owned())).unwrap();
+        let (collection, name) = ("c".parse().unwrap(), "n".parse().unwrap());
+        let error = store.create_index(APP, &collection, &name, &paths(&["a"])).unwrap_err();
+        assert!(matches!(error, MetadataError::Journal(Error::Corrupt(_))), "{error:?}");
+    }
+
+    #[test]
+    fn of_two_that_declare_at_once_both_have_seen_the_other() {
+        let bench = Bench::new();
+        let (one, other) = (bench.store(), bench.store());
+        let created = std::thread::scope(|scope| {
+            let other = scope.spawn(|| create(&other, "c", "other", &["a"]));
+            [create(&one, "c", "one", &["a"]), other.join().unwrap()]
+        });
+        let new = created.iter().filter(|created| **created == Created::New).count();
+        assert_eq!(new, 1, "{created:?}");
+        assert_eq!(one.indexes().unwrap().indexes.len(), 1);
     }
 
     /// Written down: what is stored stays readable.
@@ -224,7 +293,7 @@ mod tests {
         let bench = Bench::new();
         let store = bench.store();
         create(&store, "c", "n", &["a", "b"]);
-        let entry = store.get("index/00000000-0000-0000-0000-000000000007/c/n").unwrap().unwrap();
-        assert_eq!(entry.value, r#"{"paths":[["a"],["b"]]}"#);
+        let entry = store.get("index/00000000-0000-0000-0000-000000000007/c").unwrap().unwrap();
+        assert_eq!(entry.value, r#"{"indexes":{"n":[["a"],["b"]]}}"#);
     }
 }

@@ -35,6 +35,8 @@ use crate::wishes::Wishes;
 const BATCH_BYTES: usize = 1 << 20;
 /// How often it is looked whether indexes are to be made or given up, if nothing else is to be done.
 const TEND_INTERVAL: Duration = Duration::from_millis(100);
+/// Otherwise, for how long: one of so many parts of the time that applying takes.
+const TENDED_SHARE: u32 = 2;
 
 /// How long things are kept, in milliseconds of the log's time.
 #[derive(Clone, Copy, Debug)]
@@ -128,8 +130,12 @@ impl Applier {
 
     /// Applies what is there, then waits a while for more. False if there will be no more.
     pub(super) fn apply_inputs(&mut self, inputs: &Receiver<Input>) -> Result<bool, Error> {
+        let mut began = Instant::now();
         while self.apply_batch()? {
-            self.tend_indexes()?;
+            // Also while there is always more to apply.
+            let until = Instant::now() + began.elapsed() / TENDED_SHARE;
+            while self.tend_indexes()? && Instant::now() < until {}
+            began = Instant::now();
         }
         self.tell_demand();
         let wait = if self.tend_indexes()? { Duration::ZERO } else { TEND_INTERVAL };

@@ -41,6 +41,8 @@ use crate::storage::{Head, Storage};
 use crate::wishes::Wishes;
 
 pub(crate) use self::applier::{Ended, Retention};
+#[cfg(feature = "simulation")]
+pub(crate) use self::moves::Image;
 
 /// How many messages of the reading threads wait at most; each is what one poll gave.
 const INPUTS: usize = 8;

@@ -4,14 +4,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use anabranch_core::Value;
-use anabranch_core::document::{Document, Field};
+use anabranch_core::document::Document;
 use anabranch_core::ids::DocumentKey;
+use anabranch_core::query::FieldPath;
 
 use crate::storage::{Index, Moved};
 
 /// A document as readers see it.
 #[derive(Clone, Copy)]
-pub(super) enum Image<'a> {
+pub(crate) enum Image<'a> {
     /// They see none.
     Nothing,
     /// One that is visible.
@@ -22,7 +23,7 @@ pub(super) enum Image<'a> {
 
 impl<'a> Image<'a> {
     /// Of a document that may not be there, or be deleted.
-    pub(super) fn of(document: Option<&'a Document>) -> Self {
+    pub(crate) fn of(document: Option<&'a Document>) -> Self {
         match document.filter(|document| document.is_visible()) {
             Some(document) => Image::Document(document),
             None => Image::Nothing,
@@ -30,15 +31,34 @@ impl<'a> Image<'a> {
     }
 
     /// Its entry in an index, if it has one.
-    pub(super) fn entry(self, index: &Index, key: &DocumentKey) -> Option<Vec<u8>> {
-        index.over.paths.entry(|name| match self {
+    pub(crate) fn entry(self, index: &Index, key: &DocumentKey) -> Option<Vec<u8>> {
+        if matches!(self, Image::Nothing) {
+            return None;
+        }
+        index.over.paths.entry(|path| self.value(path, key))
+    }
+
+    fn value(self, path: &FieldPath, key: &DocumentKey) -> Option<Cow<'a, Value>> {
+        let (first, inside) = path.steps().split_first()?;
+        match self {
             Image::Nothing => None,
-            _ if name == "_id" => Some(Cow::Owned(key.to_value())),
+            _ if first == "_id" => key.to_value().get(inside).cloned().map(Cow::Owned),
             Image::Document(document) => {
-                document.fields.get(name).and_then(Field::value).map(Cow::Owned)
+                document.fields.get(first)?.value_within(inside).map(Cow::Owned)
             }
-            Image::Fields(fields) => fields.get(name).map(Cow::Borrowed),
-        })
+            Image::Fields(fields) => fields.get(first)?.get(inside).map(Cow::Borrowed),
+        }
+    }
+
+    /// Whether it is known at once that two have the same value in a field.
+    fn agrees(self, other: Self, path: &FieldPath) -> bool {
+        let first = &path.steps()[0];
+        match (self, other) {
+            (Image::Document(one), Image::Document(other)) => {
+                one.fields.get(first) == other.fields.get(first)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -46,10 +66,12 @@ impl<'a> Image<'a> {
 pub(super) fn moves(
     indexes: &[Index],
     key: &DocumentKey,
-    before: Image<'_>,
-    after: Image<'_>,
+    [before, after]: [Image<'_>; 2],
 ) -> Vec<Moved> {
     let moved = |index: &Index| {
+        if index.over.paths.paths().iter().all(|path| before.agrees(after, path)) {
+            return None;
+        }
         let (from, to) = (before.entry(index, key), after.entry(index, key));
         (from != to).then_some(Moved { index: index.number, from, to })
     };

@@ -86,7 +86,8 @@ impl Effects {
 pub(super) struct At<'a> {
     pub(super) txn: TxnId,
     pub(super) commit: &'a Commit,
-    pub(super) indexes: &'a Catalog,
+    /// None while it is only tried what the round does.
+    pub(super) indexes: Option<&'a Catalog>,
 }
 
 /// Applies a round, also to these indexes.
@@ -103,7 +104,7 @@ pub(crate) fn apply(
     let placed = place(parts, &commit, log, &mut effects);
     let states =
         InsertedStates::new(STATE_PREFIX, Stamp { hlc: commit.hlc, actor, sequence: txn.0 });
-    let at = At { txn, commit: &commit, indexes };
+    let at = At { txn, commit: &commit, indexes: None };
     let mut applying = Applying { at, stamp, states, is_trial: false, effects, documents };
     if commit.atomic && placed.len() > 1 && !planted!(AppliesPartOfAtomic) {
         applying.is_trial = true;
@@ -113,6 +114,7 @@ pub(crate) fn apply(
             return Ok(applying.effects);
         }
     }
+    applying.at.indexes = Some(indexes);
     let open = Open::new(&placed);
     applying.run(open, placed.into_iter())?;
     Ok(applying.effects)

@@ -11,6 +11,7 @@ use super::applier::Applier;
 use super::moves::Image;
 use crate::error::Error;
 use crate::metrics;
+use crate::read::decode_id;
 use crate::storage::{Batch, Catalog, Index, IndexState, decode_state};
 use crate::wishes::Step;
 
@@ -63,8 +64,7 @@ impl Applier {
         // What is newest, whatever that is: a change to come finds what it moves from.
         let newest = TxnId(u64::MAX);
         self.storage.documents(&prefix, start.as_deref(), newest, |id, _, state| {
-            let id = DocumentId::from_bytes(id);
-            let id = id.map_err(|error| Error::CorruptStore(error.to_string()))?;
+            let id = decode_id(id)?;
             let document = decode_state(state)?;
             if let Some(values) = Image::of(Some(&document)).entry(&index, &id.key) {
                 batch.add_entry(index.number, &values, id.key.as_str());

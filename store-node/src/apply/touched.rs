@@ -24,7 +24,7 @@ use bytes::Bytes;
 use super::images::{Difference, difference};
 use super::moves::{Image, moves};
 use super::round::{At, NewVersion, Newest};
-use crate::storage::{Conflict, Moved, Reason, STATE_PREFIX};
+use crate::storage::{Conflict, Reason, STATE_PREFIX};
 
 /// How much longer the JSON of a state can be than the state: a control character has one byte in
 /// the one and six in the other.
@@ -90,7 +90,8 @@ struct Written<'a> {
     /// The state in its stored form.
     stored: Bytes,
     tombstone: Option<Hlc>,
-    moves: Vec<Moved>,
+    /// As readers saw it, and as they see it.
+    images: [Image<'a>; 2],
 }
 
 impl Touched {
@@ -209,7 +210,7 @@ impl Touched {
                 added: &fields.keys().map(String::as_str).collect::<Vec<_>>(),
                 stored: states.encode(&fields),
                 tombstone: None,
-                moves: self.moves(at, Image::Nothing, Image::Fields(&fields)),
+                images: [Image::Nothing, Image::Fields(&fields)],
             };
             // What one request inserts was measured there.
             let fits = written.stored.len() <= MAX_STATE_BYTES;
@@ -235,26 +236,19 @@ impl Touched {
         let stored = state::encode_after(STATE_PREFIX, &last);
         let tombstone = last.tombstone().filter(|_| !evicted);
         let fits = evicted || fits(self.merged, before.as_ref(), &last, stored.len());
-        let moves = self.moves(
-            at,
-            Image::of(before.as_ref()),
-            match exists {
-                true => Image::Document(&last),
-                false => Image::Nothing,
-            },
-        );
         let before = before.filter(|_| existed);
-        let Difference { before, added } =
-            difference(before.as_ref(), Some(&last).filter(|_| exists));
+        let after = Some(&last).filter(|_| exists);
+        let images = [Image::of(before.as_ref()), Image::of(after)];
+        let Difference { before, added } = difference(before.as_ref(), after);
         let before = before.to_json();
         let (before, added) = (before.as_str(), added.as_slice());
-        let written = Written { operation, existed, before, added, stored, tombstone, moves };
+        let written = Written { operation, existed, before, added, stored, tombstone, images };
         self.give(at, written, fits, give);
     }
 
     fn give(self, at: At<'_>, written: Written<'_>, fits: bool, give: impl FnOnce(Finished<'_>)) {
         let Touched { id, slice, collection, key, .. } = self;
-        let Written { operation, existed, before, added, stored, tombstone, moves } = written;
+        let Written { operation, existed, before, added, stored, tombstone, images } = written;
         let texts =
             id.len() + before.len() + added.iter().map(|name| name.len() + 5).sum::<usize>();
         if !fits || EVENT_OVERHEAD + texts + stored.len() > MAX_CHANGE_BYTES {
@@ -275,12 +269,9 @@ impl Touched {
             state: &stored[STATE_PREFIX.len()..],
         };
         let kept = (operation != Operation::Evict).then(|| stored.clone());
+        let indexes = at.indexes.map_or(&[][..], |all| all.of(at.commit.app, &collection));
+        let moves = moves(indexes, &key, images);
         give(Finished::Changed(NewVersion { slice, id, stored: kept, tombstone, moves, event }));
-    }
-
-    /// How it moves in indexes that was one and is another.
-    fn moves(&self, at: At<'_>, before: Image<'_>, after: Image<'_>) -> Vec<Moved> {
-        moves(at.indexes.of(at.commit.app, &self.collection), &self.key, before, after)
     }
 }
 

@@ -23,9 +23,7 @@ use crate::log::Log;
 use crate::metrics;
 use crate::persistence::Persistence;
 use crate::status::{Backfilling, Status};
-use crate::storage::{
-    Batch, Catalog, Entry, Head, Progress, Sample, Storage, Table, Timeline, Unfinished,
-};
+use crate::storage::{Batch, Entry, Head, Progress, Sample, Storage, Table, Timeline, Unfinished};
 
 /// How long until replicas that could not give are asked again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -373,10 +371,12 @@ impl Backfill {
     /// What is copied goes into no index: they are made anew when the log is applied again.
     fn forget_indexes(&self, head: &Head) -> Result<(), Error> {
         let indexes = self.storage.indexes();
-        if indexes.all().next().is_none() {
+        if indexes.all().next().is_none() || planted!(KeepsIndexesThatLack) {
             return Ok(());
         }
-        self.storage.set_indexes(Catalog::default());
+        let none = indexes.emptied();
+        metrics::set_indexes(&none);
+        self.storage.set_indexes(none);
         let mut batch = Batch::new(&self.storage, 1024);
         indexes.all().for_each(|index| batch.drop_index(index.number));
         self.persistence.write(batch, &head.progress)

@@ -6,6 +6,7 @@ use anabranch_core::Value;
 use anabranch_core::query::Select;
 use anabranch_core::slicing::PartitionId;
 use anabranch_schemas::store as proto;
+use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use tonic::Status;
 
@@ -35,13 +36,12 @@ impl Coordinator {
         let (partitions, asked) = (&partitions, &request);
         let read = |at: Timestamp| async move {
             let (txn, stable) = (Some(at.txn.0), at.stable_next());
-            let mut parts = Vec::new();
-            for partition in partitions {
+            let at = &at;
+            let parts = partitions.iter().map(|partition| async move {
                 let open = |replica| asked.clone().ask(replica, at.read_at());
-                let found = self.stream(*partition, at.txn, open).await?;
-                parts.push(part(*partition, found).await?);
-            }
-            Ok(row(select, parts, txn, stable))
+                part(*partition, self.stream(*partition, at.txn, open).await?).await
+            });
+            Ok(row(select, try_join_all(parts).await?, txn, stable))
         };
         let explained = self.read(request.at, read).await?;
         // Nothing is there yet, and nobody has to be asked for it.

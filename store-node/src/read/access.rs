@@ -1,91 +1,124 @@
 //! How the documents of a query are found: by their ids, by an index, or by looking at all of their
 //! collection. Whichever it is, they are the same.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use anabranch_core::ids::{AppId, DocumentKey, TxnId};
-use anabranch_core::query::{Lookup, Predicate, Select};
+use anabranch_core::query::{IndexPaths, Lookup, Restrictions, Select};
 
-use crate::storage::{Catalog, Index, IndexState};
+use crate::storage::{Catalog, Index, IndexNumber, IndexState};
 
-/// How documents are found.
-#[derive(Clone, Debug)]
+/// Where documents are looked for.
+#[derive(Debug)]
 pub(super) enum Access {
     /// The condition says which they are, at most.
     Ids(Vec<DocumentKey>),
     /// They are where an index has them.
-    Index(Index, Lookup),
+    Index(IndexNumber, Lookup),
     /// Any of the collection may be one.
     Scan,
 }
 
-impl Access {
-    /// The best way at a snapshot.
-    pub(super) fn choose(app: AppId, select: &Select, at: TxnId, indexes: &Catalog) -> Self {
-        let Some(filter) = &select.filter else { return Access::Scan };
-        if let Some(keys) = filter.key() {
-            return Access::Ids(keys);
-        }
-        let indexes = indexes.of(app, &select.collection).iter();
-        let lookups = indexes.filter(|index| index.serves(at)).filter_map(|index| {
-            let lookup = index.over.paths.lookup(filter)?;
-            Some((index, lookup))
-        });
-        // Of those that narrow it down as much, the one with fewer fields, whose entries are shorter.
-        let best = lookups.max_by_key(|(index, lookup)| {
-            let fields = index.over.paths.paths().len();
-            (lookup.rank(), std::cmp::Reverse((fields, index.number)))
-        });
-        match best {
-            Some((index, lookup)) => Access::Index(index.clone(), lookup),
-            None => Access::Scan,
-        }
+/// What was chosen, to tell of it.
+#[derive(Clone, Debug)]
+pub(super) struct Chosen {
+    /// `ids`, `index` or `scan`: names that never change.
+    pub(super) name: &'static str,
+    /// Why this way.
+    pub(super) why: String,
+    /// The index, if one was chosen.
+    pub(super) index: Option<String>,
+    /// Its number, if the node has made it by itself.
+    pub(super) automatic: Option<IndexNumber>,
+    /// The index that would have found them; none if there is one already, even if it cannot yet.
+    pub(super) would_serve: Option<IndexPaths>,
+}
+
+impl Chosen {
+    fn new(name: &'static str, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Chosen { name, why, index: None, automatic: None, would_serve: None }
     }
 
-    /// Its name, which never changes.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Access::Ids(_) => "ids",
-            Access::Index(..) => "index",
-            Access::Scan => "scan",
-        }
+    /// What was chosen was not possible, or not worth it.
+    pub(super) fn fall_back(&mut self, why: &str) {
+        let index = self.index.take().unwrap_or_default();
+        *self = Chosen::new("scan", format!("{index} was begun with, but {why}"));
     }
 }
 
-/// Why documents are found in this way.
-pub(super) fn why(access: &Access, select: &Select, at: TxnId, indexes: &[Index]) -> String {
-    match (access, &select.filter) {
-        (Access::Ids(keys), _) => format!("the condition gives {}", Count(keys.len(), "id")),
-        (Access::Index(index, lookup), _) => {
-            let mut paths = index.over.paths.paths().iter();
-            let pinned: Vec<_> =
-                paths.by_ref().take(lookup.pinned).map(ToString::to_string).collect();
-            let bounded = paths.next().filter(|_| lookup.is_bounded);
-            let mut said = Vec::new();
-            if !pinned.is_empty() {
-                said.push(format!("values for {}", pinned.join(", ")));
-            }
-            said.extend(bounded.map(|path| format!("a range for {path}")));
-            let spans = Count(lookup.spans.len(), "place");
-            format!("the condition gives {}: {spans} of the index", said.join(" and "))
-        }
-        (Access::Scan, None) => "there is no condition".to_owned(),
-        (Access::Scan, Some(_)) if indexes.is_empty() => "the collection has no index".to_owned(),
-        (Access::Scan, Some(filter)) => {
-            let unfit = |index: &Index| format!("{}: {}", shown(index), unfit(index, filter, at));
-            let unfit: Vec<_> = indexes.iter().map(unfit).collect();
-            format!("no index serves; {}", unfit.join("; "))
+/// Chooses the best way to find what a SELECT asks for in a snapshot.
+pub(super) fn choose(
+    app: AppId,
+    select: &Select,
+    at: TxnId,
+    indexes: &Catalog,
+) -> (Access, Chosen) {
+    let Some(filter) = &select.filter else {
+        return (Access::Scan, Chosen::new("scan", "there is no condition"));
+    };
+    if let Some(keys) = filter.key() {
+        let why = format!("the condition gives {}", Count(keys.len(), "id"));
+        return (Access::Ids(keys), Chosen::new("ids", why));
+    }
+    let restrictions = Restrictions::of_condition(filter);
+    let indexes = indexes.of(app, &select.collection);
+    let mut best: Option<(&Index, Lookup)> = None;
+    let mut unfit = Vec::new();
+    let mut is_foreseen = false;
+    for index in indexes {
+        let Some(lookup) = index.over.paths.lookup(&restrictions) else {
+            let first = &index.over.paths.paths()[0];
+            let why = format!("the condition gives no value or range for {first}");
+            unfit.push(format!("{}: {why}", shown(index)));
+            continue;
+        };
+        is_foreseen = true;
+        if !index.serves(at) {
+            unfit.push(format!("{}: {}", shown(index), not_yet(&index.state, at)));
+        } else if best.as_ref().is_none_or(|best| rank(index, &lookup) > rank(best.0, &best.1)) {
+            best = Some((index, lookup));
         }
     }
+    if let Some((index, lookup)) = best {
+        let mut chosen = Chosen::new("index", served(index, &lookup));
+        chosen.index = Some(shown(index));
+        chosen.automatic = index.name.is_none().then_some(index.number);
+        return (Access::Index(index.number, lookup), chosen);
+    }
+    let mut chosen = match unfit.is_empty() {
+        true => Chosen::new("scan", "the collection has no index"),
+        false => Chosen::new("scan", format!("no index serves; {}", unfit.join("; "))),
+    };
+    if !is_foreseen {
+        chosen.would_serve = IndexPaths::serving(&restrictions);
+    }
+    (Access::Scan, chosen)
 }
 
-/// Why an index is of no use.
-fn unfit(index: &Index, filter: &Predicate, at: TxnId) -> String {
-    if index.over.paths.lookup(filter).is_none() {
-        let first = &index.over.paths.paths()[0];
-        return format!("the condition gives no value or range for {first}");
+/// Of those that narrow it down as much, the one with fewer fields is better: its entries are shorter.
+fn rank(index: &Index, lookup: &Lookup) -> ((usize, bool), Reverse<(usize, IndexNumber)>) {
+    (lookup.rank(), Reverse((index.over.paths.paths().len(), index.number)))
+}
+
+/// How an index serves a condition.
+fn served(index: &Index, lookup: &Lookup) -> String {
+    let mut paths = index.over.paths.paths().iter();
+    let pinned: Vec<_> = paths.by_ref().take(lookup.pinned).map(ToString::to_string).collect();
+    let bounded = paths.next().filter(|_| lookup.is_bounded);
+    let mut said = Vec::new();
+    if !pinned.is_empty() {
+        said.push(format!("values for {}", pinned.join(", ")));
     }
-    match &index.state {
+    said.extend(bounded.map(|path| format!("a range for {path}")));
+    let spans = Count(lookup.spans.len(), "place");
+    format!("the condition gives {}: {spans} of the index", said.join(" and "))
+}
+
+/// Why an index is of no use for a snapshot.
+fn not_yet(state: &IndexState, at: TxnId) -> String {
+    match state {
         IndexState::Building { documents, .. } => {
             format!("it is being built, {} so far", Count(*documents, "document"))
         }
@@ -97,7 +130,7 @@ fn unfit(index: &Index, filter: &Predicate, at: TxnId) -> String {
 }
 
 /// An index as it is shown.
-pub(super) fn shown(index: &Index) -> String {
+fn shown(index: &Index) -> String {
     let name = index.name.as_ref().map_or("automatic", |name| name.as_str());
     format!("{name} ({})", index.over.paths)
 }

@@ -3,57 +3,88 @@
 //! Rows without an order of their own come in the order of `_id`, so that those of several nodes can be
 //! merged: the entries of one value of an index are in that order, what else an index gives is sorted
 //! first. If that is too much, or the index is given up meanwhile, the collection is looked at instead.
+//!
+//! A document is read as far as its condition needs it, and only if that holds as far as what is made of
+//! it does.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::vec::IntoIter;
 
 use anabranch_core::Value;
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey, TxnId};
-use anabranch_core::query::{IndexOver, IndexPaths, Lookup, Select, Span};
+use anabranch_core::query::{IndexOver, Lookup, Select, Span};
 
-use super::access::Access;
+use super::access::{Access, Chosen, choose};
 use super::page::Used;
-use super::{Found, decode_id, find, with_id};
+use super::{decode_id, with_id};
 use crate::error::Error;
 use crate::metrics;
-use crate::storage::{Catalog, IndexNumber, Place, Storage, decode_state};
+use crate::storage::{Catalog, IndexNumber, Place, Storage, decode_some};
 use crate::wishes::Wishes;
 
 /// Whether to go on after a document.
 pub(super) type Visit = Result<ControlFlow<()>, Error>;
 
+/// Takes a document that matches.
+pub(super) trait Take: FnMut(&mut Used, &DocumentKey, Value) -> Visit {}
+
+impl<F: FnMut(&mut Used, &DocumentKey, Value) -> Visit> Take for F {}
+
 /// How many bytes of ids are taken from an index to be sorted: about half a million.
 const MAX_SORTED_BYTES: usize = 32 << 20;
 /// About what an id takes beside its text.
 const ID_BYTES: usize = 24;
-/// How many entries of an index are read at once.
-const ENTRIES_AT_ONCE: usize = 500;
+/// How many ids are taken from an index to be sorted for each row that is needed at most, and beside
+/// them: else a scan that ends early is faster.
+const SORTED_PER_ROW: u64 = 20;
+const SORTED_BESIDE: u64 = 1_000;
 
 /// The documents that match.
 #[derive(Debug)]
 pub(super) struct Find {
-    app: AppId,
     pub(super) select: Arc<Select>,
+    pub(super) counts: Counts,
+    app: AppId,
     at: TxnId,
     left: Left,
-    access: &'static str,
+    /// How they are found, once that was chosen.
+    pub(super) chosen: Option<Chosen>,
+    wishes: Arc<Wishes>,
+    /// The index that would have found them.
+    missed: Option<IndexOver>,
+}
+
+/// How many documents were looked at, and of these how many matched.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
     pub(super) examined: u64,
     pub(super) matched: u64,
-    wishes: Arc<Wishes>,
 }
 
 /// What is left to be looked at.
 #[derive(Debug)]
 enum Left {
+    /// What is behind this, in a way that is still to be chosen.
+    Unchosen(Option<DocumentKey>),
     /// These.
     Keys(IntoIter<DocumentKey>),
     /// What has one value in an index, behind a place there.
-    Point { index: IndexNumber, point: Span, after: Option<Place> },
+    Point(Point),
     /// What is in an index is still being collected.
     Spans(Spans),
     /// The collection after this document.
     Collection(Option<DocumentKey>),
+}
+
+/// What has one value in an index.
+#[derive(Debug)]
+struct Point {
+    index: IndexNumber,
+    point: Span,
+    after: Option<Place>,
 }
 
 /// What is collected from an index.
@@ -66,8 +97,32 @@ struct Spans {
     after: Option<Place>,
     found: Vec<DocumentKey>,
     bytes: usize,
+    /// So many are worth it.
+    at_most: u64,
     /// Only what is behind this is wanted.
     behind: Option<DocumentKey>,
+}
+
+/// How a document is looked at.
+struct Look<'a> {
+    storage: &'a Storage,
+    app: AppId,
+    at: TxnId,
+    select: &'a Select,
+    /// The fields that decide whether it matches; none if any does.
+    decide: BTreeSet<&'a str>,
+    /// Those that are needed then; `None` for all.
+    needed: Option<BTreeSet<&'a str>>,
+    cost: usize,
+    counts: &'a mut Counts,
+}
+
+/// The key of a document, which is not read before it is needed.
+#[derive(Clone, Copy)]
+enum Key<'a> {
+    Known(&'a DocumentKey),
+    /// In the whole id.
+    Encoded(&'a [u8]),
 }
 
 impl Find {
@@ -77,20 +132,29 @@ impl Find {
         select: Arc<Select>,
         behind: Option<DocumentKey>,
         at: TxnId,
-        indexes: &Catalog,
         wishes: Arc<Wishes>,
     ) -> Self {
-        let access = Access::choose(app, &select, at, indexes);
-        let name = access.name();
-        let left = match access {
-            Access::Ids(mut keys) => {
-                keys.retain(|key| behind.as_ref().is_none_or(|behind| key > behind));
-                Left::Keys(keys.into_iter())
+        let (left, counts) = (Left::Unchosen(behind), Counts::default());
+        Find { select, counts, app, at, left, chosen: None, wishes, missed: None }
+    }
+
+    /// Chooses how they are found, if that was not chosen yet. Takes a moment if the condition is long.
+    pub(super) fn choose(&mut self, indexes: &Catalog) -> &Chosen {
+        if let Left::Unchosen(behind) = &mut self.left {
+            let behind = behind.take();
+            let (access, chosen) = choose(self.app, &self.select, self.at, indexes);
+            if let Some(index) = chosen.automatic {
+                self.wishes.served(index);
             }
-            Access::Index(index, lookup) => Left::of_index(index.number, lookup, behind),
-            Access::Scan => Left::Collection(behind),
-        };
-        Find { app, select, at, left, access: name, examined: 0, matched: 0, wishes }
+            self.missed = chosen.would_serve.clone().map(|paths| IndexOver {
+                app: self.app,
+                collection: self.select.collection.clone(),
+                paths,
+            });
+            self.left = Left::of(access, behind, at_most(&self.select));
+            self.chosen = Some(chosen);
+        }
+        self.chosen.as_ref().expect("it was chosen")
     }
 
     /// Gives documents that match to `take`, until that breaks off or as much was looked at as fits
@@ -99,163 +163,272 @@ impl Find {
         &mut self,
         storage: &Storage,
         used: &mut Used,
-        mut take: impl FnMut(&mut Used, &DocumentId, Value) -> Visit,
+        take: impl Take,
     ) -> Result<bool, Error> {
+        if matches!(self.left, Left::Unchosen(_)) {
+            self.choose(&storage.indexes());
+        }
         if let Left::Spans(spans) = &mut self.left {
             match spans.collect(self.at, storage, used)? {
-                Some(left) => self.left = left,
-                None => return Ok(false),
+                Collected::More => return Ok(false),
+                Collected::All(keys) => self.left = Left::Keys(keys.into_iter()),
+                Collected::Scan(why) => self.scan(why),
             }
         }
-        let Find { app, select, at, left, examined, matched, .. } = self;
-        let cost = select.cost();
-        let mut look = |used: &mut Used, found: Option<Found>, id: &DocumentId| -> Visit {
-            used.documents += 1;
-            used.evaluated += cost;
-            *examined += 1;
-            let filter = select.filter.as_ref();
-            let flow = match found {
-                Some(Found { value, bytes, .. }) => {
-                    used.looked_bytes += bytes;
-                    if filter.is_none_or(|filter| filter.matches(&value)) {
-                        *matched += 1;
-                        take(used, id, value)?
-                    } else {
-                        ControlFlow::Continue(())
-                    }
-                }
-                None => ControlFlow::Continue(()),
-            };
-            Ok(if used.is_full() { ControlFlow::Break(()) } else { flow })
+        let select = Arc::clone(&self.select);
+        let mut look = Look {
+            storage,
+            app: self.app,
+            at: self.at,
+            select: &select,
+            decide: select.filter.as_ref().map(|filter| filter.fields()).unwrap_or_default(),
+            needed: select.fields(),
+            cost: select.cost(),
+            counts: &mut self.counts,
         };
-        let id = |key| DocumentId { app: *app, collection: select.collection.clone(), key };
-        match left {
-            Left::Keys(keys) => {
-                for key in keys.by_ref() {
-                    let id = id(key);
-                    if look(used, find(storage, &id, *at)?, &id)?.is_break() {
-                        return Ok(false);
-                    }
+        match &mut self.left {
+            Left::Keys(keys) => look.at_all(keys, used, take),
+            Left::Collection(after) => look.at_collection(after, used, take),
+            Left::Point(point) => match point.next(&mut look, used, take)? {
+                Some(is_over) => Ok(is_over),
+                None => {
+                    self.scan("the index was given up meanwhile");
+                    Ok(false)
                 }
-                Ok(true)
-            }
-            Left::Point { index, point, after } => {
-                let (number, before) = (*index, after.clone());
-                let mut entries = Vec::new();
-                let mut is_over = true;
-                let is_there =
-                    storage.entries_of(number, point, before.as_ref(), *at, |entry| {
-                        used.passed += 1;
-                        entries.extend(entry);
-                        is_over = entries.len() < ENTRIES_AT_ONCE && !used.is_full();
-                        Ok(if is_over { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
-                    })?;
-                if !is_there {
-                    self.left = Left::Collection(before.and_then(|place| place.document()));
-                    return Ok(false);
-                }
-                for (place, key) in entries {
-                    let id = id(key);
-                    let flow = look(used, find(storage, &id, *at)?, &id)?;
-                    *after = Some(place);
-                    if flow.is_break() {
-                        return Ok(false);
-                    }
-                }
-                Ok(is_over)
-            }
-            Left::Collection(after) => {
-                let prefix = DocumentId::collection_prefix(*app, &select.collection);
-                let start = after.take().map(|key| id(key).to_bytes());
-                storage.documents(&prefix, start.as_deref(), *at, |encoded, txn, state| {
-                    let id = decode_id(encoded)?;
-                    let value = decode_state(state)?.value();
-                    let bytes = state.len();
-                    let found = value.map(|value| Found { value: with_id(value, &id), txn, bytes });
-                    if found.is_none() {
-                        used.looked_bytes += bytes;
-                    }
-                    let flow = look(used, found, &id)?;
-                    if flow.is_break() {
-                        *after = Some(id.key);
-                    }
-                    Ok(flow)
-                })?;
-                Ok(after.is_none())
-            }
-            Left::Spans(_) => unreachable!("they were collected"),
+            },
+            Left::Unchosen(_) | Left::Spans(_) => unreachable!("it was chosen, and collected"),
         }
     }
+
+    /// Goes on with all documents of the collection.
+    fn scan(&mut self, why: &str) {
+        let after = match &mut self.left {
+            Left::Point(point) => point.after.take().and_then(|place| place.document()),
+            Left::Spans(spans) => spans.behind.take(),
+            _ => None,
+        };
+        self.left = Left::Collection(after);
+        if let Some(chosen) = &mut self.chosen {
+            chosen.fall_back(why);
+        }
+    }
+}
+
+/// How many ids are worth taking from an index to be sorted.
+fn at_most(select: &Select) -> u64 {
+    let is_streamed = !select.is_grouped() && !select.is_sorted();
+    let needed = select.needed().filter(|_| is_streamed);
+    needed.map_or(u64::MAX, |rows| rows.saturating_mul(SORTED_PER_ROW) + SORTED_BESIDE)
 }
 
 impl Left {
-    fn of_index(index: IndexNumber, lookup: Lookup, behind: Option<DocumentKey>) -> Self {
-        let Lookup { mut spans, .. } = lookup;
-        match &spans[..] {
-            [Span::Point(values)] => {
-                let after = behind.map(|key| Place::new(index, values, &key));
-                Left::Point { index, point: spans.remove(0), after }
+    fn of(access: Access, behind: Option<DocumentKey>, at_most: u64) -> Self {
+        match access {
+            Access::Ids(mut keys) => {
+                keys.retain(|key| behind.as_ref().is_none_or(|behind| key > behind));
+                Left::Keys(keys.into_iter())
             }
-            _ => {
-                spans.reverse();
-                let found = Vec::new();
-                Left::Spans(Spans { index, spans, after: None, found, bytes: 0, behind })
-            }
+            Access::Index(index, Lookup { mut spans, .. }) => match &spans[..] {
+                [Span::Point(values)] => {
+                    let after = behind.map(|key| Place::new(index, values, &key));
+                    Left::Point(Point { index, point: spans.remove(0), after })
+                }
+                _ => {
+                    spans.reverse();
+                    let (after, found, bytes) = (None, Vec::new(), 0);
+                    Left::Spans(Spans { index, spans, after, found, bytes, at_most, behind })
+                }
+            },
+            Access::Scan => Left::Collection(behind),
         }
     }
 }
 
+impl Look<'_> {
+    /// Looks at these documents. Whether those were all.
+    fn at_all(
+        &mut self,
+        keys: &mut IntoIter<DocumentKey>,
+        used: &mut Used,
+        mut take: impl Take,
+    ) -> Result<bool, Error> {
+        for key in keys.by_ref() {
+            if self.at_one(&key, used, &mut take)?.is_break() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Looks at the documents of the collection behind `after`. Whether those were all.
+    fn at_collection(
+        &mut self,
+        after: &mut Option<DocumentKey>,
+        used: &mut Used,
+        mut take: impl Take,
+    ) -> Result<bool, Error> {
+        let prefix = DocumentId::collection_prefix(self.app, &self.select.collection);
+        let start = after.take().map(|key| [&prefix[..], key.as_str().as_bytes()].concat());
+        let (storage, at) = (self.storage, self.at);
+        storage.documents(&prefix, start.as_deref(), at, |id, _, state| {
+            let flow = self.at_state(Key::Encoded(id), state, used, &mut take)?;
+            if flow.is_break() {
+                *after = Some(decode_id(id)?.key);
+            }
+            Ok(flow)
+        })?;
+        Ok(after.is_none())
+    }
+
+    /// Looks at a document, which may not be there.
+    fn at_one(&mut self, key: &DocumentKey, used: &mut Used, take: &mut impl Take) -> Visit {
+        let mut id = DocumentId::collection_prefix(self.app, &self.select.collection);
+        id.extend_from_slice(key.as_str().as_bytes());
+        let (storage, at) = (self.storage, self.at);
+        let found = storage
+            .document(&id, at, |_, state| self.at_state(Key::Known(key), state, used, take))?;
+        Ok(found.unwrap_or_else(|| {
+            used.documents += 1;
+            self.counts.examined += 1;
+            used.flow()
+        }))
+    }
+
+    /// Looks at a document of which this is the state.
+    fn at_state(
+        &mut self,
+        key: Key<'_>,
+        state: &[u8],
+        used: &mut Used,
+        take: &mut impl Take,
+    ) -> Visit {
+        used.documents += 1;
+        used.evaluated += self.cost;
+        used.looked_bytes += state.len();
+        self.counts.examined += 1;
+        if let Some(filter) = &self.select.filter {
+            match key.read(state, |name| self.decide.contains(name))? {
+                Some(part) if filter.matches(&part) => {}
+                _ => return Ok(used.flow()),
+            }
+        }
+        let needs = |name: &str| self.needed.as_ref().is_none_or(|needed| needed.contains(name));
+        let Some(document) = key.read(state, needs)? else { return Ok(used.flow()) };
+        self.counts.matched += 1;
+        let taken = take(used, &*key.get()?, document)?;
+        Ok(if taken.is_break() { taken } else { used.flow() })
+    }
+}
+
+impl Key<'_> {
+    fn get(&self) -> Result<Cow<'_, DocumentKey>, Error> {
+        match self {
+            Key::Known(key) => Ok(Cow::Borrowed(key)),
+            Key::Encoded(id) => decode_id(id).map(|id| Cow::Owned(id.key)),
+        }
+    }
+
+    /// The document with those of its fields that are wanted, if it is there.
+    fn read(&self, state: &[u8], wants: impl Fn(&str) -> bool) -> Result<Option<Value>, Error> {
+        let Some(value) = decode_some(state, &wants)?.value() else { return Ok(None) };
+        if !wants("_id") {
+            return Ok(Some(value));
+        }
+        Ok(Some(with_id(value, &*self.get()?)))
+    }
+}
+
+impl Point {
+    /// Looks at what is next. Whether that was all; `None` if the index is gone.
+    fn next(
+        &mut self,
+        look: &mut Look<'_>,
+        used: &mut Used,
+        mut take: impl Take,
+    ) -> Result<Option<bool>, Error> {
+        let Point { index, point, after } = self;
+        let (storage, at, before) = (look.storage, look.at, after.clone());
+        let mut is_over = true;
+        let is_there = storage.entries_of(*index, point, before.as_ref(), at, |entry, key| {
+            used.passed += 1;
+            let flow = match key {
+                Some(key) => look.at_one(&key, used, &mut take)?,
+                None => used.flow(),
+            };
+            if flow.is_break() {
+                *after = Some(Place::at(entry));
+                is_over = false;
+            }
+            Ok(flow)
+        })?;
+        Ok(is_there.then_some(is_over))
+    }
+}
+
+/// How far the ids of an index are collected.
+enum Collected {
+    /// There is more.
+    More,
+    /// These are all.
+    All(Vec<DocumentKey>),
+    /// It is not worth it, or not possible any more.
+    Scan(&'static str),
+}
+
 impl Spans {
-    /// Collects more, up to a page's worth. If that was all: what is to be looked at.
+    /// Collects more, up to a page's worth.
     fn collect(
         &mut self,
         at: TxnId,
         storage: &Storage,
         used: &mut Used,
-    ) -> Result<Option<Left>, Error> {
-        let Spans { index, spans, after, found, bytes, behind } = self;
+    ) -> Result<Collected, Error> {
+        let Spans { index, spans, after, found, bytes, at_most, behind } = self;
         while let Some(span) = spans.last() {
-            let mut last = None;
-            let is_there = storage.entries_of(*index, span, after.as_ref(), at, |entry| {
-                used.passed += 1;
-                if let Some((place, key)) = entry {
-                    let is_wanted = behind.as_ref().is_none_or(|behind| key > *behind);
-                    if is_wanted {
+            let (mut last, before) = (None, after.take());
+            let is_there =
+                storage.entries_of(*index, span, before.as_ref(), at, |entry, key| {
+                    used.passed += 1;
+                    let is_wanted =
+                        |key: &DocumentKey| behind.as_ref().is_none_or(|behind| key > behind);
+                    if let Some(key) = key.filter(is_wanted) {
                         *bytes += ID_BYTES + key.as_str().len();
                         found.push(key);
                     }
-                    if used.is_full() || *bytes > MAX_SORTED_BYTES {
-                        last = Some(place);
+                    let is_too_much = *bytes > MAX_SORTED_BYTES || found.len() as u64 > *at_most;
+                    if used.is_full() || is_too_much {
+                        last = Some(Place::at(entry));
                         return Ok(ControlFlow::Break(()));
                     }
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
-            if !is_there || *bytes > MAX_SORTED_BYTES {
-                return Ok(Some(Left::Collection(behind.take())));
+                    Ok(ControlFlow::Continue(()))
+                })?;
+            if !is_there {
+                return Ok(Collected::Scan("the index was given up meanwhile"));
+            }
+            if *bytes > MAX_SORTED_BYTES || found.len() as u64 > *at_most {
+                return Ok(Collected::Scan("the index has too many of them"));
             }
             *after = last;
             if after.is_some() {
-                return Ok(None);
+                return Ok(Collected::More);
             }
             spans.pop();
         }
         // One that had another value lately may be in two places.
         found.sort_unstable();
         found.dedup();
-        Ok(Some(Left::Keys(std::mem::take(found).into_iter())))
+        Ok(Collected::All(std::mem::take(found)))
     }
 }
 
 impl Drop for Find {
     /// Tells what was looked at, also if nobody wanted the rest.
     fn drop(&mut self) {
-        metrics::record_examined(self.access, self.examined);
-        let serving = self.select.filter.as_ref().filter(|_| self.access == "scan");
-        if let Some(paths) = serving.and_then(IndexPaths::serving) {
-            let over =
-                IndexOver { app: self.app, collection: self.select.collection.clone(), paths };
-            self.wishes.missed(&over, self.examined, self.matched);
+        let Some(chosen) = &self.chosen else { return };
+        let Counts { examined, matched } = self.counts;
+        metrics::record_examined(chosen.name, examined);
+        if let Some(over) = &self.missed {
+            self.wishes.missed(over, examined, matched);
         }
     }
 }

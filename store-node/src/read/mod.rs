@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::Value;
-use anabranch_core::ids::{DocumentId, TxnId};
+use anabranch_core::ids::{DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::{Explain, Select, Statement, parse};
 use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{self, Shutdown};
@@ -193,17 +193,17 @@ fn find(storage: &Storage, id: &DocumentId, at: TxnId) -> Result<Option<Found>, 
     let found = storage.document(&id.to_bytes(), at, |txn, state| {
         let value = decode_state(state)?.value();
         let bytes = state.len();
-        Ok(value.map(|value| Found { value: with_id(value, id), txn, bytes }))
+        Ok(value.map(|value| Found { value: with_id(value, &id.key), txn, bytes }))
     })?;
     Ok(found.flatten())
 }
 
-fn with_id(value: Value, id: &DocumentId) -> Value {
+fn with_id(value: Value, key: &DocumentKey) -> Value {
     let Value::Object(mut fields) = value else { return value };
-    fields.insert("_id".to_owned(), id.key.to_value());
+    fields.insert("_id".to_owned(), key.to_value());
     Value::Object(fields)
 }
 
-fn decode_id(id: &[u8]) -> Result<DocumentId, Error> {
+pub(crate) fn decode_id(id: &[u8]) -> Result<DocumentId, Error> {
     DocumentId::from_bytes(id).map_err(|error| Error::CorruptStore(error.to_string()))
 }

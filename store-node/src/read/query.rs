@@ -15,7 +15,7 @@ use anabranch_schemas::store as proto;
 use super::find::Find;
 use super::page::{Page, Used};
 use crate::error::Error;
-use crate::storage::{Catalog, Storage};
+use crate::storage::Storage;
 use crate::wishes::Wishes;
 
 /// What a query keeps before its first row, in bytes.
@@ -52,7 +52,6 @@ impl QueryCursor {
         select: Select,
         after: Vec<u8>,
         at: TxnId,
-        indexes: &Catalog,
         wishes: Arc<Wishes>,
     ) -> Result<Self, Error> {
         let select = Arc::new(select);
@@ -64,7 +63,7 @@ impl QueryCursor {
         } else {
             (Make::Rows { left: needed.unwrap_or(u64::MAX) }, key_at(&after)?)
         };
-        let find = Find::new(app, select, from, at, indexes, wishes);
+        let find = Find::new(app, select, from, at, wishes);
         Ok(QueryCursor { find, make })
     }
 
@@ -130,12 +129,12 @@ fn rows(
         return Ok(true);
     }
     let select = Arc::clone(&find.select);
-    let is_over = find.next(storage, used, |used, id, document| {
+    let is_over = find.next(storage, used, |used, key, document| {
         let item = select.row(&document).to_json();
         used.items += 1;
         used.bytes += item.len();
         *left -= 1;
-        let key = id.key.as_str().to_owned();
+        let key = key.as_str().to_owned();
         items.push(proto::QueryItem { key, item, place: Default::default() });
         Ok(if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
@@ -153,7 +152,7 @@ fn sort(
 ) -> Result<bool, Error> {
     let select = Arc::clone(&find.select);
     find.next(storage, used, |_, id, document| {
-        let (key, id) = (select.sort_key(&document), id.key.as_str());
+        let (key, id) = (select.sort_key(&document), id.as_str());
         if !after.is_empty() && place(&key, id).as_slice() <= after {
             return Ok(ControlFlow::Continue(()));
         }
@@ -216,25 +215,28 @@ pub(crate) fn check(what: &'static str, bytes: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// The rows of a SELECT, found with these indexes, and how many documents were looked at.
+/// The rows of a SELECT behind a place, as far as these indexes find them, and how many documents were
+/// looked at.
 #[cfg(test)]
 pub(crate) fn all_rows(
     storage: &Storage,
     app: AppId,
     statement: &str,
+    after: &[u8],
     at: TxnId,
-    indexes: &Catalog,
-) -> (Vec<String>, u64) {
+    indexes: &crate::storage::Catalog,
+) -> (Vec<proto::QueryItem>, u64) {
     let question = super::parse_question(statement, "").unwrap();
     let super::Question::Select(select) = question else { panic!("{statement} is no SELECT") };
     let wishes = Arc::new(Wishes::new(0));
-    let mut cursor = QueryCursor::new(app, select, Vec::new(), at, indexes, wishes).unwrap();
+    let mut cursor = QueryCursor::new(app, select, after.to_vec(), at, wishes).unwrap();
+    cursor.find.choose(indexes);
     let mut rows = Vec::new();
     loop {
         let page = cursor.next(storage).unwrap();
-        rows.extend(page.items.into_iter().map(|item| item.item));
+        rows.extend(page.items);
         if page.is_last {
-            return (rows, cursor.find.examined);
+            return (rows, cursor.find.counts.examined);
         }
     }
 }

@@ -134,8 +134,7 @@ impl Reads {
         after: Vec<u8>,
         at: TxnId,
     ) -> Result<QueryCursor, Error> {
-        let (indexes, wishes) = (self.storage.indexes(), Arc::clone(&self.wishes));
-        QueryCursor::new(app, select, after, at, &indexes, wishes)
+        QueryCursor::new(app, select, after, at, Arc::clone(&self.wishes))
     }
 
     /// The states of all documents of a collection. There is always at least one reply.

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::cluster::Configuration;
-use anabranch_core::ids::TxnId;
+use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::keyspace::{Intervals, Slice};
-use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::metadata::{ClusterIdentity, DeclaredIndexes};
 use anabranch_journal::{Journal, Offset};
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::simulation::{World, on_thread};
@@ -21,13 +21,16 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::apply::Image;
 use crate::config::StoreNodeConfig;
 use crate::coordinate::Coordinator;
 use crate::error::Error;
 use crate::node::{StoreNode, Upkeep};
+use crate::read::decode_id;
 use crate::rpc;
 use crate::status::Status;
-use crate::storage::{Positions, Storage};
+use crate::storage::{Positions, Storage, decode_state};
+use crate::wishes::Wishes;
 
 pub use crate::storage::MemoryDisk as Disk;
 
@@ -45,6 +48,7 @@ pub struct SimulatedNode {
     tasks: Tasks,
     storage: Arc<Storage>,
     status: Arc<Status>,
+    wishes: Arc<Wishes>,
     coordinator: Coordinator,
     owned: Intervals,
     slices: Vec<Slice>,
@@ -103,6 +107,7 @@ impl SimulatedNode {
         let (services, upkeep) = node.begin(&tasks, ready);
         let (storage, status) =
             (Arc::clone(&upkeep.apply.storage), Arc::clone(&upkeep.apply.status));
+        let wishes = Arc::clone(&upkeep.apply.wishes);
         let coordinator = services.coordinator.clone();
         world.network().listen(&name, rpc::routes(services));
         let pace = Arc::new(Pace {
@@ -118,6 +123,7 @@ impl SimulatedNode {
             tasks,
             storage,
             status,
+            wishes,
             coordinator,
             owned,
             slices,
@@ -203,6 +209,34 @@ impl SimulatedNode {
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(found)
+    }
+
+    /// Which indexes it is to have.
+    pub fn declare_indexes(&self, declared: DeclaredIndexes) {
+        self.wishes.declare(declared);
+    }
+
+    /// What is not found by an index that serves a snapshot, and is there.
+    ///
+    /// # Errors
+    /// If the store is broken.
+    pub fn not_indexed(&self, at: TxnId) -> Result<Vec<String>, Error> {
+        let mut missing = Vec::new();
+        for index in self.storage.indexes().all().filter(|index| index.serves(at)) {
+            let prefix = DocumentId::collection_prefix(index.over.app, &index.over.collection);
+            self.storage.documents(&prefix, None, at, |id, _, state| {
+                let id = decode_id(id)?;
+                let document = decode_state(state)?;
+                let entry = Image::of(Some(&document)).entry(index, &id.key);
+                if let Some(values) = entry
+                    && !self.storage.has_entry(index.number, &values, &id.key, at)?
+                {
+                    missing.push(format!("{} by {}", id.key, index.over.paths));
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        Ok(missing)
     }
 
     /// Makes what was applied durable.

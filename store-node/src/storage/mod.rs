@@ -49,7 +49,7 @@ pub(crate) use self::timeline::{Sample, Timeline};
 pub(crate) use self::tombstones::Tombstone;
 pub(crate) use self::unfinished::Unfinished;
 pub(crate) use self::values::{
-    FORGOTTEN, IndexedChange, STATE_PREFIX, Version, decode_state, decode_version,
+    FORGOTTEN, IndexedChange, STATE_PREFIX, Version, decode_some, decode_state, decode_version,
 };
 
 /// An open store.

@@ -120,7 +120,7 @@ fn a_newer_format_is_refused() {
     let opened = open(dir.path(), 1, 16).unwrap();
     opened.storage.put_for_test(Family::Default, keys::FORMAT, &4_u32.to_be_bytes());
     drop(opened);
-    assert!(refusal(dir.path()).contains("has format 3; this program knows format 2"));
+    assert!(refusal(dir.path()).contains("has format 4; this program knows format 3"));
 }
 
 #[test]

@@ -55,6 +55,11 @@ pub(crate) fn decode_state(state: &[u8]) -> Result<Document, Error> {
     state::decode(state).map_err(|error| Error::CorruptStore(error.to_string()))
 }
 
+/// Reads the state of a version without the fields that are not wanted.
+pub(crate) fn decode_some(state: &[u8], wants: impl Fn(&str) -> bool) -> Result<Document, Error> {
+    state::decode_some(state, wants).map_err(|error| Error::CorruptStore(error.to_string()))
+}
+
 /// A chunk of a transaction's changes under construction: about as long as it may be, or as long
 /// as its one change. The first one names the slices of the commit record; there is always a first
 /// one.

@@ -16,6 +16,8 @@ use super::eval::{Budget, Scope};
 use super::expr::Expr;
 use super::key;
 use super::predicate::Predicate;
+use std::collections::BTreeSet;
+
 use crate::Value;
 use crate::ids::Collection;
 
@@ -76,12 +78,29 @@ impl Select {
     /// How many expressions are evaluated for a document at most: about what it costs.
     pub fn cost(&self) -> usize {
         let filter = self.filter.iter().map(|filter| filter.root());
+        filter.chain(self.of_documents()).map(Expr::size).sum()
+    }
+
+    /// The top-level fields of documents that are needed once they match; `None` if all are.
+    pub fn fields(&self) -> Option<BTreeSet<&str>> {
+        let all = self.grouping.is_none()
+            && (self.columns.has_document || self.columns.computed.is_empty());
+        if all {
+            return None;
+        }
+        let mut fields = BTreeSet::new();
+        self.of_documents().for_each(|expr| expr.fields(&mut fields));
+        Some(fields)
+    }
+
+    /// What is evaluated for a document that matches.
+    fn of_documents(&self) -> impl Iterator<Item = &Expr> {
         let columns = self.columns.computed.iter().map(|(_, column)| column);
         let order = self.order.iter().map(|(expr, _)| expr);
         let keys = self.grouping.iter().flat_map(|grouping| &grouping.keys);
         let aggregates = self.grouping.iter().flat_map(|grouping| &grouping.aggregates);
         let operands = aggregates.filter_map(|aggregate| aggregate.operand.as_ref());
-        filter.chain(columns).chain(order).chain(keys).chain(operands).map(Expr::size).sum()
+        columns.chain(order).chain(keys).chain(operands)
     }
 
     /// The row that a document becomes. Columns that are missing are left out.

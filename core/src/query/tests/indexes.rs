@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::super::expr::{Comparison, Expr};
-use super::super::index::{IndexPaths, Lookup, Span};
+use super::super::index::{IndexPaths, Lookup, Restrictions, Span};
 use super::super::path::FieldPath;
 use super::super::pattern::Pattern;
 use super::super::predicate::Predicate;
@@ -25,7 +25,7 @@ fn index(paths: &[&str]) -> IndexPaths {
 }
 
 fn entry(index: &IndexPaths, document: &Value) -> Option<Vec<u8>> {
-    index.entry(|name| document.get(&[name]).map(Cow::Borrowed))
+    index.entry(|path| document.get(path.steps()).map(Cow::Borrowed))
 }
 
 fn holds(span: &Span, entry: &[u8]) -> bool {
@@ -36,7 +36,7 @@ fn holds(span: &Span, entry: &[u8]) -> bool {
 }
 
 fn lookup(paths: &[&str], condition: &str) -> Option<Lookup> {
-    index(paths).lookup(&filter(condition))
+    index(paths).lookup(&Restrictions::of_condition(&filter(condition)))
 }
 
 /// Of these documents, which by their numbers are looked at.
@@ -181,8 +181,12 @@ fn the_index_that_would_serve_a_condition_is_over_what_it_pins() {
         ("a = 1 AND b = 2 AND c = 3 AND d = 4 AND e = 5", Some("a, b, c, d")),
         ("a IS MISSING", None),
         ("_id = 1", None),
+        ("_id > 5 AND a > 3", Some("a")),
+        ("_id > 5 AND a = 3", Some("a")),
     ] {
-        let serving = IndexPaths::serving(&filter(condition)).map(|paths| paths.to_string());
+        let filter = filter(condition);
+        let serving = IndexPaths::serving(&Restrictions::of_condition(&filter));
+        let serving = serving.map(|paths| paths.to_string());
         assert_eq!(serving.as_deref(), expected, "{condition}");
     }
 }
@@ -214,6 +218,11 @@ fn long_values_are_cut_and_found() {
     }
     let entry = entry(&index(&["a"]), &json(documents[0])).unwrap();
     assert_eq!(entry.len(), 1024);
+    // However long they are: what many places have in common stands in each, and is cut.
+    let many = (0..1_000).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
+    let condition = format!("a = '{}' AND b IN ({many})", "x".repeat(100_000));
+    let Lookup { spans, .. } = lookup(&["a", "b"], &condition).unwrap();
+    assert!(matches!(&spans[..], [Span::Point(point)] if point.len() == 1024));
 }
 
 /// Conditions that an index serves, of few fields, and others.
@@ -246,9 +255,10 @@ proptest! {
         documents in vec(document(), 1..12),
     ) {
         let condition = Predicate::new(Expr::all(conditions)).unwrap();
+        let restrictions = Restrictions::of_condition(&condition);
         for paths in [&["a"][..], &["b"], &["a.b"], &["a", "b"], &["b", "a.b", "a"]] {
             let index = index(paths);
-            let Some(Lookup { spans, .. }) = index.lookup(&condition) else { continue };
+            let Some(Lookup { spans, .. }) = index.lookup(&restrictions) else { continue };
             for document in documents.iter().filter(|document| condition.matches(document)) {
                 let entry = entry(&index, document);
                 let entry = entry.ok_or_else(|| TestCaseError::fail(format!("{document}")))?;

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
+use std::sync::Arc;
 
 use anabranch_core::ids::TxnId;
 use anabranch_core::query::{IndexOver, IndexPaths, parse_filter};
 use anabranch_journal::metadata::DeclaredIndexes;
+use anabranch_schemas::store::QueryItem;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -28,7 +30,7 @@ const CONDITIONS: [&str; 8] = [
     "a = 2 AND b >= 1",
     "b BETWEEN 1 AND 2",
     "b < 0 OR a = 1",
-    "a IS NULL",
+    "a IS MISSING",
     "c = 1 AND _id > 2",
 ];
 
@@ -67,7 +69,8 @@ fn declared(bits: usize) -> DeclaredIndexes {
         let over = IndexOver { app: APP, collection: id(0).collection, paths };
         (over, format!("index{number}").parse().unwrap())
     };
-    (0..OVER.len()).filter(is_in).map(entry).collect()
+    let indexes = (0..OVER.len()).filter(is_in).map(entry).collect();
+    DeclaredIndexes { indexes, has_unreadable: false }
 }
 
 /// What a node has its data on.
@@ -109,13 +112,16 @@ struct World {
     applier: Option<Applier>,
     inputs: VecDeque<Input>,
     declared: DeclaredIndexes,
+    /// The indexes before the last step.
+    before: Arc<Catalog>,
 }
 
 impl World {
     fn new(rounds: &[TestRound], disk: Disk) -> Self {
         let (log, model) = build(rounds);
         let (applier, inputs) = disk.start(&log);
-        World { log, model, disk, applier: Some(applier), inputs, declared: BTreeMap::new() }
+        let (declared, before) = (DeclaredIndexes::default(), Arc::default());
+        World { log, model, disk, applier: Some(applier), inputs, declared, before }
     }
 
     fn applier(&mut self) -> &mut Applier {
@@ -123,6 +129,7 @@ impl World {
     }
 
     fn run(&mut self, step: &Step) {
+        self.before = self.applier().storage.indexes();
         match *step {
             Step::Apply(count) => {
                 let count = count.min(self.inputs.len());
@@ -184,10 +191,30 @@ impl World {
                         wanted.push(document.to_json());
                     }
                 }
-                let (scanned, _) = all_rows(storage, APP, &statement, at, &Catalog::default());
-                assert_eq!(scanned, wanted, "{condition} at {at}, by a scan");
-                let (found, examined) = all_rows(storage, APP, &statement, at, &indexes);
-                assert_eq!(found, wanted, "{condition} at {at}, with {indexes:?}");
+                let rows = |after: &[u8], indexes: &Catalog| {
+                    all_rows(storage, APP, &statement, after, at, indexes)
+                };
+                let texts = |items: &[QueryItem]| -> Vec<String> {
+                    items.iter().map(|item| item.item.clone()).collect()
+                };
+                let none = Catalog::default();
+                let (scanned, _) = rows(&[], &none);
+                assert_eq!(texts(&scanned), wanted, "{condition} at {at}, by a scan");
+                let (found, examined) = rows(&[], &indexes);
+                assert_eq!(found, scanned, "{condition} at {at}, with {indexes:?}");
+                // An index that was chosen may be given up before it is used.
+                let (late, _) = rows(&[], &self.before);
+                assert_eq!(late, scanned, "{condition} at {at}, with what was {:?}", self.before);
+                for (number, item) in scanned.iter().enumerate() {
+                    let behind = &scanned[number + 1..];
+                    for indexes in [&none, &indexes, &self.before] {
+                        assert_eq!(
+                            rows(item.stands_at(), indexes).0,
+                            behind,
+                            "{condition} {number}"
+                        );
+                    }
+                }
                 let is_exact = condition == "a = 1" && Some(at) == progress.last;
                 let serves =
                     |index: &Index| index.over.paths.to_string() == "a" && index.serves(at);
@@ -212,7 +239,7 @@ fn check(rounds: &[TestRound], steps: &[Step], disk: Disk) {
     world.check();
     let there = world.applier().storage.indexes();
     let there = there.all().map(|index| (index.over.clone(), index.name.clone().unwrap()));
-    assert_eq!(there.collect::<BTreeMap<_, _>>(), world.declared);
+    assert_eq!(there.collect::<BTreeMap<_, _>>(), world.declared.indexes);
 }
 
 proptest! {
@@ -247,7 +274,8 @@ fn an_index_is_built_page_by_page_and_goes_on_after_a_crash() {
     let over = IndexPaths::new(vec![path("n")]).unwrap();
     let over = IndexOver { app: APP, collection: id(0).collection, paths: over };
     world.run(&Step::Apply(usize::MAX));
-    world.declared = [(over, "by_n".parse().unwrap())].into();
+    let indexes = [(over, "by_n".parse().unwrap())].into();
+    world.declared = DeclaredIndexes { indexes, has_unreadable: false };
     let declared = world.declared.clone();
     world.applier().wishes.declare(declared);
     let state = |world: &World| {
@@ -260,7 +288,9 @@ fn an_index_is_built_page_by_page_and_goes_on_after_a_crash() {
     };
     let examined = |world: &World| {
         let storage = &world.applier.as_ref().unwrap().storage;
-        let (rows, examined) = all_rows(storage, APP, statement, TxnId(0), &storage.indexes());
+        let indexes = storage.indexes();
+        let (rows, examined) = all_rows(storage, APP, statement, &[], TxnId(0), &indexes);
+        let rows: Vec<_> = rows.into_iter().map(|item| item.item).collect();
         assert_eq!(rows, [r#"{"_id":1}"#, r#"{"_id":3}"#, r#"{"_id":5}"#]);
         examined
     };
@@ -277,8 +307,7 @@ fn an_index_is_built_page_by_page_and_goes_on_after_a_crash() {
     world.run(&Step::Tend(3));
     assert_eq!(state(&world), Some(IndexState::Built { from: Some(TxnId(0)) }));
     assert_eq!(examined(&world), 3);
-    world.declared.clear();
-    world.applier().wishes.declare(DeclaredIndexes::new());
+    world.applier().wishes.declare(DeclaredIndexes::default());
     world.run(&Step::Tend(1));
     assert_eq!((state(&world), examined(&world)), (None, 6));
 }

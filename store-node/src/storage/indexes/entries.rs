@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use anabranch_core::ids::{DocumentKey, TxnId};
 use anabranch_core::query::Span;
+use anabranch_runtime::planted;
 
 use super::IndexNumber;
 use crate::error::Error;
@@ -45,6 +46,11 @@ impl Place {
         Place(entry_key(index, values, key.as_str()))
     }
 
+    /// Of the entry with this key.
+    pub(crate) fn at(key: &[u8]) -> Self {
+        Place(key.to_vec())
+    }
+
     /// The document whose entry it is.
     pub(crate) fn document(&self) -> Option<DocumentKey> {
         split(&self.0).and_then(|(_, id)| document(id))
@@ -52,8 +58,8 @@ impl Place {
 }
 
 impl Storage {
-    /// Visits the entries of a part of an index, in order, those behind `after` if it is given: where
-    /// each stands, and the `_id`; `None` of one that is of nothing in the snapshot at `at`, since
+    /// Visits the entries of a part of an index, in order, those behind `after` if it is given: the key of
+    /// each ([`Place::at`]), and the `_id`; `None` of one that is of nothing in the snapshot at `at`, since
     /// passing over it takes its time, too. Whether the index is still there: if not, nothing is visited.
     pub(crate) fn entries_of(
         &self,
@@ -61,7 +67,7 @@ impl Storage {
         span: &Span,
         after: Option<&Place>,
         at: TxnId,
-        mut visit: impl FnMut(Option<(Place, DocumentKey)>) -> Visit,
+        mut visit: impl FnMut(&[u8], Option<DocumentKey>) -> Visit,
     ) -> Result<bool, Error> {
         let (range, exactly) = match span {
             Span::Point(values) => {
@@ -85,16 +91,33 @@ impl Storage {
         while let Some((key, value)) = entries.item() {
             let (values, id) = split(key).ok_or_else(broken)?;
             let is_asked_for = exactly.is_none_or(|length| length == values.len());
-            let entry = match is_asked_for && gone_from(value)?.is_none_or(|gone| at < gone) {
-                true => Some((Place(key.to_vec()), document(id).ok_or_else(broken)?)),
+            let found = match is_asked_for && gone_from(value)?.is_none_or(|gone| at < gone) {
+                true => Some(document(id).ok_or_else(broken)?),
                 false => None,
             };
-            if visit(entry)?.is_break() {
+            if visit(key, found)?.is_break() {
                 return Ok(true);
             }
             entries.next();
         }
         entries.status().map(|()| true).map_err(|error| self.failed("read", error))
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl Storage {
+    /// Whether a document is found where it has to be.
+    pub(crate) fn has_entry(
+        &self,
+        index: IndexNumber,
+        values: &[u8],
+        key: &DocumentKey,
+        at: TxnId,
+    ) -> Result<bool, Error> {
+        let entry = self.engine.get(Family::Indexes, &entry_key(index, values, key.as_str()));
+        let entry = entry.map_err(|error| self.failed("read", error))?;
+        let Some(entry) = entry else { return Ok(false) };
+        Ok(gone_from(&entry)?.is_none_or(|gone| at < gone))
     }
 }
 
@@ -106,7 +129,7 @@ impl Batch<'_> {
             let gone = [&GONE[..], &txn.0.to_be_bytes()].concat();
             self.writes.put(Family::Indexes, entry_key(*index, values, key), gone);
         }
-        if let Some(values) = to {
+        if let Some(values) = to.as_ref().filter(|_| !planted!(ForgetsToIndex)) {
             self.writes.put(Family::Indexes, entry_key(*index, values, key), HERE);
         }
     }

@@ -16,7 +16,7 @@
 
 mod entries;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anabranch_core::ids::{AppId, Collection, TxnId};
@@ -87,41 +87,80 @@ impl Index {
 /// All indexes of a store at one time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Catalog {
-    by_app: HashMap<AppId, HashMap<Collection, Vec<Index>>>,
+    by_app: HashMap<AppId, HashMap<Collection, Arc<Vec<Index>>>>,
+    numbers: BTreeSet<IndexNumber>,
+    /// Changes with which indexes there are, and not with how far they are.
+    shape: u64,
 }
 
 impl Catalog {
     /// Those of a collection.
     pub(crate) fn of(&self, app: AppId, collection: &Collection) -> &[Index] {
-        let collections = self.by_app.get(&app);
-        collections.and_then(|of| of.get(collection)).map_or(&[], Vec::as_slice)
+        let of_collection = self.by_app.get(&app).and_then(|of_app| of_app.get(collection));
+        of_collection.map_or(&[], |indexes| indexes.as_slice())
     }
 
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Index> {
-        self.by_app.values().flat_map(HashMap::values).flatten()
+        self.by_app.values().flat_map(HashMap::values).flat_map(|indexes| indexes.iter())
+    }
+
+    /// The one over this.
+    pub(crate) fn over(&self, over: &IndexOver) -> Option<&Index> {
+        self.of(over.app, &over.collection).iter().find(|index| index.over == *over)
     }
 
     /// Whether an index is still there.
     pub(crate) fn has(&self, number: IndexNumber) -> bool {
-        self.all().any(|index| index.number == number)
+        self.numbers.contains(&number)
+    }
+
+    /// Another one whenever an index comes, goes or gets another name.
+    pub(crate) fn shape(&self) -> u64 {
+        self.shape
     }
 
     /// The same with an index, in place of the one with its number.
     pub(crate) fn with(&self, index: Index) -> Self {
-        let mut catalog = self.without(index.number);
-        let collections = catalog.by_app.entry(index.over.app).or_default();
-        collections.entry(index.over.collection.clone()).or_default().push(index);
+        let mut catalog = self.clone();
+        let of_app = catalog.by_app.entry(index.over.app).or_default();
+        let indexes = of_app.entry(index.over.collection.clone()).or_default();
+        let indexes = Arc::make_mut(indexes);
+        match indexes.iter_mut().find(|other| other.number == index.number) {
+            Some(other) => {
+                catalog.shape += u64::from(other.name != index.name);
+                *other = index;
+            }
+            None => {
+                catalog.shape += 1;
+                catalog.numbers.insert(index.number);
+                indexes.push(index);
+            }
+        }
         catalog
     }
 
     /// The same without an index.
     pub(crate) fn without(&self, number: IndexNumber) -> Self {
         let mut catalog = self.clone();
-        for collections in catalog.by_app.values_mut() {
-            collections.values_mut().for_each(|of| of.retain(|index| index.number != number));
+        if catalog.numbers.remove(&number) {
+            catalog.shape += 1;
+            catalog.by_app.retain(|_, of_app| {
+                of_app.retain(|_, indexes| {
+                    if indexes.iter().any(|index| index.number == number) {
+                        Arc::make_mut(indexes).retain(|index| index.number != number);
+                    }
+                    !indexes.is_empty()
+                });
+                !of_app.is_empty()
+            });
         }
         catalog
+    }
+
+    /// None, which is another shape.
+    pub(crate) fn emptied(&self) -> Self {
+        Catalog { shape: self.shape + 1, ..Catalog::default() }
     }
 }
 
