@@ -53,8 +53,9 @@ demo-kafka:
 	@$(CARGO) build --bin anabranch
 	@scripts/demo-kafka
 
-bench: build
+bench:
 	@scripts/dependencies test
+	@$(CARGO) build --release --bin anabranch --features sqlite
 	@scripts/bench
 
 audit:

@@ -11,6 +11,7 @@ mod cluster;
 mod documents;
 mod place;
 mod raw;
+mod read;
 mod report;
 mod requests;
 mod write;
@@ -20,7 +21,7 @@ use clap::Subcommand;
 
 use crate::host::Signals;
 
-/// Measure this machine: writes, catching up, replication, several store nodes.
+/// Measure this machine: writes, catching up, replication, reads, several store nodes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -32,6 +33,7 @@ enum Command {
     Write(write::Args),
     Apply(apply::Args),
     Bridge(bridge::Args),
+    Read(read::Args),
     Cluster(cluster::Args),
 }
 
@@ -42,6 +44,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             Command::Write(args) => write::run(args).await,
             Command::Apply(args) => apply::run(args).await,
             Command::Bridge(args) => bridge::run(args).await,
+            Command::Read(args) => read::run(args).await,
             Command::Cluster(args) => cluster::run(args).await,
         }
     };

@@ -255,6 +255,37 @@ pub fn rocksdb_write(path: &Path, sync: bool, batches: &[Vec<Pair>]) -> Result<M
     Ok(Measured { elapsed: begun.elapsed(), latencies })
 }
 
+/// Gets these keys one after the other of the RocksDB in `path`, which nobody has open, then goes
+/// through all that is in it. Before that it is compacted, so that both read files and little else.
+///
+/// # Errors
+/// [`Error::Unavailable`] with what RocksDB says, or if a key is not there.
+pub fn rocksdb_read(path: &Path, keys: &[Vec<u8>]) -> Result<(Measured, Measured), Error> {
+    let failed = |error: rocksdb::Error| Error::Unavailable(error.to_string());
+    let db = DB::open_default(path).map_err(failed)?;
+    db.compact_range(None::<&[u8]>, None::<&[u8]>);
+    let (begun, mut latencies) = (Instant::now(), Vec::with_capacity(keys.len()));
+    for key in keys {
+        let begun = Instant::now();
+        if db.get(key).map_err(failed)?.is_none() {
+            return Err(Error::Unavailable("a key that was written is not there".to_owned()));
+        }
+        latencies.push(begun.elapsed());
+    }
+    let gets = Measured { elapsed: begun.elapsed(), latencies };
+    let begun = Instant::now();
+    let mut all = db.raw_iterator();
+    all.seek_to_first();
+    let mut bytes = 0;
+    while let Some((key, value)) = all.item() {
+        bytes += key.len() + value.len();
+        all.next();
+    }
+    all.status().map_err(failed)?;
+    tracing::debug!(bytes, "RocksDB was gone through");
+    Ok((gets, Measured { elapsed: begun.elapsed(), latencies: Vec::new() }))
+}
+
 /// Makes a checkpoint of the RocksDB in `from`, which nobody has open, and copies its files to
 /// `to`, where they are durable then. Returns how many bytes they have.
 ///

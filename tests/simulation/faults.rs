@@ -24,12 +24,13 @@ const LONG_REST_US: u64 = 300_000;
 
 /// Lets things happen for some time, in milliseconds; all has ended when this returns.
 pub(crate) async fn run(cluster: Arc<Cluster>, until_ms: u64) {
-    let mut dice = Dice::new(cluster.world.number());
+    let seed = cluster.world.number();
+    let (mut dice, mut of_indexes) = (Dice::new(seed), Dice::new(!seed));
     let mut under_way = Vec::new();
     let faults = cluster.mix.faults;
     while cluster.world.elapsed_ms() < until_ms && cluster.violation().is_none() {
         pause(1 + dice.below(2 * cluster.mix.fault_every_ms)).await;
-        declare_indexes(dice.one_of(&cluster.nodes), &mut dice);
+        declare_indexes(of_indexes.one_of(&cluster.nodes), &mut of_indexes);
         if faults.is_empty() {
             continue;
         }

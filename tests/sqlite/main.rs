@@ -6,8 +6,8 @@ mod questions;
 
 use std::path::Path;
 
-use anabranch_tests::cluster::{Api, Dev, Terms};
-use anabranch_tests::support::Process;
+use anabranch_tests::cluster::{Api, Dev, PATIENCE, Terms};
+use anabranch_tests::support::{Process, wait_until};
 use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -52,6 +52,31 @@ impl Both {
             self.seen = reply["transactionId"].as_u64().context("a transaction")?;
         }
         Ok(())
+    }
+
+    /// Declares indexes over what all documents have, and waits until they are used.
+    fn add_indexes(&self) -> Result<()> {
+        for size in SIZES {
+            for (name, fields) in [("n", "n"), ("s_n", "s, n"), ("f", "f"), ("o_n", "o.n")] {
+                let statement = format!("CREATE INDEX {name} ON c{size} ({fields})");
+                self.api.execute(&statement, &json!({}))?;
+            }
+            for condition in ["n = 1", "s = 'a'", "f = 1", "o.n = 1"] {
+                let statement = format!("SELECT * FROM c{size} WHERE {condition}");
+                let is_used = || Ok(self.access(&statement)? == "index");
+                wait_until("the index is used", PATIENCE, is_used)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How the documents of a statement are found.
+    fn access(&self, statement: &str) -> Result<String> {
+        let terms = Terms::at(Some(self.seen));
+        let statement = format!("EXPLAIN {statement}");
+        let reply = self.api.try_execute_on(&statement, &json!({}), &terms)?.success()?;
+        let access = reply["items"][0]["partitions"][0]["access"].as_str();
+        Ok(access.context("how documents are found")?.to_owned())
     }
 
     /// The rows of Anabranch: what its columns `c0`, `c1` .. have, NULL where they are missing.
@@ -141,8 +166,12 @@ fn questions_have_the_same_answers() -> Result<()> {
         let documents: Vec<_> = (0..size).map(|id| document(id, &mut dice)).collect();
         both.add(&format!("c{size}"), &documents)?;
     }
-    let mut with_rows = 0;
+    let (mut with_rows, mut by_index) = (0, 0);
     for seed in 0..cases {
+        // Half of them without indexes, half of them with some.
+        if seed == cases / 2 {
+            both.add_indexes()?;
+        }
         let mut dice = StdRng::seed_from_u64(seed);
         // Large collections take long, and seldom show more.
         let size = match dice.random_range(0..20) {
@@ -154,8 +183,12 @@ fn questions_have_the_same_answers() -> Result<()> {
         let question = questions::question(&format!("c{size}"), &mut dice);
         let rows = both.check(&question).with_context(|| format!("seed {seed}"))?;
         with_rows += u64::from(rows > 0);
+        if seed.is_multiple_of(10) && both.access(&question.ours)? == "index" {
+            by_index += 1;
+        }
     }
     ensure!(with_rows > cases / 2, "only {with_rows} of {cases} answers have rows");
+    ensure!(by_index > cases / 400, "only {by_index} of {cases} / 20 were found by an index");
     Ok(())
 }
 

@@ -56,10 +56,33 @@ pub(super) async fn until_there(address: SocketAddr, series: &str, count: u64) -
     tokio::time::timeout(PATIENCE, reading).await.context("what was written is not there")?
 }
 
+/// What is asked, of documents of series `a`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked {
+    /// Whether the server lives.
+    Health,
+    /// A document by its id.
+    ById,
+    /// A document by its number, which is indexed.
+    ByIndex,
+}
+
+/// Asks so often, from so many clients at once, for some of so many documents.
+pub(super) async fn ask(
+    address: SocketAddr,
+    asked: Asked,
+    clients: usize,
+    count: u64,
+    documents: u64,
+) -> Result<Measurement> {
+    single(Kind::Ask(asked, documents), address, "a", clients, count).await
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     Write,
     Read,
+    Ask(Asked, u64),
 }
 
 async fn single(
@@ -86,6 +109,9 @@ async fn single(
                     match kind {
                         Kind::Write => connection.write_one(&series, number).await?,
                         Kind::Read => connection.read_one(&series, number).await?,
+                        Kind::Ask(asked, documents) => {
+                            connection.ask(asked, number * 7_919 % documents).await?;
+                        }
                     }
                     latencies.saturating_record(micros(begun.elapsed()));
                 }
@@ -101,6 +127,9 @@ async fn single(
         what: match kind {
             Kind::Write => format!("single writes, {who}"),
             Kind::Read => format!("single reads, {who}"),
+            Kind::Ask(Asked::Health, _) => format!("/healthz, {who}"),
+            Kind::Ask(Asked::ById, _) => format!("a document by its id, {who}"),
+            Kind::Ask(Asked::ByIndex, _) => format!("a document by an index, {who}"),
         },
         documents: count,
         elapsed: begun.elapsed(),
@@ -153,11 +182,36 @@ impl Connection {
         Ok(body.windows(id.len()).any(|text| text == id.as_bytes()))
     }
 
+    /// Asks for the document of this number.
+    async fn ask(&mut self, asked: Asked, number: u64) -> Result<()> {
+        let id = document_id("a", number);
+        let body = match asked {
+            Asked::Health => {
+                let request = hyper::Request::get("/healthz").header(HOST, self.host.clone());
+                self.send(request.body(Full::default())?).await?;
+                return Ok(());
+            }
+            Asked::ById => return self.read_one("a", number).await,
+            Asked::ByIndex => {
+                let statement = "SELECT * FROM bench WHERE number = :n";
+                format!(r#"{{"statement":"{statement}","args":{{"n":{number}}}}}"#)
+            }
+        };
+        let body = self.execute(body).await?;
+        let is_there = body.windows(id.len()).any(|text| text == id.as_bytes());
+        ensure!(is_there, "document {id} is not found");
+        Ok(())
+    }
+
     async fn execute(&mut self, body: String) -> Result<Bytes> {
         let request = hyper::Request::post(format!("/apps/{EXAMPLE_APP}/api/v1/store/execute"))
             .header(HOST, self.host.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(Full::from(body))?;
+        self.send(request).await
+    }
+
+    async fn send(&mut self, request: hyper::Request<Full<Bytes>>) -> Result<Bytes> {
         self.sender.ready().await?;
         let reply = self.sender.send_request(request).await?;
         let status = reply.status();

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_core::ids::TxnId;
-use anabranch_core::keyspace::Slice;
+use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_journal as journal;
 use anabranch_journal::rounds::Round;
-use anabranch_journal::{Cleanup, Journal, NewRecord, TopicPartition, TopicSpec, Writer};
+use anabranch_journal::{
+    Cleanup, Journal, NewRecord, TopicPartition, TopicSpec, Writer, cluster_topics,
+};
 use anabranch_schemas::encode;
 use anabranch_schemas::records::{Commit, PartLocation, RoundPart, part_checksum};
+use anabranch_schemas::topics::ClusterName;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -51,14 +54,11 @@ impl FakeLog {
             cleanup: Cleanup::Delete { retention_ms: None },
             max_record_bytes: 64 << 20,
         });
-        let meta = TopicSpec {
-            name: "east.meta".into(),
-            partitions: 1,
-            cleanup: Cleanup::Compact,
-            max_record_bytes: 1 << 20,
-        };
         journal.ensure_topics(&topics).expect("topics are made");
-        journal.ensure_topics(&[meta]).expect("the topic is made");
+        let name: ClusterName = "east".parse().expect("a name");
+        let others = cluster_topics(&name, SliceCount::default(), None).into_iter();
+        let meta: Vec<_> = others.filter(|topic| topic.name.as_str() == name.meta()).collect();
+        journal.ensure_topics(&meta).expect("the topic is made");
         let writer = journal.writer(&"rounds".into()).expect("a writer");
         FakeLog {
             writer: Mutex::new(writer),
