@@ -28,6 +28,7 @@ mod lost;
 mod replicas;
 mod source;
 mod target;
+mod told;
 mod wire;
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use anabranch_journal::Error as JournalError;
 use anabranch_journal::metadata::Agreed;
 use anabranch_runtime::planted;
 use tokio::time::Instant;
-use tonic::Status as Refusal;
 
 use super::choice::{Choice, choose};
 use super::lost::{Agreement, passed_over};
 use super::replicas::{Fetched, Fill, Replicas, Wanted};
+use super::told::{waits_for, will_be_lost};
 use crate::error::Error;
 use crate::log::Log;
 use crate::metrics;
@@ -481,25 +481,4 @@ impl Backfill {
         tracing::info!(%since, next = %progress.next, entries, "the backfill is finished");
         Ok(Head { progress, timeline: Timeline::of(sample) })
     }
-}
-
-/// What a node says that is about to give up.
-fn will_be_lost(left: Duration, next: TxnId, trimmed: &JournalError) -> String {
-    format!(
-        "{trimmed}, nor has any replica what this node needs from transaction {next} on: it is \
-         declared lost in {} s",
-        left.as_secs()
-    )
-}
-
-/// What a node says that waits for others.
-fn waits_for(silent: &[(NodeId, Refusal)], next: TxnId, trimmed: &JournalError) -> String {
-    let name = |(node, why): &(NodeId, Refusal)| format!("{node} ({})", why.message());
-    let names: Vec<_> = silent.iter().map(name).collect();
-    format!(
-        "{trimmed}, and no replica that answers has what this node needs from transaction {next} \
-         on: waiting for {}. See to it, or remove it from the resource Cluster if it is gone for \
-         good",
-        names.join(", ")
-    )
 }
