@@ -91,7 +91,7 @@ async fn replicas_hold_the_same_at_every_timestamp_while_writes_go_on() {
 /// Changes the newest version of a document in the store of a node that does not run; `None` takes
 /// it away.
 fn plant(store: &Path, number: i64, change: impl Fn(&[u8]) -> Option<Vec<u8>>) {
-    let tables = ["default", "versions", "changes", "rounds"];
+    let tables = ["default", "versions", "changes", "rounds", "indexes"];
     let db = DB::open_cf(&Options::default(), store, tables).unwrap();
     let versions = db.cf_handle("versions").unwrap();
     let prefix = [&car(number).to_bytes()[..], &[0]].concat();

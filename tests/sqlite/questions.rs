@@ -219,6 +219,31 @@ fn condition(dice: &mut StdRng, depth: u32) -> Text {
     }
 }
 
+/// A condition on a field and constants, which an index may serve.
+fn served(dice: &mut StdRng) -> Text {
+    let fields = [("n", false), ("f", false), ("o.n", false), ("s", true)];
+    let (path, is_text) = *fields.choose(dice).expect("there are some");
+    let constant = |dice: &mut StdRng| match is_text {
+        true => Text::same(format!("'{}'", letter(dice))),
+        false => Text::same(dice.random_range(-3..4).to_string()),
+    };
+    let field = Text::field(path);
+    match dice.random_range(0..5) {
+        0..=2 => Text::operator(&field, "=", &constant(dice)),
+        3 => {
+            let operator = *["<", "<=", ">", ">="].choose(dice).expect("there are some");
+            Text::operator(&field, operator, &constant(dice))
+        }
+        _ => {
+            let mut text = field.join("(", " IN (");
+            text.add(&constant(dice));
+            text.push(", ");
+            text.add(&constant(dice));
+            text.join("", "))")
+        }
+    }
+}
+
 /// A number, text or a condition; conditions count as 1 and 0 in SQLite.
 fn any(dice: &mut StdRng, depth: u32) -> Text {
     match dice.random_range(0..5) {
@@ -274,9 +299,17 @@ pub(crate) fn question(collection: &str, dice: &mut StdRng) -> Question {
         text.push(&format!(" AS c{number}"));
     }
     text.push(&format!(" FROM {collection}"));
-    if dice.random_bool(0.7) {
-        text.push(" WHERE ");
-        text.add(&condition(dice, 3));
+    let conditions: Vec<_> = [
+        dice.random_bool(0.2).then(|| served(dice)),
+        dice.random_bool(0.1).then(|| served(dice)),
+        dice.random_bool(0.6).then(|| condition(dice, 3)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    for (number, condition) in conditions.iter().enumerate() {
+        text.push(if number > 0 { " AND " } else { " WHERE " });
+        text.add(condition);
     }
     if kind == 3 {
         for (number, key) in keys.iter().enumerate() {

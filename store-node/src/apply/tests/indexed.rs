@@ -165,6 +165,8 @@ impl World {
                 let (applier, inputs) = self.disk.start(&self.log);
                 applier.wishes.declare(self.declared.clone());
                 (self.applier, self.inputs) = (Some(applier), inputs);
+                // Nobody who had chosen one before outlives it; numbers may be taken again.
+                self.before = self.applier().storage.indexes();
             }
         }
     }
