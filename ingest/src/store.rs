@@ -130,6 +130,16 @@ pub(crate) struct Rows {
     limit: Option<u64>,
 }
 
+/// Where rows are read on.
+pub(crate) struct Behind {
+    /// The snapshot.
+    pub(crate) txn: TxnId,
+    /// How many rows came before.
+    pub(crate) came: u64,
+    /// Where the last of them stands.
+    pub(crate) place: Bytes,
+}
+
 impl Store {
     /// A client of these store nodes. Does not connect yet.
     pub(crate) fn new(nodes: AnyOf, slices: SliceCount, read_wait: Duration) -> Self {
@@ -181,13 +191,7 @@ impl Store {
         at: At,
         deadline: Instant,
     ) -> Result<Rows, Refusal> {
-        let rest = proto::QueryRequest {
-            app: Bytes::copy_from_slice(app.0.as_bytes()),
-            statement: statement.to_owned(),
-            args: serde_json::to_string(args).expect("arguments have string keys"),
-            at: None,
-            after: Bytes::new(),
-        };
+        let rest = question(app, statement, args, Bytes::new());
         let at = || self.read_at(at, deadline);
         let (stream, first) = self.open(&rest, at, deadline).await?;
         self.note_stable(first.as_ref().and_then(|reply| reply.stable));
@@ -195,6 +199,24 @@ impl Store {
         let first = first.map(|reply| reply.items);
         let (store, txn) = (self.clone(), txn.map(TxnId));
         Ok(Rows { txn, first, stream, store, rest, came: 0, limit: None })
+    }
+
+    /// The same behind a row that came before, of the same snapshot; its LIMIT counts that, too.
+    pub(crate) async fn query_behind(
+        &self,
+        app: AppId,
+        statement: &str,
+        args: &Args,
+        behind: Behind,
+        limit: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Rows, Refusal> {
+        let Behind { txn, came, place } = behind;
+        let rest = question(app, statement, args, place);
+        let at = || self.read_at(At::Exactly(txn), deadline);
+        let (stream, first) = self.open(&rest, at, deadline).await?;
+        let first = first.map(|reply| reply.items);
+        Ok(Rows { txn: Some(txn), first, stream, store: self.clone(), rest, came, limit })
     }
 
     /// Asks for rows. When it returns, the first are there or the end is.
@@ -352,6 +374,16 @@ impl Store {
     }
 }
 
+fn question(app: AppId, statement: &str, args: &Args, after: Bytes) -> proto::QueryRequest {
+    proto::QueryRequest {
+        app: Bytes::copy_from_slice(app.0.as_bytes()),
+        statement: statement.to_owned(),
+        args: serde_json::to_string(args).expect("arguments have string keys"),
+        at: None,
+        after,
+    }
+}
+
 async fn named<T>(turn: Turn, call: impl Future<Output = T>) -> (Turn, T) {
     (turn, call.await)
 }
@@ -452,6 +484,7 @@ fn refusal(status: &Status) -> Refusal {
     let code = match grpc::code_of(status) {
         Some("not_reached") => Code::TimestampNotReached,
         Some("overloaded") => Code::Overloaded,
+        Some("too_old") => Code::SnapshotGone,
         Some("halted") => Code::StoreHalted,
         Some("corrupt" | "storage_failed" | "data_dir") => Code::Internal,
         Some(text) => Code::ALL

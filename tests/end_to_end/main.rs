@@ -7,6 +7,7 @@ mod conditional;
 mod console_consumer;
 mod embedded;
 mod kafka;
+mod pages;
 mod pipe;
 
 /// The program under test.

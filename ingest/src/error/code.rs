@@ -55,6 +55,8 @@ codes! {
     DuplicateName "duplicate_name" 400 Invalid "use each name once";
     TooLong "too_long" 400 Invalid "give large values as arguments";
     TooDeep "too_deep" 400 Invalid "nest objects and arrays at most 64 deep";
+    InvalidCursor "invalid_cursor" 400 Invalid
+        "send the 'cursor' of the reply before as it is, with the same statement and arguments";
     InvalidRequest "invalid_request" 400 Invalid "see /openapi.json for the shape of requests";
     InvalidApp "invalid_app" 400 Invalid
         "an app is named by a UUID, such as 2164bef3-37c0-489c-9ac6-c94b034525d7";
@@ -86,6 +88,8 @@ codes! {
     DocumentChanged "document_changed" 409 Invalid
         "read the documents again, decide anew, and send the ETag or transaction of that reading, not \
          the one of this reply";
+    SnapshotGone "snapshot_gone" 410 Invalid
+        "begin again without a cursor: what was so long ago can no longer be read";
     BodyTooLarge "body_too_large" 413 Invalid
         "send less at once; the bulk endpoint takes large loads";
     DocumentTooLarge "document_too_large" 413 Invalid "split the document";

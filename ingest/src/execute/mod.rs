@@ -18,6 +18,7 @@
 
 mod change;
 mod conflict;
+mod cursor;
 mod indexes;
 mod insert;
 mod plan;
@@ -30,7 +31,7 @@ mod tests;
 use std::sync::Arc;
 
 use anabranch_core::ids::{AppId, TxnId};
-use anabranch_core::query::{self, Args, Statement};
+use anabranch_core::query::{self, Args, Select, Statement};
 use anabranch_journal::metadata::OpenedLater;
 use tokio::time::Instant;
 
@@ -39,11 +40,12 @@ use crate::document::{DocumentName, Warning};
 use crate::error::{Code, Refusal};
 use crate::idempotency::{Digest, IdempotencyKey, RequestName};
 use crate::rounds::Rounds;
-use crate::store::{At, Rows, Store};
+use crate::store::{At, Behind, Rows, Store};
 
 use indexes::check_plain;
 use run::Run;
 
+pub(crate) use cursor::{Cursor, MAX_ROWS, Page, Paged, USUAL_ROWS};
 pub(crate) use repeat::RoundLog;
 
 /// How many statements a transaction has at most.
@@ -67,6 +69,8 @@ pub(crate) struct Request {
     pub(crate) statements: Vec<Asked>,
     /// All of it or nothing, whatever is there.
     pub(crate) atomic: bool,
+    /// How much of the rows is wanted; all of them, if it is not said.
+    pub(crate) page: Option<Page>,
     /// What is read includes this transaction.
     pub(crate) at_least: Option<TxnId>,
     pub(crate) key: Option<IdempotencyKey>,
@@ -95,6 +99,8 @@ pub(crate) struct Asked {
 pub(crate) enum Executed {
     /// Of a SELECT or EXPLAIN, with its kind.
     Rows(Box<Rows>, &'static str),
+    /// A page of a SELECT.
+    Page(Paged),
     /// Of any other.
     Written(Written),
 }
@@ -139,7 +145,10 @@ impl Executor {
 
     /// Runs a request of one statement.
     pub(crate) async fn execute(&self, request: Request) -> Result<Executed, Refusal> {
-        let request = Parsed::new(request)?;
+        let mut request = Parsed::new(request)?;
+        if let Some(page) = request.asked.page.take() {
+            return self.page(request, page).await.map(Executed::Page);
+        }
         match &request.statements[..] {
             [Statement::Select(_)] => self.select(request.asked, "select").await,
             [Statement::Explain(_)] => self.explain(request).await,
@@ -177,6 +186,37 @@ impl Executor {
         let Asked { statement, args, .. } = &statements[0];
         let rows = self.store.query(app, statement, args, At::Newest(at_least), deadline).await?;
         Ok(Executed::Rows(Box::new(rows), kind))
+    }
+
+    /// The next rows of a SELECT, as of the transaction of the first ones.
+    async fn page(&self, request: Parsed, page: Page) -> Result<Paged, Refusal> {
+        let [Statement::Select(Select { limit, .. })] = &request.statements[..] else {
+            let refusal = Refusal::new(Code::InvalidRequest, "only a SELECT has pages");
+            return Err(refusal.with_hint("leave out 'pageSize' and 'cursor'"));
+        };
+        check_plain(&request.asked, "select")?;
+        let Request { app, at_least, deadline, ref statements, .. } = request.asked;
+        let Asked { statement, args, .. } = &statements[0];
+        let digest = cursor::digest(app, statement, args);
+        let Page { rows: most, cursor } = page;
+        let (rows, came) = match cursor {
+            None => {
+                let at = At::Newest(at_least);
+                (self.store.query(app, statement, args, at, deadline).await?, 0)
+            }
+            Some(cursor) => {
+                cursor.check(&digest)?;
+                if at_least.is_some_and(|least| least > cursor.txn) {
+                    let message = "the cursor is of an older transaction than what is to be read";
+                    let refusal = Refusal::new(Code::InvalidRequest, message);
+                    return Err(refusal.with_hint("leave out X-Anabranch-Txn-Id with a cursor"));
+                }
+                let behind = Behind { txn: cursor.txn, came: cursor.came, place: cursor.place };
+                let rows = self.store.query_behind(app, statement, args, behind, *limit, deadline);
+                (rows.await?, cursor.came)
+            }
+        };
+        Paged::read(rows, most, came, digest, deadline).await
     }
 
     async fn run(&self, request: Parsed) -> Result<Written, Refusal> {

@@ -8,7 +8,7 @@ use anabranch_core::ids::TxnId;
 use anabranch_core::{JsonFault, Value};
 
 use crate::error::{Code, Refusal};
-use crate::execute::{Asked, MAX_STATEMENTS};
+use crate::execute::{Asked, Cursor, MAX_ROWS, MAX_STATEMENTS, Page, USUAL_ROWS};
 
 /// A body above this many bytes is parsed on a thread where that keeps nobody waiting.
 const LARGE_BYTES: usize = 64 * 1024;
@@ -18,6 +18,7 @@ const LARGE_BYTES: usize = 64 * 1024;
 pub(super) struct Statements {
     pub(super) statements: Vec<Asked>,
     pub(super) atomic: bool,
+    pub(super) page: Option<Page>,
 }
 
 /// Which of the two it is.
@@ -51,12 +52,36 @@ impl Shape {
             Some(Value::Bool(atomic)) => atomic,
             Some(other) => return Err(self.mistyped("'atomic'", &other)),
         };
+        let page = match self {
+            Shape::Execute => self.page(&mut fields)?,
+            Shape::Transaction => None,
+        };
         let statements = match self {
             Shape::Execute => vec![self.statement("it", &mut fields)?],
             Shape::Transaction => self.statements(&mut fields)?,
         };
         self.end("it", &fields)?;
-        Ok(Statements { statements, atomic })
+        Ok(Statements { statements, atomic, page })
+    }
+
+    /// How much of the rows is wanted, if it is said.
+    fn page(self, fields: &mut BTreeMap<String, Value>) -> Result<Option<Page>, Refusal> {
+        let rows = match fields.remove("pageSize") {
+            None | Some(Value::Null) => None,
+            Some(Value::Int(rows)) => {
+                let rows = usize::try_from(rows).ok().filter(|rows| (1..=MAX_ROWS).contains(rows));
+                let reason = format!("'pageSize' is not from 1 to {MAX_ROWS}");
+                Some(rows.ok_or_else(|| self.wrong(&reason))?)
+            }
+            Some(other) => return Err(self.mistyped("'pageSize'", &other)),
+        };
+        let cursor = match fields.remove("cursor") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(Cursor::read(&text)?),
+            Some(other) => return Err(self.mistyped("'cursor'", &other)),
+        };
+        let is_said = rows.is_some() || cursor.is_some();
+        Ok(is_said.then(|| Page { rows: rows.unwrap_or(USUAL_ROWS), cursor }))
     }
 
     fn statements(self, fields: &mut BTreeMap<String, Value>) -> Result<Vec<Asked>, Refusal> {

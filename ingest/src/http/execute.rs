@@ -38,6 +38,13 @@ pub(super) struct ExecuteRequest {
     /// one slice of the keyspace.
     #[serde(default)]
     atomic: bool,
+    /// Of a SELECT: so many rows at most, 1 to 10,000. The reply has a `cursor` if there are more. A page of
+    /// large rows may end earlier.
+    #[serde(rename = "pageSize")]
+    #[schema(minimum = 1, maximum = 10_000, example = 1_000)]
+    page_size: Option<u32>,
+    /// The `cursor` of the page before: the rows that follow it, as of the same transaction.
+    cursor: Option<String>,
 }
 
 /// What a statement did.
@@ -63,6 +70,10 @@ pub(super) struct ExecuteReply {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     decided: Option<Decided>,
+    /// Of a page: what to send for the next one; `null` if this is the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    cursor: Option<String>,
     /// Why not all of it was done. A reply to a SELECT that has one breaks off after it.
     error: Option<ErrorBody>,
 }
@@ -106,7 +117,8 @@ pub(super) enum PartReply {
     responses(
         (status = 200, description = "It was done",
             content((ExecuteReply = "application/json"), (String = "application/x-ndjson")),
-            headers(("X-Anabranch-Txn-Id" = u64, description = "As `transactionId`"))),
+            headers(("X-Anabranch-Txn-Id" = u64, description = "As `transactionId`"),
+                ("X-Anabranch-Cursor" = Option<String>, description = "As `cursor`"))),
         (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
         (status = 404, description = "There is no index of this name to give up", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
@@ -114,6 +126,7 @@ pub(super) enum PartReply {
             changed. `conflicts` says which, and who had changed them; `decided` whether the others \
             were written", body = PartReply,
             headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
+        (status = 410, description = "What the cursor is of can no longer be read", body = ErrorReply),
         (status = 413, description = "The body or a document is too large. With a \
             `transactionId`: one would have become so with what is there already, and the others \
             were written", body = PartReply,
@@ -145,6 +158,7 @@ pub(super) async fn execute(
     let (request, _body) = request(&api, path, &headers, body, Shape::Execute).await?;
     let (form, deadline) = (rows::Form::of(&headers), request.deadline);
     match Box::pin(api.executor.execute(request)).await? {
+        Executed::Page(page) => Ok(rows::page(&page, form)),
         Executed::Rows(rows, kind) => rows::reply(*rows, kind, form, deadline).await,
         Executed::Written(written) => Ok(reply(written)),
     }
@@ -166,9 +180,10 @@ pub(super) async fn request(
         }
     };
     let whole = api.limits.read(headers, body, request.deadline).await?;
-    let Statements { statements, atomic } = shape.read(whole.bytes.clone()).await?;
+    let Statements { statements, atomic, page } = shape.read(whole.bytes.clone()).await?;
     request.statements = statements;
     request.atomic = atomic;
+    request.page = page;
     if let Some(since) = since {
         request.statements.iter_mut().for_each(|asked| asked.unchanged_since = Some(since));
     }
@@ -198,6 +213,7 @@ fn head(
         app: headers::app(&app)?,
         statements: Vec::new(),
         atomic: false,
+        page: None,
         at_least: headers::at_least(headers)?,
         key: headers::idempotency_key(headers)?,
         deadline: headers::deadline(headers, api.config.request_timeout())?,
@@ -214,6 +230,7 @@ fn reply(written: Written) -> Response {
         mutated_document_ids: documents.iter().map(|name| raw(&name.key)).collect(),
         warnings,
         decided,
+        cursor: None,
         error: refusal.as_ref().map(ErrorBody::from),
     });
     answer(txn, refusal.as_ref(), body)

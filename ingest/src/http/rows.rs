@@ -8,6 +8,7 @@
 use std::io;
 use std::time::Duration;
 
+use anabranch_core::ids::TxnId;
 use anabranch_schemas::store::QueryItem;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use super::headers;
 use super::reply::{ErrorBody, set_txn};
 use crate::error::Refusal;
+use crate::execute::{Cursor, Paged};
 use crate::store::Rows;
 
 /// A reply up to this many bytes is sent whole.
@@ -55,6 +57,8 @@ impl Form {
     }
 }
 
+/// Where a reply of lines says where the next page begins.
+const CURSOR_HEADER: &str = "x-anabranch-cursor";
 /// The media type of rows that are lines.
 const LINES: &str = "application/x-ndjson";
 
@@ -80,7 +84,7 @@ pub(super) async fn reply(
     form: Form,
     deadline: Instant,
 ) -> Result<Response, Refusal> {
-    let mut text = Text::new(&rows, kind, form);
+    let mut text = Text::new(rows.txn, kind, form);
     let txn = rows.txn;
     let body = loop {
         match rows.next(deadline).await? {
@@ -96,6 +100,22 @@ pub(super) async fn reply(
     response.headers_mut().insert(header::CONTENT_TYPE, form.media_type());
     set_txn(response.headers_mut(), txn);
     Ok(response)
+}
+
+/// The reply with a page of rows.
+pub(super) fn page(page: &Paged, form: Form) -> Response {
+    let Paged { txn, items, cursor } = page;
+    let mut text = Text::new(*txn, "select", form);
+    text.add(items);
+    let cursor = cursor.as_ref().map(Cursor::encode);
+    let mut response = Response::new(Body::from(text.end_of_page(cursor.as_deref())));
+    response.headers_mut().insert(header::CONTENT_TYPE, form.media_type());
+    set_txn(response.headers_mut(), *txn);
+    if let Some(cursor) = cursor {
+        let cursor = HeaderValue::try_from(cursor).expect("it is of letters and digits");
+        response.headers_mut().insert(CURSOR_HEADER, cursor);
+    }
+    response
 }
 
 async fn next(rest: Option<Rest>) -> Option<(io::Result<Bytes>, Option<Rest>)> {
@@ -122,10 +142,10 @@ async fn next(rest: Option<Rest>) -> Option<(io::Result<Bytes>, Option<Rest>)> {
 }
 
 impl Text {
-    fn new(rows: &Rows, kind: &str, form: Form) -> Self {
+    fn new(txn: Option<TxnId>, kind: &str, form: Form) -> Self {
         let head = match form {
             Form::Object => {
-                let txn = rows.txn.map_or_else(|| "null".to_owned(), |txn| txn.to_string());
+                let txn = txn.map_or_else(|| "null".to_owned(), |txn| txn.to_string());
                 format!(r#"{{"transactionId":{txn},"queryType":"{kind}","items":["#)
             }
             Form::Lines => String::new(),
@@ -144,6 +164,16 @@ impl Text {
                 self.bytes.push(b'\n');
             }
         }
+    }
+
+    fn end_of_page(mut self, cursor: Option<&str>) -> Bytes {
+        if self.form == Form::Object {
+            let cursor = serde_json::to_vec(&cursor).expect("a string always encodes");
+            self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":[],"cursor":"#);
+            self.bytes.extend_from_slice(&cursor);
+            self.bytes.extend_from_slice(br#","error":null}"#);
+        }
+        Bytes::from(self.bytes)
     }
 
     fn end(mut self, refusal: Option<&Refusal>) -> Bytes {

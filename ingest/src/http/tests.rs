@@ -3,3 +3,4 @@ mod documents;
 mod indexes;
 pub(crate) mod openapi;
 mod overload;
+mod pages;

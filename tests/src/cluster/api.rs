@@ -146,6 +146,12 @@ impl Api {
         self.client.post(url).json(&json!({"statement": statement, "args": args}))
     }
 
+    /// Sends this body to `store/execute`.
+    pub fn ask(&self, body: &Value) -> Result<Reply> {
+        let url = format!("{}/apps/{APP}/api/v1/store/execute", self.base);
+        send(self.client.post(url).json(body))
+    }
+
     /// Runs a statement, which must succeed.
     pub fn execute(&self, statement: &str, args: &Value) -> Result<Value> {
         self.try_execute(statement, args)?.success()
