@@ -193,7 +193,7 @@ impl Store {
     ) -> Result<Rows, Refusal> {
         let rest = question(app, statement, args, Bytes::new());
         let at = || self.read_at(at, deadline);
-        let (stream, first) = self.open(&rest, at, deadline).await?;
+        let (stream, first) = self.open(&rest, at, deadline, refusal).await?;
         self.note_stable(first.as_ref().and_then(|reply| reply.stable));
         let txn = first.as_ref().and_then(|reply| reply.txn);
         let first = first.map(|reply| reply.items);
@@ -214,7 +214,8 @@ impl Store {
         let Behind { txn, came, place } = behind;
         let rest = question(app, statement, args, place);
         let at = || self.read_at(At::Exactly(txn), deadline);
-        let (stream, first) = self.open(&rest, at, deadline).await?;
+        let (stream, first) = self.open(&rest, at, deadline, refusal_behind).await?;
+        // What is stable was told with the first page.
         let first = first.map(|reply| reply.items);
         Ok(Rows { txn: Some(txn), first, stream, store: self.clone(), rest, came, limit })
     }
@@ -225,8 +226,9 @@ impl Store {
         request: &proto::QueryRequest,
         at: impl Fn() -> proto::ReadAt,
         deadline: Instant,
+        refuse: fn(&Status) -> Refusal,
     ) -> Result<(Streaming<proto::QueryReply>, Option<proto::QueryReply>), Refusal> {
-        self.ask(deadline, |mut client| {
+        self.ask_or(deadline, refuse, |mut client| {
             let request = proto::QueryRequest { at: Some(at()), ..request.clone() };
             // Without a deadline for the whole: a large result takes its time.
             async move {
@@ -310,12 +312,25 @@ impl Store {
     where
         F: Future<Output = Result<T, Status>>,
     {
+        self.ask_or(deadline, refusal, call).await
+    }
+
+    /// The same; `refuse` says what an answer means that is final.
+    async fn ask_or<T, F>(
+        &self,
+        deadline: Instant,
+        refuse: fn(&Status) -> Refusal,
+        call: impl Fn(StoreNodeClient<AnyOf>) -> F,
+    ) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
         let mut last = None;
         loop {
             let refused = match timeout_at(deadline, self.first_answer(&call)).await {
                 Ok(Ok(reply)) => return Ok(reply),
-                Ok(Err(status)) if !may_pass(&status) => return Err(refusal(&status)),
+                Ok(Err(status)) if !may_pass(&status) => return Err(refuse(&status)),
                 Ok(Err(status)) => refusal(&status),
                 // The reason of the try before says more than that this one took too long.
                 Err(_) => return Err(last.unwrap_or_else(too_late)),
@@ -442,7 +457,7 @@ impl Rows {
             let wait_ms = millis(wait_within(deadline));
             proto::ReadAt { at_least: None, exactly, wait_ms }
         };
-        let (stream, first) = self.store.open(&self.rest, at, deadline).await?;
+        let (stream, first) = self.store.open(&self.rest, at, deadline, refusal).await?;
         (self.stream, self.first) = (stream, first.map(|reply| reply.items));
         Ok(())
     }
@@ -484,7 +499,6 @@ fn refusal(status: &Status) -> Refusal {
     let code = match grpc::code_of(status) {
         Some("not_reached") => Code::TimestampNotReached,
         Some("overloaded") => Code::Overloaded,
-        Some("too_old") => Code::SnapshotGone,
         Some("halted") => Code::StoreHalted,
         Some("corrupt" | "storage_failed" | "data_dir") => Code::Internal,
         Some(text) => Code::ALL
@@ -501,6 +515,16 @@ fn refusal(status: &Status) -> Refusal {
         },
     };
     Refusal::new(code, format!("store node: {}", status.message()))
+}
+
+/// The same of a read that was begun long ago.
+fn refusal_behind(status: &Status) -> Refusal {
+    match grpc::code_of(status) {
+        Some("too_old") => {
+            Refusal::new(Code::SnapshotGone, format!("store node: {}", status.message()))
+        }
+        _ => refusal(status),
+    }
 }
 
 /// The document that a store node's canonical id names.

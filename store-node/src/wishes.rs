@@ -130,12 +130,16 @@ impl Wishes {
     }
 
     fn towards(&self, state: &mut State, catalog: &Catalog) -> Option<Step> {
-        if let Some(DeclaredIndexes { indexes: declared, has_unreadable }) = &state.declared {
+        if let Some(DeclaredIndexes { indexes: declared, unreadable }) = &state.declared {
             for index in catalog.all() {
                 match (declared.get(&index.over), &index.name) {
-                    // It may be one of those that cannot be read.
-                    (None, Some(_)) if *has_unreadable => {}
-                    (None, Some(_)) => return Some(Step::Drop(index.number)),
+                    (None, Some(_)) => {
+                        let over = &index.over;
+                        // It may be one of those that cannot be read.
+                        if !unreadable.contains(&(over.app, over.collection.clone())) {
+                            return Some(Step::Drop(index.number));
+                        }
+                    }
                     (Some(name), is_named) if is_named.as_ref() != Some(name) => {
                         let name = Some(name.clone());
                         return Some(Step::Rename(Index { name, ..index.clone() }));
@@ -155,20 +159,24 @@ impl Wishes {
             return Some(Step::Drop(newest.number));
         }
         while let Some(over) = state.automatic.pop() {
-            let of_app = automatic.iter().filter(|index| index.over.app == over.app).count();
-            if catalog.over(&over).is_some() || of_app >= (at_most / APP_SHARE).max(1) {
+            if catalog.over(&over).is_some() {
                 continue;
             }
-            if automatic.len() < at_most {
+            let is_of_app = |index: &&&Index| index.over.app == over.app;
+            let of_app: Vec<_> = automatic.iter().filter(is_of_app).copied().collect();
+            let has_its_share = of_app.len() >= (at_most / APP_SHARE).max(1);
+            if !has_its_share && automatic.len() < at_most {
                 state.served.clear();
                 return Some(Step::Begin(over, None));
             }
             // In the place of one that is hardly of use.
             let served = |index: &&&Index| state.served.get(&index.number).copied().unwrap_or(0);
-            let least = automatic.iter().min_by_key(served)?;
+            let rivals = if has_its_share { &of_app } else { &automatic };
+            let Some(least) = rivals.iter().min_by_key(served) else { continue };
             if served(&least) < IN_VAIN_QUERIES {
+                let number = least.number;
                 state.automatic.push(over);
-                return Some(Step::Drop(least.number));
+                return Some(Step::Drop(number));
             }
         }
         None
@@ -196,7 +204,7 @@ mod tests {
 
     fn declared(names: &[(&str, &str)]) -> DeclaredIndexes {
         let entries = names.iter().map(|(field, name)| (over(field), name.parse().unwrap()));
-        DeclaredIndexes { indexes: entries.collect(), has_unreadable: false }
+        DeclaredIndexes { indexes: entries.collect(), ..DeclaredIndexes::default() }
     }
 
     /// Does what is said until nothing is left; what was done, by what it is over.
@@ -262,10 +270,16 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_not_given_up() {
         let (wishes, mut catalog) = (Wishes::new(4), Catalog::default());
-        wishes.declare(declared(&[("a", "one"), ("b", "two")]));
+        let mut all = declared(&[("a", "one"), ("b", "two")]);
+        all.indexes.insert(over_in(8, "a"), "other".parse().unwrap());
+        wishes.declare(all);
         follow(&wishes, &mut catalog);
-        wishes.declare(DeclaredIndexes { has_unreadable: true, ..declared(&[("c", "three")]) });
-        assert_eq!(follow(&wishes, &mut catalog), ["begin c", "fill c"]);
+        let IndexOver { app, collection, .. } = over("a");
+        let unreadable = [(app, collection)].into();
+        wishes.declare(DeclaredIndexes { unreadable, ..declared(&[("c", "three")]) });
+        let done = follow(&wishes, &mut catalog);
+        assert_eq!(done, ["drop a", "begin c", "fill c"], "of another app");
+        assert_eq!(catalog.all().filter(|index| index.over.app == app).count(), 3);
     }
 
     #[test]
@@ -286,35 +300,35 @@ mod tests {
             made.sort();
             made.join(" ")
         };
-        assert_eq!(made(&catalog), "c d", "an app has its share");
+        assert_eq!(made(&catalog), "e f", "an app has its share, of what it asked for last");
         for field in ["h", "i"] {
             miss_often(&wishes, &over_in(8, field));
             follow(&wishes, &mut catalog);
         }
-        assert_eq!(made(&catalog), "c d h i");
+        assert_eq!(made(&catalog), "e f h i");
         let number = |catalog: &Catalog, field: &str| {
             catalog.all().find(|index| index.over.paths.to_string() == field).unwrap().number
         };
-        for (field, times) in [("c", 1), ("d", IN_VAIN_QUERIES), ("h", 2), ("i", 3)] {
+        for (field, times) in [("e", 1), ("f", IN_VAIN_QUERIES), ("h", 2), ("i", 3)] {
             (0..times).for_each(|_| wishes.served(number(&catalog, field)));
         }
         miss_often(&wishes, &over_in(9, "j"));
         let done = follow(&wishes, &mut catalog);
-        assert_eq!(done, ["drop c", "begin j", "fill j"], "in place of what was hardly used");
-        for field in ["d", "h", "i", "j"] {
+        assert_eq!(done, ["drop e", "begin j", "fill j"], "in place of what was hardly used");
+        for field in ["f", "h", "i", "j"] {
             (0..IN_VAIN_QUERIES).for_each(|_| wishes.served(number(&catalog, field)));
         }
         miss_often(&wishes, &over_in(9, "k"));
         assert!(follow(&wishes, &mut catalog).is_empty(), "all are of use");
-        wishes.declare(declared(&[("d", "mine")]));
+        wishes.declare(declared(&[("f", "mine")]));
         let done = follow(&wishes, &mut catalog);
-        assert!(done.len() == 1 && done[0].starts_with("rename d"), "{done:?}");
+        assert!(done.len() == 1 && done[0].starts_with("rename f"), "{done:?}");
         miss_often(&wishes, &over_in(9, "k"));
         assert_eq!(follow(&wishes, &mut catalog), ["begin k", "fill k"], "one is declared now");
         assert_eq!(follow(&Wishes::new(3), &mut catalog), ["drop k"]);
         let none = Wishes::new(0);
         miss_often(&none, &over("a"));
         assert_eq!(follow(&none, &mut catalog).len(), 3);
-        assert_eq!(made(&catalog), "d", "what is declared stays");
+        assert_eq!(made(&catalog), "f", "what is declared stays");
     }
 }

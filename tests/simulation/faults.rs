@@ -59,7 +59,7 @@ fn declare_indexes(node: &Node, dice: &mut Dice) {
     };
     if let Some(running) = &*node.running.lock() {
         let indexes = OVER.iter().enumerate().filter_map(index).collect();
-        running.declare_indexes(DeclaredIndexes { indexes, has_unreadable: false });
+        running.declare_indexes(DeclaredIndexes { indexes, ..DeclaredIndexes::default() });
     }
 }
 

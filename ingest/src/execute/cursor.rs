@@ -1,9 +1,10 @@
 //! Where a SELECT that is read page by page goes on: after which row, and as of which transaction, so
 //! that all pages together are one result. A client keeps it and gives it back as it is.
 
+use std::time::Duration;
+
 use anabranch_core::ids::{AppId, TxnId};
 use anabranch_core::query::Args;
-use anabranch_schemas::store::QueryItem;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::{Buf, BufMut, Bytes};
@@ -22,6 +23,14 @@ pub(crate) const MAX_ROWS: usize = 10_000;
 pub(crate) const USUAL_ROWS: usize = 1_000;
 /// A page that has so many bytes of rows ends, too: all of it is in memory at once.
 const FULL_BYTES: usize = 4 << 20;
+/// About what a row takes beside its text.
+const ROW_BYTES: usize = 64;
+/// How long a page that is full waits for the row behind it, which tells whether it is the last.
+const GRACE: Duration = Duration::from_millis(100);
+/// How long the place of a row may be in a cursor, which may have to fit a header.
+const MAX_PLACE_BYTES: usize = 3 * 1024;
+/// More rows than anybody reads.
+const MOST_CAME: u64 = 1 << 53;
 
 /// How much of a result is wanted.
 #[derive(Debug)]
@@ -36,13 +45,18 @@ pub(crate) struct Page {
 pub(crate) struct Paged {
     /// The snapshot.
     pub(crate) txn: Option<TxnId>,
-    pub(crate) items: Vec<QueryItem>,
+    /// As JSON.
+    pub(crate) items: Vec<String>,
     /// Where the next page begins; `None` if this is the last.
     pub(crate) cursor: Option<Cursor>,
 }
 
 impl Paged {
     /// The next rows of a statement of this digest, of which so many came on pages before.
+    ///
+    /// A page that is full is not held back for long to see whether another row follows, and one for
+    /// which the time is over has what came: so whoever asks on always gets on. Then the next one may
+    /// be empty, and the last.
     pub(super) async fn read(
         mut rows: Rows,
         most: usize,
@@ -51,24 +65,38 @@ impl Paged {
         deadline: Instant,
     ) -> Result<Self, Refusal> {
         let txn = rows.txn;
-        let (mut items, mut bytes, mut has_more) = (Vec::new(), 0, false);
-        'page: while let Some(next) = rows.next(deadline).await? {
+        let (mut items, mut bytes, mut place) = (Vec::new(), 0, Bytes::new());
+        let has_more = 'page: loop {
+            let is_full = items.len() >= most || bytes >= FULL_BYTES;
+            let until = if is_full { deadline.min(Instant::now() + GRACE) } else { deadline };
+            let next = match rows.next(until).await {
+                Ok(Some(next)) => next,
+                Ok(None) => break false,
+                Err(late) if late.code() == Code::DeadlineExceeded && !items.is_empty() => {
+                    break true;
+                }
+                Err(refusal) => return Err(refusal),
+            };
             for item in next {
                 if items.len() >= most || bytes >= FULL_BYTES {
-                    has_more = true;
-                    break 'page;
+                    break 'page true;
                 }
-                bytes += item.item.len();
-                items.push(item);
+                bytes += item.item.len() + ROW_BYTES;
+                place = Bytes::copy_from_slice(item.stands_at());
+                items.push(item.item);
             }
+        };
+        if has_more && place.len() > MAX_PLACE_BYTES {
+            let bytes = place.len();
+            let message = format!("the last row of the page is sorted by {bytes} bytes");
+            let refusal = Refusal::new(Code::QueryTooLarge, message);
+            return Err(refusal.with_hint(
+                "a cursor names the last row by what it is sorted by: ORDER BY something shorter, \
+                 such as substr(field, 0, 100), or leave out 'pageSize'",
+            ));
         }
-        let last = items.last().filter(|_| has_more);
-        let cursor = txn.zip(last).map(|(txn, last)| Cursor {
-            txn,
-            came: came + items.len() as u64,
-            digest,
-            place: Bytes::copy_from_slice(last.stands_at()),
-        });
+        let came = came + items.len() as u64;
+        let cursor = txn.filter(|_| has_more).map(|txn| Cursor { txn, came, digest, place });
         Ok(Paged { txn, items, cursor })
     }
 }
@@ -82,7 +110,7 @@ pub(crate) struct Cursor {
     pub(crate) came: u64,
     /// Of which statement, with its arguments.
     pub(crate) digest: Vec<u8>,
-    /// Where the last row stands ([`QueryItem::stands_at`]).
+    /// Where the last row stands.
     pub(crate) place: Bytes,
 }
 
@@ -110,6 +138,9 @@ impl Cursor {
             return None;
         }
         let (txn, came) = (TxnId(bytes.try_get_u64().ok()?), bytes.try_get_u64().ok()?);
+        if came > MOST_CAME {
+            return None;
+        }
         // Behind it stands a place, which is never empty.
         let digest = (bytes.len() > DIGEST_BYTES).then(|| bytes.split_to(DIGEST_BYTES))?;
         Some(Cursor { txn, came, digest: digest.to_vec(), place: bytes })
@@ -145,7 +176,9 @@ mod tests {
         };
         let text = cursor.encode();
         assert_eq!(Cursor::decode(&text), Some(cursor.clone()));
+        let many = Cursor { came: u64::MAX, ..cursor.clone() }.encode();
         let without = Cursor { place: Bytes::new(), ..cursor }.encode();
+        assert_eq!(Cursor::decode(&many), None);
         for other in ["", "x", "AQ", "!", &text[..20], &without, &text.replacen('A', "B", 1)] {
             assert_eq!(Cursor::decode(other), None, "{other}");
         }

@@ -89,7 +89,7 @@ pub(super) async fn reply(
     let body = loop {
         match rows.next(deadline).await? {
             None => break Body::from(text.end(None)),
-            Some(items) => text.add(&items),
+            Some(items) => text.add(texts(&items)),
         }
         if text.bytes.len() > WHOLE_BYTES {
             let rest = Rest::Rows(text, Box::new(rows));
@@ -106,7 +106,7 @@ pub(super) async fn reply(
 pub(super) fn page(page: &Paged, form: Form) -> Response {
     let Paged { txn, items, cursor } = page;
     let mut text = Text::new(*txn, "select", form);
-    text.add(items);
+    text.add(items.iter().map(String::as_str));
     let cursor = cursor.as_ref().map(Cursor::encode);
     let mut response = Response::new(Body::from(text.end_of_page(cursor.as_deref())));
     response.headers_mut().insert(header::CONTENT_TYPE, form.media_type());
@@ -129,7 +129,7 @@ async fn next(rest: Option<Rest>) -> Option<(io::Result<Bytes>, Option<Rest>)> {
     }
     match rows.next(soon()).await {
         Ok(Some(items)) => {
-            text.add(&items);
+            text.add(texts(&items));
             let bytes = Bytes::from(std::mem::take(&mut text.bytes));
             Some((Ok(bytes), Some(Rest::Rows(text, rows))))
         }
@@ -139,6 +139,10 @@ async fn next(rest: Option<Rest>) -> Option<(io::Result<Bytes>, Option<Rest>)> {
             Some((Ok(text.end(Some(&refusal))), Some(Rest::Broken(refusal))))
         }
     }
+}
+
+fn texts(items: &[QueryItem]) -> impl Iterator<Item = &str> {
+    items.iter().map(|item| item.item.as_str())
 }
 
 impl Text {
@@ -153,13 +157,13 @@ impl Text {
         Text { bytes: head.into_bytes(), form, is_first: true }
     }
 
-    /// The items are JSON text as they come.
-    fn add(&mut self, items: &[QueryItem]) {
-        for item in items {
+    /// Rows are JSON text as they come.
+    fn add<'a>(&mut self, rows: impl Iterator<Item = &'a str>) {
+        for row in rows {
             if self.form == Form::Object && !std::mem::take(&mut self.is_first) {
                 self.bytes.push(b',');
             }
-            self.bytes.extend_from_slice(item.item.as_bytes());
+            self.bytes.extend_from_slice(row.as_bytes());
             if self.form == Form::Lines {
                 self.bytes.push(b'\n');
             }

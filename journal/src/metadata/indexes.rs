@@ -1,7 +1,7 @@
 //! The indexes that are declared: an entry for each collection that has some, so that whoever adds one
 //! has seen all others of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anabranch_core::ids::{AppId, Collection};
@@ -29,8 +29,8 @@ const PREFIX: &str = "index/";
 pub struct DeclaredIndexes {
     /// The name of each index, by what it is over.
     pub indexes: BTreeMap<IndexOver, IndexName>,
-    /// Whether there are more, in entries that cannot be read.
-    pub has_unreadable: bool,
+    /// The collections whose entries cannot be read.
+    pub unreadable: BTreeSet<(AppId, Collection)>,
 }
 
 /// The value of an entry: the indexes of a collection.
@@ -127,11 +127,17 @@ impl MetadataStore {
     pub fn indexes(&self) -> Result<DeclaredIndexes, MetadataError> {
         let mut declared = DeclaredIndexes::default();
         for (key, entry) in self.list(PREFIX)? {
-            match read(&key, &entry) {
-                Ok(all) => declared.indexes.extend(all),
+            let Some((app, collection)) = split(&key) else {
+                tracing::error!(key, "an entry of the metadata declares indexes of no collection");
+                continue;
+            };
+            match decode(&key, &entry) {
+                Ok(all) => declared.indexes.extend(all.indexes.into_iter().map(|(name, paths)| {
+                    (IndexOver { app, collection: collection.clone(), paths }, name)
+                })),
                 Err(error) => {
                     tracing::error!(%error, "indexes of a collection are not seen to");
-                    declared.has_unreadable = true;
+                    declared.unreadable.insert((app, collection));
                 }
             }
         }
@@ -177,17 +183,9 @@ fn key(app: AppId, collection: &Collection) -> String {
     format!("{PREFIX}{app}/{collection}")
 }
 
-/// The indexes that an entry declares.
-fn read(key: &str, entry: &Entry) -> Result<Vec<(IndexOver, IndexName)>, Error> {
-    let named = key.strip_prefix(PREFIX).and_then(|rest| rest.split_once('/'));
-    let named = named.and_then(|(app, collection)| {
-        Some((app.parse::<AppId>().ok()?, collection.parse::<Collection>().ok()?))
-    });
-    let misnamed = || Error::Corrupt(format!("the entry '{key}' is of no collection"));
-    let (app, collection) = named.ok_or_else(misnamed)?;
-    let all = decode(key, entry)?.indexes.into_iter();
-    let over = |paths| IndexOver { app, collection: collection.clone(), paths };
-    Ok(all.map(|(name, paths)| (over(paths), name)).collect())
+fn split(key: &str) -> Option<(AppId, Collection)> {
+    let (app, collection) = key.strip_prefix(PREFIX)?.split_once('/')?;
+    Some((app.parse().ok()?, collection.parse().ok()?))
 }
 
 fn decode(key: &str, entry: &Entry) -> Result<OfCollection, Error> {
@@ -250,20 +248,26 @@ mod tests {
 
     #[test]
     fn an_entry_that_cannot_be_read_hides_no_others() {
-        for (key, value) in [
-            ("index/x/c", r#"{"indexes":{"n":[["a"]]}}"#),
-            ("index/00000000-0000-0000-0000-000000000007", r#"{"indexes":{"n":[["a"]]}}"#),
-            ("index/00000000-0000-0000-0000-000000000007/c", r#"{"indexes":{"n":[]}}"#),
-            ("index/00000000-0000-0000-0000-000000000007/c", r#"{"indexes":{"n":[["_id"]]}}"#),
-            ("index/00000000-0000-0000-0000-000000000007/c", "{"),
+        for (key, value, is_told) in [
+            ("index/x/c", r#"{"indexes":{"n":[["a"]]}}"#, false),
+            ("index/00000000-0000-0000-0000-000000000007", r#"{"indexes":{"n":[["a"]]}}"#, false),
+            ("index/00000000-0000-0000-0000-000000000007/c", r#"{"indexes":{"n":[]}}"#, true),
+            (
+                "index/00000000-0000-0000-0000-000000000007/c",
+                r#"{"indexes":{"n":[["_id"]]}}"#,
+                true,
+            ),
+            ("index/00000000-0000-0000-0000-000000000007/c", "{", true),
         ] {
             let bench = Bench::new();
             let store = bench.store();
             create(&store, "other", "n", &["a"]);
-            assert!(!store.indexes().unwrap().has_unreadable);
+            assert!(store.indexes().unwrap().unreadable.is_empty());
             store.compare_and_set(key, None, Some(value.to_owned())).unwrap();
             let declared = store.indexes().unwrap();
-            assert!(declared.has_unreadable && declared.indexes.len() == 1, "{declared:?}");
+            assert_eq!(declared.indexes.len(), 1, "{declared:?}");
+            let of_collection = (APP, "c".parse().unwrap());
+            assert_eq!(declared.unreadable.contains(&of_collection), is_told, "{declared:?}");
         }
         let bench = Bench::new();
         let store = bench.store();

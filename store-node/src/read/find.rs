@@ -40,7 +40,7 @@ const ID_BYTES: usize = 24;
 /// How many ids are taken from an index to be sorted for each row that is needed at most, and beside
 /// them: else a scan that ends early is faster.
 const SORTED_PER_ROW: u64 = 20;
-const SORTED_BESIDE: u64 = 1_000;
+const SORTED_BESIDE: u64 = 50_000;
 
 /// The documents that match.
 #[derive(Debug)]

@@ -70,7 +70,7 @@ fn declared(bits: usize) -> DeclaredIndexes {
         (over, format!("index{number}").parse().unwrap())
     };
     let indexes = (0..OVER.len()).filter(is_in).map(entry).collect();
-    DeclaredIndexes { indexes, has_unreadable: false }
+    DeclaredIndexes { indexes, ..DeclaredIndexes::default() }
 }
 
 /// What a node has its data on.
@@ -277,7 +277,7 @@ fn an_index_is_built_page_by_page_and_goes_on_after_a_crash() {
     let over = IndexOver { app: APP, collection: id(0).collection, paths: over };
     world.run(&Step::Apply(usize::MAX));
     let indexes = [(over, "by_n".parse().unwrap())].into();
-    world.declared = DeclaredIndexes { indexes, has_unreadable: false };
+    world.declared = DeclaredIndexes { indexes, ..DeclaredIndexes::default() };
     let declared = world.declared.clone();
     world.applier().wishes.declare(declared);
     let state = |world: &World| {
