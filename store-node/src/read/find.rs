@@ -218,7 +218,8 @@ impl Find {
 fn at_most(select: &Select) -> u64 {
     let is_streamed = !select.is_grouped() && !select.is_sorted();
     let needed = select.needed().filter(|_| is_streamed);
-    needed.map_or(u64::MAX, |rows| rows.saturating_mul(SORTED_PER_ROW) + SORTED_BESIDE)
+    let worth = |rows: u64| rows.saturating_mul(SORTED_PER_ROW).saturating_add(SORTED_BESIDE);
+    needed.map_or(u64::MAX, worth)
 }
 
 impl Left {

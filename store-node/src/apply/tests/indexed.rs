@@ -309,6 +309,10 @@ fn an_index_is_built_page_by_page_and_goes_on_after_a_crash() {
     world.run(&Step::Tend(3));
     assert_eq!(state(&world), Some(IndexState::Built { from: Some(TxnId(0)) }));
     assert_eq!(examined(&world), 3);
+    let most = format!("SELECT _id FROM things WHERE n IN (1, 2) LIMIT {}", i64::MAX);
+    let Applier { storage, .. } = world.applier.as_ref().unwrap();
+    let (rows, examined_then) = all_rows(storage, APP, &most, &[], TxnId(0), &storage.indexes());
+    assert_eq!((rows.len(), examined_then), (3, 3));
     world.applier().wishes.declare(DeclaredIndexes::default());
     world.run(&Step::Tend(1));
     assert_eq!((state(&world), examined(&world)), (None, 6));
