@@ -5,15 +5,16 @@
 //! that restarts is a pause, not an error. And it is made again beside one that is not answered: the
 //! node may be gone without the connection to it having broken yet.
 
+mod rows;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anabranch_core::ids::{AppId, DocumentId, RoundId, TxnId};
+use anabranch_core::ids::{DocumentId, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
-use anabranch_core::query::{self, Args, Statement};
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::grpc::{self, AnyOf, Turn};
 use anabranch_runtime::retry::{Backoff, Budget};
@@ -23,10 +24,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status};
 
 use crate::document::DocumentName;
 use crate::error::{Code, Refusal};
+
+pub(crate) use self::rows::{Behind, Rows};
 
 /// A reply holds whole documents, the largest of which is 5 MiB of JSON, escaped.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -115,31 +118,6 @@ pub(crate) struct Found {
     pub(crate) document: Option<(String, Option<TxnId>)>,
 }
 
-/// The rows of a SELECT, as they arrive.
-pub(crate) struct Rows {
-    /// The snapshot.
-    pub(crate) txn: Option<TxnId>,
-    first: Option<Vec<proto::QueryItem>>,
-    stream: Streaming<proto::QueryReply>,
-    store: Store,
-    /// What was asked, from behind the last row that came; as of when is said each time.
-    rest: proto::QueryRequest,
-    /// How many rows came.
-    came: u64,
-    /// How many may come, once that is not for the node to say.
-    limit: Option<u64>,
-}
-
-/// Where rows are read on.
-pub(crate) struct Behind {
-    /// The snapshot.
-    pub(crate) txn: TxnId,
-    /// How many rows came before.
-    pub(crate) came: u64,
-    /// Where the last of them stands.
-    pub(crate) place: Bytes,
-}
-
 impl Store {
     /// A client of these store nodes. Does not connect yet.
     pub(crate) fn new(nodes: AnyOf, slices: SliceCount, read_wait: Duration) -> Self {
@@ -180,64 +158,6 @@ impl Store {
             txn: reply.txn.map(TxnId),
             document: reply.document.map(|document| (document, written)),
         })
-    }
-
-    /// The rows of a SELECT. When it returns, the first are there or the end is.
-    pub(crate) async fn query(
-        &self,
-        app: AppId,
-        statement: &str,
-        args: &Args,
-        at: At,
-        deadline: Instant,
-    ) -> Result<Rows, Refusal> {
-        let rest = question(app, statement, args, Bytes::new());
-        let at = || self.read_at(at, deadline);
-        let (stream, first) = self.open(&rest, at, deadline, refusal).await?;
-        self.note_stable(first.as_ref().and_then(|reply| reply.stable));
-        let txn = first.as_ref().and_then(|reply| reply.txn);
-        let first = first.map(|reply| reply.items);
-        let (store, txn) = (self.clone(), txn.map(TxnId));
-        Ok(Rows { txn, first, stream, store, rest, came: 0, limit: None })
-    }
-
-    /// The same behind a row that came before, of the same snapshot; its LIMIT counts that, too.
-    pub(crate) async fn query_behind(
-        &self,
-        app: AppId,
-        statement: &str,
-        args: &Args,
-        behind: Behind,
-        limit: Option<u64>,
-        deadline: Instant,
-    ) -> Result<Rows, Refusal> {
-        let Behind { txn, came, place } = behind;
-        let rest = question(app, statement, args, place);
-        let at = || self.read_at(At::Exactly(txn), deadline);
-        let (stream, first) = self.open(&rest, at, deadline, refusal_behind).await?;
-        // What is stable was told with the first page.
-        let first = first.map(|reply| reply.items);
-        Ok(Rows { txn: Some(txn), first, stream, store: self.clone(), rest, came, limit })
-    }
-
-    /// Asks for rows. When it returns, the first are there or the end is.
-    async fn open(
-        &self,
-        request: &proto::QueryRequest,
-        at: impl Fn() -> proto::ReadAt,
-        deadline: Instant,
-        refuse: fn(&Status) -> Refusal,
-    ) -> Result<(Streaming<proto::QueryReply>, Option<proto::QueryReply>), Refusal> {
-        self.ask_or(deadline, refuse, |mut client| {
-            let request = proto::QueryRequest { at: Some(at()), ..request.clone() };
-            // Without a deadline for the whole: a large result takes its time.
-            async move {
-                let mut stream = client.query(request).await?.into_inner();
-                let first = stream.message().await?;
-                Ok((stream, first))
-            }
-        })
-        .await
     }
 
     /// What became of a round, which has something in these slices, or in any if there are none;
@@ -389,78 +309,12 @@ impl Store {
     }
 }
 
-fn question(app: AppId, statement: &str, args: &Args, after: Bytes) -> proto::QueryRequest {
-    proto::QueryRequest {
-        app: Bytes::copy_from_slice(app.0.as_bytes()),
-        statement: statement.to_owned(),
-        args: serde_json::to_string(args).expect("arguments have string keys"),
-        at: None,
-        after,
-    }
-}
-
 async fn named<T>(turn: Turn, call: impl Future<Output = T>) -> (Turn, T) {
     (turn, call.await)
 }
 
 fn client(nodes: AnyOf) -> StoreNodeClient<AnyOf> {
     StoreNodeClient::new(nodes).max_decoding_message_size(MAX_MESSAGE_BYTES)
-}
-
-impl Rows {
-    /// The next rows, at least one; `None` at the end. If the node that gave them dies another one
-    /// goes on.
-    pub(crate) async fn next(
-        &mut self,
-        deadline: Instant,
-    ) -> Result<Option<Vec<proto::QueryItem>>, Refusal> {
-        loop {
-            let mut items = match self.first.take() {
-                Some(items) => items,
-                None if self.limit.is_some_and(|limit| self.came >= limit) => return Ok(None),
-                None => match timeout_at(deadline, self.stream.message()).await {
-                    Ok(Ok(Some(reply))) => reply.items,
-                    Ok(Ok(None)) => return Ok(None),
-                    Ok(Err(status)) if may_pass(&status) && self.txn.is_some() => {
-                        self.go_on(deadline).await?;
-                        continue;
-                    }
-                    Ok(Err(status)) => return Err(refusal(&status)),
-                    Err(_) => return Err(too_late()),
-                },
-            };
-            if let Some(limit) = self.limit {
-                let left = usize::try_from(limit.saturating_sub(self.came)).unwrap_or(usize::MAX);
-                items.truncate(left);
-            }
-            if let Some(last) = items.last() {
-                self.came += items.len() as u64;
-                self.rest.after = Bytes::copy_from_slice(last.stands_at());
-                return Ok(Some(items));
-            }
-        }
-    }
-
-    /// Asks another node for what is left, of the same snapshot.
-    async fn go_on(&mut self, deadline: Instant) -> Result<(), Refusal> {
-        if Instant::now() >= deadline {
-            return Err(too_late());
-        }
-        let args: Args = serde_json::from_str(&self.rest.args).expect("they were encoded here");
-        // A node counts only the rows that it gives itself.
-        self.limit = match query::parse(&self.rest.statement, &args) {
-            Ok(Statement::Select(select)) => select.limit,
-            _ => None,
-        };
-        let exactly = self.txn.map(|txn| txn.0);
-        let at = || {
-            let wait_ms = millis(wait_within(deadline));
-            proto::ReadAt { at_least: None, exactly, wait_ms }
-        };
-        let (stream, first) = self.store.open(&self.rest, at, deadline, refusal).await?;
-        (self.stream, self.first) = (stream, first.map(|reply| reply.items));
-        Ok(())
-    }
 }
 
 fn too_late() -> Refusal {
@@ -517,16 +371,6 @@ fn refusal(status: &Status) -> Refusal {
     Refusal::new(code, format!("store node: {}", status.message()))
 }
 
-/// The same of a read that was begun long ago.
-fn refusal_behind(status: &Status) -> Refusal {
-    match grpc::code_of(status) {
-        Some("too_old") => {
-            Refusal::new(Code::SnapshotGone, format!("store node: {}", status.message()))
-        }
-        _ => refusal(status),
-    }
-}
-
 /// The document that a store node's canonical id names.
 fn name(id: &Bytes) -> Result<DocumentName, Refusal> {
     let id = DocumentId::from_bytes(id)
@@ -537,7 +381,7 @@ fn name(id: &Bytes) -> Result<DocumentName, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use anabranch_core::ids::DocumentKey;
+    use anabranch_core::ids::{AppId, DocumentKey};
     use serde_json::json;
 
     use super::*;

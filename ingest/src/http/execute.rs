@@ -122,8 +122,8 @@ pub(super) enum PartReply {
         (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
         (status = 404, description = "There is no index of this name to give up", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
-        (status = 409, description = "There is such an index already; or a condition did not hold: documents are there already, or have \
-            changed. `conflicts` says which, and who had changed them; `decided` whether the others \
+        (status = 409, description = "There is such an index already; or a condition did not hold: \
+            documents are there already, or have changed. `conflicts` says which, and who had changed them; `decided` whether the others \
             were written", body = PartReply,
             headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
         (status = 410, description = "What the cursor is of can no longer be read", body = ErrorReply),

@@ -96,10 +96,14 @@ pub(super) async fn reply(
             break Body::from_stream(stream::unfold(Some(rest), next));
         }
     };
+    Ok(response(body, form, txn))
+}
+
+fn response(body: Body, form: Form, txn: Option<TxnId>) -> Response {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, form.media_type());
     set_txn(response.headers_mut(), txn);
-    Ok(response)
+    response
 }
 
 /// The reply with a page of rows.
@@ -108,9 +112,8 @@ pub(super) fn page(page: &Paged, form: Form) -> Response {
     let mut text = Text::new(*txn, "select", form);
     text.add(items.iter().map(String::as_str));
     let cursor = cursor.as_ref().map(Cursor::encode);
-    let mut response = Response::new(Body::from(text.end_of_page(cursor.as_deref())));
-    response.headers_mut().insert(header::CONTENT_TYPE, form.media_type());
-    set_txn(response.headers_mut(), *txn);
+    let body = Body::from(text.end_of_page(cursor.as_deref()));
+    let mut response = response(body, form, *txn);
     if let Some(cursor) = cursor {
         let cursor = HeaderValue::try_from(cursor).expect("it is of letters and digits");
         response.headers_mut().insert(CURSOR_HEADER, cursor);
@@ -170,21 +173,22 @@ impl Text {
         }
     }
 
-    fn end_of_page(mut self, cursor: Option<&str>) -> Bytes {
-        if self.form == Form::Object {
-            let cursor = serde_json::to_vec(&cursor).expect("a string always encodes");
-            self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":[],"cursor":"#);
-            self.bytes.extend_from_slice(&cursor);
-            self.bytes.extend_from_slice(br#","error":null}"#);
-        }
-        Bytes::from(self.bytes)
+    fn end_of_page(self, cursor: Option<&str>) -> Bytes {
+        let cursor = serde_json::to_string(&cursor).expect("a string always encodes");
+        self.close(&format!(r#""cursor":{cursor},"#), None)
     }
 
-    fn end(mut self, refusal: Option<&Refusal>) -> Bytes {
+    fn end(self, refusal: Option<&Refusal>) -> Bytes {
+        self.close("", refusal)
+    }
+
+    fn close(mut self, more: &str, refusal: Option<&Refusal>) -> Bytes {
         if self.form == Form::Object {
             let error = serde_json::to_vec(&refusal.map(ErrorBody::from))
                 .expect("an error is made of strings");
-            self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":[],"error":"#);
+            self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":[],"#);
+            self.bytes.extend_from_slice(more.as_bytes());
+            self.bytes.extend_from_slice(br#""error":"#);
             self.bytes.extend_from_slice(&error);
             self.bytes.push(b'}');
         }

@@ -386,7 +386,7 @@ impl Spans {
     ) -> Result<Collected, Error> {
         let Spans { index, spans, after, found, bytes, at_most, behind } = self;
         while let Some(span) = spans.last() {
-            let (mut last, before) = (None, after.take());
+            let (mut last, mut is_too_much, before) = (None, false, after.take());
             let is_there =
                 storage.entries_of(*index, span, before.as_ref(), at, |entry, key| {
                     used.passed += 1;
@@ -396,7 +396,7 @@ impl Spans {
                         *bytes += ID_BYTES + key.as_str().len();
                         found.push(key);
                     }
-                    let is_too_much = *bytes > MAX_SORTED_BYTES || found.len() as u64 > *at_most;
+                    is_too_much = *bytes > MAX_SORTED_BYTES || found.len() as u64 > *at_most;
                     if used.is_full() || is_too_much {
                         last = Some(Place::at(entry));
                         return Ok(ControlFlow::Break(()));
@@ -406,7 +406,7 @@ impl Spans {
             if !is_there {
                 return Ok(Collected::Scan("the index was given up meanwhile"));
             }
-            if *bytes > MAX_SORTED_BYTES || found.len() as u64 > *at_most {
+            if is_too_much {
                 return Ok(Collected::Scan("the index has too many of them"));
             }
             *after = last;

@@ -134,18 +134,22 @@ impl Collected {
     }
 }
 
-/// Makes filters for table `versions`.
-pub(super) struct VersionFilters(pub(super) Arc<Collected>);
+/// Makes the filters of a table, each with the bounds as they are then.
+pub(super) struct Filters<F> {
+    pub(super) name: &'static CStr,
+    pub(super) collected: Arc<Collected>,
+    pub(super) make: fn(&Collected) -> F,
+}
 
-impl CompactionFilterFactory for VersionFilters {
-    type Filter = VersionFilter;
+impl<F: CompactionFilter> CompactionFilterFactory for Filters<F> {
+    type Filter = F;
 
-    fn create(&mut self, _: CompactionFilterContext) -> VersionFilter {
-        self.0.version_filter()
+    fn create(&mut self, _: CompactionFilterContext) -> F {
+        (self.make)(&self.collected)
     }
 
     fn name(&self) -> &CStr {
-        c"anabranch.versions.v1"
+        self.name
     }
 }
 
@@ -181,21 +185,6 @@ impl CompactionFilter for VersionFilter {
     }
 }
 
-/// Makes filters for table `rounds`.
-pub(super) struct RoundFilters(pub(super) Arc<Collected>);
-
-impl CompactionFilterFactory for RoundFilters {
-    type Filter = RoundFilter;
-
-    fn create(&mut self, _: CompactionFilterContext) -> RoundFilter {
-        self.0.round_filter()
-    }
-
-    fn name(&self) -> &CStr {
-        c"anabranch.rounds.v1"
-    }
-}
-
 /// Drops what became of rounds that are too old to be repeated.
 #[derive(Debug)]
 pub(super) struct RoundFilter {
@@ -216,21 +205,6 @@ impl CompactionFilter for RoundFilter {
 
     fn name(&self) -> &CStr {
         c"anabranch.rounds.v1"
-    }
-}
-
-/// Makes filters for table `indexes`.
-pub(super) struct IndexFilters(pub(super) Arc<Collected>);
-
-impl CompactionFilterFactory for IndexFilters {
-    type Filter = IndexFilter;
-
-    fn create(&mut self, _: CompactionFilterContext) -> IndexFilter {
-        self.0.index_filter()
-    }
-
-    fn name(&self) -> &CStr {
-        c"anabranch.indexes.v1"
     }
 }
 
@@ -294,7 +268,8 @@ mod tests {
     fn versions_go_once_a_newer_one_is_at_or_below_the_oldest_snapshot() {
         let collected = Arc::new(Collected::default());
         collected.set(TxnId(10), Hlc(0));
-        let mut factory = VersionFilters(collected);
+        let (name, make) = (c"test", Collected::version_filter);
+        let mut factory = Filters { name, collected, make };
         let context =
             CompactionFilterContext { is_full_compaction: false, is_manual_compaction: false };
         let mut filter = factory.create(context);

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options, SliceTransform};
 use serde::{Deserialize, Serialize};
 
-use super::collect::{Collected, History, IndexFilters, RoundFilters, VersionFilters};
+use super::collect::{Collected, Filters, History};
 use super::engine::{Disk, Engine, Family, Scope};
 #[cfg(any(test, feature = "simulation"))]
 use super::engine::{Memory, MemoryDisk};
@@ -355,7 +355,11 @@ fn table_options(options: &StoreOptions, collected: &Arc<Collected>) -> [(Family
     // half of what flushing costs.
     let (plain, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
     versions.set_compression_per_level(&[plain, lz4, lz4, lz4, lz4, lz4, lz4]);
-    versions.set_compaction_filter_factory(VersionFilters(Arc::clone(collected)));
+    versions.set_compaction_filter_factory(Filters {
+        name: c"anabranch.versions.v1",
+        collected: Arc::clone(collected),
+        make: Collected::version_filter,
+    });
     // Appended in order and read in order: no filter would help, and compactions move its files
     // as they are.
     let changes = large(table(None, 64 << 10));
@@ -363,10 +367,18 @@ fn table_options(options: &StoreOptions, collected: &Arc<Collected>) -> [(Family
     rounds.set_memtable_prefix_bloom_ratio(0.1);
     rounds.set_memtable_whole_key_filtering(true);
     rounds.set_write_buffer_size(16 << 20);
-    rounds.set_compaction_filter_factory(RoundFilters(Arc::clone(collected)));
+    rounds.set_compaction_filter_factory(Filters {
+        name: c"anabranch.rounds.v1",
+        collected: Arc::clone(collected),
+        make: Collected::round_filter,
+    });
     // Read in order, a few entries at a time.
     let mut indexes = large(table(None, 16 << 10));
-    indexes.set_compaction_filter_factory(IndexFilters(Arc::clone(collected)));
+    indexes.set_compaction_filter_factory(Filters {
+        name: c"anabranch.indexes.v1",
+        collected: Arc::clone(collected),
+        make: Collected::index_filter,
+    });
     let mut default = table(None, 4 << 10);
     default.set_write_buffer_size(4 << 20);
     [
