@@ -36,7 +36,7 @@ fn the_log_decides_who_wins_whoever_dies() -> Result<()> {
     let (binary, address) = (Path::new(BINARY), broker.address());
     let mut cluster = Cluster::new(binary, dir.path(), "conditional", &address, &layout)?;
     cluster.start_all()?;
-    check(&mut cluster).with_context(|| cluster.logs())
+    check(&mut cluster).map_err(|error| cluster.explained(error))
 }
 
 fn check(cluster: &mut Cluster) -> Result<()> {
@@ -44,7 +44,9 @@ fn check(cluster: &mut Cluster) -> Result<()> {
         Ok(cluster.services().all(|service| cluster.is_ready(service)))
     })?;
     let insert = "INSERT INTO counters DOCUMENTS ({'_id': 'read', 'n': 0})";
-    cluster.api().execute_surely(insert, &json!({}), "counter", None)?;
+    let inserted = cluster.api().execute_surely(insert, &json!({}), "counter", None)?;
+    // Whoever counts has to see it, also on a server that has not heard yet that it is stable.
+    let inserted = inserted["transactionId"].as_u64().context("a transaction")?;
     let apis = (0..SERVERS).map(|number| cluster.api_of(Service::Ingest(number)));
     let apis: Arc<[Api]> = apis.collect();
     let began = Instant::now() + Duration::from_secs(1);
@@ -53,7 +55,7 @@ fn check(cluster: &mut Cluster) -> Result<()> {
         .map(|number| spawn(&apis, &left, move |apis| compete(apis, number, began)))
         .collect();
     let counters: Vec<_> = (0..COUNTERS)
-        .map(|number| spawn(&apis, &left, move |apis| count_often(apis, number)))
+        .map(|number| spawn(&apis, &left, move |apis| count_often(apis, number, inserted)))
         .collect();
     kill_while(cluster, || left.load(Ordering::SeqCst) > 0)?;
 
@@ -156,19 +158,20 @@ fn insert(apis: &[Api], number: usize, id: usize) -> Result<Told> {
     }
 }
 
-/// Counts so often; how often another one was first.
-fn count_often(apis: &[Api], number: usize) -> Result<usize> {
+/// Counts so often what was inserted by this transaction; how often another one was first.
+fn count_often(apis: &[Api], number: usize, inserted: u64) -> Result<usize> {
     let (mut counted, mut conflicts) = (0, 0);
     while counted < COUNTS {
         let key = format!("counter-{number}-{counted}-{conflicts}");
-        if count(apis, number, &key)? { counted += 1 } else { conflicts += 1 }
+        if count(apis, number, inserted, &key)? { counted += 1 } else { conflicts += 1 }
     }
     Ok(conflicts)
 }
 
 /// Writes one more than was read, if nobody else has by then.
-fn count(apis: &[Api], number: usize, key: &str) -> Result<bool> {
-    let read = surely(apis, number, |api| api.try_get_on("counters", "read", &Terms::default()))?;
+fn count(apis: &[Api], number: usize, inserted: u64, key: &str) -> Result<bool> {
+    let terms = Terms::at(Some(inserted));
+    let read = surely(apis, number, |api| api.try_get_on("counters", "read", &terms))?;
     let version = read.version.with_context(|| format!("no version: {read:?}"))?;
     let args = json!({"n": read.body["n"].as_u64().context("a number")? + 1});
     let terms = Terms { key: Some(key), unchanged_since: Some(version), ..Terms::default() };

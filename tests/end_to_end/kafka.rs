@@ -31,5 +31,6 @@ pub(crate) fn clusters(dir: &Path) -> Result<(Cluster, Cluster)> {
 fn a_write_in_one_cluster_arrives_filtered_in_another() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (east, west) = clusters(dir.path())?;
-    pipe::check(&east.api(), &west.api()).with_context(|| format!("{}{}", east.logs(), west.logs()))
+    pipe::check(&east.api(), &west.api())
+        .map_err(|error| west.explained(east.explained(error)))
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use crate::support::{End, Network, Process, free_port, wait_until};
@@ -339,11 +339,11 @@ impl Cluster {
             wait_until("the store nodes are declared", PATIENCE, || {
                 Ok(api.apply(&declared).is_ok())
             })
-            .with_context(|| self.logs())?;
+            .map_err(|error| self.explained(error))?;
         }
         services.into_iter().try_for_each(|service| self.start(service))?;
         wait_until("the cluster is ready", PATIENCE, || Ok(api.is_ready()))
-            .with_context(|| self.logs())
+            .map_err(|error| self.explained(error))
     }
 
     /// Kills one service (`kill -9`) and starts it again.
@@ -388,9 +388,13 @@ impl Cluster {
         Ok(ended)
     }
 
-    /// What the cluster says of itself, and the last lines of every service's log, for a failure's
-    /// message.
-    pub fn logs(&self) -> String {
+    /// A failure, and behind it what there is to see of the cluster.
+    pub fn explained(&self, error: Error) -> Error {
+        anyhow!("{error:#}\n{}", self.logs())
+    }
+
+    /// What the cluster says of itself, and the last lines of every service's log.
+    fn logs(&self) -> String {
         let status = self.api().status();
         let status = status.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
         let mut text = format!("--- status of {}: {status}\n", self.name);
