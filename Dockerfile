@@ -47,8 +47,8 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates curl libssl3 libstdc++6 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --user-group --home-dir /var/lib/anabranch --create-home anabranch \
- && mkdir /certificates /trusted \
- && chown anabranch:anabranch /certificates /trusted
+ && mkdir /certificates /keys /trusted \
+ && chown anabranch:anabranch /certificates /keys /trusted
 COPY --from=build /src/target/release/anabranch /usr/local/bin/anabranch
 USER anabranch
 WORKDIR /var/lib/anabranch

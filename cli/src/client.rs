@@ -1,8 +1,11 @@
 //! A client of the HTTP APIs: turns what can go wrong into messages with hints and exit codes, and
 //! repeats what may be repeated.
 
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anabranch_ingest::ApiToken;
 use anabranch_runtime::retry::Backoff;
 use anyhow::{Context, Result};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -11,6 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::failure::{Exit, Failure};
+use crate::key_file;
 
 /// How long anything but a bulk load may take until its reply is read. A server answers within its
 /// own deadlines, unless it hangs.
@@ -29,6 +33,63 @@ pub(crate) struct ApiFlags {
     /// The app whose documents are meant.
     #[arg(long, value_name = "UUID", env = "ANABRANCH_APP", default_value_t = EXAMPLE_APP)]
     pub(crate) app: Uuid,
+    #[command(flatten)]
+    key: KeyFlags,
+}
+
+impl ApiFlags {
+    /// A client of the server.
+    pub(crate) fn client(&self) -> Result<Client> {
+        self.key.client(&self.server)
+    }
+}
+
+/// Which key to show.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct KeyFlags {
+    /// A key of the app; or the variable ANABRANCH_KEY. Without any, that of a cluster of 'anabranch
+    /// dev' on this machine is shown to it, if its data is in this folder.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// A file with a key of the app; or the variable ANABRANCH_KEY_FILE.
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    key_file: Option<PathBuf>,
+}
+
+/// The variables that say what [`KeyFlags`] do not.
+pub(crate) const KEY_VARIABLES: [&str; 2] = ["ANABRANCH_KEY", "ANABRANCH_KEY_FILE"];
+
+/// Where `anabranch dev` keeps its key, by default and in the demo.
+const DEV_KEYS: [&str; 2] = ["anabranch-data/dev.key", "anabranch-demo/dev.key"];
+
+impl KeyFlags {
+    /// A client of a server that shows the key.
+    pub(crate) fn client(&self, server: &str) -> Result<Client> {
+        let client = Client::new(server)?;
+        let of_environment = KEY_VARIABLES.map(std::env::var_os);
+        let (key, file) = match (&self.key, &self.key_file, of_environment) {
+            (None, None, [Some(key), _]) => (key.into_string().ok(), None),
+            (None, None, [None, file]) => (None, file.map(PathBuf::from)),
+            (key, file, _) => (key.clone(), file.clone()),
+        };
+        let token = match (&key, &file) {
+            (Some(key), _) => key
+                .trim()
+                .parse()
+                .map(Some)
+                .map_err(|error| Failure::usage(format!("the key cannot be used: {error}")))?,
+            (None, Some(path)) => Some(key_file::read(path)?),
+            (None, None) if is_here(&client.server) => {
+                let path = DEV_KEYS.iter().map(Path::new).find(|path| path.exists());
+                path.map(key_file::read).transpose()?
+            }
+            (None, None) => None,
+        };
+        Ok(match token {
+            Some(token) => client.showing(&token),
+            None => client,
+        })
+    }
 }
 
 /// Where to find a server's admin API.
@@ -45,6 +106,7 @@ pub(crate) struct AdminFlags {
 pub(crate) struct Client {
     http: reqwest::Client,
     server: String,
+    token: Option<ApiToken>,
 }
 
 /// What became of a statement.
@@ -80,12 +142,19 @@ impl Client {
                 Failure::usage(format!("'{server}' is not the address of a server"))
                     .with_hint("write it as http://HOST:PORT")
             })?;
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .build()
-            .context("make an HTTP client")?;
-        Ok(Client { http, server })
+        let mut http =
+            reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).tcp_nodelay(true);
+        // What is for a server on this machine goes to nobody else.
+        if is_here(&server) {
+            http = http.no_proxy();
+        }
+        let http = http.build().context("make an HTTP client")?;
+        Ok(Client { http, server, token: None })
+    }
+
+    /// The same, which shows a key with each request.
+    pub(crate) fn showing(self, token: &ApiToken) -> Self {
+        Client { token: Some(token.clone()), ..self }
     }
 
     pub(crate) fn server(&self) -> &str {
@@ -98,7 +167,11 @@ impl Client {
 
     /// A request that may take as long as it moves, such as a bulk load.
     pub(crate) fn unlimited(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.server))
+        let request = self.http.request(method, format!("{}{path}", self.server));
+        match &self.token {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        }
     }
 
     /// Sends once.
@@ -184,6 +257,14 @@ impl Client {
         };
         failure.into()
     }
+}
+
+/// Whether a server is on this machine.
+fn is_here(server: &str) -> bool {
+    let url = reqwest::Url::parse(server).ok();
+    let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {

@@ -5,13 +5,14 @@
 //! the same data finds everything done, checks it and changes nothing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::client::{Client, EXAMPLE_APP};
+use crate::client::{Client, EXAMPLE_APP, KeyFlags};
 use crate::load::{self, Target};
 use crate::output::print;
 
@@ -42,11 +43,13 @@ pub(crate) struct Args {
     /// The app whose documents they are.
     #[arg(long, value_name = "UUID", default_value_t = EXAMPLE_APP)]
     app: Uuid,
+    #[command(flatten)]
+    key: KeyFlags,
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let Args { east, west, app } = args;
-    let walk = Walk { east: Client::new(&east)?, west: Client::new(&west)?, app };
+    let Args { east, west, app, key } = args;
+    let walk = Walk { east: key.client(&east)?, west: key.client(&west)?, app };
     walk.all().await
 }
 
@@ -219,27 +222,40 @@ impl Walk {
     }
 
     /// Commands to go on with.
-    pub(crate) fn hints(&self) -> Vec<String> {
+    pub(crate) fn hints(&self, key_file: Option<&Path>) -> Vec<String> {
         let (east, west, app) = (self.east.server(), self.west.server(), self.app);
         let select = r#"{"statement": "SELECT * FROM cars WHERE Cylinders = 3"}"#;
         let insert = r#"{"statement": "INSERT INTO cars DOCUMENTS (:car) ON ID CONFLICT DO UPDATE", "args": {"car": {"_id": "mine", "Name": "mazda mx-5", "Origin": "Japan"}}}"#;
         vec![
             "# those with three cylinders, in west".to_owned(),
-            execute(west, app, select),
+            execute(west, app, key_file, select),
             "# a write in west ...".to_owned(),
-            execute(west, app, insert),
+            execute(west, app, key_file, insert),
             "# ... comes to east".to_owned(),
-            format!("curl -sw '\\n' {east}/apps/{app}/api/v1/collections/cars/documents/mine"),
+            read(east, app, key_file, "mine"),
         ]
     }
 }
 
 /// A command line that runs a statement. `body` is JSON without a single quote.
-pub(crate) fn execute(server: &str, app: Uuid, body: &str) -> String {
+pub(crate) fn execute(server: &str, app: Uuid, key_file: Option<&Path>, body: &str) -> String {
+    let key = header(key_file);
     format!(
-        "curl -sw '\\n' {server}/apps/{app}/api/v1/store/execute \
+        "curl -sw '\\n' {server}/apps/{app}/api/v1/store/execute{key} \
          -H 'content-type: application/json' -d '{body}'"
     )
+}
+
+/// A command line that reads a car.
+pub(crate) fn read(server: &str, app: Uuid, key_file: Option<&Path>, id: &str) -> String {
+    let key = header(key_file);
+    format!("curl -sw '\\n' {server}/apps/{app}/api/v1/collections/cars/documents/{id}{key}")
+}
+
+/// What shows the key in a file.
+fn header(key_file: Option<&Path>) -> String {
+    let show = |file: &Path| format!(" -H \"Authorization: Bearer $(cat {})\"", file.display());
+    key_file.map(show).unwrap_or_default()
 }
 
 /// The cars as they are after loading.

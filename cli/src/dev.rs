@@ -2,15 +2,18 @@
 
 mod demo;
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use anabranch_ingest::ApiToken;
 use anabranch_runtime::telemetry;
 use anyhow::{Context, Result};
 
 use crate::client::EXAMPLE_APP;
-use crate::demo_walk::execute;
+use crate::demo_walk::{execute, read};
 use crate::host::{self, Host, Signals};
+use crate::key_file;
 use crate::local::{Local, Start};
 use crate::output::print;
 use crate::settings::{Builder, LogFormat, Settings, SettingsFlags, TlsFlags};
@@ -75,7 +78,10 @@ async fn single(settings: &Settings, signals: &mut Signals) -> Result<()> {
     host.keep_metrics(metrics.clone());
     let http = host::listen(settings.listen, "--listen").await?;
     let admin = host::listen(settings.listen_admin, "--listen-admin").await?;
-    let start = Start { host: &host, settings, metrics, name, http, admin, dir: &dir };
+    let key_file = dir.join(KEY_FILE);
+    let token = key_of(&dir, &key_file)?;
+    let key = Some(&token);
+    let start = Start { host: &host, settings, metrics, name, http, admin, dir: &dir, key };
     let started = async {
         let Some(local) = start.start().await? else { return Ok(None) };
         Ok::<_, anyhow::Error>(local.ready(&host).await.then_some(local))
@@ -87,12 +93,21 @@ async fn single(settings: &Settings, signals: &mut Signals) -> Result<()> {
     let Some(local) = started else {
         return host.close_or_break_off(settings.shutdown_timeout(), signals).await;
     };
-    tell(&local, &dir)?;
+    tell(&local, &dir, &key_file, &token)?;
     host.serve(settings.shutdown_timeout(), signals).await
 }
 
+/// The file in the data directory that has the key of whoever runs it.
+const KEY_FILE: &str = "dev.key";
+
+/// The key of whoever runs this, made if there is none.
+fn key_of(dir: &Path, file: &Path) -> Result<ApiToken> {
+    fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    key_file::read_or_make(file, &"dev".parse()?)
+}
+
 /// Says where everything is, and what to try.
-fn tell(local: &Local, dir: &Path) -> Result<()> {
+fn tell(local: &Local, dir: &Path, key_file: &Path, token: &ApiToken) -> Result<()> {
     let Local { cluster, http, admin, bridge, .. } = local;
     let dir = dir.display();
     print(format_args!("cluster {} runs on the embedded log in {dir}", cluster.name))?;
@@ -103,24 +118,23 @@ fn tell(local: &Local, dir: &Path) -> Result<()> {
         Some(bridge) => print(format_args!("  bridge    {bridge}"))?,
         None => print("  bridge    off: it needs certificates, see 'anabranch ca --help'")?,
     }
+    print(format_args!("  key       {}  (kept in {})", token.reveal(), key_file.display()))?;
     print("")?;
     print("Try, while it runs (stop with Ctrl-C):")?;
     print("")?;
-    for line in examples(*http) {
+    for line in examples(*http, key_file) {
         print(format_args!("  {line}"))?;
     }
     Ok(())
 }
 
-fn examples(http: SocketAddr) -> Vec<String> {
+fn examples(http: SocketAddr, key_file: &Path) -> Vec<String> {
     let server = format!("http://{http}");
     let insert = r#"{"statement": "INSERT INTO cars DOCUMENTS (:car) ON ID CONFLICT DO UPDATE", "args": {"car": {"_id": "first", "Name": "datsun pl510"}}}"#;
     let select = r#"{"statement": "SELECT * FROM cars LIMIT 3"}"#;
     vec![
-        execute(&server, EXAMPLE_APP, insert),
-        execute(&server, EXAMPLE_APP, select),
-        format!(
-            "curl -sw '\\n' {server}/apps/{EXAMPLE_APP}/api/v1/collections/cars/documents/first"
-        ),
+        execute(&server, EXAMPLE_APP, Some(key_file), insert),
+        execute(&server, EXAMPLE_APP, Some(key_file), select),
+        read(&server, EXAMPLE_APP, Some(key_file), "first"),
     ]
 }

@@ -94,6 +94,7 @@ fn table(resources: &[Value]) -> Table {
 fn summary(status: &Value) -> String {
     match status["partitions"].as_array() {
         Some(partitions) => summary_of_cluster(&status["epoch"], partitions),
+        // A key has a state and nothing else.
         None => summary_of_replication(status),
     }
 }

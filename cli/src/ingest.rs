@@ -52,7 +52,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             store_node: store_node.clone(),
             readiness: service.readiness.clone(),
             ready: service.ready,
-            metrics: Some(service.metrics),
         };
         ingest::run(config, listener, context, &service.host.edge).context("start ingest")?;
         tracing::info!(%address, "the HTTP API is served");

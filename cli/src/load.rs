@@ -85,7 +85,7 @@ pub(crate) struct Refused {
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let Args { file, collection, id, patience, json, api } = args;
-    let client = Client::new(&api.server)?;
+    let client = api.client()?;
     let (reader, bytes) = open(&file)?;
     let target = Target {
         client: &client,

@@ -9,9 +9,10 @@ use std::time::Duration;
 use anabranch_bridge as bridge;
 use anabranch_cdc as cdc;
 use anabranch_ingest as ingest;
+use anabranch_ingest::ApiToken;
 use anabranch_journal::Journal;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
-use anabranch_journal::metadata::ClusterIdentity;
+use anabranch_journal::metadata::{ClusterIdentity, MetadataStore};
 use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::telemetry::MetricsHandle;
@@ -22,8 +23,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::board::{self, Board};
+use crate::client::EXAMPLE_APP;
 use crate::cluster::Plan;
 use crate::host::{self, Host};
+use crate::key;
 use crate::settings::Settings;
 
 /// Any free port.
@@ -40,6 +43,8 @@ pub(crate) struct Start<'a> {
     pub(crate) name: ClusterName,
     /// Where its data is, in a directory with its name.
     pub(crate) dir: &'a Path,
+    /// A key that may do everything with the documents of the example app.
+    pub(crate) key: Option<&'a ApiToken>,
     pub(crate) http: TcpListener,
     pub(crate) admin: TcpListener,
 }
@@ -68,6 +73,15 @@ async fn open_log(dir: &Path) -> Result<Arc<dyn Journal>> {
     Ok(journal)
 }
 
+/// Declares the key of whoever runs the cluster, on a thread that may block.
+async fn declare_key(journal: Arc<dyn Journal>, name: ClusterName, token: ApiToken) -> Result<()> {
+    let declaring = tokio::task::spawn_blocking(move || {
+        let metadata = MetadataStore::open(journal, &name).context("open the metadata")?;
+        key::declare_all(&metadata, EXAMPLE_APP, &token)
+    });
+    declaring.await.context("declare the key")?
+}
+
 impl Start<'_> {
     /// Starts a cluster on the embedded log. `None` if the process is told to end meanwhile.
     pub(crate) async fn start(self) -> Result<Option<Local>> {
@@ -77,7 +91,7 @@ impl Start<'_> {
 
     /// Starts the services of a cluster. `None` if the process is told to end meanwhile.
     pub(crate) async fn start_on(self, journal: Arc<dyn Journal>) -> Result<Option<Local>> {
-        let Start { host, settings, metrics, name, dir, http, admin } = self;
+        let Start { host, settings, metrics, name, dir, key, http, admin } = self;
         let store_dir = dir.join(name.as_str()).join("store-node");
         let readiness = Readiness::new();
         let log_ready = readiness.register("journal");
@@ -86,6 +100,9 @@ impl Start<'_> {
         else {
             return Ok(None);
         };
+        if let Some(token) = key {
+            declare_key(journal.clone(), cluster.name.clone(), token.clone()).await?;
+        }
         let mut config = settings.store_node.clone();
         config.data_dir = store_dir;
         config.listen = LOOPBACK;
@@ -106,7 +123,6 @@ impl Start<'_> {
             store_node: store_node.clone(),
             readiness: readiness.clone(),
             ready: readiness.register("ingest"),
-            metrics: Some(metrics.clone()),
         };
         ingest::run(settings.ingest.clone(), http, context, &host.edge).context("start ingest")?;
 

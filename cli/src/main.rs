@@ -15,6 +15,8 @@ mod failure;
 mod get;
 mod host;
 mod ingest;
+mod key;
+mod key_file;
 mod load;
 mod local;
 mod output;
@@ -54,6 +56,7 @@ enum Command {
     Bridge(bridge::Args),
     Apply(apply::Args),
     Get(get::Args),
+    Key(key::Args),
     Status(status::Args),
     Query(query::Args),
     Load(load::Args),
@@ -92,6 +95,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Bridge(args) => bridge::run(args).await,
         Command::Apply(args) => apply::run(args).await,
         Command::Get(args) => get::run(args).await,
+        Command::Key(args) => key::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Query(args) => query::run(args).await,
         Command::Load(args) => load::run(args).await,

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::client::{ApiFlags, Client};
+use crate::client::ApiFlags;
 use crate::failure::Failure;
 use crate::output::{print, say};
 
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     if !values.is_object() {
         return Err(Failure::usage("--args must be a JSON object").into());
     }
-    let client = Client::new(&api.server)?;
+    let client = api.client()?;
     let mut request = client.statement(api.app, &statement, &values);
     if let Some(txn) = at_least {
         request = request.header("X-Anabranch-Txn-Id", txn);

@@ -15,7 +15,7 @@ use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_runtime::admin::{self, Readiness, ReadyFlag};
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
-use anabranch_runtime::telemetry::{self, MetricsHandle};
+use anabranch_runtime::telemetry;
 use anyhow::Result;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -39,7 +39,6 @@ pub(crate) struct Service<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) host: &'a Host,
     pub(crate) readiness: &'a Readiness,
-    pub(crate) metrics: MetricsHandle,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) cluster: ClusterIdentity,
     /// The service itself says when it can do its work.
@@ -92,8 +91,8 @@ pub(crate) async fn run(
     let (log_ready, ready) = (readiness.register("journal"), readiness.register(name));
     let late = Late::default();
     host.serve_admin(admin, readiness.clone(), metrics.clone(), late.routes());
-    host.keep_metrics(metrics.clone());
-    let starting = front.map(|front| Starting::serve(front, readiness.clone(), metrics.clone()));
+    host.keep_metrics(metrics);
+    let starting = front.map(|front| Starting::serve(front, readiness.clone()));
     let opened = tokio::select! {
         opened = plan.open(&journal, &log_ready, known, host.edge.shutdown()) => opened?,
         _ = signals.next() => None,
@@ -106,7 +105,6 @@ pub(crate) async fn run(
             settings: &settings,
             host: &host,
             readiness: &readiness,
-            metrics,
             journal: journal.clone(),
             cluster: cluster.clone(),
             ready,
@@ -129,8 +127,8 @@ struct Starting {
 }
 
 impl Starting {
-    fn serve(front: TcpListener, readiness: Readiness, metrics: MetricsHandle) -> Self {
-        let routes = admin::admin_routes(readiness, metrics).fallback(not_yet);
+    fn serve(front: TcpListener, readiness: Readiness) -> Self {
+        let routes = admin::health_routes(readiness).fallback(not_yet);
         let end = Shutdown::new();
         let task = tokio::spawn(admin::serve(front, routes, end.clone()));
         Starting { end, task }

@@ -17,6 +17,7 @@ use anyhow::Result;
 use clap::CommandFactory;
 use serde::{Deserialize, Serialize};
 
+use crate::client::KEY_VARIABLES;
 use crate::failure::Failure;
 use crate::output::print;
 
@@ -206,7 +207,8 @@ impl Builder {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
         let variables = variables.filter(|(name, _)| !name.starts_with(RESERVED));
-        let flags = flag_variables(&crate::Cli::command());
+        let mut flags = flag_variables(&crate::Cli::command());
+        flags.extend(KEY_VARIABLES.map(str::to_owned));
         let flags: Vec<_> = flags.iter().filter_map(|name| name.strip_prefix(PREFIX)).collect();
         let layers = layers.environment(PREFIX, &flags, variables);
         Ok(Builder { layers, dump: dump_config }

@@ -55,6 +55,9 @@ pub struct IngestConfig {
     /// `localhost`; `"*"` is any. If there are none, a listener that is not on the loopback answers
     /// to any.
     pub allowed_hosts: Vec<String>,
+    /// Whoever reaches the HTTP API may do everything, without a key. For tests, and where something
+    /// else keeps others out.
+    pub open_to_all: bool,
 }
 
 impl Default for IngestConfig {
@@ -78,6 +81,7 @@ impl Default for IngestConfig {
             load_rounds_in_flight: 8,
             tombstone_time_to_live_ms: 30 * 24 * 60 * 60 * 1000,
             allowed_hosts: Vec::new(),
+            open_to_all: false,
         }
     }
 }
@@ -104,6 +108,7 @@ impl IngestConfig {
             load_rounds_in_flight,
             tombstone_time_to_live_ms,
             allowed_hosts,
+            open_to_all: _,
         } = self;
         let positive = [
             ("request_timeout_ms", *request_timeout_ms > 0),

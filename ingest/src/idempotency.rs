@@ -12,6 +12,7 @@ use anabranch_runtime::chance::unique_id;
 use uuid::Uuid;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use crate::access::Caller;
 use crate::error::{Code, Refusal};
 
 /// The longest key, in bytes.
@@ -41,12 +42,13 @@ impl FromStr for IdempotencyKey {
 #[derive(Clone, Debug)]
 pub(crate) struct RequestName {
     app: AppId,
+    caller: Caller,
     key: Option<IdempotencyKey>,
 }
 
 impl RequestName {
-    pub(crate) fn new(app: AppId, key: Option<IdempotencyKey>) -> Self {
-        RequestName { app, key }
+    pub(crate) fn new(app: AppId, caller: &Caller, key: Option<IdempotencyKey>) -> Self {
+        RequestName { app, caller: caller.clone(), key }
     }
 
     /// Whether the request may be a repeat.
@@ -71,6 +73,11 @@ impl RequestName {
         bytes.extend_from_slice(what.as_bytes());
         bytes.extend_from_slice(&number.to_be_bytes());
         bytes.extend_from_slice(key.as_bytes());
+        if !self.caller.name().is_empty() {
+            // A key is printable: what follows this is no part of it.
+            bytes.push(0);
+            bytes.extend_from_slice(self.caller.name().as_bytes());
+        }
         let hash = xxh3_128(&bytes).to_be_bytes();
         Some(uuid::Builder::from_random_bytes(hash).into_uuid())
     }
@@ -103,9 +110,18 @@ impl Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Permissions;
 
     fn name(app: u128, key: &str) -> RequestName {
-        RequestName::new(AppId(Uuid::from_u128(app)), Some(key.parse().unwrap()))
+        name_of(app, &Caller::unrestricted(), key)
+    }
+
+    fn name_of(app: u128, caller: &Caller, key: &str) -> RequestName {
+        RequestName::new(AppId(Uuid::from_u128(app)), caller, Some(key.parse().unwrap()))
+    }
+
+    fn caller(name: &str) -> Caller {
+        Caller::new(name.to_owned(), Permissions::default(), None)
     }
 
     #[test]
@@ -117,8 +133,10 @@ mod tests {
             name(1, "a").round(1),
             name(1, "b").round(0),
             name(2, "a").round(0),
-            RequestName::new(AppId(Uuid::nil()), None).round(0),
-            RequestName::new(AppId(Uuid::nil()), None).round(0),
+            name_of(1, &caller("a"), "a").round(0),
+            name_of(1, &caller("b"), "a").round(0),
+            RequestName::new(AppId(Uuid::nil()), &caller("a"), None).round(0),
+            RequestName::new(AppId(Uuid::nil()), &caller("a"), None).round(0),
         ];
         let distinct: std::collections::BTreeSet<_> = different.iter().collect();
         assert_eq!(distinct.len(), different.len());

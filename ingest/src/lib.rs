@@ -1,6 +1,7 @@
 //! Ingest: the HTTP API of a cluster. Statements and bulk loads become rounds in the journal,
 //! reads are passed to the store node.
 //!
+//! * `access`: who asks, and what they may do.
 //! * `http`: routes, errors, the reply to each request, OpenAPI; `limits` keeps it up under load.
 //! * `execute`: statements, `load`: bulk loads; both write through `rounds`.
 //! * `idempotency`: what makes a repeated request the same request.
@@ -11,6 +12,7 @@
 //! The server keeps no state: whatever dies, a client that repeats its request under the same
 //! `Idempotency-Key` gets it done once (IN-1, IN-2).
 
+mod access;
 mod admin;
 mod config;
 mod document;
@@ -31,6 +33,7 @@ mod service;
 pub mod simulation;
 mod store;
 
+pub use access::{ApiToken, NoToken};
 pub use admin::{Operated, ReplicationProbe, admin_routes, guarded};
 pub use config::IngestConfig;
 pub use error::Error;

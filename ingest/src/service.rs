@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anabranch_core::Value;
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey};
-use anabranch_journal::metadata::{ClusterIdentity, OpenedLater};
+use anabranch_journal::metadata::{ClusterIdentity, OpenedLater, follow_keys};
 use anabranch_journal::rounds::{
     Abandoned, Expiries, HlcClock, RoundAppender, RoundWriter, RoundWriterConfig,
 };
@@ -20,12 +20,12 @@ use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::{Readiness, ReadyFlag};
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::tasks::{Shutdown, Tasks, blocking};
-use anabranch_runtime::telemetry::MetricsHandle;
 use axum::Router;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use crate::access::{Keys, Readable};
 use crate::config::IngestConfig;
 use crate::error::{Error, Refusal};
 use crate::execute::{Executor, RoundLog};
@@ -54,8 +54,6 @@ pub struct Context {
     pub readiness: Readiness,
     /// Of this server.
     pub ready: ReadyFlag,
-    /// For `/metrics`.
-    pub metrics: Option<MetricsHandle>,
 }
 
 /// A server that runs, and does not listen yet.
@@ -95,7 +93,7 @@ pub(crate) fn start(
 ) -> Result<Started, Error> {
     config.check()?;
     metrics::describe();
-    let Context { journal, cluster, store_node, readiness, ready, metrics } = context;
+    let Context { journal, cluster, store_node, readiness, ready } = context;
     let store = Store::new(store_node, cluster.slices, config.read_wait());
     let clock = Arc::new(HlcClock::system());
     let appender = RoundAppender::new(&cluster.name, cluster.actor, cluster.slices, clock);
@@ -106,16 +104,25 @@ pub(crate) fn start(
     let rounds = Rounds::new(writer.clone(), store.clone());
     let log = RoundLog::new(journal.clone(), cluster.name.clone());
     let metadata = Arc::new(OpenedLater::new(journal.clone(), cluster.name.clone()));
+    let keys = Arc::new(Keys::new(config.open_to_all));
     let api = Arc::new(Api {
+        keys: Arc::clone(&keys),
         limits: Limits::new(config),
         executor: Executor::new(config, store.clone(), rounds.clone(), log, metadata),
         loader: Loader::new(config, store.clone(), rounds, tasks.shutdown().clone()),
         store: store.clone(),
         readiness,
-        metrics,
         config: config.clone(),
     });
     let shutdown = tasks.shutdown().clone();
+    if !keys.is_open() {
+        let (journal, name, until) = (journal.clone(), cluster.name.clone(), shutdown.clone());
+        let keys = Arc::clone(&keys);
+        tasks.spawn_thread("ingest-keys", move || {
+            follow_keys(&journal, &name, &until, |declared| keys.replace(declared));
+            Ok(())
+        });
+    }
     let abandoned =
         Abandoned::new(journal.clone(), &cluster.name, cluster.slices, &config.server_name);
     let until = shutdown.clone();
@@ -130,7 +137,8 @@ pub(crate) fn start(
         expiry::run(expiries, time_to_live, &until).await;
         Ok(())
     });
-    let probe = Probe { store, journal, txns: TopicPartition::new(cluster.name.txns(), 0) };
+    let txns = TopicPartition::new(cluster.name.txns(), 0);
+    let probe = Probe { store, journal, txns, keys };
     let until = shutdown;
     tasks.spawn("ingest-readiness", async move {
         probe.run(&ready, &until).await;
@@ -144,6 +152,7 @@ struct Probe {
     store: Store,
     journal: Arc<dyn Journal>,
     txns: TopicPartition,
+    keys: Arc<Keys>,
 }
 
 impl Probe {
@@ -165,6 +174,7 @@ impl Probe {
     }
 
     async fn try_once(&self) -> Result<(), Refusal> {
+        self.keys.check_read()?;
         let (journal, txns) = (self.journal.clone(), self.txns.clone());
         let bounds = blocking(move || journal.bounds(&txns)).await;
         if let Ok(Err(error)) = bounds {
@@ -176,6 +186,7 @@ impl Probe {
             collection: "readiness".parse().expect("it is a name"),
             key: DocumentKey::from_value(&Value::from(0)).expect("it is an id"),
         };
-        self.store.get(&id, At::Newest(None), Instant::now() + TRY_TIME).await.map(|_| ())
+        let deadline = Instant::now() + TRY_TIME;
+        self.store.get(&id, &Readable::ALL, At::Newest(None), deadline).await.map(|_| ())
     }
 }

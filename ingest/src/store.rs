@@ -26,10 +26,11 @@ use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tonic::{Request, Status};
 
+use crate::access::Readable;
 use crate::document::DocumentName;
 use crate::error::{Code, Refusal};
 
-pub(crate) use self::rows::{Behind, Rows};
+pub(crate) use self::rows::{Behind, Question, Rows};
 
 /// A reply holds whole documents, the largest of which is 5 MiB of JSON, escaped.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -72,7 +73,8 @@ pub(crate) struct Outcome {
     pub(crate) is_atomic: bool,
     /// Documents of which a condition did not hold.
     pub(crate) conflicts: Vec<Conflict>,
-    /// Documents that an INSERT found there which was to do nothing then.
+    /// Documents that were left alone, which is no failure: an INSERT found them there that was to do
+    /// nothing then, or they are not there for whoever asked.
     pub(crate) kept: Vec<DocumentName>,
     /// Documents that were left as they were: they would have become too large.
     pub(crate) too_large: Vec<DocumentName>,
@@ -99,6 +101,8 @@ pub(crate) enum Reason {
     Missing,
     /// It was to be unchanged since a transaction that was not before this one.
     NotYet,
+    /// It may not be written as it was, or as it would have become.
+    Forbidden,
 }
 
 /// As of when to read.
@@ -136,10 +140,11 @@ impl Store {
         self.slices(round.mutations.iter().map(|mutation| mutation.id(round.app)))
     }
 
-    /// One document.
+    /// One document, if it may be read.
     pub(crate) async fn get(
         &self,
         id: &DocumentId,
+        readable: &Readable,
         at: At,
         deadline: Instant,
     ) -> Result<Found, Refusal> {
@@ -147,7 +152,8 @@ impl Store {
         let reply = self
             .ask(deadline, |mut client| {
                 let at = Some(self.read_at(at, deadline));
-                let request = proto::GetRequest { document_id: document_id.clone(), at };
+                let (document_id, readable) = (document_id.clone(), readable.as_str().to_owned());
+                let request = proto::GetRequest { document_id, at, readable };
                 async move { client.get(until(request, deadline)).await }
             })
             .await?
@@ -190,6 +196,7 @@ impl Store {
                 proto::ConflictReason::Changed => Reason::Changed,
                 proto::ConflictReason::Missing => Reason::Missing,
                 proto::ConflictReason::NotYet => Reason::NotYet,
+                proto::ConflictReason::Forbidden => Reason::Forbidden,
                 proto::ConflictReason::Exists | proto::ConflictReason::Unspecified => {
                     Reason::Exists
                 }
@@ -402,7 +409,9 @@ mod tests {
         let nodes = AnyOf::new(&addresses, None).unwrap();
         let store = Store::new(nodes.clone(), SliceCount::default(), patience);
         for _ in 0..2 {
-            let found = store.get(&id, At::Newest(at_least), Instant::now() + patience).await;
+            let found = store
+                .get(&id, &Readable::ALL, At::Newest(at_least), Instant::now() + patience)
+                .await;
             let found = found.unwrap_or_else(|refusal| panic!("{refusal}"));
             assert!(found.document.is_some());
             // Whichever was asked first, now it is the other one; and next time this one.
@@ -414,7 +423,9 @@ mod tests {
         while store.extra.spend() {}
         let mut alone = Vec::new();
         while alone.last() != Some(&false) && alone.len() < 3 {
-            let found = store.get(&id, At::Newest(at_least), Instant::now() + SILENCE * 2).await;
+            let found = store
+                .get(&id, &Readable::ALL, At::Newest(at_least), Instant::now() + SILENCE * 2)
+                .await;
             alone.push(found.is_ok());
             if found.is_ok() {
                 nodes.pass_over(nodes.turn());

@@ -19,6 +19,7 @@
 mod configuration;
 mod follow;
 mod indexes;
+mod keys;
 mod later;
 mod lost;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use crate::rotating::run_transaction;
 
 pub use configuration::{declared, follow_configuration};
 pub use indexes::{Created, DeclaredIndexes, MAX_INDEXES, follow_indexes};
+pub use keys::{DeclaredKey, follow_keys};
 pub use later::OpenedLater;
 pub use lost::{Agreed, LostRange};
 

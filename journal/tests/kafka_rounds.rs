@@ -70,6 +70,7 @@ fn round(number: u128) -> Round {
         origin: None,
         digest: Vec::new(),
         atomic: false,
+        restrictions: Vec::new(),
         mutations: (0..number % 4).map(|document| delete(number * 10 + document)).collect(),
     }
 }

@@ -58,12 +58,16 @@ impl ReadyFlag {
     }
 }
 
-/// `GET /healthz`, `/readyz` and `/metrics`.
-pub fn admin_routes(readiness: Readiness, metrics: MetricsHandle) -> Router {
+/// `GET /healthz` and `/readyz`.
+pub fn health_routes(readiness: Readiness) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(readiness))
-        .route("/metrics", get(render).with_state(metrics))
+}
+
+/// `GET /healthz`, `/readyz` and `/metrics`.
+pub fn admin_routes(readiness: Readiness, metrics: MetricsHandle) -> Router {
+    health_routes(readiness).route("/metrics", get(render).with_state(metrics))
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> Response {

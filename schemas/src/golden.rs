@@ -16,12 +16,12 @@ use anabranch_core::document::{Commit as At, Document, Mutation, Share, ShareId}
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentKey, RoundId, TxnId};
 use anabranch_core::keyspace::Slice;
-use anabranch_core::query::{FieldPath, OnConflict};
+use anabranch_core::query::{FieldPath, OnConflict, parse_filter};
 
 use crate::records::{
     Change, ChangeRef, ChangesCursor, ChangesRecord, Commit, DeadLetter, DocumentMutation, Expiry,
-    Lost, Metadata, Operation, PartLocation, PartialChanges, RemoteCursor, Resolved, RoundPart,
-    TxnsRecord,
+    Lost, Metadata, Operation, PartLocation, PartialChanges, RemoteCursor, Resolved, Restriction,
+    RoundPart, TxnsRecord,
 };
 use crate::{Record, decode, encode, state};
 
@@ -178,6 +178,7 @@ fn round_part() {
         index: 1,
         count: 3,
         mutations: mutations(document),
+        restrictions: Vec::new(),
     };
     let mut newest = part(document());
     for name in ["round_part", "round_part-state_v2"] {
@@ -189,7 +190,14 @@ fn round_part() {
         mutation.unchanged_since = Some(TxnId(number << 40));
     }
     newest.mutations.push(mutation("9", Mutation::Forget));
-    check_version("round_part", 2, &newest);
+    let version_2 = from_hex(&fs::read_to_string(folder("round_part").join("v2.hex")).unwrap());
+    assert_eq!(decode::<RoundPart>(&version_2).unwrap(), newest);
+    newest.restrictions = vec![Restriction {
+        collection: "cars".parse().unwrap(),
+        readable: parse_filter("store = 17 OR owner IN ('ann', 'b''b')").unwrap(),
+        writable: parse_filter("FALSE").unwrap(),
+    }];
+    check_version("round_part", 3, &newest);
 }
 
 #[test]

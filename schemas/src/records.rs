@@ -6,6 +6,7 @@
 mod borrowed;
 mod dead_letter;
 mod mutation;
+mod restriction;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -20,6 +21,7 @@ use crate::resources::ResourceName;
 pub use borrowed::{ChangeRef, RoundPartRef};
 pub use dead_letter::DeadLetter;
 pub use mutation::DocumentMutation;
+pub use restriction::Restriction;
 
 record!(DeadLetter, "dead letter", "dead_letter.v1.avsc");
 
@@ -38,13 +40,25 @@ pub struct RoundPart {
     pub count: i32,
     /// The mutations, in the order in which they apply.
     pub mutations: Vec<DocumentMutation>,
+    /// What whoever asks may do, by collection; of others all.
+    #[serde(default)]
+    pub restrictions: Vec<Restriction>,
 }
-record!(RoundPart, "round part", "round_part.v2.avsc", was "round_part.v1.avsc", |part, to| {
-    let RoundPart { round, app, index, count, mutations } = part;
-    let mutations: Vec<_> = mutations.iter().collect();
-    let (round, app, index, count) = (*round, *app, *index, *count);
-    RoundPartRef { round, app, index, count, mutations: &mutations }.put_datum(to);
-});
+record!(
+    RoundPart,
+    "round part",
+    "round_part.v3.avsc",
+    was "round_part.v2.avsc",
+    was "round_part.v1.avsc",
+    |part, to| {
+        let RoundPart { round, app, index, count, mutations, restrictions } = part;
+        let mutations: Vec<_> = mutations.iter().collect();
+        let (round, app, index, count) = (*round, *app, *index, *count);
+        let restrictions: Vec<_> = restrictions.iter().collect();
+        let (mutations, restrictions) = (&mutations, &restrictions);
+        RoundPartRef { round, app, index, count, mutations, restrictions }.put_datum(to);
+    }
+);
 
 /// Where a part of a round stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,9 +10,10 @@
 //! A [`Resource`] that was read is valid: [`Resource::from_value`] refuses what no service could act
 //! upon, and names the key to blame and, for one that it does not know, the nearest that it does.
 //! The kinds of this version are [`Kind::Cluster`], of which a cluster has one, named like itself,
-//! and [`Kind::Replication`], which belongs to an app.
+//! and [`Kind::Replication`] and [`Kind::Key`], which belong to an app.
 
 mod check;
+mod key;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,8 @@ use anabranch_core::ids::{AppId, Collection};
 use anabranch_core::query::{Predicate, QueryError, parse_filter};
 
 use crate::topics::ClusterName;
+
+pub use key::{ApiKey, KeySpec, OTHERS, PermissionScope, PermissionSpec};
 
 /// The `apiVersion` of every resource.
 pub const API_VERSION: &str = "anabranch/v1";
@@ -59,17 +62,20 @@ pub enum Kind {
     Cluster,
     /// What a cluster wants of an app's documents elsewhere, and whom it asks.
     Replication,
+    /// Who may use the HTTP API of an app, and what for.
+    Key,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 2] = [Kind::Cluster, Kind::Replication];
+    pub const ALL: [Kind; 3] = [Kind::Cluster, Kind::Replication, Kind::Key];
 
     /// The word in a resource's `kind`.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Cluster => "Cluster",
             Kind::Replication => "Replication",
+            Kind::Key => "Key",
         }
     }
 
@@ -78,6 +84,7 @@ impl Kind {
         match self {
             Kind::Cluster => "cluster/",
             Kind::Replication => "replication/",
+            Kind::Key => "key/",
         }
     }
 }
@@ -164,6 +171,8 @@ pub enum ResourceId {
     Cluster(ClusterName),
     /// A replication of an app.
     Replication(AppId, ResourceName),
+    /// A key of an app.
+    Key(AppId, ResourceName),
 }
 
 impl ResourceId {
@@ -172,6 +181,7 @@ impl ResourceId {
         match self {
             ResourceId::Cluster(_) => Kind::Cluster,
             ResourceId::Replication(..) => Kind::Replication,
+            ResourceId::Key(..) => Kind::Key,
         }
     }
 
@@ -180,7 +190,9 @@ impl ResourceId {
         let prefix = self.kind().prefix();
         match self {
             ResourceId::Cluster(name) => format!("{prefix}{name}"),
-            ResourceId::Replication(app, name) => format!("{prefix}{app}/{name}"),
+            ResourceId::Replication(app, name) | ResourceId::Key(app, name) => {
+                format!("{prefix}{app}/{name}")
+            }
         }
     }
 }
@@ -190,7 +202,9 @@ impl fmt::Display for ResourceId {
         let kind = self.kind();
         match self {
             ResourceId::Cluster(name) => write!(f, "{kind} {name}"),
-            ResourceId::Replication(app, name) => write!(f, "{kind} {name} of app {app}"),
+            ResourceId::Replication(app, name) | ResourceId::Key(app, name) => {
+                write!(f, "{kind} {name} of app {app}")
+            }
         }
     }
 }
@@ -213,6 +227,15 @@ pub enum Resource {
         name: ResourceName,
         /// What it declares.
         spec: ReplicationSpec,
+    },
+    /// Who may use the HTTP API of an app, and what for.
+    Key {
+        /// Whose documents.
+        app: AppId,
+        /// Its name within its app.
+        name: ResourceName,
+        /// What it declares.
+        spec: KeySpec,
     },
 }
 
@@ -267,6 +290,7 @@ impl Resource {
         match self {
             Resource::Cluster { name, .. } => ResourceId::Cluster(name.clone()),
             Resource::Replication { app, name, .. } => ResourceId::Replication(*app, name.clone()),
+            Resource::Key { app, name, .. } => ResourceId::Key(*app, name.clone()),
         }
     }
 
@@ -292,6 +316,7 @@ impl Resource {
             Resource::Replication { app, name, spec } => {
                 (json!({"name": name, "app": app}), json!(spec))
             }
+            Resource::Key { app, name, spec } => (json!({"name": name, "app": app}), json!(spec)),
         };
         json!({
             "apiVersion": API_VERSION,

@@ -231,8 +231,11 @@ async fn who_hears_nobody_of_another_partition_is_not_ready_until_he_does() {
     let alone = &cluster.nodes[&name(0, 0)];
     until("it is cut off", || alone.trouble().contains("another partition")).await;
     // It answers as well as it can, and says that another one may do better.
-    let request =
-        proto::GetRequest { document_id: car(kept).to_bytes().into(), at: Some(at(last)) };
+    let request = proto::GetRequest {
+        document_id: car(kept).to_bytes().into(),
+        at: Some(at(last)),
+        readable: String::new(),
+    };
     let answer = alone.client.clone().get(request).await.unwrap();
     assert_eq!(answer.metadata().get(grpc::CODE_KEY).unwrap(), grpc::CUT_OFF);
     assert!(answer.into_inner().document.is_some());

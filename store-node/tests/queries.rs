@@ -75,6 +75,7 @@ async fn rows(node: &Node, statement: &str, at: TxnId, after: Bytes) -> Vec<prot
         args: String::new(),
         at: Some(exactly(at)),
         after,
+        readable: String::new(),
     };
     let mut stream = node.client.clone().query(request).await.unwrap().into_inner();
     let mut items = Vec::new();

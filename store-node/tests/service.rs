@@ -164,7 +164,8 @@ async fn requests_that_make_no_sense_are_refused_with_a_code() {
     let mut client = world.node.client.clone();
     for document_id in [&b"short"[..], &[&[0; 16][..], b"cars\0not json"].concat()] {
         let document_id = document_id.to_vec().into();
-        let error = client.get(proto::GetRequest { document_id, at: None }).await.unwrap_err();
+        let error =
+            client.get(proto::GetRequest { document_id, ..Default::default() }).await.unwrap_err();
         assert_eq!(code(&error), "invalid_request");
     }
     let error = client

@@ -127,8 +127,9 @@ impl Run {
         let stage = Arc::new(Stage::new(seed, servers.collect()));
         let notes = Arc::new(Notes::new(SESSIONS));
         let session = |number| Session::new(number, Arc::clone(&stage), Arc::clone(&notes));
-        let (prepared, last) = session(SESSIONS).prepare().map_err(|error| cluster.explained(error))?;
-        are_stable(&stage, last).map_err(|error| cluster.explained(error))?;
+        let (prepared, last) =
+            session(SESSIONS).prepare().map_err(|error| cluster.explained(&error))?;
+        are_stable(&stage, last).map_err(|error| cluster.explained(&error))?;
 
         let nodes = Arc::new(Nodes::of(&cluster)?);
         let watch = Watch::start(&stage, &finale::one_of_each()?, &nodes);
@@ -167,7 +168,7 @@ impl Run {
         };
         let happened = chaos.run(lasts);
         stage.stop();
-        let happened = happened.map_err(|error| self.cluster.explained(error))?;
+        let happened = happened.map_err(|error| self.cluster.explained(&error))?;
         let mut history = History::default();
         for session in self.sessions {
             history.sessions.push(session.join().map_err(|_| anyhow!("a session panicked"))?);
@@ -175,14 +176,14 @@ impl Run {
         history.sessions.push(self.prepared);
         let watched = self.watch.finish()?;
         let trimmed = self.trimmer.join().map_err(|_| anyhow!("the trimmer panicked"))?;
-        stage.check().map_err(|error| self.cluster.explained(error))?;
+        stage.check().map_err(|error| self.cluster.explained(&error))?;
 
         let mut cluster = self.cluster;
         let mut checks = vec![cluster.verify().context("ST-2, after all faults")];
         let expired = finale::check_expired(&cluster);
         let last = history.writes().filter_map(|write| write.outcome).max();
         let end = finale::read_replicas(&mut cluster, last.context("a round")?);
-        history.end = end.map_err(|error| cluster.explained(error))?;
+        history.end = end.map_err(|error| cluster.explained(&error))?;
         checks.push(cluster.verify().context("ST-2, after all restarts"));
         checks.push(expired);
         let violations = check(&history);
@@ -207,7 +208,7 @@ impl Run {
         for failure in checks.iter().filter_map(|check| check.as_ref().err()) {
             println!("{failure:#}");
         }
-        checks.into_iter().collect::<Result<()>>().map_err(|error| cluster.explained(error))
+        checks.into_iter().collect::<Result<()>>().map_err(|error| cluster.explained(&error))
     }
 }
 

@@ -25,7 +25,7 @@ use anabranch_journal::Journal;
 use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
 use anabranch_tests::cluster::{Certificates, Cluster, Layout, PATIENCE, Service};
 use anabranch_tests::support::{BrokerProcess, Random, free_port, wait_until};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 
 use load::{COLLECTIONS, EAST, Load, Model, WEST};
 use quiet::Look;
@@ -159,11 +159,13 @@ impl Trial {
             self.writes_go_on(Victim::Broker, side).context("after the last cycle")?;
         }
         let Trial { load, clusters, mut ended, journal, broker, .. } = self;
-        let model = load.finish().with_context(|| logs(&clusters))?;
+        let model = load.finish().map_err(|error| explained(error, &clusters))?;
         println!("{} writes were acknowledged", model.writes);
         let mut clusters = clusters;
-        quiet(&mut clusters, &mut ended, journal.as_ref()).with_context(|| logs(&clusters))?;
-        compare(&model, &clusters, journal.as_ref()).with_context(|| logs(&clusters))?;
+        quiet(&mut clusters, &mut ended, journal.as_ref())
+            .map_err(|error| explained(error, &clusters))?;
+        compare(&model, &clusters, journal.as_ref())
+            .map_err(|error| explained(error, &clusters))?;
         ensure!(ended.is_empty(), "ended by themselves:\n{}", ended.join("\n"));
         drop(broker);
         Ok(())
@@ -220,7 +222,7 @@ impl Trial {
             revive(&mut self.clusters, &mut self.ended)?;
             Ok(condition(self))
         });
-        waited.with_context(|| logs(&self.clusters))
+        waited.map_err(|error| explained(error, &self.clusters))
     }
 }
 
@@ -266,6 +268,6 @@ fn compare(model: &Model, [east, west]: &[Cluster; 2], journal: &dyn Journal) ->
     Ok(())
 }
 
-fn logs(clusters: &[Cluster; 2]) -> String {
-    clusters.iter().map(Cluster::logs).collect()
+fn explained(error: Error, clusters: &[Cluster; 2]) -> Error {
+    clusters.iter().fold(error, |error, cluster| cluster.explained(&error))
 }

@@ -20,7 +20,7 @@ fn a_store_node_starts_without_its_log_and_the_others_answer() -> Result<()> {
     let mut cluster =
         Cluster::new(Path::new(BINARY), dir.path(), "away", &broker.address(), &layout)?;
     cluster.start_all()?;
-    check(&mut broker, &mut cluster).map_err(|error| cluster.explained(error))
+    check(&mut broker, &mut cluster).map_err(|error| cluster.explained(&error))
 }
 
 fn check(broker: &mut BrokerProcess, cluster: &mut Cluster) -> Result<()> {

@@ -50,6 +50,7 @@ fn a_user_declares_loads_asks_and_looks() -> Result<()> {
     let dev = embedded::start(dir.path(), "dev", &certificates, &["dev"])?;
     resources(dir.path(), &dev.api)?;
     documents(dir.path(), &dev.api)?;
+    keys(dir.path(), &dev.api)?;
     cluster(dir.path(), &dev.api)?;
     status(&dev.api)
 }
@@ -98,9 +99,11 @@ fn cluster(dir: &Path, api: &Api) -> Result<()> {
 }
 
 fn documents(dir: &Path, api: &Api) -> Result<()> {
-    let server = api.url();
-    let load =
-        |file: &str, code| run(&["load", file, "--collection", "cars", "--server", server], code);
+    let key = dir.join("dev").join("dev.key").display().to_string();
+    let server = ["--server", api.url(), "--key-file", &key];
+    let load = |file: &str, code| {
+        run(&[&["load", file, "--collection", "cars"], &server[..]].concat(), code)
+    };
     let (stdout, _) = load(CARS, DONE)?;
     has(&stdout, "406 documents loaded into cars, 0 refused")?;
     let events = events(api)?;
@@ -113,20 +116,64 @@ fn documents(dir: &Path, api: &Api) -> Result<()> {
 
     let japanese = "SELECT * FROM cars WHERE Origin = :origin";
     let arguments = [japanese, "--args", r#"{"origin": "Japan"}"#];
-    let (stdout, _) = run(&[&["query", "--server", server], &arguments[..]].concat(), DONE)?;
+    let (stdout, _) = run(&[&["query"], &server[..], &arguments[..]].concat(), DONE)?;
     ensure!(stdout.lines().count() == 79, "{stdout}");
     for line in stdout.lines() {
         serde_json::from_str::<Value>(line).context(line.to_owned())?;
     }
-    run(&["query", "--server", server, "SELECT * FRM cars"], REFUSED)?;
+    run(&[&["query", "SELECT * FRM cars"], &server[..]].concat(), REFUSED)?;
 
     let rows = "{\"_id\": \"good\"}\n{\"broken\n{\"_id\": null}\n{\"_id\": \"also good\"}\n";
     let (stdout, stderr) = load(&write(dir, "rows.json", rows)?, REFUSED)?;
     has(&stdout, "2 documents loaded into cars, 2 refused")?;
     has(&stderr, "rows.json:2: ")?;
     has(&stderr, "rows.json:3: ")?;
-    run(&["load", "no-such-file", "--collection", "cars", "--server", server], WRONG_USAGE)?;
+    load("no-such-file", WRONG_USAGE)?;
     Ok(())
+}
+
+/// Keys are made, used, changed and taken away.
+fn keys(dir: &Path, api: &Api) -> Result<()> {
+    let key = |arguments: &[&str], code| {
+        run(&[&["key"], arguments, &["--server", api.admin_url()]].concat(), code)
+    };
+    // Servers hear of a change a moment later.
+    let counts = |token: &str, expected: &str| {
+        let select = "SELECT COUNT(*) AS n FROM cars";
+        let asked = ["query", select, "--server", api.url(), "--key", token.trim()];
+        wait_until(expected, PATIENCE, || {
+            let output = Command::new(BINARY).args(asked).output()?;
+            let told = [output.stdout, output.stderr].concat();
+            Ok(String::from_utf8_lossy(&told).contains(expected))
+        })
+    };
+    const JAPANESE: &str = r#"{"n":79}"#;
+    const WRONG: &str = "[unauthenticated]";
+    let rule = "cars:Origin = :origin";
+    let create = ["create", "japan", "--read", rule, "--claim", "origin=Japan"];
+    let (token, stderr) = key(&create, DONE)?;
+    has(&stderr, "the only time")?;
+    counts(&token, JAPANESE)?;
+    has(&key(&create, REFUSED)?.1, "[resource_exists]")?;
+    let delete = ["query", "DELETE FROM cars WHERE TRUE", "--server", api.url(), "--key"];
+    let (_, stderr) = run(&[&delete[..], &[token.trim()]].concat(), REFUSED)?;
+    has(&stderr, "[forbidden]")?;
+    has(&key(&["list"], DONE)?.0, "cars: Origin = :origin")?;
+
+    let file = dir.join("japan.key").display().to_string();
+    key(&["rotate", "japan", "--file", &file], DONE)?;
+    counts(&token, WRONG)?;
+    let rotated = fs::read_to_string(&file)?;
+    counts(&rotated, JAPANESE)?;
+    key(&["revoke", "japan"], DONE)?;
+    counts(&rotated, WRONG)?;
+
+    has(&key(&["create", "none"], WRONG_USAGE)?.1, "--all")?;
+    has(
+        &key(&["create", "x", "--read", "cars:Origin ="], WRONG_USAGE)?.1,
+        "spec.permissions.cars.read",
+    )?;
+    has(&key(&["revoke", "japan"], REFUSED)?.1, "there is no Key japan")
 }
 
 /// How many change events there are, once all that was written is captured.

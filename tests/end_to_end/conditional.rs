@@ -36,7 +36,7 @@ fn the_log_decides_who_wins_whoever_dies() -> Result<()> {
     let (binary, address) = (Path::new(BINARY), broker.address());
     let mut cluster = Cluster::new(binary, dir.path(), "conditional", &address, &layout)?;
     cluster.start_all()?;
-    check(&mut cluster).map_err(|error| cluster.explained(error))
+    check(&mut cluster).map_err(|error| cluster.explained(&error))
 }
 
 fn check(cluster: &mut Cluster) -> Result<()> {

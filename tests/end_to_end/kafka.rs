@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anabranch_tests::cluster::{Certificates, Cluster, Layout};
 use anabranch_tests::support::Broker;
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{BINARY, pipe};
 
@@ -31,6 +31,5 @@ pub(crate) fn clusters(dir: &Path) -> Result<(Cluster, Cluster)> {
 fn a_write_in_one_cluster_arrives_filtered_in_another() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (east, west) = clusters(dir.path())?;
-    pipe::check(&east.api(), &west.api())
-        .map_err(|error| west.explained(east.explained(error)))
+    pipe::check(&east.api(), &west.api()).map_err(|error| west.explained(&east.explained(&error)))
 }

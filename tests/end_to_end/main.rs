@@ -1,6 +1,7 @@
 //! The whole pipe with real processes: an HTTP write in one cluster arrives, filtered, in another,
 //! on Kafka and on the embedded log; and the commands of the program.
 
+mod access;
 mod away;
 mod commands;
 mod conditional;

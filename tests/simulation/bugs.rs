@@ -23,7 +23,7 @@ const fn bug(name: &'static str, breaks: &'static str, mix: &'static str) -> Bug
 }
 
 /// All of them.
-pub(crate) const BUGS: [Bug; 30] = [
+pub(crate) const BUGS: [Bug; 31] = [
     // Progress says more than what was applied.
     bug("SpliceBeforeApply", "ST", "crashes"),
     // The stable timestamp is the highest base and not the lowest.
@@ -48,6 +48,8 @@ pub(crate) const BUGS: [Bug; 30] = [
     bug("AppliesRepeated", "ST", "crashes"),
     // A document is changed although it is not as it has to be.
     bug("WritesWhatHasChanged", "ST", "calm"),
+    // What whoever asks may do does not matter.
+    bug("WritesWhatIsForbidden", "ST", "calm"),
     // Of what applies as a whole or not at all a part is applied.
     bug("AppliesPartOfAtomic", "ST", "calm"),
     // What those replicas lack that answer is declared lost.

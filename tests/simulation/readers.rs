@@ -72,7 +72,8 @@ impl ReaderClient {
     async fn get(&mut self, at: proto::ReadAt) -> Result<(), Status> {
         let stable = self.cluster.stable_everywhere();
         let id = document(self.dice.below(DOCUMENTS));
-        let request = proto::GetRequest { document_id: id.to_bytes().into(), at: Some(at) };
+        let (document_id, readable) = (id.to_bytes().into(), String::new());
+        let request = proto::GetRequest { document_id, at: Some(at), readable };
         let reply = self.client.get(request).await?.into_inner();
         let found = reply
             .document

@@ -85,6 +85,7 @@ impl Cluster {
             request_timeout_ms: 3_000,
             read_wait_ms: 1_000,
             tombstone_time_to_live_ms: 30_000,
+            open_to_all: true,
             ..IngestConfig::default()
         };
         let readiness = Readiness::new();
@@ -94,7 +95,6 @@ impl Cluster {
             store_node: AnyOf::new(&self.addresses(&server.name), None).expect("addresses"),
             ready: readiness.register("ingest"),
             readiness,
-            metrics: None,
         };
         let tasks = self.tasks_of(&server.name);
         match simulation::start(&config, context, &tasks) {

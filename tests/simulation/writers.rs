@@ -7,10 +7,10 @@ use std::time::Duration;
 use anabranch_core::Value;
 use anabranch_core::document::Mutation;
 use anabranch_core::ids::{AppId, DocumentId, DocumentKey, RoundId, TxnId};
-use anabranch_core::query::{FieldPath, OnConflict};
+use anabranch_core::query::{FieldPath, OnConflict, parse_filter};
 use anabranch_journal::rounds::{HlcClock, Round, RoundAppender};
 use anabranch_journal::{Error, Journal, NewRecord, Offset, TransactionalId, Writer};
-use anabranch_schemas::records::DocumentMutation;
+use anabranch_schemas::records::{DocumentMutation, Restriction};
 use uuid::Uuid;
 
 use crate::cluster::{Cluster, pause};
@@ -33,6 +33,8 @@ pub(crate) fn document(number: u64) -> DocumentId {
 pub(crate) struct WriterClient {
     cluster: Arc<Cluster>,
     dice: Dice,
+    /// For what it may do.
+    of_permits: Dice,
     id: TransactionalId,
     appender: RoundAppender,
     writer: Option<Box<dyn Writer>>,
@@ -45,13 +47,25 @@ pub(crate) struct WriterClient {
 impl WriterClient {
     pub(crate) fn new(cluster: Arc<Cluster>, number: u64) -> Self {
         let world = cluster.world.clone();
-        let dice = Dice::new(world.number());
+        let seed = world.number();
+        let (dice, of_permits) = (Dice::new(seed), Dice::new(!seed));
         let clock = Arc::new(HlcClock::following(move || world.now_millis()));
         let identity = &cluster.identity;
         let appender = RoundAppender::new(&identity.name, identity.actor, identity.slices, clock);
         let id = TransactionalId::from(format!("{}-writer-{number}", cluster.identity.name));
-        let (writer, acknowledged) = (None, Vec::new());
-        WriterClient { cluster, dice, id, appender, writer, rounds: 0, number, acknowledged }
+        let acknowledged = Vec::new();
+        let (rounds, writer) = (0, None);
+        WriterClient {
+            cluster,
+            dice,
+            of_permits,
+            id,
+            appender,
+            writer,
+            rounds,
+            number,
+            acknowledged,
+        }
     }
 
     /// Writes for some time, in milliseconds.
@@ -89,7 +103,20 @@ impl WriterClient {
             let first = slice(&mutations[0]);
             mutations.retain(|mutation| slice(mutation) == first);
         }
-        Round { id, app: APP, origin: None, digest: Vec::new(), atomic, mutations }
+        let is_restricted = self.of_permits.once_in(4);
+        let restrictions = is_restricted.then(|| self.restriction()).into_iter().collect();
+        Round { id, app: APP, origin: None, digest: Vec::new(), atomic, mutations, restrictions }
+    }
+
+    /// What somebody may do who may not do everything.
+    fn restriction(&mut self) -> Restriction {
+        let mut below = |field: &str| {
+            let most = 200 + self.of_permits.below(800);
+            let condition = format!("{field} IS MISSING OR {field} < {most}");
+            parse_filter(&condition).expect("a condition")
+        };
+        let collection = document(0).collection;
+        Restriction { collection, readable: below("a"), writable: below("b") }
     }
 
     fn mutation(&mut self) -> DocumentMutation {

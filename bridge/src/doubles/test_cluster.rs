@@ -102,8 +102,15 @@ impl TestCluster {
         let journal: Arc<dyn Journal> = self.journal.clone();
         let mut writer = RotatingWriter::open(&journal, &TransactionalId::from("clients")).unwrap();
         let id = RoundId(Uuid::now_v7());
-        let round =
-            Round { id, app: APP, origin: None, digest: Vec::new(), atomic: false, mutations };
+        let round = Round {
+            id,
+            app: APP,
+            origin: None,
+            digest: Vec::new(),
+            atomic: false,
+            mutations,
+            restrictions: Vec::new(),
+        };
         writer.transaction(|writer| self.appender.append(writer, &[round])).unwrap();
     }
 

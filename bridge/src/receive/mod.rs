@@ -120,6 +120,7 @@ fn encode(
         origin: Some((round.origin, round.origin_txn)),
         digest: Vec::new(),
         atomic: false,
+        restrictions: Vec::new(),
         mutations: round.mutations,
     };
     let rounds = rounds.into_iter().map(|received| appender.encode(&round(received)));

@@ -185,9 +185,10 @@ impl<'a> Cluster<'a> {
             store_node: AnyOf::new(&addresses.join(","), None)?,
             ready: readiness.register("ingest"),
             readiness,
-            metrics: None,
         };
-        ingest::run(Settings::default().ingest, http, context, &self.host.edge)?;
+        let mut config = Settings::default().ingest;
+        config.open_to_all = true;
+        ingest::run(config, http, context, &self.host.edge)?;
         Ok(())
     }
 

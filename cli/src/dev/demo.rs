@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anabranch_bridge::identity::{self, IdentityFiles};
+use anabranch_ingest::ApiToken;
 use anabranch_runtime::telemetry::{self, MetricsHandle};
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::resources::Resource;
@@ -13,6 +14,7 @@ use anabranch_schemas::topics::ClusterName;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::{KEY_FILE, key_of};
 use crate::apply;
 use crate::client::{Client, EXAMPLE_APP};
 use crate::demo_walk::Walk;
@@ -68,11 +70,13 @@ pub(super) async fn run(settings: &Settings, west: WestFlags, signals: &mut Sign
         bridge: SocketAddr::new(LOOPBACK, 0),
         flags: ["--listen-west", "--listen-admin-west"],
     };
+    let key_file = dir.join(KEY_FILE);
+    let token = key_of(&dir, &key_file)?;
     let started = async {
-        let Some(east) = start(&host, settings, &metrics, &dir, east).await? else {
+        let Some(east) = start(&host, settings, &metrics, &dir, &token, east).await? else {
             return Ok(None);
         };
-        let Some(west) = start(&host, settings, &metrics, &dir, west).await? else {
+        let Some(west) = start(&host, settings, &metrics, &dir, &token, west).await? else {
             return Ok(None);
         };
         let ready = east.ready(&host).await && west.ready(&host).await;
@@ -87,7 +91,7 @@ pub(super) async fn run(settings: &Settings, west: WestFlags, signals: &mut Sign
         return host.close_or_break_off(timeout, signals).await;
     };
     let shown = tokio::select! {
-        shown = show(&east, &west, &dir) => shown,
+        shown = show(&east, &west, &dir, &token) => shown,
         // The walk is left where it is; the next run goes on from there.
         () = host.ends() => Ok(()),
         _ = signals.next() => return host.close_or_break_off(timeout, signals).await,
@@ -105,6 +109,7 @@ async fn start(
     settings: &Settings,
     metrics: &MetricsHandle,
     dir: &Path,
+    token: &ApiToken,
     place: Place,
 ) -> Result<Option<Local>> {
     let Place { name, http, admin, bridge, flags: [http_flag, admin_flag] } = place;
@@ -113,8 +118,8 @@ async fn start(
     let mut settings = settings.clone();
     settings.bridge.listen = bridge;
     settings.bridge.tls = Some(certificates(dir, &name)?);
-    let metrics = metrics.clone();
-    let start = Start { host, settings: &settings, metrics, name, dir, http, admin };
+    let (metrics, key) = (metrics.clone(), Some(token));
+    let start = Start { host, settings: &settings, metrics, name, dir, key, http, admin };
     start.start().await
 }
 
@@ -151,7 +156,7 @@ fn address_file(dir: &Path) -> PathBuf {
 }
 
 /// Declares the replications, walks through them, and says what to try.
-async fn show(east: &Local, west: &Local, dir: &Path) -> Result<()> {
+async fn show(east: &Local, west: &Local, dir: &Path, token: &ApiToken) -> Result<()> {
     let bridge = east.bridge.context("east has no bridge")?;
     let file = address_file(dir);
     fs::write(&file, bridge.to_string()).with_context(|| format!("write {}", file.display()))?;
@@ -160,6 +165,11 @@ async fn show(east: &Local, west: &Local, dir: &Path) -> Result<()> {
     print(format_args!("  west  http://{}  admin http://{}", west.http, west.admin))?;
     print(format_args!(
         "  west dials the bridge of east at {bridge}: TLS 1.3, both show certificates"
+    ))?;
+    print(format_args!(
+        "  both let in whoever has the key {}  (kept in {})",
+        token.reveal(),
+        dir.join(KEY_FILE).display()
     ))?;
     print("")?;
     for (cluster, connections) in [(east, vec![]), (west, vec![bridge.to_string()])] {
@@ -173,13 +183,15 @@ async fn show(east: &Local, west: &Local, dir: &Path) -> Result<()> {
             cluster.cluster.name
         ))?;
     }
-    let client = |cluster: &Local| Client::new(&format!("http://{}", cluster.http));
+    let client = |cluster: &Local| {
+        Client::new(&format!("http://{}", cluster.http)).map(|client| client.showing(token))
+    };
     let walk = Walk { east: client(east)?, west: client(west)?, app: EXAMPLE_APP };
     walk.all().await?;
     print("")?;
     print("Try, while it runs (stop with Ctrl-C):")?;
     print("")?;
-    for line in walk.hints() {
+    for line in walk.hints(Some(&dir.join(KEY_FILE))) {
         print(format_args!("  {line}"))?;
     }
     Ok(())

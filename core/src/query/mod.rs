@@ -45,6 +45,7 @@ mod parse;
 mod path;
 mod pattern;
 mod predicate;
+mod rule;
 mod select;
 mod statement;
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use order::total_cmp;
 pub use parse::{parse, parse_filter, parse_taking};
 pub use path::FieldPath;
 pub use predicate::Predicate;
+pub use rule::{Allowed, Rule};
 pub use select::{Group, Groups, Select, SortedRow, SortedRows, TooLarge};
 pub use statement::{
     Args, CreateIndex, Delete, DropIndex, Evict, Explain, Insert, OnConflict, Statement, Update,
@@ -66,6 +68,9 @@ pub use statement::{
 pub const MAX_STATEMENT_BYTES: usize = 64 * 1024;
 /// The longest condition with its arguments in place, and the longest filter, in bytes.
 pub const MAX_FILTER_BYTES: usize = 1024 * 1024;
+/// The longest rule, without and with the claims in place, in bytes: it stands in the log with what is
+/// written under it.
+pub const MAX_RULE_BYTES: usize = 16 * 1024;
 /// How much memory the copies of arguments that a statement names more than once may take, about,
 /// in bytes. Without it a short statement could multiply a large argument by thousands.
 pub const MAX_COPIED_BYTES: usize = 16 * 1024 * 1024;

@@ -36,6 +36,21 @@ impl Predicate {
         Ok(Predicate { root })
     }
 
+    /// One that holds of every document, or of none.
+    pub(super) fn always(holds: bool) -> Self {
+        Predicate { root: Expr::Literal(Value::Bool(holds)) }
+    }
+
+    /// Whether it holds, if that is the same of every document.
+    pub(super) fn constant(&self) -> Option<bool> {
+        self.root.constant().map(|value| value == Some(Value::Bool(true)))
+    }
+
+    /// The condition that both hold.
+    pub(super) fn and(self, other: Predicate) -> Result<Self, QueryError> {
+        Predicate::new(Expr::all(vec![self.root, other.root]))
+    }
+
     pub(super) fn root(&self) -> &Expr {
         &self.root
     }

@@ -5,6 +5,7 @@
 //! for them waits up to a deadline.
 
 mod cluster;
+mod key;
 mod leaving;
 mod openapi;
 mod replication;

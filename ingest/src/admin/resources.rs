@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::{Admin, cluster, replication};
+use super::{Admin, cluster, key, replication};
 use crate::error::{Code, Refusal};
 use crate::http::{self, ErrorReply, path_refusal, query_refusal};
 
@@ -57,15 +57,21 @@ fn named(path: Named) -> Result<ResourceId, Refusal> {
             let name = name.parse().map_err(|error| invalid_path(&format!("{error}")))?;
             Ok(ResourceId::Cluster(name))
         }
-        (Kind::Replication, Some(app)) => {
+        (kind @ (Kind::Replication | Kind::Key), Some(app)) => {
             let app =
                 app.parse().map_err(|error| Refusal::new(Code::InvalidApp, format!("{error}")))?;
-            Ok(ResourceId::Replication(app, name.parse().map_err(unusable)?))
+            let name = name.parse().map_err(unusable)?;
+            Ok(match kind {
+                Kind::Key => ResourceId::Key(app, name),
+                _ => ResourceId::Replication(app, name),
+            })
         }
         (kind @ Kind::Cluster, Some(_)) => Err(invalid_path(&format!("a {kind} has no app"))
             .with_hint("its path is /api/v1/resources/cluster/NAME")),
-        (kind @ Kind::Replication, None) => Err(invalid_path(&format!("a {kind} has an app"))
-            .with_hint("its path is /api/v1/resources/replication/APP/NAME")),
+        (kind @ (Kind::Replication | Kind::Key), None) => {
+            let path = format!("its path is /api/v1/resources/{}APP/NAME", kind.prefix());
+            Err(invalid_path(&format!("a {kind} has an app")).with_hint(path))
+        }
     }
 }
 
@@ -97,6 +103,7 @@ pub(super) struct ResourceList {
         ("lose" = Option<bool>, Query,
             description = "Whether a cluster may lose what only nodes have that leave it"),
         ("If-Match" = Option<String>, Header, description = "The version that is to be replaced"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none"),
     ),
     request_body(content = Object, description = "The resource; a `status` is left out"),
     responses(
@@ -106,8 +113,8 @@ pub(super) struct ResourceList {
             headers(("ETag" = String, description = "The version"))),
         (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
-        (status = 409, description = "It was changed meanwhile, or data would have to move",
-            body = ErrorReply),
+        (status = 409, description = "It is there already, was changed meanwhile, or data would have to \
+            move", body = ErrorReply),
         (status = 413, description = "The body is too large", body = ErrorReply),
         (status = 422, description = "It cannot be used", body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply),
@@ -123,7 +130,7 @@ pub(super) async fn write(
     let id = named(path)?;
     let Query(WriteParameters { lose }) =
         parameters.map_err(|rejection| query_refusal(&rejection))?;
-    let wanted = if_match(&headers)?;
+    let wanted = expected(&headers)?;
     let body = read_body(body).await?;
     let resource = Resource::from_json(&body).map_err(|error| unusable(&error))?;
     if resource.id() != id {
@@ -163,10 +170,18 @@ async fn read_body(body: Body) -> Result<Bytes, Refusal> {
     })
 }
 
-/// Sets an entry, whatever it was before unless a version is wanted. Whether it is new.
+/// What an entry has to be for it to be set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    Anything,
+    Nothing,
+    At(Version),
+}
+
+/// Sets an entry, if it is as expected. Whether it is new.
 fn put(
     admin: &Admin,
-    wanted: Option<Version>,
+    wanted: Expected,
     resource: &Resource,
     may_lose: bool,
 ) -> Result<(Version, bool), Refusal> {
@@ -177,9 +192,17 @@ fn put(
         tries += 1;
         let found = metadata.get(&key).map_err(|error| Refusal::of_metadata(&error))?;
         let version = found.as_ref().map(|entry| entry.version);
-        if wanted.is_some() && wanted != version {
-            let conflict = MetadataError::Conflict { key, expected: wanted, found: version };
-            return Err(Refusal::of_metadata(&conflict));
+        match wanted {
+            Expected::Nothing if version.is_some() => {
+                let message = format!("there is {} already", resource.id());
+                return Err(Refusal::new(Code::ResourceExists, message));
+            }
+            Expected::At(wanted) if version != Some(wanted) => {
+                let (expected, found) = (Some(wanted), version);
+                let conflict = MetadataError::Conflict { key, expected, found };
+                return Err(Refusal::of_metadata(&conflict));
+            }
+            Expected::Anything | Expected::Nothing | Expected::At(_) => {}
         }
         // As it is to be: a file that is applied twice changes nothing.
         if let Some(entry) = found.as_ref().filter(|entry| entry.value == text) {
@@ -188,7 +211,8 @@ fn put(
         admit(admin, &key, found.as_ref(), resource, may_lose)?;
         match metadata.compare_and_set(&key, version, Some(text.clone())) {
             Ok(set) => return Ok((set, version.is_none())),
-            Err(MetadataError::Conflict { .. }) if wanted.is_none() && tries < MAX_TRIES => {}
+            Err(MetadataError::Conflict { .. })
+                if wanted == Expected::Anything && tries < MAX_TRIES => {}
             Err(error) => return Err(Refusal::of_metadata(&error)),
         }
     }
@@ -209,11 +233,12 @@ fn admit(
             let before = before.map_err(|error| Refusal::of_journal(&error))?;
             cluster::admit(admin, before.as_ref(), spec, may_lose)
         }
-        Resource::Replication { .. } if may_lose => {
-            let message = "the parameter lose is for a cluster; a replication has nothing to lose";
+        Resource::Replication { .. } | Resource::Key { .. } if may_lose => {
+            let message = "the parameter lose is for a cluster; nothing else has nodes to lose";
             Err(Refusal::new(Code::InvalidRequest, message).with_hint("leave it out"))
         }
         Resource::Replication { .. } => Ok(()),
+        Resource::Key { spec, .. } => key::admit(spec),
     }
 }
 
@@ -280,7 +305,7 @@ pub(super) async fn remove(
             let entry = entry(metadata, &id)?;
             match &id {
                 ResourceId::Cluster(_) => cluster::admit_removal(admin)?,
-                ResourceId::Replication(..) => {}
+                ResourceId::Replication(..) | ResourceId::Key(..) => {}
             }
             let expected = Some(wanted.unwrap_or(entry.version));
             metadata
@@ -350,6 +375,7 @@ fn shown(admin: &Admin, key: &str, entry: &Entry) -> Result<Value, Refusal> {
     value["status"] = match &resource {
         Resource::Cluster { spec, .. } => cluster::status(admin, Epoch(entry.version.0), spec)?,
         Resource::Replication { app, name, spec } => replication::status(admin, *app, name, spec),
+        Resource::Key { spec, .. } => key::status(spec),
     };
     Ok(value)
 }
@@ -365,6 +391,18 @@ fn unusable(error: &ResourceError) -> Refusal {
     match &error.hint {
         Some(hint) => refusal.with_hint(hint.clone()),
         None => refusal,
+    }
+}
+
+fn expected(headers: &HeaderMap) -> Result<Expected, Refusal> {
+    match (if_match(headers)?, headers.get(header::IF_NONE_MATCH)) {
+        (None, None) => Ok(Expected::Anything),
+        (Some(version), None) => Ok(Expected::At(version)),
+        (None, Some(value)) if value == "*" => Ok(Expected::Nothing),
+        (_, Some(_)) => {
+            let message = "the header If-None-Match is not '*', or stands beside If-Match";
+            Err(Refusal::new(Code::InvalidHeader, message))
+        }
     }
 }
 

@@ -100,6 +100,7 @@ impl FakeLog {
             index: 0,
             count: 1,
             mutations: round.mutations.clone(),
+            restrictions: round.restrictions.clone(),
         };
         let value = encode(&part);
         let checksum = part_checksum(&value);

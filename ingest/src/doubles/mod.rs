@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 use uuid::Uuid;
 
+use crate::access::Keys;
 use crate::config::IngestConfig;
 use crate::execute::{Executor, RoundLog};
 use crate::http::{self, Api};
@@ -185,7 +186,13 @@ impl Cluster {
         Cluster::with(IngestConfig::default()).await
     }
 
+    /// With these settings, and open to all.
     pub(crate) async fn with(config: IngestConfig) -> Self {
+        Cluster::guarded(IngestConfig { open_to_all: true, ..config }).await
+    }
+
+    /// With these settings.
+    pub(crate) async fn guarded(config: IngestConfig) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the log");
         let mut settings = EmbeddedConfig::new(directory.path());
         settings.sync = false;
@@ -200,12 +207,12 @@ impl Cluster {
         let metadata = OpenedLater::new(journal.clone(), name.clone()).into();
         let history = RoundLog::new(journal.clone(), name);
         let api = Arc::new(Api {
+            keys: Arc::new(Keys::new(config.open_to_all)),
             limits: Limits::new(&config),
             executor: Executor::new(&config, client.clone(), rounds.clone(), history, metadata),
             loader: Loader::new(&config, client.clone(), rounds, shutdown.clone()),
             store: client,
             readiness: Readiness::new(),
-            metrics: None,
             config,
         });
         let router = http::router(api.clone());
@@ -297,7 +304,8 @@ fn round(id: &anabranch_core::Value, mutation: Mutation) -> Round {
     let mutation = DocumentMutation::new("cars".parse().expect("a name"), key, mutation);
     let app = APP.parse().expect("a UUID");
     let id = RoundId(Uuid::now_v7());
-    Round { id, app, origin: None, digest: Vec::new(), atomic: false, mutations: vec![mutation] }
+    let (digest, restrictions) = (Vec::new(), Vec::new());
+    Round { id, app, origin: None, digest, atomic: false, mutations: vec![mutation], restrictions }
 }
 
 pub(crate) fn post(

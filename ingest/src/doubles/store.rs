@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anabranch_core::ids::{DocumentId, RoundId};
-use anabranch_core::query::{self, Args, Statement};
+use anabranch_core::query::{self, Args, Predicate, Statement, parse_filter};
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_server::{StoreNode, StoreNodeServer};
@@ -179,7 +179,10 @@ impl Node {
         let args: Args = serde_json::from_str(&request.args).map_err(|_| failed("args"))?;
         let parsed = query::parse(&request.statement, &args)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let Statement::Select(select) = parsed else { return Err(failed("statement")) };
+        let Statement::Select(mut select) = parsed else { return Err(failed("statement")) };
+        if let Some(readable) = readable(&request.readable) {
+            select.restrict(readable).map_err(|_| failed("readable"))?;
+        }
         let app = anabranch_core::ids::AppId(Uuid::from_slice(&request.app).expect("16 bytes"));
         let prefix = DocumentId::collection_prefix(app, &select.collection);
         let world = self.shared.world.lock();
@@ -205,6 +208,10 @@ impl Node {
     }
 }
 
+fn readable(text: &str) -> Option<Predicate> {
+    (!text.is_empty()).then(|| parse_filter(text).expect("it was a condition"))
+}
+
 fn failed(code: &'static str) -> Status {
     let mut status = Status::unavailable(format!("on purpose: {code}"));
     status.metadata_mut().insert("anabranch-code", MetadataValue::from_static(code));
@@ -225,6 +232,8 @@ impl StoreNode for Node {
         let txn = self.reach_at(request.at).await?;
         let id = DocumentId::from_bytes(&request.document_id).expect("an id");
         let found = self.shared.world.lock().read(&id);
+        let readable = readable(&request.readable);
+        let found = found.filter(|(value, _)| readable.is_none_or(|it| it.matches(value)));
         self.was_read();
         Ok(Response::new(proto::GetReply {
             txn,

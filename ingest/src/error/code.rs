@@ -72,8 +72,12 @@ codes! {
     InvalidValue "invalid_value" 400 Invalid
         "send integers beyond 64 bits as strings, and each key of an object once";
     InvalidDocument "invalid_document" 400 Invalid "a document is a JSON object";
+    Unauthenticated "unauthenticated" 401 Invalid
+        "send a key of the app with -H 'Authorization: Bearer KEY'; 'anabranch key create' makes one";
     HostNotAllowed "host_not_allowed" 403 Invalid
         "ask by IP address or as localhost, or add the name to the setting ingest.allowed_hosts";
+    Forbidden "forbidden" 403 Invalid
+        "ask whoever manages the keys of the app for one that may do this";
     DocumentNotFound "document_not_found" 404 Invalid
         "an id in the path is a string; ask for others with ?key=JSON";
     IndexNotFound "index_not_found" 404 Invalid "say IF EXISTS if there need not be one";
@@ -130,6 +134,9 @@ codes! {
     InvalidResource "invalid_resource" 422 Invalid "correct the part of the resource that is named";
     ResourceNotFound "resource_not_found" 404 Invalid
         "list what there is with GET /api/v1/resources";
+    ResourceExists "resource_exists" 409 Invalid
+        "take another name, or change the one that is there; 'anabranch key rotate' gives a key a new \
+         secret if nobody has the old one";
     ClusterInUse "cluster_in_use" 409 Invalid
         "keep the partitions, their weights and the partition of each node; to divide data \
          otherwise, declare a new cluster before anything is written to it";

@@ -14,6 +14,7 @@ use anabranch_schemas::store::QueryItem;
 
 use super::plan::Planning;
 use super::{Asked, conflict, select};
+use crate::access::Readable;
 use crate::document::{DocumentName, Warnings, check_size, too_deep};
 use crate::error::{Code, Refusal};
 use crate::store::{Conflict, Found, Reason};
@@ -58,18 +59,19 @@ impl Planning<'_> {
 
     async fn change(&mut self, asked: &Asked, change: &Change) -> Result<(), Refusal> {
         let Change { columns, collection, filter, .. } = change;
+        let readable = &self.run.request.caller.readable(collection)?;
         let keys = filter.key();
         match keys.as_deref() {
             None if asked.unchanged_since.is_some() => return Err(unnamed()),
             Some(keys) if asked.unchanged_since.is_some() || keys.len() == 1 => {
-                return self.change_named(asked, change, keys).await;
+                return self.change_named(asked, change, keys, readable).await;
             }
             _ => {}
         }
         let none = Args::new();
         let (text, args) =
             select::text(columns, collection, filter, &asked.statement, &asked.args)?;
-        let mut rows = self.query(&text, args.unwrap_or(&none)).await?;
+        let mut rows = self.query(&text, args.unwrap_or(&none), readable).await?;
         while let Some(items) = rows.next(self.run.request.deadline).await? {
             for item in items {
                 self.add_found(asked, change, &item)?;
@@ -84,6 +86,7 @@ impl Planning<'_> {
         asked: &Asked,
         change: &Change,
         keys: &[DocumentKey],
+        readable: &Readable,
     ) -> Result<(), Refusal> {
         let collection = &change.collection;
         self.check_round(keys.len())?;
@@ -91,7 +94,7 @@ impl Planning<'_> {
             |key: &DocumentKey| DocumentName { collection: collection.clone(), key: key.clone() };
         let app = self.run.request.app;
         let ids: Vec<_> = keys.iter().map(|key| name(key).id(app)).collect();
-        let found = self.get(&ids).await?;
+        let found = self.get(&ids, readable).await?;
         // Of several documents the others may be as they have to be, and under a key an earlier try may
         // have been written: then the log is asked.
         let is_alone =

@@ -54,15 +54,22 @@ pub(super) fn refusal(conflict: Conflict) -> Refusal {
 /// What these conflicts are, if there are any.
 fn reason(conflicts: &[Conflict]) -> Option<(Code, String)> {
     let are_taken = conflicts.iter().all(|conflict| conflict.reason == Reason::Exists);
-    let code = if are_taken { Code::IdConflict } else { Code::DocumentChanged };
+    let code = match are_taken {
+        _ if conflicts.iter().any(|conflict| conflict.reason == Reason::Forbidden) => {
+            Code::Forbidden
+        }
+        true => Code::IdConflict,
+        false => Code::DocumentChanged,
+    };
     let message = match conflicts {
         [] => return None,
         [one] => describe(one),
         several => {
             let names = list(several.iter().map(|conflict| &conflict.document));
-            match are_taken {
-                true => format!("documents with these ids are there already: {names}"),
-                false => format!("these documents are not as they have to be: {names}"),
+            match code {
+                Code::IdConflict => format!("documents with these ids are there already: {names}"),
+                Code::Forbidden => format!("you may not write all of these documents: {names}"),
+                _ => format!("these documents are not as they have to be: {names}"),
             }
         }
     };
@@ -81,6 +88,9 @@ fn describe(conflict: &Conflict) -> String {
         (Reason::Missing, _) => format!("there is no document with the _id {key}"),
         (Reason::NotYet, _) => {
             format!("document {key} was to be unchanged since a transaction that is still to come")
+        }
+        (Reason::Forbidden, _) => {
+            format!("you may not write document {key} as it is, or as it would become")
         }
     }
 }

@@ -11,6 +11,7 @@ use anabranch_runtime::tasks::blocking;
 use tokio::time::timeout_at;
 
 use super::{Asked, Executed, Executor, Parsed, Request, Written, select};
+use crate::access::Readable;
 use crate::document::Warning;
 use crate::error::{Code, Refusal};
 
@@ -19,6 +20,7 @@ impl Executor {
     pub(super) async fn declare(&self, request: Parsed) -> Result<Written, Refusal> {
         let Parsed { asked, statements, name, .. } = request;
         let [statement] = &statements[..] else { unreachable!("it stands alone") };
+        asked.caller.check_owns(statement.collection())?;
         check_plain(&asked, statement.kind())?;
         if name.has_key() {
             let message = "an index is declared once however often it is asked for";
@@ -67,7 +69,7 @@ impl Executor {
             }
             *statement = format!("EXPLAIN {text}");
         }
-        self.select(asked, "explain").await
+        self.select(asked, &Readable::ALL, "explain").await
     }
 
     /// What is done in the metadata store, on a thread that may block.

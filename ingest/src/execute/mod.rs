@@ -35,12 +35,13 @@ use anabranch_core::query::{self, Args, Select, Statement};
 use anabranch_journal::metadata::OpenedLater;
 use tokio::time::Instant;
 
+use crate::access::{Caller, Readable};
 use crate::config::IngestConfig;
 use crate::document::{DocumentName, Warning};
 use crate::error::{Code, Refusal};
 use crate::idempotency::{Digest, IdempotencyKey, RequestName};
 use crate::rounds::Rounds;
-use crate::store::{At, Behind, Rows, Store};
+use crate::store::{At, Behind, Question, Rows, Store};
 
 use indexes::check_plain;
 use run::Run;
@@ -66,6 +67,7 @@ pub(crate) struct Executor {
 /// What is to be done at once.
 pub(crate) struct Request {
     pub(crate) app: AppId,
+    pub(crate) caller: Caller,
     pub(crate) statements: Vec<Asked>,
     /// All of it or nothing, whatever is there.
     pub(crate) atomic: bool,
@@ -150,8 +152,14 @@ impl Executor {
             return self.page(request, page).await.map(Executed::Page);
         }
         match &request.statements[..] {
-            [Statement::Select(_)] => self.select(request.asked, "select").await,
-            [Statement::Explain(_)] => self.explain(request).await,
+            [Statement::Select(select)] => {
+                let readable = request.asked.caller.readable(&select.collection)?;
+                self.select(request.asked, &readable, "select").await
+            }
+            [Statement::Explain(explain)] => {
+                request.asked.caller.check_reads_all(explain.statement.collection())?;
+                self.explain(request).await
+            }
             [Statement::CreateIndex(_) | Statement::DropIndex(_)] => {
                 self.declare(request).await.map(Executed::Written)
             }
@@ -180,29 +188,37 @@ impl Executor {
         self.run(request).await
     }
 
-    async fn select(&self, request: Request, kind: &'static str) -> Result<Executed, Refusal> {
+    async fn select(
+        &self,
+        request: Request,
+        readable: &Readable,
+        kind: &'static str,
+    ) -> Result<Executed, Refusal> {
         check_plain(&request, kind)?;
-        let Request { app, at_least, deadline, statements, .. } = request;
+        let Request { app, caller, at_least, deadline, statements, .. } = request;
         let Asked { statement, args, .. } = &statements[0];
-        let rows = self.store.query(app, statement, args, At::Newest(at_least), deadline).await?;
-        Ok(Executed::Rows(Box::new(rows), kind))
+        let question = Question { app, statement, args, readable };
+        let rows = self.store.query(question, At::Newest(at_least), deadline).await?;
+        Ok(Executed::Rows(Box::new(rows.for_caller(caller)), kind))
     }
 
     /// The next rows of a SELECT, as of the transaction of the first ones.
     async fn page(&self, request: Parsed, page: Page) -> Result<Paged, Refusal> {
-        let [Statement::Select(Select { limit, .. })] = &request.statements[..] else {
+        let [Statement::Select(Select { collection, limit, .. })] = &request.statements[..] else {
             let refusal = Refusal::new(Code::InvalidRequest, "only a SELECT has pages");
             return Err(refusal.with_hint("leave out 'pageSize' and 'cursor'"));
         };
         check_plain(&request.asked, "select")?;
-        let Request { app, at_least, deadline, ref statements, .. } = request.asked;
+        let Request { app, at_least, deadline, ref statements, ref caller, .. } = request.asked;
         let Asked { statement, args, .. } = &statements[0];
+        let readable = &caller.readable(collection)?;
+        let question = Question { app, statement, args, readable };
         let digest = cursor::digest(app, statement, args);
         let Page { rows: most, cursor } = page;
         let (rows, came) = match cursor {
             None => {
                 let at = At::Newest(at_least);
-                (self.store.query(app, statement, args, at, deadline).await?, 0)
+                (self.store.query(question, at, deadline).await?, 0)
             }
             Some(cursor) => {
                 cursor.check(&digest)?;
@@ -212,7 +228,7 @@ impl Executor {
                     return Err(refusal.with_hint("leave out X-Anabranch-Txn-Id with a cursor"));
                 }
                 let behind = Behind { txn: cursor.txn, came: cursor.came, place: cursor.place };
-                let rows = self.store.query_behind(app, statement, args, behind, *limit, deadline);
+                let rows = self.store.query_behind(question, behind, *limit, deadline);
                 (rows.await?, cursor.came)
             }
         };
@@ -237,7 +253,7 @@ struct Parsed {
 
 impl Parsed {
     fn new(mut asked: Request) -> Result<Self, Refusal> {
-        let name = RequestName::new(asked.app, asked.key.take());
+        let name = RequestName::new(asked.app, &asked.caller, asked.key.take());
         // Parsing may take documents out of the arguments.
         let digest = if name.has_key() { digest(&asked) } else { Vec::new() };
         let mut statements = Vec::with_capacity(asked.statements.len());

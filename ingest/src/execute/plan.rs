@@ -14,9 +14,10 @@ use futures::stream::FuturesOrdered;
 
 use super::run::Run;
 use super::{Asked, Executor, Request};
+use crate::access::Readable;
 use crate::document::{DocumentName, Warnings};
 use crate::error::{Code, Refusal};
-use crate::store::{At, Found, Rows};
+use crate::store::{At, Found, Question, Rows};
 
 /// How many documents are read at once.
 const AT_ONCE: usize = 16;
@@ -102,16 +103,20 @@ impl Planning<'_> {
     }
 
     /// Documents, in the order of their ids here; some at once, as soon as it is known as of when.
-    pub(super) async fn get(&mut self, ids: &[DocumentId]) -> Result<Vec<Found>, Refusal> {
+    pub(super) async fn get(
+        &mut self,
+        ids: &[DocumentId],
+        readable: &Readable,
+    ) -> Result<Vec<Found>, Refusal> {
         let (store, deadline) = (&self.executor.store, self.run.request.deadline);
         let Some((first, rest)) = ids.split_first() else { return Ok(Vec::new()) };
-        let mut found = vec![store.get(first, self.at(), deadline).await?];
+        let mut found = vec![store.get(first, readable, self.at(), deadline).await?];
         *self.read = self.read.or(found[0].txn);
         let at = self.at();
         for ids in rest.chunks(AT_ONCE) {
             let mut asked = FuturesOrdered::new();
             for id in ids {
-                asked.push_back(store.get(id, at, deadline));
+                asked.push_back(store.get(id, readable, at, deadline));
             }
             found.extend(asked.try_collect::<Vec<_>>().await?);
         }
@@ -119,9 +124,15 @@ impl Planning<'_> {
     }
 
     /// The rows of a SELECT.
-    pub(super) async fn query(&mut self, text: &str, args: &Args) -> Result<Rows, Refusal> {
+    pub(super) async fn query(
+        &mut self,
+        statement: &str,
+        args: &Args,
+        readable: &Readable,
+    ) -> Result<Rows, Refusal> {
         let Request { app, deadline, .. } = *self.run.request;
-        let rows = self.executor.store.query(app, text, args, self.at(), deadline).await?;
+        let question = Question { app, statement, args, readable };
+        let rows = self.executor.store.query(question, self.at(), deadline).await?;
         *self.read = self.read.or(rows.txn);
         Ok(rows)
     }

@@ -8,7 +8,7 @@ use anabranch_core::keyspace::Slice;
 use anabranch_core::query::{OnConflict, Statement};
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::planted;
-use anabranch_schemas::records::DocumentMutation;
+use anabranch_schemas::records::{DocumentMutation, Restriction};
 use tokio::time::Instant;
 
 use super::plan::Plan;
@@ -32,6 +32,8 @@ pub(super) struct Run<'a> {
     pub(super) query_type: &'static str,
     /// Whether documents may be found in a state in which they are not written, which is a failure.
     pub(super) is_conditional: bool,
+    /// What the caller may do, where that is not everything.
+    restrictions: Vec<Restriction>,
     /// Whether there may be some that are left alone, which is none.
     may_keep: bool,
     /// Of INSERTs under a key: their documents, which a repeat has to know again.
@@ -48,9 +50,15 @@ impl<'a> Run<'a> {
         digest: Vec<u8>,
     ) -> Result<Self, Refusal> {
         let has_key = name.has_key();
+        let collections: BTreeSet<_> = statements.iter().map(Statement::collection).collect();
+        let restrictions = collections.into_iter().map(|it| request.caller.restriction(it));
+        let restrictions =
+            restrictions.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
         let policies = || statements.iter().filter_map(given_policy);
         let has_since = request.statements.iter().any(|asked| asked.unchanged_since.is_some());
-        let is_conditional = has_since || policies().any(|policy| policy == OnConflict::Fail);
+        let is_conditional = has_since
+            || policies().any(|policy| policy == OnConflict::Fail)
+            || !restrictions.is_empty();
         let may_keep = policies().any(|policy| policy == OnConflict::DoNothing);
         let inserted = if has_key { insert::names(statements, &name)? } else { None };
         let round = RoundName { id: name.round(0), digest, has_key };
@@ -58,7 +66,16 @@ impl<'a> Run<'a> {
             [statement] => statement.kind(),
             _ => "transaction",
         };
-        Ok(Run { request, query_type, is_conditional, may_keep, inserted, name, round })
+        Ok(Run {
+            request,
+            query_type,
+            is_conditional,
+            restrictions,
+            may_keep,
+            inserted,
+            name,
+            round,
+        })
     }
 
     /// The documents that it inserts, as far as a repeat knows them.
@@ -70,7 +87,8 @@ impl<'a> Run<'a> {
     /// Its round.
     fn entry(&self, digest: Vec<u8>, atomic: bool, mutations: Vec<DocumentMutation>) -> Round {
         let (id, app) = (self.round.id, self.request.app);
-        Round { id, app, origin: None, digest, atomic, mutations }
+        let restrictions = self.restrictions.clone();
+        Round { id, app, origin: None, digest, atomic, mutations, restrictions }
     }
 
     /// What was written as `txn`.

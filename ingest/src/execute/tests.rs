@@ -7,6 +7,7 @@ use anabranch_core::keyspace::SliceCount;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::access::Caller;
 use crate::config::IngestConfig;
 use crate::doubles::{APP, Cluster, Fault};
 use crate::idempotency::RequestName;
@@ -570,7 +571,11 @@ async fn a_repeat_that_reads_something_else_says_what_the_first_try_wrote() {
 #[tokio::test]
 async fn who_is_told_that_there_was_nothing_to_do_is_told_the_truth() {
     let update = "UPDATE cars SET seen = true WHERE n < 10";
-    let name = RequestName::new(APP.parse().unwrap(), Some("once".parse().unwrap()));
+    let name = RequestName::new(
+        APP.parse().unwrap(),
+        &Caller::unrestricted(),
+        Some("once".parse().unwrap()),
+    );
     let mut digest = Vec::new();
     for comes_first in [false, true] {
         let cluster = Cluster::start().await;
@@ -605,7 +610,11 @@ async fn who_is_refused_under_a_key_is_refused_for_good() {
     assert_eq!((told.status.as_u16(), told.code()), (422, "not_a_number".to_owned()));
     // A try of before that comes late is none.
     let mut late = crate::doubles::insert(&json!({"_id": 2}));
-    let name = RequestName::new(APP.parse().unwrap(), Some("once".parse().unwrap()));
+    let name = RequestName::new(
+        APP.parse().unwrap(),
+        &Caller::unrestricted(),
+        Some("once".parse().unwrap()),
+    );
     late.id = name.round(0);
     cluster.log.commit_now(&late);
     assert_eq!(cluster.cars().await, [json!({"_id": 1, "n": "x"})]);

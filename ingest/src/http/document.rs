@@ -67,7 +67,13 @@ enum ReadReply {
     /// The request is wrong.
     #[response(status = 400)]
     Wrong(ErrorReply),
-    /// There is no such document.
+    /// No valid key is shown.
+    #[response(status = 401)]
+    Unauthenticated(ErrorReply),
+    /// The key does not allow to read in this collection.
+    #[response(status = 403)]
+    Forbidden(ErrorReply),
+    /// There is no such document, or none that the key allows to read.
     #[response(status = 404, headers(
         ("X-Anabranch-Txn-Id" = Option<u64>, description = "The snapshot that was read"),
     ))]
@@ -98,6 +104,7 @@ enum ReadReply {
         ("id" = String, Path, description = "The `_id`: a string, percent-encoded"),
         ReadHeaders,
     ),
+    security(("key" = [])),
     responses(ReadReply),
 )]
 pub(super) async fn by_path(
@@ -121,6 +128,7 @@ pub(super) async fn by_path(
         KeyParameter,
         ReadHeaders,
     ),
+    security(("key" = [])),
     responses(ReadReply),
 )]
 pub(super) async fn by_key(
@@ -150,7 +158,9 @@ async fn read(
     let id = DocumentId { app, collection, key };
     let at_least = headers::at_least(headers)?;
     let deadline = headers::deadline(headers, api.config.request_timeout())?;
-    let found = api.store.get(&id, At::Newest(at_least), deadline).await?;
+    let caller = api.keys.caller(app, headers).await?;
+    let readable = caller.readable(&id.collection)?;
+    let found = api.store.get(&id, &readable, At::Newest(at_least), deadline).await?;
     let mut response = match found.document {
         None => {
             let message = format!("there is no document {} in '{}'", id.key, id.collection);

@@ -66,7 +66,7 @@ pub(super) struct ExecuteReply {
     mutated_document_ids: Vec<Box<RawValue>>,
     /// What was done but is not well.
     warnings: Vec<Warning>,
-    /// Of a statement with conditions: how they were decided.
+    /// Of a statement with conditions, or of a caller who may not do everything: how they were decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     decided: Option<Decided>,
@@ -114,12 +114,17 @@ pub(super) enum PartReply {
             description = "When to give up, if earlier than the server does"),
     ),
     request_body = ExecuteRequest,
+    security(("key" = [])),
     responses(
         (status = 200, description = "It was done",
             content((ExecuteReply = "application/json"), (String = "application/x-ndjson")),
             headers(("X-Anabranch-Txn-Id" = u64, description = "As `transactionId`"),
                 ("X-Anabranch-Cursor" = Option<String>, description = "As `cursor`"))),
         (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
+        (status = 401, description = "No valid key is shown", body = ErrorReply),
+        (status = 403, description = "The key does not allow this. With a `transactionId`: not of \
+            all documents, and `decided` says whether the others were written", body = PartReply,
+            headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
         (status = 404, description = "There is no index of this name to give up", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
         (status = 409, description = "There is such an index already; or a condition did not hold: \
@@ -172,7 +177,7 @@ pub(super) async fn request(
     body: Body,
     shape: Shape,
 ) -> Result<(Request, Whole), Refusal> {
-    let (mut request, since) = match head(api, path, headers, shape) {
+    let (mut request, since) = match head(api, path, headers, shape).await {
         Ok(head) => head,
         Err(refusal) => {
             discard(headers, body.into_data_stream());
@@ -191,13 +196,15 @@ pub(super) async fn request(
 }
 
 /// The request, but for its body, and since when its documents have to be unchanged.
-fn head(
+async fn head(
     api: &Api,
     path: Result<Path<String>, PathRejection>,
     headers: &HeaderMap,
     shape: Shape,
 ) -> Result<(Request, Option<TxnId>), Refusal> {
     let Path(app) = path.map_err(|rejection| path_refusal(&rejection))?;
+    let app = headers::app(&app)?;
+    let caller = api.keys.caller(app, headers).await?;
     let media_type = headers::media_type(headers)?;
     if media_type != "application/json" {
         return Err(headers::unsupported(&media_type, "application/json"));
@@ -210,7 +217,8 @@ fn head(
         }
     };
     let request = Request {
-        app: headers::app(&app)?,
+        app,
+        caller,
         statements: Vec::new(),
         atomic: false,
         page: None,

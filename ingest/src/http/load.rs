@@ -71,6 +71,14 @@ enum BrokenResponse {
         ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
     ))]
     Wrong(BrokenReply),
+    /// No valid key is shown, or it became invalid meanwhile.
+    #[response(status = 401, headers(
+        ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
+    ))]
+    Unauthenticated(BrokenReply),
+    /// The key does not allow this.
+    #[response(status = 403)]
+    Forbidden(ErrorReply),
     /// The body did not arrive in time.
     #[response(status = 408, headers(
         ("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"),
@@ -134,6 +142,7 @@ enum BrokenResponse {
         ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
             description = "When to give up a round, if earlier than the server does"),
     ),
+    security(("key" = [])),
     request_body(
         description = "Documents",
         content((String = "application/x-ndjson"), (Vec<Object> = "application/json")),
@@ -152,8 +161,8 @@ pub(super) async fn load(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let start = head(&api, path, parameters, &headers).and_then(|it| Ok((it, api.limits.load()?)));
-    let (request, loader, _place) = match start {
+    let head = head(&api, path, parameters, &headers).await;
+    let (request, loader, _place) = match head.and_then(|head| Ok((head, api.limits.load()?))) {
         Ok(((request, loader), place)) => (request, loader, place),
         Err(refusal) => {
             discard(&headers, body.into_data_stream());
@@ -168,18 +177,23 @@ pub(super) async fn load(
     Ok(reply(loaded))
 }
 
-fn head(
+async fn head(
     api: &Api,
     path: Result<Path<(String, String)>, PathRejection>,
     parameters: Result<Query<LoadParameters>, QueryRejection>,
     headers: &HeaderMap,
 ) -> Result<(Request, crate::load::Loader), Refusal> {
     let Path((app, collection)) = path.map_err(|rejection| path_refusal(&rejection))?;
+    let app = headers::app(&app)?;
+    let caller = api.keys.caller(app, headers).await?;
     let Query(parameters) = parameters.map_err(|rejection| query_refusal(&rejection))?;
     headers::refuse_unchanged_since(headers, "send documents with conditions to store/execute")?;
+    let collection = headers::collection(&collection)?;
     let request = Request {
-        app: headers::app(&app)?,
-        collection: headers::collection(&collection)?,
+        app,
+        restriction: caller.restriction(&collection)?,
+        caller,
+        collection,
         format: format(headers)?,
         id_field: parameters.id.unwrap_or_else(|| "_id".to_owned()),
         key: headers::idempotency_key(headers)?,

@@ -19,7 +19,6 @@ mod transaction;
 use std::sync::Arc;
 
 use anabranch_runtime::admin::Readiness;
-use anabranch_runtime::telemetry::MetricsHandle;
 use axum::body::{Body, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{MatchedPath, Request, State};
@@ -31,6 +30,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
+use crate::access::Keys;
 use crate::config::IngestConfig;
 use crate::error::{Code, Refusal};
 use crate::limits::{Limits, Place, discard};
@@ -44,12 +44,12 @@ pub(crate) use reply::{ErrorBody, ErrorReply};
 /// What the handlers share.
 pub(crate) struct Api {
     pub(crate) config: IngestConfig,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) limits: Limits,
     pub(crate) executor: crate::execute::Executor,
     pub(crate) loader: Loader,
     pub(crate) store: Store,
     pub(crate) readiness: Readiness,
-    pub(crate) metrics: Option<MetricsHandle>,
 }
 
 /// The routes of the API.
@@ -68,7 +68,6 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/openapi.json", get(openapi::openapi))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(render))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(metrics::observe))
@@ -142,14 +141,6 @@ async fn readyz(State(api): State<Arc<Api>>) -> Response {
     }
     let lines: String = missing.iter().map(|(part, why)| format!("{part}: {why}\n")).collect();
     (StatusCode::SERVICE_UNAVAILABLE, lines).into_response()
-}
-
-/// What the server did, in Prometheus' text format.
-#[utoipa::path(get, path = "/metrics", tag = "server",
-    responses((status = 200, description = "Metrics", body = String)))]
-async fn render(State(api): State<Arc<Api>>) -> Response {
-    let text = api.metrics.as_ref().map(MetricsHandle::render).unwrap_or_default();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 pub(crate) async fn unknown_route(method: Method, uri: Uri) -> Refusal {

@@ -1,6 +1,7 @@
 //! What the API is, as OpenAPI 3.1, made from the handlers themselves.
 
 use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Info, RefOr, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
@@ -39,7 +40,6 @@ impl ToSchema for ErrorCode {}
         document::by_key,
         super::healthz,
         super::readyz,
-        super::render,
     ),
     components(schemas(
         execute::ExecuteRequest,
@@ -73,6 +73,12 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
          a message and a hint."
             .to_owned(),
     );
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("anb_NAME_SECRET")
+        .description(Some("A key of the app, as 'anabranch key create' makes it."));
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("key", SecurityScheme::Http(key.build()));
     document
 }
 

@@ -115,6 +115,9 @@ pub(super) fn refused(refusal: &Refusal, body: impl IntoResponse) -> Response {
     {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     set_txn(headers, refusal.txn());
     response
 }

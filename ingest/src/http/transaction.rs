@@ -63,7 +63,7 @@ pub(super) struct TransactionReply {
     mutated_documents: Vec<DocumentBody>,
     /// What was done but is not well.
     warnings: Vec<Warning>,
-    /// If there were conditions: how they were decided.
+    /// If there were conditions, or the caller may not do everything: how they were decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     decided: Option<Decided>,
@@ -102,10 +102,16 @@ pub(super) enum TransactionPartReply {
             description = "When to give up, if earlier than the server does"),
     ),
     request_body = TransactionRequest,
+    security(("key" = [])),
     responses(
         (status = 200, description = "It was done", body = TransactionReply,
             headers(("X-Anabranch-Txn-Id" = u64, description = "As `transactionId`"))),
         (status = 400, description = "A statement or the request is wrong", body = ErrorReply),
+        (status = 401, description = "No valid key is shown", body = ErrorReply),
+        (status = 403, description = "The key does not allow this. With a `transactionId`: not of \
+            all documents, and `decided` says whether the others were written",
+            body = TransactionPartReply,
+            headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
         (status = 409, description = "A condition did not hold: `conflicts` says of which documents, \
             and who had changed them; `decided` whether the others were written",

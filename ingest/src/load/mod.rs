@@ -22,22 +22,24 @@ use std::time::Duration;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::document::MAX_BYTES;
-use anabranch_core::ids::{AppId, Collection, TxnId};
+use anabranch_core::ids::{AppId, Collection, DocumentKey, TxnId};
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::tasks::Shutdown;
+use anabranch_schemas::records::Restriction;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::access::Caller;
 use crate::config::IngestConfig;
 use crate::document::{Warning, Warnings};
 use crate::error::{Code, Refusal};
 use crate::idempotency::{IdempotencyKey, RequestName};
 use crate::metrics;
 use crate::rounds::{Patience, Rounds};
-use crate::store::Store;
+use crate::store::{Outcome, Store};
 
 use parse::{Parsed, Shape};
 use split::{Element, Splitter};
@@ -66,6 +68,9 @@ pub(crate) struct Loader {
 /// A load to run.
 pub(crate) struct Request {
     pub(crate) app: AppId,
+    pub(crate) caller: Caller,
+    /// What the caller may do in the collection, if that is not everything.
+    pub(crate) restriction: Option<Restriction>,
     pub(crate) collection: Collection,
     pub(crate) format: Format,
     /// The field that is the id.
@@ -96,7 +101,30 @@ struct InFlight {
     documents: u64,
     first_line: u64,
     last_line: u64,
-    task: AbortOnDropHandle<Result<TxnId, Refusal>>,
+    task: AbortOnDropHandle<Result<Applied, Refusal>>,
+}
+
+/// What became of a round.
+struct Applied {
+    txn: TxnId,
+    /// Documents that the caller may not write.
+    forbidden: Vec<DocumentKey>,
+    /// How many were to be written to them.
+    left_out: u64,
+}
+
+impl Applied {
+    fn whole(txn: TxnId) -> Self {
+        Applied { txn, forbidden: Vec::new(), left_out: 0 }
+    }
+
+    /// What became of a round with documents of these keys.
+    fn of(outcome: Outcome, keys: &[DocumentKey]) -> Self {
+        let forbidden = outcome.conflicts.into_iter().map(|conflict| conflict.document.key);
+        let forbidden: Vec<_> = forbidden.collect();
+        let left_out = keys.iter().filter(|key| forbidden.contains(key)).count() as u64;
+        Applied { txn: outcome.txn, forbidden, left_out }
+    }
 }
 
 impl Loader {
@@ -123,12 +151,14 @@ impl Loader {
     where
         S: Stream<Item = Result<Bytes, Refusal>> + Unpin,
     {
-        let name = RequestName::new(request.app, request.key);
+        let name = RequestName::new(request.app, &request.caller, request.key);
         let (collection, id_field) = (request.collection, request.id_field);
         let mut run = Run {
             loader: self,
             app: request.app,
             shape: Arc::new(Shape { collection, id_field, name }),
+            caller: request.caller,
+            restriction: request.restriction,
             part: 0,
             in_flight: VecDeque::new(),
             loaded: Loaded::default(),
@@ -143,24 +173,29 @@ impl Loader {
     }
 
     /// Writes one round, unless it was applied under its key before.
-    async fn write(&self, round: Round, has_key: bool) -> Result<TxnId, Refusal> {
+    async fn write(&self, round: Round, has_key: bool) -> Result<Applied, Refusal> {
         let deadline = Instant::now() + self.round_timeout;
         let (id, digest) = (round.id, round.digest.clone());
-        let check = |found: &[u8]| {
-            if found == digest {
-                return Ok(());
+        let keys: Vec<_> = match round.restrictions.is_empty() {
+            true => Vec::new(),
+            false => round.mutations.iter().map(|mutation| mutation.key.clone()).collect(),
+        };
+        let check = |outcome: Outcome| {
+            if outcome.digest == digest {
+                return Ok(Applied::of(outcome, &keys));
             }
             let message = "this Idempotency-Key was used for another load";
             Err(Refusal::new(Code::KeyReused, message))
         };
-        let slices = if has_key { self.store.slices_of(&round) } else { BTreeSet::new() };
+        let is_restricted = !round.restrictions.is_empty();
+        let has_outcome = has_key || is_restricted;
+        let slices = if has_outcome { self.store.slices_of(&round) } else { BTreeSet::new() };
         if has_key && let Some(outcome) = self.store.outcome(id, None, &slices, deadline).await? {
-            check(&outcome.digest)?;
-            return Ok(outcome.txn);
+            return check(outcome);
         }
         let txn = self.rounds.write(round, deadline, Patience::UntilDeadline).await?;
-        if !has_key {
-            return Ok(txn);
+        if !has_outcome {
+            return Ok(Applied::whole(txn));
         }
         let outcome = self.store.outcome(id, Some(txn), &slices, deadline).await;
         let outcome = outcome.map_err(|refusal| {
@@ -168,8 +203,12 @@ impl Loader {
             Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
         })?;
         match outcome {
-            Some(outcome) => check(&outcome.digest).map(|()| outcome.txn),
-            None => Ok(txn),
+            Some(outcome) => check(outcome),
+            None if is_restricted => {
+                let message = format!("transaction {txn} was written, but not its effect");
+                Err(Refusal::new(Code::OutcomeUnknown, message).with_txn(txn))
+            }
+            None => Ok(Applied::whole(txn)),
         }
     }
 }
@@ -179,6 +218,8 @@ struct Run<'a> {
     loader: &'a Loader,
     app: AppId,
     shape: Arc<Shape>,
+    caller: Caller,
+    restriction: Option<Restriction>,
     /// The number of the next round.
     part: u64,
     in_flight: VecDeque<InFlight>,
@@ -276,13 +317,16 @@ impl Run<'_> {
         while self.in_flight.iter().any(|earlier| !earlier.hashes.is_disjoint(&hashes)) {
             self.settle(self.in_flight.len() - 1).await;
         }
-        if let Some(refusal) = self.loaded.refusal.take() {
+        let refusal = self.loaded.refusal.take();
+        if let Some(refusal) = refusal.or(self.caller.check_current().err()) {
             self.loaded.list_left(first_line, last_line, &refusal);
             return Err(refusal);
         }
         let documents = mutations.len() as u64;
         let id = self.shape.name.round(part);
-        let round = Round { id, app: self.app, origin: None, digest, atomic: false, mutations };
+        let restrictions = self.restriction.iter().cloned().collect();
+        let (app, origin, atomic) = (self.app, None, false);
+        let round = Round { id, app, origin, digest, atomic, mutations, restrictions };
         let (loader, has_key) = (self.loader.clone(), self.shape.name.has_key());
         let task: JoinHandle<_> = tokio::spawn(async move { loader.write(round, has_key).await });
         let task = AbortOnDropHandle::new(task);
@@ -298,9 +342,12 @@ impl Run<'_> {
             let result =
                 round.task.await.map_err(|error| broken_off(&error)).and_then(|result| result);
             match result {
-                Ok(txn) => {
+                Ok(Applied { txn, forbidden, left_out }) => {
                     self.loaded.txn = self.loaded.txn.max(Some(txn));
-                    self.loaded.written += round.documents;
+                    self.loaded.written += round.documents - left_out;
+                    for key in &forbidden {
+                        self.loaded.list_forbidden(round.first_line, round.last_line, key);
+                    }
                 }
                 Err(refusal) => {
                     self.loaded.list_failed(round.first_line, round.last_line, &refusal);
@@ -330,6 +377,14 @@ impl Loaded {
         } else {
             self.more_errors += 1;
         }
+    }
+
+    /// Lists a document that the caller may not write.
+    fn list_forbidden(&mut self, first: u64, last: u64, key: &DocumentKey) {
+        let message = format!(
+            "of documents {first} to {last} you may not write {key} as it is, or as it would become"
+        );
+        self.list(LineError { line: first, code: Code::Forbidden.as_str(), message });
     }
 
     /// Lists documents of which the round failed.

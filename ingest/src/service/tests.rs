@@ -52,9 +52,9 @@ async fn a_server_gets_ready_writes_and_ends() {
         store_node: reads.store.nodes(),
         ready: readiness.register("ingest"),
         readiness,
-        metrics: None,
     };
-    run(IngestConfig::default(), listener, context, &tasks).unwrap();
+    let config = IngestConfig { open_to_all: true, ..IngestConfig::default() };
+    run(config, listener, context, &tasks).unwrap();
 
     let ready = async {
         while !send(address, "GET /readyz", "").await.starts_with("HTTP/1.1 200") {

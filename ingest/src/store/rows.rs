@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Status, Streaming};
 
 use super::{At, Store, may_pass, millis, refusal, too_late, wait_within};
+use crate::access::{Caller, Readable};
 use crate::error::{Code, Refusal};
 
 /// The rows of a SELECT, as they arrive.
@@ -25,6 +26,18 @@ pub(crate) struct Rows {
     came: u64,
     /// How many may come, once that is not for the node to say.
     limit: Option<u64>,
+    /// For whom, if they have to be asked again whether they may.
+    caller: Option<Caller>,
+}
+
+/// A SELECT.
+#[derive(Clone, Copy)]
+pub(crate) struct Question<'a> {
+    pub(crate) app: AppId,
+    pub(crate) statement: &'a str,
+    pub(crate) args: &'a Args,
+    /// What of its collection may be read.
+    pub(crate) readable: &'a Readable,
 }
 
 /// Where rows are read on.
@@ -41,39 +54,37 @@ impl Store {
     /// The rows of a SELECT. When it returns, the first are there or the end is.
     pub(crate) async fn query(
         &self,
-        app: AppId,
-        statement: &str,
-        args: &Args,
+        question: Question<'_>,
         at: At,
         deadline: Instant,
     ) -> Result<Rows, Refusal> {
-        let rest = question(app, statement, args, Bytes::new());
+        let rest = question.request(Bytes::new());
         let at = || self.read_at(at, deadline);
         let (stream, first) = self.open(&rest, at, deadline, refusal).await?;
         self.note_stable(first.as_ref().and_then(|reply| reply.stable));
         let txn = first.as_ref().and_then(|reply| reply.txn);
         let first = first.map(|reply| reply.items);
         let (store, txn) = (self.clone(), txn.map(TxnId));
-        Ok(Rows { txn, first, stream, store, rest, came: 0, limit: None })
+        let (came, limit, caller) = (0, None, None);
+        Ok(Rows { txn, first, stream, store, rest, came, limit, caller })
     }
 
     /// The same behind a row that came before, of the same snapshot; its LIMIT counts that, too.
     pub(crate) async fn query_behind(
         &self,
-        app: AppId,
-        statement: &str,
-        args: &Args,
+        question: Question<'_>,
         behind: Behind,
         limit: Option<u64>,
         deadline: Instant,
     ) -> Result<Rows, Refusal> {
         let Behind { txn, came, place } = behind;
-        let rest = question(app, statement, args, place);
+        let rest = question.request(place);
         let at = || self.read_at(At::Exactly(txn), deadline);
         let (stream, first) = self.open(&rest, at, deadline, refusal_behind).await?;
         // What is stable was told with the first page.
         let first = first.map(|reply| reply.items);
-        Ok(Rows { txn: Some(txn), first, stream, store: self.clone(), rest, came, limit })
+        let (txn, store, caller) = (Some(txn), self.clone(), None);
+        Ok(Rows { txn, first, stream, store, rest, came, limit, caller })
     }
 
     /// Asks for rows. When it returns, the first are there or the end is.
@@ -98,12 +109,20 @@ impl Store {
 }
 
 impl Rows {
+    /// The same, as long as the caller's key is valid.
+    pub(crate) fn for_caller(self, caller: Caller) -> Self {
+        Rows { caller: Some(caller), ..self }
+    }
+
     /// The next rows, at least one; `None` at the end. If the node that gave them dies another one
     /// goes on.
     pub(crate) async fn next(
         &mut self,
         deadline: Instant,
     ) -> Result<Option<Vec<proto::QueryItem>>, Refusal> {
+        if let Some(caller) = &self.caller {
+            caller.check_current()?;
+        }
         loop {
             let mut items = match self.first.take() {
                 Some(items) => items,
@@ -153,13 +172,18 @@ impl Rows {
     }
 }
 
-fn question(app: AppId, statement: &str, args: &Args, after: Bytes) -> proto::QueryRequest {
-    proto::QueryRequest {
-        app: Bytes::copy_from_slice(app.0.as_bytes()),
-        statement: statement.to_owned(),
-        args: serde_json::to_string(args).expect("arguments have string keys"),
-        at: None,
-        after,
+impl Question<'_> {
+    /// It as it is sent, behind a place.
+    fn request(self, after: Bytes) -> proto::QueryRequest {
+        let Question { app, statement, args, readable } = self;
+        proto::QueryRequest {
+            app: Bytes::copy_from_slice(app.0.as_bytes()),
+            statement: statement.to_owned(),
+            args: serde_json::to_string(args).expect("arguments have string keys"),
+            at: None,
+            after,
+            readable: readable.as_str().to_owned(),
+        }
     }
 }
 

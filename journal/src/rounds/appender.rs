@@ -9,7 +9,7 @@ use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_schemas::encode;
 use anabranch_schemas::records::{
-    Commit, DocumentMutation, Expiry, PartLocation, RoundPartRef, part_checksum,
+    Commit, DocumentMutation, Expiry, PartLocation, Restriction, RoundPartRef, part_checksum,
 };
 use anabranch_schemas::topics::ClusterName;
 use bytes::Bytes;
@@ -112,7 +112,7 @@ impl RoundAppender {
     /// [`Error::TooLarge`] if one mutation alone is above the limit of a record; [`Error::Invalid`] if
     /// the round is atomic and touches several slices.
     pub fn encode(&self, round: &Round) -> Result<EncodedRound, Error> {
-        let Round { id, app, origin, digest, atomic, mutations } = round;
+        let Round { id, app, origin, digest, atomic, mutations, restrictions: _ } = round;
         let mut by_slice: BTreeMap<Slice, Vec<&DocumentMutation>> = BTreeMap::new();
         for mutation in mutations {
             let slice = self.slices.slice_of(mutation.id(*app).position());
@@ -271,11 +271,16 @@ fn last(offsets: &[Offset], count: usize) -> Result<&[Offset], Error> {
 /// The values of a round's parts, which are numbered.
 fn encode_parts(round: &Round, parts: &[(Slice, &[&DocumentMutation])]) -> Vec<Bytes> {
     let count = i32::try_from(parts.len()).expect("a round has few parts");
-    let Round { id, app, .. } = round;
+    let Round { id, app, restrictions, .. } = round;
     let numbered = (0..).zip(parts);
     numbered
         .map(|(index, (_, mutations))| {
-            RoundPartRef { round: *id, app: *app, index, count, mutations }.encode()
+            let concerns = |may: &&Restriction| {
+                mutations.iter().any(|mutation| mutation.collection == may.collection)
+            };
+            let restrictions: Vec<_> = restrictions.iter().filter(concerns).collect();
+            let (round, app, restrictions) = (*id, *app, restrictions.as_slice());
+            RoundPartRef { round, app, index, count, mutations, restrictions }.encode()
         })
         .collect()
 }

@@ -26,7 +26,7 @@ mod writer;
 mod tests;
 
 use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
-use anabranch_schemas::records::DocumentMutation;
+use anabranch_schemas::records::{DocumentMutation, Restriction};
 use anabranch_schemas::topics::ClusterName;
 
 pub use abandoned::Abandoned;
@@ -52,6 +52,8 @@ pub struct Round {
     pub atomic: bool,
     /// What it asks, in the order in which it applies.
     pub mutations: Vec<DocumentMutation>,
+    /// What whoever asks may do, by collection; of others all.
+    pub restrictions: Vec<Restriction>,
 }
 
 /// What the transactional ids of a server's lanes begin with; a number follows.

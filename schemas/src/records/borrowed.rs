@@ -7,7 +7,7 @@ use bytes::Bytes;
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
 
-use super::{Change, DocumentMutation, Operation, RoundPart};
+use super::{Change, DocumentMutation, Operation, Restriction, RoundPart};
 use crate::avro::put_header;
 use crate::datum::{put_array, put_bytes, put_long, put_text};
 
@@ -86,6 +86,7 @@ pub struct RoundPartRef<'a> {
     pub index: i32,
     pub count: i32,
     pub mutations: &'a [&'a DocumentMutation],
+    pub restrictions: &'a [&'a Restriction],
 }
 
 impl RoundPartRef<'_> {
@@ -100,11 +101,12 @@ impl RoundPartRef<'_> {
     }
 
     pub(super) fn put_datum(&self, to: &mut Vec<u8>) {
-        let RoundPartRef { round, app, index, count, mutations } = self;
+        let RoundPartRef { round, app, index, count, mutations, restrictions } = self;
         to.extend_from_slice(round.0.as_bytes());
         to.extend_from_slice(app.0.as_bytes());
         put_long(i64::from(*index), to);
         put_long(i64::from(*count), to);
         put_array(mutations, to, |mutation, to| mutation.put_datum(to));
+        put_array(restrictions, to, |restriction, to| restriction.put_datum(to));
     }
 }

@@ -2,6 +2,7 @@
 //! what they share stands here.
 
 mod cluster;
+mod key;
 mod replication;
 
 use serde_json::{Map, Value};
@@ -30,6 +31,10 @@ pub(super) fn resource(value: &Value) -> Result<Resource, ResourceError> {
         Kind::Replication => {
             let (app, name) = name_in_app(metadata)?;
             Ok(Resource::Replication { app, name, spec: replication::replication(spec)? })
+        }
+        Kind::Key => {
+            let (app, name) = name_in_app(metadata)?;
+            Ok(Resource::Key { app, name, spec: key::key(spec)? })
         }
     }
 }

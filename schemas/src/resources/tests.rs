@@ -226,3 +226,58 @@ fn what_is_wrong_with_a_cluster_is_refused_by_name() {
     let error = refused_cluster(&nodes(json!({"b": "x"})));
     assert_eq!(error.hint.as_deref(), Some("write it like 10.0.0.1:7070, or [::1]:7070"));
 }
+
+fn key() -> Value {
+    json!({
+        "apiVersion": "anabranch/v1",
+        "kind": "Key",
+        "metadata": {"name": "till-17", "app": "2164bef3-37c0-489c-9ac6-c94b034525d7"},
+        "spec": {
+            "apiKey": {"hash": "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA"},
+            "expiresAt": "2027-01-31T00:00:00Z",
+            "claims": {"store": 17},
+            "permissions": {
+                "orders": {"read": "store = :store", "write": "store = :store AND open"},
+                "products": {"read": "TRUE"},
+                "*": {},
+            },
+        },
+    })
+}
+
+#[test]
+fn a_key_is_read_and_written() {
+    let resource = Resource::from_value(&key()).unwrap();
+    assert_eq!(resource.id().key(), "key/2164bef3-37c0-489c-9ac6-c94b034525d7/till-17");
+    assert_eq!(resource.to_value(), key());
+    assert_eq!(Resource::from_json(resource.to_json().as_bytes()).unwrap(), resource);
+    let mut bare = key();
+    bare["spec"] = json!({"apiKey": key()["spec"]["apiKey"], "permissions": {"a": {"read": true}}});
+    let Resource::Key { spec, .. } = Resource::from_value(&bare).unwrap() else { panic!("{bare}") };
+    assert_eq!((spec.expires_at, spec.claims.len()), (None, 0));
+    let [(_, permission)] = &spec.permissions.into_iter().collect::<Vec<_>>()[..] else { panic!() };
+    assert_eq!((permission.read.as_deref(), &permission.write), (Some("true"), &None));
+}
+
+#[test]
+fn what_is_wrong_with_a_key_is_named() {
+    for (pointer, value, path) in [
+        ("/spec", json!({"permissions": {}}), "spec.apiKey"),
+        ("/spec/apiKey/hash", json!("secret"), "spec.apiKey.hash"),
+        ("/spec/apiKey/hash", json!("$argon2id$".repeat(100)), "spec.apiKey.hash"),
+        ("/spec/expiresAt", json!("tomorrow"), "spec.expiresAt"),
+        ("/spec/expiresAt", json!("2027-01-31"), "spec.expiresAt"),
+        ("/spec/claims", json!([]), "spec.claims"),
+        ("/spec/claims/store", json!("x".repeat(70_000)), "spec.claims"),
+        ("/spec/permissions", json!([]), "spec.permissions"),
+        ("/spec/permissions", json!({"9": {}}), "spec.permissions"),
+        ("/spec/permissions/orders", json!({"reed": "TRUE"}), "spec.permissions.orders"),
+        ("/spec/permissions/orders/read", json!("store ="), "spec.permissions.orders.read"),
+        ("/spec/permissions/orders/write", json!(1), "spec.permissions.orders.write"),
+    ] {
+        let mut resource = key();
+        *resource.pointer_mut(pointer).unwrap() = value;
+        let error = Resource::from_value(&resource).expect_err(pointer);
+        assert_eq!(error.path, path, "{error}");
+    }
+}

@@ -12,6 +12,7 @@ mod documents;
 mod expire;
 mod images;
 mod moves;
+mod permit;
 mod round;
 mod run;
 mod sources;

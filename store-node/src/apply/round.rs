@@ -5,18 +5,19 @@
 //! one document in one round are one version and one event; a document is finished and handed over
 //! with its last mutation, so that a round over very many holds few of them at a time.
 //!
-//! Conditions are decided here, document by document. Only an atomic round is decided as a whole: it
-//! is tried before anything of it is written. It is in one slice, and who has one document of a slice
-//! has all.
+//! Conditions and what is allowed ([`permit`](super::permit)) are decided here, document by document.
+//! Only an atomic round is decided as a whole: it is tried before anything of it is written. It is in
+//! one slice, and who has one document of a slice has all.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use anabranch_core::document::{Commit as DocumentCommit, Document, Stamp};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_core::keyspace::{Position, Slice};
 use anabranch_runtime::planted;
-use anabranch_schemas::records::{ChangeRef, Commit, DocumentMutation, RoundPart};
+use anabranch_schemas::records::{ChangeRef, Commit, DocumentMutation, Restriction, RoundPart};
 use anabranch_schemas::state::InsertedStates;
 use bytes::Bytes;
 
@@ -65,7 +66,8 @@ pub(crate) struct Effects {
     pub(crate) documents: u64,
     /// Documents of which a condition did not hold.
     pub(crate) conflicts: Vec<Conflict>,
-    /// Canonical ids of documents that an insert found there which was to do nothing then.
+    /// Canonical ids of documents that were left alone, which is no failure: an insert found them there
+    /// which was to do nothing then, or they are not there for whoever asked.
     pub(crate) kept: Vec<Bytes>,
     /// Canonical ids of documents that stayed as they were: they would have become too large.
     pub(crate) too_large: Vec<Bytes>,
@@ -133,13 +135,13 @@ struct Applying<'a, D> {
 
 impl<D: Documents> Applying<'_, D> {
     fn run(&mut self, mut open: Open, placed: impl Iterator<Item = Placed>) -> Result<(), Error> {
-        for Placed { id, slice, mutation, .. } in placed {
+        for Placed { id, slice, mutation, restriction, .. } in placed {
             let DocumentMutation { collection, key, unchanged_since, mutation } = mutation;
             let mut touched = match open.take(&id) {
                 Some(touched) => touched,
                 None => {
                     let newest = self.documents.newest(&id)?;
-                    Touched::new(id, slice, collection, key, newest)
+                    Touched::new(id, slice, collection, key, newest, restriction)
                 }
             };
             touched.mutate(mutation, unchanged_since, self.stamp);
@@ -178,11 +180,16 @@ fn place(
         commit.atomic && commit.parts.iter().any(|part| part.slice != commit.parts[0].slice);
     let mut placed = Vec::with_capacity(parts.iter().map(|(_, part)| part.mutations.len()).sum());
     for (slice, part) in parts {
+        let restrictions: Vec<_> = part.restrictions.into_iter().map(Arc::new).collect();
         for mutation in part.mutations {
             let id = document_id(commit.app, &mutation.collection, &mutation.key);
             let position = Position::of(&id);
             if log.slices().slice_of(position) == slice && !is_cut {
-                placed.push(Placed { id, position, slice, mutation });
+                let mut of_its_collection = restrictions.iter();
+                let restriction = of_its_collection
+                    .find(|restriction| restriction.collection == mutation.collection)
+                    .cloned();
+                placed.push(Placed { id, position, slice, mutation, restriction });
             } else {
                 effects.misplaced += 1;
             }
@@ -198,6 +205,7 @@ struct Placed {
     position: Position,
     slice: Slice,
     mutation: DocumentMutation,
+    restriction: Option<Arc<Restriction>>,
 }
 
 /// Documents that more mutations of the round follow for.

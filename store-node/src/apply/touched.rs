@@ -8,6 +8,7 @@
 //! none is, and every replica decides alike (ST-2).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anabranch_core::Value;
 use anabranch_core::document::{Commit as DocumentCommit, Document, Effect, MAX_BYTES, Mutation};
@@ -17,12 +18,13 @@ use anabranch_core::keyspace::Slice;
 use anabranch_core::query::OnConflict;
 use anabranch_runtime::planted;
 use anabranch_schemas::limits::{MAX_CHANGE_BYTES, MAX_STATE_BYTES};
-use anabranch_schemas::records::{ChangeRef, Operation};
+use anabranch_schemas::records::{ChangeRef, Operation, Restriction};
 use anabranch_schemas::state::{self, InsertedStates};
 use bytes::Bytes;
 
 use super::images::{Difference, difference};
 use super::moves::{Image, moves};
+use super::permit::{Barred, Permit};
 use super::round::{At, NewVersion, Newest};
 use crate::storage::{Conflict, Reason, STATE_PREFIX};
 
@@ -40,6 +42,7 @@ pub(super) struct Touched {
     slice: Slice,
     collection: Collection,
     key: DocumentKey,
+    permit: Permit,
     /// Who changed it last before the round, if anyone did.
     version: Option<TxnId>,
     /// As it was before the round, if it was here.
@@ -52,7 +55,8 @@ pub(super) struct Touched {
     fate: Fate,
     /// A state of another cluster was joined.
     merged: bool,
-    /// An insert that was to do nothing in that case found it there.
+    /// An insert that was to do nothing in that case found it there; or something else is asked of what
+    /// is not there for whoever asks.
     kept: bool,
     /// The round has deleted it. An update that comes after that did not see it as it was: it does
     /// not bring it back, as one of somebody else would.
@@ -72,7 +76,7 @@ enum Fate {
 /// What has become of it in the end.
 pub(super) enum Finished<'a> {
     Unchanged,
-    /// The same, since an insert that was to do nothing in that case found it there.
+    /// The same, which is no failure ([`Touched::kept`]).
     Kept(Bytes),
     /// A condition did not hold, so it stays as it was.
     Conflict(Conflict),
@@ -101,12 +105,14 @@ impl Touched {
         collection: Collection,
         key: DocumentKey,
         newest: Newest,
+        restriction: Option<Arc<Restriction>>,
     ) -> Self {
         let Newest { version, document: before } = newest;
         Touched {
             id,
             slice,
             collection,
+            permit: Permit::new(restriction, before.as_ref(), &key),
             key,
             version,
             before,
@@ -134,6 +140,17 @@ impl Touched {
             self.fate = Fate::Refused(reason);
             return;
         }
+        match self.permit.bars(&mutation, self.exists()) {
+            Some(Barred::Forbidden) => {
+                self.fate = Fate::Refused(Reason::Forbidden);
+                return;
+            }
+            Some(Barred::Left) => {
+                self.kept = true;
+                return;
+            }
+            None => {}
+        }
         let does_fail = mutation.fails_on_conflict();
         match mutation {
             Mutation::Update { .. } if self.deleted => return,
@@ -151,7 +168,7 @@ impl Touched {
     /// Why it is not there as it was at a transaction, which itself has to be before this one. What
     /// the same round has changed does not count.
     fn not_unchanged(&self, since: TxnId, at: DocumentCommit) -> Option<Reason> {
-        if !self.before.as_ref().is_some_and(Document::is_visible) {
+        if !self.permit.is_seen() {
             Some(Reason::Missing)
         } else if since.0 >= at.sequence {
             Some(Reason::NotYet)
@@ -160,6 +177,11 @@ impl Touched {
         } else {
             None
         }
+    }
+
+    /// Whether the round has made it be there.
+    fn exists(&self) -> bool {
+        self.inserted.is_some() || self.now.as_ref().is_some_and(Document::is_visible)
     }
 
     fn try_mutate(&mut self, mutation: Mutation, at: DocumentCommit) -> Effect {
@@ -199,10 +221,12 @@ impl Touched {
         give: impl FnOnce(Finished<'_>),
     ) {
         if let Fate::Refused(reason) = self.fate {
-            let Touched { id, version: winner, .. } = self;
-            return give(Finished::Conflict(Conflict { id, winner, reason }));
+            return give(self.conflict(reason));
         }
-        if let Some(fields) = self.inserted.take() {
+        if let Some(mut fields) = self.inserted.take() {
+            if !self.permit.allows_fields(&mut fields, &self.key) {
+                return give(self.conflict(Reason::Forbidden));
+            }
             let written = Written {
                 operation: Operation::Insert,
                 existed: false,
@@ -220,10 +244,15 @@ impl Touched {
             Fate::Unchanged if self.kept => return give(Finished::Kept(self.id)),
             Fate::Refused(_) | Fate::Unchanged => return give(Finished::Unchanged),
             Fate::Changed => (self.now.take().unwrap_or_default(), false),
-            // It came and went within the round: nobody is to know.
-            Fate::Evicted(_) if self.before.is_none() => return give(Finished::Unchanged),
             Fate::Evicted(last) => (last, true),
         };
+        if !self.permit.allows(&last, &self.key) {
+            return give(self.conflict(Reason::Forbidden));
+        }
+        // It came and went within the round: nobody is to know.
+        if evicted && self.before.is_none() {
+            return give(Finished::Unchanged);
+        }
         let existed = self.before.as_ref().is_some_and(Document::is_visible);
         let exists = !evicted && last.is_visible();
         let operation = match (existed, exists) {
@@ -244,6 +273,16 @@ impl Touched {
         let (before, added) = (before.as_str(), added.as_slice());
         let written = Written { operation, existed, before, added, stored, tombstone, images };
         self.give(at, written, fits, give);
+    }
+
+    /// The finding that it stays as it was for this reason.
+    fn conflict(self, reason: Reason) -> Finished<'static> {
+        let Touched { id, version, permit, .. } = self;
+        Finished::Conflict(Conflict {
+            id,
+            winner: version.filter(|_| permit.tells_writer()),
+            reason,
+        })
     }
 
     fn give(self, at: At<'_>, written: Written<'_>, fits: bool, give: impl FnOnce(Finished<'_>)) {

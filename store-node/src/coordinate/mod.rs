@@ -131,11 +131,10 @@ impl Coordinator {
         }
         let id = refused(document_id(&request.document_id))?;
         let partition = self.view.membership().configuration().partition_of(id.position());
-        let document_id = &request.document_id;
+        let asked = &request;
         let read = |at: Timestamp| async move {
             let asked = self.ask(partition, at.txn, Hedge::When, |replica| {
-                let document_id = document_id.clone();
-                replica.get(proto::GetRequest { document_id, at: Some(at.read_at()) })
+                replica.get(proto::GetRequest { at: Some(at.read_at()), ..asked.clone() })
             });
             Ok(proto::GetReply { stable: at.stable_next(), ..asked.await? })
         };

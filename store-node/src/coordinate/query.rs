@@ -20,7 +20,7 @@ impl Coordinator {
         &self,
         request: proto::QueryRequest,
     ) -> Result<Replies<proto::QueryReply>, Status> {
-        let select = match refused(parse_question(&request.statement, &request.args))? {
+        let select = match refused(parse_question(&request))? {
             Question::Select(select) => Arc::new(select),
             Question::Explain(select, _) => return self.explain(&select, request).await,
         };

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anabranch_core::Value;
 use anabranch_core::ids::{DocumentId, DocumentKey, TxnId};
-use anabranch_core::query::{Explain, Select, Statement, parse};
+use anabranch_core::query::{Explain, Predicate, Select, Statement, parse, parse_filter};
 use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{self, Shutdown};
 use anabranch_schemas::store as proto;
@@ -125,15 +125,17 @@ impl Reads {
         Ok(Snapshot { txn: Some(txn), _hold: Some(hold) })
     }
 
-    /// One document.
+    /// One document, if there is one of which this holds.
     pub(crate) async fn get(
         &self,
         id: DocumentId,
+        readable: Option<Predicate>,
         snapshot: &Snapshot,
     ) -> Result<Option<Found>, Error> {
         let Some(at) = snapshot.txn else { return Ok(None) };
         let storage = Arc::clone(&self.storage);
-        blocking(move || find(&storage, &id, at)).await
+        let found = blocking(move || find(&storage, &id, at)).await?;
+        Ok(found.filter(|found| readable.is_none_or(|readable| readable.matches(&found.value))))
     }
 
     /// What became of a round, if it is remembered.
@@ -155,8 +157,19 @@ pub(crate) enum Question {
     Explain(Select, bool),
 }
 
-/// Reads a SELECT, or an EXPLAIN of one, with its arguments, a JSON object.
-pub(crate) fn parse_question(statement: &str, args: &str) -> Result<Question, Error> {
+/// Reads a SELECT, or an EXPLAIN of one, with its arguments, a JSON object: of those documents that may
+/// be read.
+pub(crate) fn parse_question(request: &proto::QueryRequest) -> Result<Question, Error> {
+    let proto::QueryRequest { statement, args, readable, .. } = request;
+    let mut question = parse_with(statement, args)?;
+    if !readable.is_empty() {
+        let (Question::Select(select) | Question::Explain(select, _)) = &mut question;
+        select.restrict(parse_filter(readable)?)?;
+    }
+    Ok(question)
+}
+
+fn parse_with(statement: &str, args: &str) -> Result<Question, Error> {
     let args = match args {
         "" => Value::Object(Default::default()),
         text => Value::from_json(text.as_bytes()).map_err(|error| {
@@ -198,7 +211,8 @@ fn find(storage: &Storage, id: &DocumentId, at: TxnId) -> Result<Option<Found>, 
     Ok(found.flatten())
 }
 
-fn with_id(value: Value, key: &DocumentKey) -> Value {
+/// A document's value with its `_id`.
+pub(crate) fn with_id(value: Value, key: &DocumentKey) -> Value {
     let Value::Object(mut fields) = value else { return value };
     fields.insert("_id".to_owned(), key.to_value());
     Value::Object(fields)

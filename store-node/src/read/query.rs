@@ -226,7 +226,7 @@ pub(crate) fn all_rows(
     at: TxnId,
     indexes: &crate::storage::Catalog,
 ) -> (Vec<proto::QueryItem>, u64) {
-    let question = super::parse_question(statement, "").unwrap();
+    let question = super::parse_with(statement, "").unwrap();
     let super::Question::Select(select) = question else { panic!("{statement} is no SELECT") };
     let wishes = Arc::new(Wishes::new(0));
     let mut cursor = QueryCursor::new(app, select, after.to_vec(), at, wishes).unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, RoundId, TxnId};
+use anabranch_core::query::parse_filter;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::replica_server::Replica;
 use tonic::{Request, Response, Status};
@@ -53,8 +54,12 @@ impl Local {
         if !self.log.owned().contains(id.position()) {
             return Err(Error::NotHere);
         }
+        let readable = match request.readable.as_str() {
+            "" => None,
+            readable => Some(parse_filter(readable)?),
+        };
         let snapshot = self.reads.snapshot(request.at).await?;
-        let found = self.reads.get(id, &snapshot).await?;
+        let found = self.reads.get(id, readable, &snapshot).await?;
         let (document, document_txn) = match found {
             Some(Found { value, txn, .. }) => (Some(value.to_json()), Some(txn.0)),
             None => (None, None),
@@ -65,7 +70,7 @@ impl Local {
 
     pub(crate) async fn query(&self, request: proto::QueryRequest) -> Result<QueryStream, Error> {
         let app = app(&request.app)?;
-        let question = parse_question(&request.statement, &request.args)?;
+        let question = parse_question(&request)?;
         let snapshot = self.reads.snapshot(request.at).await?;
         match question {
             Question::Select(select) => {
@@ -224,6 +229,7 @@ fn sent(outcome: Outcome) -> proto::Outcome {
             Reason::Changed => proto::ConflictReason::Changed,
             Reason::Missing => proto::ConflictReason::Missing,
             Reason::NotYet => proto::ConflictReason::NotYet,
+            Reason::Forbidden => proto::ConflictReason::Forbidden,
         }
         .into(),
     };

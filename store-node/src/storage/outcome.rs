@@ -51,12 +51,16 @@ pub(crate) enum Reason {
     Missing = 3,
     /// It was to be unchanged since a transaction that is not before the round.
     NotYet = 4,
+    /// Whoever asked may not write the document as it was, or as it would have become.
+    Forbidden = 5,
 }
 
 impl Reason {
     fn of(number: u8) -> Option<Self> {
-        use Reason::{Changed, Exists, Missing, NotYet};
-        [Exists, Changed, Missing, NotYet].into_iter().find(|reason| *reason as u8 == number)
+        use Reason::{Changed, Exists, Forbidden, Missing, NotYet};
+        [Exists, Changed, Missing, NotYet, Forbidden]
+            .into_iter()
+            .find(|reason| *reason as u8 == number)
     }
 }
 

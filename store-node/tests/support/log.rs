@@ -162,7 +162,8 @@ fn records(round: &Round) -> (BTreeMap<Slice, Option<Bytes>>, Commit) {
     let parts = (0..)
         .zip(by_slice)
         .map(|(index, (slice, mutations))| {
-            let part = RoundPart { round: id, app: APP, index, count, mutations };
+            let restrictions = Vec::new();
+            let part = RoundPart { round: id, app: APP, index, count, mutations, restrictions };
             (slice, Some(encode(&part)))
         })
         .collect();

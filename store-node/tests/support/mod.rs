@@ -142,7 +142,8 @@ impl Node {
         id: &DocumentId,
         at: proto::ReadAt,
     ) -> Result<proto::GetReply, tonic::Status> {
-        let request = proto::GetRequest { document_id: id.to_bytes().into(), at: Some(at) };
+        let (document_id, readable) = (id.to_bytes().into(), String::new());
+        let request = proto::GetRequest { document_id, at: Some(at), readable };
         self.client.clone().get(request).await.map(tonic::Response::into_inner)
     }
 
@@ -165,6 +166,7 @@ impl Node {
             statement: statement.to_owned(),
             args: args.to_owned(),
             at: Some(at),
+            readable: String::new(),
         };
         let mut stream = self.client.clone().query(request).await?.into_inner();
         let mut replies = Vec::new();

@@ -7,8 +7,11 @@ use anabranch_core::document::{Commit as At, Document, Effect, Mutation};
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, RoundId, TxnId};
 use anabranch_core::keyspace::{Position, Slice};
+use anabranch_core::query::OnConflict;
 use anabranch_core::slicing::PartitionId;
-use anabranch_schemas::records::{Commit, DocumentMutation, PartLocation, RoundPart, TxnsRecord};
+use anabranch_schemas::records::{
+    Commit, DocumentMutation, PartLocation, Restriction, RoundPart, TxnsRecord,
+};
 use anabranch_schemas::state;
 
 use super::lost::Lost;
@@ -59,15 +62,71 @@ struct Part {
 /// A document that a round touches: as it would become, and what has happened to it.
 struct Touched {
     document: Document,
+    /// What it was when it was forgotten.
+    evicted: Document,
     /// A conflict stays one: the document is left as it was before the round.
     fate: Effect,
     /// The round has deleted it, and does not bring it back by updating it.
     deleted: bool,
+    /// What whoever asks may do, if that is not everything.
+    restriction: Option<Restriction>,
+    /// Whether it was there before the round; for whoever asks; and theirs to write.
+    was: [bool; 3],
 }
 
 impl Touched {
+    fn new(document: Document, restriction: Option<Restriction>) -> Self {
+        let before = document.value();
+        let [is_seen, is_theirs] = match (&before, &restriction) {
+            (None, _) => [false, false],
+            (Some(_), None) => [true, true],
+            (Some(before), Some(may)) => {
+                let is_seen = may.readable.matches(before);
+                [is_seen, is_seen && may.writable.matches(before)]
+            }
+        };
+        let was = [before.is_some(), is_seen, is_theirs];
+        let (evicted, fate) = (Document::default(), Effect::Unchanged);
+        Touched { document, evicted, fate, deleted: false, restriction, was }
+    }
+
+    /// Whether a mutation may be tried; one that is refused is a conflict.
+    fn admits(&mut self, mutation: &Mutation) -> bool {
+        let [was_there, is_seen, is_theirs] = self.was;
+        let is_insert = match mutation {
+            _ if self.restriction.is_none() => return true,
+            Mutation::Insert { on_conflict: OnConflict::Fail | OnConflict::DoNothing, .. } => {
+                return true;
+            }
+            mutation => matches!(mutation, Mutation::Insert { .. }),
+        };
+        let was_made = !was_there && self.document.is_visible();
+        if !is_insert && !is_seen && !was_made {
+            return false;
+        }
+        if was_there && !is_theirs {
+            self.fate = Effect::Conflict;
+            return false;
+        }
+        true
+    }
+
+    /// What it has become is a conflict if it may not.
+    fn settle(&mut self) {
+        let after = match self.fate {
+            Effect::Changed => &self.document,
+            Effect::Evicted => &self.evicted,
+            Effect::Unchanged | Effect::Conflict => return,
+        };
+        if let Some(may) = &self.restriction
+            && !may.writable.matches(&after.hidden_value())
+        {
+            self.fate = Effect::Conflict;
+        }
+    }
+
     fn mutate(&mut self, mutation: &DocumentMutation, at: At) {
-        if self.fate == Effect::Conflict {
+        if self.fate == Effect::Conflict || !self.admits(&mutation.mutation) {
             return;
         }
         match &mutation.mutation {
@@ -80,7 +139,7 @@ impl Touched {
             Effect::Unchanged => {}
             Effect::Conflict if !mutation.mutation.fails_on_conflict() => {}
             Effect::Evicted => {
-                self.document = Document::default();
+                self.evicted = std::mem::take(&mut self.document);
                 self.fate = Effect::Evicted;
             }
             fate => self.fate = fate,
@@ -186,10 +245,14 @@ impl Era {
             offsets.iter().map(|offset| (*offset, &parts[&(slice, *offset)])).collect();
         read.sort_by_key(|(_, part)| part.index);
         let mut touched = BTreeMap::new();
-        let mutations = read
-            .iter()
-            .flat_map(|(offset, part)| part.mutations.iter().map(|mutation| (*offset, mutation)));
-        for (offset, mutation) in mutations {
+        let mutations = read.iter().flat_map(|(offset, part)| {
+            let restricted = |mutation: &DocumentMutation| {
+                let mut restrictions = part.restrictions.iter();
+                restrictions.find(|may| may.collection == mutation.collection).cloned()
+            };
+            part.mutations.iter().map(move |mutation| (*offset, mutation, restricted(mutation)))
+        });
+        for (offset, mutation, restriction) in mutations {
             let id = mutation.id(*app).to_bytes();
             let partition = lost.partition_of(Position::of(&id));
             let is_lost = lost.is_lost(partition, *txn, (slice, offset));
@@ -207,21 +270,23 @@ impl Era {
                 };
                 self.received[round].came.push(came);
             }
-            let touched = touched.entry(id.clone()).or_insert_with(|| Touched {
-                document: self.documents.get(&id).cloned().unwrap_or_default(),
-                fate: Effect::Unchanged,
-                deleted: false,
+            let touched = touched.entry(id.clone()).or_insert_with(|| {
+                let before = self.documents.get(&id).cloned().unwrap_or_default();
+                Touched::new(before, restriction)
             });
-            if !mutation.unchanged_since.is_none_or(|since| self.is_unchanged(&id, since, *txn)) {
+            let [_, is_seen, _] = touched.was;
+            let is_unchanged = |since| is_seen && self.is_unchanged(&id, since, *txn);
+            if !mutation.unchanged_since.is_none_or(is_unchanged) {
                 touched.fate = Effect::Conflict;
             }
             touched.mutate(mutation, at);
         }
+        touched.values_mut().for_each(Touched::settle);
         let has_conflict = touched.values().any(|touched| touched.fate == Effect::Conflict);
         if *atomic && has_conflict {
             return;
         }
-        for (id, Touched { document, fate, deleted: _ }) in touched {
+        for (id, Touched { document, fate, .. }) in touched {
             let is_there = self.stored(&id, *txn).is_some();
             let stored = match fate {
                 Effect::Unchanged | Effect::Conflict => continue,

@@ -1,10 +1,13 @@
 //! A client of one cluster's HTTP API, as a user would write it.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::blocking::{Client, RequestBuilder};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde_json::{Value, json};
 
 use super::{APP, PATIENCE};
@@ -100,6 +103,15 @@ impl Api {
             base: format!("http://127.0.0.1:{http}"),
             admin: format!("http://127.0.0.1:{admin}"),
         }
+    }
+
+    /// The same, which shows the key in a file.
+    pub fn showing_key_in(self, file: &Path) -> Result<Self> {
+        let key = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let shown = HeaderValue::try_from(format!("Bearer {}", key.trim()))?;
+        let client = Client::builder().timeout(REQUEST_LIMIT);
+        let client = client.default_headers([(AUTHORIZATION, shown)].into_iter().collect());
+        Ok(Api { client: client.build()?, ..self })
     }
 
     /// Where its HTTP API is.

@@ -29,6 +29,7 @@ impl Dev {
         let api = Api::new(http, admin);
         wait_until("the cluster is ready", PATIENCE, || Ok(api.is_ready()))
             .with_context(|| process.output().unwrap_or_default())?;
+        let api = api.showing_key_in(&dir.join(name).join("dev.key"))?;
         Ok(Dev { process, api })
     }
 }

@@ -317,6 +317,8 @@ impl Cluster {
         let mut command = Command::new("sh");
         command.args(["-c", r#"ulimit -c unlimited 2> /dev/null; exec "$0" "$@""#]);
         command.arg(&self.binary).args(&self.commands[&service]).current_dir(&self.dir);
+        // Keys have tests of their own.
+        command.env("ANABRANCH_INGEST__OPEN_TO_ALL", "true");
         command.envs(self.settings.iter().copied());
         let log = self.dir.join(format!("{}.log", service.name()));
         let name = format!("{} of {}", service.name(), self.name);
@@ -339,11 +341,11 @@ impl Cluster {
             wait_until("the store nodes are declared", PATIENCE, || {
                 Ok(api.apply(&declared).is_ok())
             })
-            .map_err(|error| self.explained(error))?;
+            .map_err(|error| self.explained(&error))?;
         }
         services.into_iter().try_for_each(|service| self.start(service))?;
         wait_until("the cluster is ready", PATIENCE, || Ok(api.is_ready()))
-            .map_err(|error| self.explained(error))
+            .map_err(|error| self.explained(&error))
     }
 
     /// Kills one service (`kill -9`) and starts it again.
@@ -389,7 +391,7 @@ impl Cluster {
     }
 
     /// A failure, and behind it what there is to see of the cluster.
-    pub fn explained(&self, error: Error) -> Error {
+    pub fn explained(&self, error: &Error) -> Error {
         anyhow!("{error:#}\n{}", self.logs())
     }
 

@@ -20,6 +20,13 @@ pub(super) enum Arguments<'a> {
     Shared(&'a Args),
     /// They may be taken.
     Own(&'a mut Args),
+    /// Claims, which may lack some that are named.
+    Claims {
+        /// Those that there are.
+        given: &'a Args,
+        /// Whether one was named that is not among them.
+        lacks: bool,
+    },
 }
 
 /// How often each argument is named, and what may still be copied.
@@ -35,7 +42,18 @@ impl Arguments<'_> {
             Arguments::None => None,
             Arguments::Shared(args) => Some(args),
             Arguments::Own(args) => Some(args),
+            Arguments::Claims { given, .. } => Some(given),
         }
+    }
+
+    /// Whether a value can be put in the place of this name.
+    pub(super) fn have(&mut self, name: &str) -> bool {
+        let is_given = self.get(name).is_some();
+        if let Arguments::Claims { lacks, .. } = self {
+            *lacks |= !is_given;
+            return true;
+        }
+        is_given
     }
 
     fn get(&self, name: &str) -> Option<&Value> {

@@ -247,11 +247,16 @@ impl<'a> Cursor<'a> {
             }
         };
         self.parser.advance_token();
-        if self.args.all().is_none_or(|args| !args.contains_key(&name)) {
+        if !self.args.have(&name) {
             return Err(self.missing_argument(&name).at(location));
         }
         let value = self.args.value(&name, may_take, &mut self.mentions);
         value.map(|value| (name, value)).map_err(|error| error.at(location))
+    }
+
+    /// Whether it has read the name of a claim that is not there.
+    pub(super) fn lacks_claims(&self) -> bool {
+        matches!(self.args, Arguments::Claims { lacks: true, .. })
     }
 
     /// Counts what is computed of constants like copies of arguments.

@@ -18,6 +18,13 @@ impl Cursor<'_> {
         Predicate::new(self.expression()?.into_condition()?)
     }
 
+    /// Reads a condition that is all there is.
+    pub(super) fn whole_condition(&mut self, end: &str) -> Result<Predicate, QueryError> {
+        let predicate = self.predicate()?;
+        self.expect_end(end)?;
+        Ok(predicate)
+    }
+
     /// Reads an expression.
     pub(super) fn expression(&mut self) -> Result<Term, QueryError> {
         self.junction("OR", Self::all, Expr::any)

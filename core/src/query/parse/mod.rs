@@ -22,7 +22,7 @@ pub(super) use self::cursor::shorten;
 use super::error::QueryError;
 use super::predicate::Predicate;
 use super::statement::{Args, Statement};
-use super::{MAX_FILTER_BYTES, MAX_STATEMENT_BYTES};
+use super::{MAX_FILTER_BYTES, MAX_RULE_BYTES, MAX_STATEMENT_BYTES};
 
 /// Reads one statement and puts the arguments in place. Arguments that it does not name are
 /// ignored.
@@ -38,10 +38,23 @@ pub fn parse_taking(statement: &str, args: &mut Args) -> Result<Statement, Query
     cursor.statement()
 }
 
+/// A rule with the claims of somebody in place.
+pub(super) struct BoundRule {
+    pub(super) condition: Result<Predicate, QueryError>,
+    /// It names claims that are not there: NULL is in their places.
+    pub(super) lacks_claims: bool,
+}
+
+/// Reads a rule: a condition alone, whose arguments are claims.
+pub(super) fn bind_rule(rule: &str, claims: &Args) -> Result<BoundRule, QueryError> {
+    let args = Arguments::Claims { given: claims, lacks: false };
+    let mut cursor = Cursor::new(rule, args, MAX_RULE_BYTES)?;
+    let condition = cursor.whole_condition("AND, OR or the end of the rule");
+    Ok(BoundRule { condition, lacks_claims: cursor.lacks_claims() })
+}
+
 /// Reads a condition alone, as it stands after WHERE. It takes no arguments.
 pub fn parse_filter(predicate: &str) -> Result<Predicate, QueryError> {
     let mut cursor = Cursor::new(predicate, Arguments::None, MAX_FILTER_BYTES)?;
-    let predicate = cursor.predicate()?;
-    cursor.expect_end("AND, OR or the end of the filter")?;
-    Ok(predicate)
+    cursor.whole_condition("AND, OR or the end of the filter")
 }

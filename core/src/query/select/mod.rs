@@ -12,6 +12,7 @@ pub(super) use self::clauses::{Clauses, Direction, Item};
 pub use self::groups::{Group, Groups, TooLarge};
 pub use self::sorted::{SortedRow, SortedRows};
 use super::aggregate::Aggregate;
+use super::error::QueryError;
 use super::eval::{Budget, Scope};
 use super::expr::Expr;
 use super::key;
@@ -68,6 +69,18 @@ impl Select {
     /// [`SortedRows`] has it.
     pub fn is_sorted(&self) -> bool {
         !self.order.is_empty()
+    }
+
+    /// Reads as if there were no other documents than those of which this holds.
+    ///
+    /// # Errors
+    /// If both conditions together are too long.
+    pub fn restrict(&mut self, readable: Predicate) -> Result<(), QueryError> {
+        self.filter = Some(match self.filter.take() {
+            Some(filter) => readable.and(filter)?,
+            None => readable,
+        });
+        Ok(())
     }
 
     /// How many rows whoever merges may need of each part at most.

@@ -7,6 +7,7 @@ mod groups;
 mod indexes;
 mod order;
 mod properties;
+mod rules;
 mod statements;
 
 use super::{Args, Predicate, QueryError, Statement, parse, parse_filter};

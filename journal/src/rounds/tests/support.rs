@@ -277,6 +277,7 @@ pub(super) fn round(number: u128, documents: u128) -> Round {
         origin: None,
         digest: Vec::new(),
         atomic: false,
+        restrictions: Vec::new(),
         mutations: (0..documents).map(|document| insert(number * 1_000 + document, 20)).collect(),
     }
 }

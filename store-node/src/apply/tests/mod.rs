@@ -6,6 +6,7 @@ mod expired;
 mod failing;
 mod indexed;
 mod partitions;
+mod permitted;
 mod repeated;
 mod round;
 mod support;

@@ -58,21 +58,21 @@ impl Documents for Stored {
 
 /// Applies rounds one after the other to a store that starts empty.
 #[derive(Default)]
-struct World {
+pub(super) struct World {
     log: TestLog,
     stored: Stored,
 }
 
 impl World {
-    fn apply(&mut self, mutations: Vec<(i64, Mutation)>) -> Effects {
+    pub(super) fn apply(&mut self, mutations: Vec<(i64, Mutation)>) -> Effects {
         self.apply_round(&TestRound::new(self.next_id(), mutations))
     }
 
-    fn next_id(&self) -> u128 {
+    pub(super) fn next_id(&self) -> u128 {
         self.log.commits.len() as u128
     }
 
-    fn apply_round(&mut self, round: &TestRound) -> Effects {
+    pub(super) fn apply_round(&mut self, round: &TestRound) -> Effects {
         let before = self.log.parts.clone();
         self.log.append(round);
         let mut assembler = assembler();
@@ -83,6 +83,11 @@ impl World {
         assembler.add_commit(self.log.committed(self.log.commits.len() - 1));
         let round = assembler.release().unwrap().expect("all of it is there");
         self.stored.apply(round)
+    }
+
+    /// A document as a reader sees it, without its id.
+    pub(super) fn value(&self, number: i64) -> Option<Value> {
+        self.stored.documents.get(&id(number).to_bytes())?.value()
     }
 
     fn change(&mut self, mutation: Mutation) -> Option<Change> {
@@ -105,11 +110,11 @@ fn assembler() -> Assembler {
     Assembler::new(&everything(), TxnId(0), &vec![SliceRead::default(); 4])
 }
 
-fn insert(fields: &str, on_conflict: OnConflict) -> Mutation {
+pub(super) fn insert(fields: &str, on_conflict: OnConflict) -> Mutation {
     Mutation::Insert { fields: json(fields), on_conflict }
 }
 
-fn set(name: &str, value: i64) -> Mutation {
+pub(super) fn set(name: &str, value: i64) -> Mutation {
     Mutation::Update {
         set: vec![(path(name), Value::Int(value))],
         unset: vec![],

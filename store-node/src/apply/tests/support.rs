@@ -7,10 +7,11 @@ use anabranch_core::document::{Commit as At, Document, Effect, Mutation, Stamp, 
 use anabranch_core::hlc::Hlc;
 use anabranch_core::ids::{ActorId, AppId, DocumentId, DocumentKey, RoundId, TxnId};
 use anabranch_core::keyspace::{Intervals, Slice, SliceCount};
-use anabranch_core::query::{FieldPath, OnConflict};
+use anabranch_core::query::{FieldPath, OnConflict, parse_filter};
 use anabranch_journal::Offset;
 use anabranch_schemas::records::{
-    Commit, DocumentMutation, Expiry, PartLocation, RoundPart, TxnsRecord, part_checksum,
+    Commit, DocumentMutation, Expiry, PartLocation, Restriction, RoundPart, TxnsRecord,
+    part_checksum,
 };
 use anabranch_schemas::{decode, encode};
 use bytes::Bytes;
@@ -55,6 +56,8 @@ pub(super) struct TestRound {
     /// The condition of all of them.
     pub(super) unchanged_since: Option<TxnId>,
     pub(super) atomic: bool,
+    /// What it may read and write of all of them, if that is not everything.
+    pub(super) restriction: Option<[&'static str; 2]>,
 }
 
 const EXPIRY: u128 = 1 << 64;
@@ -64,7 +67,7 @@ pub(super) const EXPIRES_AT_MOST: usize = 4;
 impl TestRound {
     /// One without a condition.
     pub(super) fn new(id: u128, mutations: Vec<(i64, Mutation)>) -> Self {
-        TestRound { id, mutations, unchanged_since: None, atomic: false }
+        TestRound { id, mutations, unchanged_since: None, atomic: false, restriction: None }
     }
 
     /// What was deleted longer ago expires.
@@ -75,6 +78,14 @@ impl TestRound {
     /// If it is one.
     pub(super) fn time_to_live_ms(&self) -> Option<u64> {
         self.id.checked_sub(EXPIRY).map(|ms| u64::try_from(ms).unwrap())
+    }
+}
+
+fn restriction([readable, writable]: [&'static str; 2]) -> Restriction {
+    Restriction {
+        collection: id(0).collection,
+        readable: parse_filter(readable).unwrap(),
+        writable: parse_filter(writable).unwrap(),
     }
 }
 
@@ -104,7 +115,9 @@ impl TestLog {
         let count = i32::try_from(by_slice.len()).unwrap();
         let mut locations = Vec::new();
         for (index, (slice, mutations)) in (0..).zip(by_slice) {
-            let part = RoundPart { round: round_id, app: APP, index, count, mutations };
+            let restrictions = round.restriction.map(restriction).into_iter().collect();
+            let part =
+                RoundPart { round: round_id, app: APP, index, count, mutations, restrictions };
             locations.push(self.append_part(slice, &encode(&part)));
         }
         let txn = TxnId(self.commits.last().map_or(0, |(txn, _, _)| txn.0 + 2));
@@ -346,7 +359,7 @@ pub(super) fn arbitrary_rounds(most: usize) -> impl Strategy<Value = Vec<TestRou
         {
             mutations.retain(|(number, _)| slice(*number) == first);
         }
-        TestRound { id: round_id, mutations, unchanged_since, atomic }
+        TestRound { id: round_id, mutations, unchanged_since, atomic, restriction: None }
     });
     let expiry = prop::sample::select(vec![0, 500, 1_500]).prop_map(TestRound::expiry);
     prop::collection::vec(prop_oneof![8 => round, 1 => expiry], 1..most)

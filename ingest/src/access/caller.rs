@@ -1,0 +1,320 @@
+//! Whoever sends a request, and what they may do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anabranch_core::Value;
+use anabranch_core::ids::Collection;
+use anabranch_core::query::{Allowed, Args, Rule};
+use anabranch_schemas::records::Restriction;
+use anabranch_schemas::resources::{KeySpec, PermissionScope, PermissionSpec};
+use jiff::Timestamp;
+
+use crate::error::{Code, Refusal};
+
+/// Whoever sends a request to an app.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller(Arc<Identity>);
+
+#[derive(Debug)]
+struct Identity {
+    /// Whose requests they are, for the names that these have and for the log.
+    name: String,
+    /// None if they may do everything.
+    permissions: Option<Permissions>,
+    expires_at: Option<Timestamp>,
+    is_revoked: AtomicBool,
+}
+
+/// What a caller may do, by collection.
+#[derive(Debug, Default)]
+pub(crate) struct Permissions {
+    by_collection: BTreeMap<Collection, Permission>,
+    /// With collections that are not named.
+    others: Permission,
+}
+
+/// What a caller may do with the documents of a collection.
+#[derive(Clone, Debug, Default)]
+struct Permission {
+    read: Allowed,
+    write: Allowed,
+}
+
+impl Permissions {
+    /// Those of a key, with its claims in place.
+    ///
+    /// # Errors
+    /// Which rule cannot be used with them, and why.
+    pub(crate) fn of(spec: &KeySpec) -> Result<Self, String> {
+        let claims = serde_json::to_vec(&spec.claims).map_err(|error| error.to_string())?;
+        let claims = match Value::from_json(&claims) {
+            Ok(Value::Object(claims)) => claims,
+            Ok(_) => return Err("claims are an object".to_owned()),
+            Err(error) => return Err(format!("claims: {error}")),
+        };
+        let mut permissions = Permissions::default();
+        for (scope, spec) in &spec.permissions {
+            let permission = Permission::of(spec, &claims);
+            let scope = scope.clone();
+            let permission = permission
+                .map_err(|error| format!("permissions.{}.{error}", String::from(scope.clone())))?;
+            match scope {
+                PermissionScope::Others => permissions.others = permission,
+                PermissionScope::Collection(collection) => {
+                    permissions.by_collection.insert(collection, permission);
+                }
+            }
+        }
+        Ok(permissions)
+    }
+}
+
+impl Permission {
+    fn of(spec: &PermissionSpec, claims: &Args) -> Result<Self, String> {
+        let allowed = |deed: Deed, rule: &Option<String>| match rule {
+            None => Ok(Allowed::Nothing),
+            Some(rule) => Rule::new(rule.as_str())
+                .and_then(|rule| rule.bind(claims))
+                .map_err(|error| format!("{deed}: {error}")),
+        };
+        let read = allowed(Deed::Read, &spec.read)?;
+        Ok(Permission { read, write: allowed(Deed::Write, &spec.write)? })
+    }
+}
+
+/// What of a collection may be read: a condition as text, empty if that is all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Readable(String);
+
+impl Readable {
+    /// All.
+    pub(crate) const ALL: Readable = Readable(String::new());
+
+    /// As store nodes are told.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What may be done with a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Read,
+    Write,
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Deed::Read => "read",
+            Deed::Write => "write",
+        })
+    }
+}
+
+impl Caller {
+    /// Somebody who may do everything.
+    pub(crate) fn unrestricted() -> Self {
+        Caller::with(String::new(), None, None)
+    }
+
+    /// Somebody of this name.
+    pub(crate) fn new(
+        name: String,
+        permissions: Permissions,
+        expires_at: Option<Timestamp>,
+    ) -> Self {
+        Caller::with(name, Some(permissions), expires_at)
+    }
+
+    fn with(name: String, permissions: Option<Permissions>, expires_at: Option<Timestamp>) -> Self {
+        let is_revoked = AtomicBool::new(false);
+        Caller(Arc::new(Identity { name, permissions, expires_at, is_revoked }))
+    }
+
+    /// Whose requests they are: one caller's `Idempotency-Key` is not another's.
+    pub(crate) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What they show opens nothing any more, or something else.
+    pub(crate) fn revoke(&self) {
+        self.0.is_revoked.store(true, Ordering::Relaxed);
+    }
+
+    /// Refuses who was let in with a key that opens nothing by now: what takes long asks again.
+    pub(crate) fn check_current(&self) -> Result<(), Refusal> {
+        if self.0.is_revoked.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Code::Unauthenticated, "the key was changed or revoked"));
+        }
+        if self.0.expires_at.is_some_and(|end| end <= Timestamp::now()) {
+            let refusal = Refusal::new(Code::Unauthenticated, "the key has expired");
+            return Err(refusal.with_hint("ask whoever manages the keys of the app for a new one"));
+        }
+        Ok(())
+    }
+
+    /// What of a collection they may read.
+    ///
+    /// # Errors
+    /// If that is nothing.
+    pub(crate) fn readable(&self, collection: &Collection) -> Result<Readable, Refusal> {
+        match self.may(Deed::Read, collection) {
+            Allowed::Everything => Ok(Readable::ALL),
+            Allowed::Where(condition) => Ok(Readable(condition.to_string())),
+            Allowed::Nothing => Err(denied(Deed::Read, collection)),
+        }
+    }
+
+    /// What a round of theirs may do in a collection; `None` if that is everything.
+    ///
+    /// # Errors
+    /// If they may write nothing.
+    pub(crate) fn restriction(
+        &self,
+        collection: &Collection,
+    ) -> Result<Option<Restriction>, Refusal> {
+        let [readable, writable] = [Deed::Read, Deed::Write].map(|deed| self.may(deed, collection));
+        match (readable, writable) {
+            (_, Allowed::Nothing) => Err(denied(Deed::Write, collection)),
+            (Allowed::Everything, Allowed::Everything) => Ok(None),
+            (readable, writable) => Ok(Some(Restriction {
+                collection: collection.clone(),
+                readable: readable.clone().into_condition(),
+                writable: writable.clone().into_condition(),
+            })),
+        }
+    }
+
+    /// Refuses what tells of all documents of a collection, whoever may read them.
+    pub(crate) fn check_reads_all(&self, collection: &Collection) -> Result<(), Refusal> {
+        self.check_all(&[Deed::Read], collection)
+    }
+
+    /// Refuses what is about a collection as a whole.
+    pub(crate) fn check_owns(&self, collection: &Collection) -> Result<(), Refusal> {
+        self.check_all(&[Deed::Read, Deed::Write], collection)
+    }
+
+    fn check_all(&self, deeds: &[Deed], collection: &Collection) -> Result<(), Refusal> {
+        for deed in deeds {
+            if *self.may(*deed, collection) != Allowed::Everything {
+                let message =
+                    format!("this is for those who may {deed} every document of '{collection}'");
+                return Err(Refusal::new(Code::Forbidden, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn may(&self, deed: Deed, collection: &Collection) -> &Allowed {
+        let Some(permissions) = &self.0.permissions else { return &Allowed::Everything };
+        let Permission { read, write } =
+            permissions.by_collection.get(collection).unwrap_or(&permissions.others);
+        match deed {
+            Deed::Read => read,
+            Deed::Write => write,
+        }
+    }
+}
+
+fn denied(deed: Deed, collection: &Collection) -> Refusal {
+    Refusal::new(Code::Forbidden, format!("you may not {deed} in '{collection}'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use anabranch_schemas::resources::Resource;
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(claims: &serde_json::Value) -> KeySpec {
+        let resource = json!({
+            "apiVersion": "anabranch/v1",
+            "kind": "Key",
+            "metadata": {"name": "till", "app": "2164bef3-37c0-489c-9ac6-c94b034525d7"},
+            "spec": {
+                "apiKey": {"hash": "$argon2id$x"},
+                "claims": claims,
+                "permissions": {
+                    "orders": {"read": "store = :store", "write": "store = :store AND open"},
+                    "drop": {"write": "TRUE"},
+                    "closed": {},
+                    "*": {"read": "TRUE"},
+                },
+            },
+        });
+        match Resource::from_value(&resource).unwrap() {
+            Resource::Key { spec, .. } => spec,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn caller(claims: &serde_json::Value) -> Caller {
+        Caller::new("till".to_owned(), Permissions::of(&spec(claims)).unwrap(), None)
+    }
+
+    fn collection(name: &str) -> Collection {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_denied() {
+        let till = caller(&json!({"store": 17}));
+        let code = |denied: Refusal| denied.code();
+        assert_eq!(till.readable(&collection("orders")).unwrap().as_str(), "store = 17");
+        assert_eq!(till.readable(&collection("cars")).unwrap(), Readable::ALL);
+        for name in ["drop", "closed"] {
+            assert_eq!(till.readable(&collection(name)).map_err(code), Err(Code::Forbidden));
+        }
+        for name in ["cars", "closed"] {
+            assert_eq!(till.restriction(&collection(name)).map_err(code), Err(Code::Forbidden));
+        }
+        let restriction = till.restriction(&collection("orders")).unwrap().unwrap();
+        assert_eq!(restriction.readable.to_string(), "store = 17");
+        assert_eq!(restriction.writable.to_string(), "store = 17 AND open");
+        let restriction = till.restriction(&collection("drop")).unwrap().unwrap();
+        assert_eq!(restriction.readable.to_string(), "false");
+        assert_eq!(restriction.writable.to_string(), "true");
+    }
+
+    #[test]
+    fn who_lacks_a_claim_may_do_nothing_that_depends_on_it() {
+        let nobody = caller(&json!({}));
+        assert!(nobody.readable(&collection("orders")).is_err());
+        assert!(nobody.restriction(&collection("orders")).is_err());
+        assert!(nobody.readable(&collection("cars")).is_ok());
+    }
+
+    #[test]
+    fn what_concerns_a_whole_collection_is_for_those_who_may_do_all_with_it() {
+        let till = caller(&json!({"store": 17}));
+        assert!(till.check_reads_all(&collection("cars")).is_ok());
+        assert!(till.check_reads_all(&collection("orders")).is_err());
+        assert!(till.check_owns(&collection("cars")).is_err());
+        let admin = Caller::unrestricted();
+        assert!(admin.check_owns(&collection("orders")).is_ok());
+        assert_eq!(admin.restriction(&collection("orders")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_used_with_the_claims_is_told() {
+        let mut spec = spec(&json!({"pattern": 1}));
+        let read = Some("name LIKE :pattern".to_owned());
+        spec.permissions.insert(PermissionScope::Others, PermissionSpec { read, write: None });
+        let error = Permissions::of(&spec).unwrap_err();
+        assert!(error.starts_with("permissions.*.read: "), "{error}");
+    }
+
+    #[test]
+    fn who_was_let_in_is_asked_again() {
+        let till = caller(&json!({}));
+        assert!(till.check_current().is_ok());
+        till.revoke();
+        assert_eq!(till.check_current().unwrap_err().code(), Code::Unauthenticated);
+    }
+}

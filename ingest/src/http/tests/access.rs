@@ -1,0 +1,226 @@
+//! Keys and what they allow, as far as it is decided here: what may be read is asked of the store node,
+//! what may be written stands in the round.
+
+use anabranch_journal::metadata::{DeclaredKey, Version};
+use anabranch_schemas::resources::{Resource, ResourceName};
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use serde_json::{Value, json};
+
+use crate::access::ApiToken;
+use crate::config::IngestConfig;
+use crate::doubles::{APP, Cluster, Reply, execute_path, post};
+
+/// A server with these keys; each is a name and its permissions. And what shows each of them.
+async fn guarded<const N: usize>(keys: [(&str, Value); N]) -> (Cluster, [String; N]) {
+    let cluster = Cluster::guarded(IngestConfig::default()).await;
+    let tokens = keys.each_ref().map(|(name, _)| ApiToken::draw(name.parse().unwrap()));
+    let declared = tokens.iter().zip(keys).map(|(token, (name, permissions))| {
+        let spec = json!({
+            "apiKey": {"hash": token.hash()},
+            "claims": {"store": 17},
+            "permissions": permissions,
+        });
+        declared(&name.parse().unwrap(), &spec)
+    });
+    cluster.api.keys.replace(declared.collect());
+    (cluster, tokens.map(|token| format!("Bearer {}", token.reveal())))
+}
+
+fn declared(name: &ResourceName, spec: &Value) -> DeclaredKey {
+    let resource = json!({
+        "apiVersion": "anabranch/v1",
+        "kind": "Key",
+        "metadata": {"name": name, "app": APP},
+        "spec": spec,
+    });
+    match Resource::from_value(&resource).unwrap() {
+        Resource::Key { app, name, spec } => DeclaredKey { app, name, version: Version(1), spec },
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn execute(cluster: &Cluster, key: &str, statement: &str, args: Value) -> Reply {
+    cluster.execute_with(statement, args, &[("authorization", key)]).await
+}
+
+fn everything() -> Value {
+    json!({"*": {"read": true, "write": true}})
+}
+
+/// Of store 17, and to be written as long as it is open.
+fn own() -> Value {
+    json!({"orders": {"read": "store = :store", "write": "store = :store AND open"}})
+}
+
+async fn orders(cluster: &Cluster, admin: &str) {
+    let orders = json!([
+        {"_id": "a", "store": 17, "open": true},
+        {"_id": "b", "store": 18, "open": true},
+        {"_id": "c", "store": 17, "open": false},
+    ]);
+    let insert = "INSERT INTO orders DOCUMENTS (:d)";
+    let reply = execute(cluster, admin, insert, json!({"d": orders})).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+}
+
+#[tokio::test]
+async fn nothing_is_done_without_a_key() {
+    let (cluster, [key]) = guarded([("all", everything())]).await;
+    let documents = format!("/apps/{APP}/api/v1/collections/orders/documents");
+    let other = ApiToken::draw("all".parse().unwrap());
+    let wrong = format!("Bearer {}", other.reveal());
+    for headers in [&[][..], &[("authorization", wrong.as_str())]] {
+        let read = |path: &str| {
+            let request = Request::get(path);
+            let with = |request: axum::http::request::Builder, (name, value): &(&str, &str)| {
+                request.header(*name, *value)
+            };
+            headers.iter().fold(request, with).body(Body::empty()).unwrap()
+        };
+        let statement = json!({"statement": "SELECT * FROM orders"}).to_string();
+        let transaction = json!({"statements": []}).to_string();
+        for request in [
+            post(&execute_path(), "application/json", headers, statement),
+            post(
+                &format!("/apps/{APP}/api/v1/store/transaction"),
+                "application/json",
+                headers,
+                transaction,
+            ),
+            post(&documents, "application/x-ndjson", headers, "{}"),
+            read(&format!("{documents}/a")),
+            read(&format!("{documents}?key=1")),
+        ] {
+            let path = request.uri().to_string();
+            let reply = cluster.send(request).await;
+            assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{path}: {}", reply.text);
+            assert_eq!(
+                (reply.code(), &reply.headers["www-authenticate"]),
+                (
+                    "unauthenticated".to_owned(),
+                    &"Bearer".parse::<axum::http::HeaderValue>().unwrap()
+                )
+            );
+        }
+    }
+    assert_eq!(cluster.shared.world.lock().committed.len(), 0);
+    let reply = execute(&cluster, &key, "SELECT * FROM orders", json!({})).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    // What says how the server is and how it is used is for everyone.
+    for path in ["/healthz", "/openapi.json"] {
+        assert_eq!(cluster.get(path, &[]).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn who_may_read_a_part_is_answered_as_if_it_were_all() {
+    let (cluster, [admin, till]) = guarded([("admin", everything()), ("till", own())]).await;
+    orders(&cluster, &admin).await;
+    let ids = async |statement: &str| {
+        let reply = execute(&cluster, &till, statement, json!({})).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        let items = reply.json()["items"].as_array().unwrap().clone();
+        items.iter().map(|item| item["_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("SELECT * FROM orders").await, ["a", "c"]);
+    assert_eq!(ids("SELECT * FROM orders WHERE store = 18").await, [""; 0]);
+    assert_eq!(ids("SELECT * FROM orders WHERE _id IN ('a', 'b')").await, ["a"]);
+    let page = json!({"statement": "SELECT * FROM orders", "pageSize": 10}).to_string();
+    let headers = [("authorization", till.as_str())];
+    let reply = cluster.send(post(&execute_path(), "application/json", &headers, page)).await;
+    assert_eq!(reply.json()["items"].as_array().unwrap().len(), 2);
+    for (id, status) in [("a", 200), ("b", 404), ("x", 404)] {
+        let path = format!("/apps/{APP}/api/v1/collections/orders/documents/{id}");
+        let reply = cluster.get(&path, &headers).await;
+        assert_eq!(reply.status.as_u16(), status, "{id}");
+        if status == 404 {
+            let message = format!("there is no document \"{id}\" in 'orders'");
+            assert_eq!(reply.json()["error"]["message"], message);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_round_may_do_stands_in_it() {
+    let (cluster, [admin, till]) = guarded([("admin", everything()), ("till", own())]).await;
+    orders(&cluster, &admin).await;
+    let last = || {
+        let world = cluster.shared.world.lock();
+        let (_, round) = world.committed.last().cloned().unwrap();
+        round
+    };
+    assert_eq!(last().restrictions, []);
+    let reply = execute(&cluster, &till, "UPDATE orders SET n = 1 WHERE TRUE", json!({})).await;
+    assert_eq!(reply.json()["mutatedDocumentIds"], json!(["a", "c"]));
+    assert!(reply.json()["decided"].is_string(), "{}", reply.text);
+    let restricted = |round: anabranch_journal::rounds::Round| {
+        let [restriction] = &round.restrictions[..] else { panic!("{round:?}") };
+        assert_eq!(restriction.collection.as_str(), "orders");
+        assert_eq!(restriction.readable.to_string(), "store = 17");
+        assert_eq!(restriction.writable.to_string(), "store = 17 AND open");
+    };
+    restricted(last());
+    let insert = "INSERT INTO orders DOCUMENTS ({'_id': 'd', 'store': 17, 'open': true})";
+    assert_eq!(execute(&cluster, &till, insert, json!({})).await.status, StatusCode::OK);
+    restricted(last());
+    let path = format!("/apps/{APP}/api/v1/collections/orders/documents");
+    let headers = [("authorization", till.as_str())];
+    let line = json!({"_id": "e", "store": 17, "open": true}).to_string();
+    let reply = cluster.send(post(&path, "application/x-ndjson", &headers, line)).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    restricted(last());
+}
+
+#[tokio::test]
+async fn what_no_rule_allows_is_forbidden_whatever_is_there() {
+    let (cluster, [admin, till, writer]) = guarded([
+        ("admin", everything()),
+        ("till", own()),
+        ("writer", json!({"orders": {"write": true}})),
+    ])
+    .await;
+    orders(&cluster, &admin).await;
+    let committed = cluster.shared.world.lock().committed.len();
+    for (key, statement) in [
+        (&till, "SELECT * FROM cars"),
+        (&till, "INSERT INTO cars DOCUMENTS ({})"),
+        (&till, "DELETE FROM cars WHERE TRUE"),
+        // How a collection is looked through depends on all of it.
+        (&till, "EXPLAIN SELECT * FROM orders"),
+        (&till, "EXPLAIN ANALYZE SELECT * FROM orders WHERE _id = 'b'"),
+        (&till, "CREATE INDEX i ON orders (store)"),
+        (&till, "DROP INDEX i ON orders"),
+        (&writer, "SELECT * FROM orders"),
+        (&writer, "SELECT COUNT(*) AS n FROM orders"),
+        (&writer, "UPDATE orders SET n = 1 WHERE _id = 'a'"),
+        (&writer, "EVICT FROM orders WHERE _id = 'a'"),
+    ] {
+        let reply = execute(&cluster, key, statement, json!({})).await;
+        assert_eq!(
+            (reply.status, reply.code()),
+            (StatusCode::FORBIDDEN, "forbidden".to_owned()),
+            "{statement}"
+        );
+    }
+    assert_eq!(cluster.shared.world.lock().committed.len(), committed);
+    let reply = execute(&cluster, &writer, "INSERT INTO orders DOCUMENTS ({})", json!({})).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let reply = execute(&cluster, &admin, "CREATE INDEX i ON orders (store)", json!({})).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+}
+
+#[tokio::test]
+async fn the_idempotency_key_of_one_caller_is_not_anothers() {
+    let (cluster, [one, other]) = guarded([("one", everything()), ("other", everything())]).await;
+    let insert = "INSERT INTO orders DOCUMENTS ({'n': 1})";
+    let ids = async |key: &str| {
+        let headers = [("authorization", key), ("idempotency-key", "k")];
+        let reply = cluster.execute_with(insert, json!({}), &headers).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        reply.json()["mutatedDocumentIds"].clone()
+    };
+    let first = ids(&one).await;
+    assert_eq!(ids(&one).await, first);
+    assert_ne!(ids(&other).await, first);
+}
