@@ -224,7 +224,7 @@ async fn the_routes_are_described() {
     let cluster = &paths["/api/v1/resources/cluster/{name}"]["put"];
     let parameters = cluster["parameters"].as_array().unwrap();
     let names: Vec<_> = parameters.iter().map(|parameter| &parameter["name"]).collect();
-    assert_eq!(names, ["name", "lose", "If-Match"]);
+    assert_eq!(names, ["name", "lose", "If-Match", "If-None-Match"]);
     let operations = paths.values().flat_map(|path| path.as_object().unwrap().values());
     let ids: BTreeSet<_> = operations.map(|operation| operation["operationId"].as_str()).collect();
     assert_eq!(ids.len(), described, "no id comes twice");
