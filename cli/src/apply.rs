@@ -33,7 +33,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let text = read(&file)?;
     // All are checked before the first is applied.
     let resources = parse(&text).with_context(|| format!("apply {}", file.display()))?;
-    let client = Client::new(&admin.server)?;
+    let client = admin.client()?;
     for resource in &resources {
         let id = resource.id();
         let change = put(&client, resource, lose).await.with_context(|| format!("apply {id}"))?;

@@ -2,7 +2,7 @@
 //! repeats what may be repeated.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anabranch_ingest::ApiToken;
@@ -79,11 +79,9 @@ impl KeyFlags {
                 .map(Some)
                 .map_err(|error| Failure::usage(format!("the key cannot be used: {error}")))?,
             (None, Some(path)) => Some(key_file::read(path)?),
-            (None, None) if is_here(&client.server) => {
-                let path = DEV_KEYS.iter().map(Path::new).find(|path| path.exists());
-                path.map(key_file::read).transpose()?
+            (None, None) => {
+                found_here(&client, DEV_KEYS).map(|file| key_file::read(&file)).transpose()?
             }
-            (None, None) => None,
         };
         Ok(match token {
             Some(token) => client.showing(&token),
@@ -99,6 +97,33 @@ pub(crate) struct AdminFlags {
     #[arg(long, value_name = "URL", env = "ANABRANCH_ADMIN_SERVER")]
     #[arg(default_value = "http://127.0.0.1:8081")]
     pub(crate) server: String,
+    /// The file with its admin key; or the variable ANABRANCH_ADMIN_KEY_FILE. Without any, that of a
+    /// cluster of 'anabranch dev' on this machine is shown to it, if its data is in this folder.
+    #[arg(long, value_name = "FILE")]
+    admin_key_file: Option<PathBuf>,
+}
+
+/// Where `anabranch dev` keeps the admin key, by default and in the demo.
+const ADMIN_KEYS: [&str; 2] = ["anabranch-data/admin.key", "anabranch-demo/admin.key"];
+
+impl AdminFlags {
+    /// A client of the server that shows the key.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let client = Client::new(&self.server)?;
+        let file = self.admin_key_file.clone();
+        let file = file.or_else(|| std::env::var_os("ANABRANCH_ADMIN_KEY_FILE").map(PathBuf::from));
+        let file = file.or_else(|| found_here(&client, ADMIN_KEYS));
+        Ok(match file {
+            Some(file) => client.showing(&key_file::read(&file)?),
+            None => client,
+        })
+    }
+}
+
+/// The first of some files that there is, if the server is on this machine.
+fn found_here(client: &Client, files: [&str; 2]) -> Option<PathBuf> {
+    let mut files = files.into_iter().map(PathBuf::from);
+    files.find(|file| is_here(&client.server) && file.exists())
 }
 
 /// An HTTP API.

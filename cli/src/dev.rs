@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anabranch_ingest::ApiToken;
+use anabranch_ingest::{ApiToken, Operators};
 use anabranch_runtime::telemetry;
 use anyhow::{Context, Result};
 
@@ -81,7 +81,9 @@ async fn single(settings: &Settings, signals: &mut Signals) -> Result<()> {
     let key_file = dir.join(KEY_FILE);
     let token = key_of(&dir, &key_file)?;
     let key = Some(&token);
-    let start = Start { host: &host, settings, metrics, name, http, admin, dir: &dir, key };
+    let operators = Operators::Holding(admin_key(settings, &dir)?);
+    let start =
+        Start { host: &host, settings, metrics, name, http, admin, dir: &dir, key, operators };
     let started = async {
         let Some(local) = start.start().await? else { return Ok(None) };
         Ok::<_, anyhow::Error>(local.ready(&host).await.then_some(local))
@@ -104,6 +106,12 @@ const KEY_FILE: &str = "dev.key";
 fn key_of(dir: &Path, file: &Path) -> Result<ApiToken> {
     fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     key_file::read_or_make(file, &"dev".parse()?)
+}
+
+/// The key of those who declare resources, made if there is none.
+fn admin_key(settings: &Settings, dir: &Path) -> Result<ApiToken> {
+    let file = settings.admin_key_file.clone().unwrap_or_else(|| dir.join("admin.key"));
+    key_file::read_or_make(&file, &"admin".parse()?)
 }
 
 /// Says where everything is, and what to try.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::client::{AdminFlags, Client};
+use crate::client::AdminFlags;
 use crate::failure::{Exit, Failure};
 use crate::output::{Table, print};
 
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             Failure { exit: Exit::Usage, message: error.to_string(), hint }
         })?),
     };
-    let client = Client::new(&admin.server)?;
+    let client = admin.client()?;
     let listed: Listed = client.json(client.request(Method::GET, "/api/v1/resources")).await?;
     let wanted = listed.items.into_iter().filter(|item| {
         let metadata = &item["metadata"];

@@ -17,6 +17,9 @@ pub(crate) struct Args {
     /// Where to serve the HTTP API [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// The file with the key that those show who declare resources; it is made if it is not there.
+    #[arg(long, value_name = "FILE")]
+    admin_key_file: Option<String>,
     /// The name of this server among those of the cluster, the same after a restart.
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
@@ -25,14 +28,16 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let Args { kafka, store, listen, server_name, settings } = args;
+    let Args { kafka, store, listen, admin_key_file, server_name, settings } = args;
     let settings = Builder::new(settings)?
         .kafka(kafka)?
         .store(store)
         .flag("--listen", &["listen"], listen)
+        .flag("--admin-key-file", &["admin_key_file"], admin_key_file)
         .flag("--server-name", &["ingest", "server_name"], server_name)
         .finish()?;
     let Some(settings) = settings else { return Ok(()) };
+    let operators = settings.operators()?;
     let (listener, front) = host::twice(host::listen(settings.listen, "--listen").await?)?;
     service::run(settings, "ingest", Some(front), None, async |service| {
         let config = service.settings.ingest.clone();
@@ -40,6 +45,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let address = host::address(&listener)?;
         let (admin, hosts) = (service.settings.listen_admin, &config.allowed_hosts);
         let operated = ingest::Operated {
+            operators,
             journal: service.journal.clone(),
             cluster: service.cluster.clone(),
             replications: None,

@@ -100,7 +100,7 @@ struct AppFlags {
 
 impl AppFlags {
     fn client(&self) -> Result<Client> {
-        Client::new(&self.admin.server)
+        self.admin.client()
     }
 
     fn path(&self, name: &ResourceName) -> String {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anabranch_bridge as bridge;
 use anabranch_cdc as cdc;
 use anabranch_ingest as ingest;
-use anabranch_ingest::ApiToken;
+use anabranch_ingest::{ApiToken, Operators};
 use anabranch_journal::Journal;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use anabranch_journal::metadata::{ClusterIdentity, MetadataStore};
@@ -45,6 +45,8 @@ pub(crate) struct Start<'a> {
     pub(crate) dir: &'a Path,
     /// A key that may do everything with the documents of the example app.
     pub(crate) key: Option<&'a ApiToken>,
+    /// Who may declare resources.
+    pub(crate) operators: Operators,
     pub(crate) http: TcpListener,
     pub(crate) admin: TcpListener,
 }
@@ -91,7 +93,7 @@ impl Start<'_> {
 
     /// Starts the services of a cluster. `None` if the process is told to end meanwhile.
     pub(crate) async fn start_on(self, journal: Arc<dyn Journal>) -> Result<Option<Local>> {
-        let Start { host, settings, metrics, name, dir, key, http, admin } = self;
+        let Start { host, settings, metrics, name, dir, key, operators, http, admin } = self;
         let store_dir = dir.join(name.as_str()).join("store-node");
         let readiness = Readiness::new();
         let log_ready = readiness.register("journal");
@@ -141,6 +143,7 @@ impl Start<'_> {
         let probe = links.clone().map(crate::bridge::probe);
         let hosts = &settings.ingest.allowed_hosts;
         let operated = ingest::Operated {
+            operators,
             journal: journal.clone(),
             cluster: cluster.clone(),
             replications: probe,

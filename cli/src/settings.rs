@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_bridge::BridgeConfig;
 use anabranch_cdc::CdcConfig;
-use anabranch_ingest::IngestConfig;
+use anabranch_ingest::{IngestConfig, Operators};
 use anabranch_journal::kafka::KafkaConfig;
 use anabranch_runtime::config::{self, Layers};
 use anabranch_runtime::tls::TlsFiles;
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::KEY_VARIABLES;
 use crate::failure::Failure;
+use crate::key_file;
 use crate::output::print;
 
 /// What the names of our environment variables start with.
@@ -42,6 +43,9 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     /// Where the service is asked for health, metrics and status.
     pub(crate) listen_admin: SocketAddr,
+    /// The file with the key that those show who declare resources at the address of ingest for that;
+    /// it is made if it is not there. Without one nobody can.
+    pub(crate) admin_key_file: Option<PathBuf>,
     /// `host:port` of the store nodes for the services that ask them, any of which will do, with
     /// commas between; without it they are those that the cluster's configuration has.
     pub(crate) store_node_address: Option<String>,
@@ -84,6 +88,7 @@ impl Default for Settings {
             slices: 16,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             listen_admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
+            admin_key_file: None,
             store_node_address: None,
             store_node_tls: None,
             data_dir: None,
@@ -103,6 +108,14 @@ impl Default for Settings {
 impl Settings {
     pub(crate) fn shutdown_timeout(&self) -> Duration {
         Duration::from_millis(self.shutdown_timeout_ms)
+    }
+
+    /// Who may declare resources.
+    pub(crate) fn operators(&self) -> Result<Operators> {
+        Ok(match &self.admin_key_file {
+            Some(file) => Operators::Holding(key_file::read_or_make(file, &"admin".parse()?)?),
+            None => Operators::Nobody,
+        })
     }
 
     /// The cluster's name, which must be set.

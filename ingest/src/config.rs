@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Audit;
 use crate::error::Error;
 use crate::hosts;
 
@@ -58,6 +59,8 @@ pub struct IngestConfig {
     /// Whoever reaches the HTTP API may do everything, without a key. For tests, and where something
     /// else keeps others out.
     pub open_to_all: bool,
+    /// Which requests for documents the log notes: `off`, `denied`, `writes` or `all`.
+    pub audit: Audit,
 }
 
 impl Default for IngestConfig {
@@ -82,6 +85,7 @@ impl Default for IngestConfig {
             tombstone_time_to_live_ms: 30 * 24 * 60 * 60 * 1000,
             allowed_hosts: Vec::new(),
             open_to_all: false,
+            audit: Audit::default(),
         }
     }
 }
@@ -109,6 +113,7 @@ impl IngestConfig {
             tombstone_time_to_live_ms,
             allowed_hosts,
             open_to_all: _,
+            audit: _,
         } = self;
         let positive = [
             ("request_timeout_ms", *request_timeout_ms > 0),

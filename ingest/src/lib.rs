@@ -33,8 +33,8 @@ mod service;
 pub mod simulation;
 mod store;
 
-pub use access::{ApiToken, NoToken};
-pub use admin::{Operated, ReplicationProbe, admin_routes, guarded};
+pub use access::{ApiToken, Audit, NoToken};
+pub use admin::{Operated, Operators, ReplicationProbe, admin_routes, guarded};
 pub use config::IngestConfig;
 pub use error::Error;
 pub use service::{Context, run};

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use anabranch_tests::cluster::{APP, Api, Certificates, PATIENCE};
+use anabranch_tests::cluster::{ADMIN_KEY_FILE, APP, Api, Certificates, PATIENCE};
 use anabranch_tests::support::{Process, free_port, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -23,7 +23,9 @@ const UNAVAILABLE: i32 = 4;
 
 /// Runs the program, which must end with `code`; what it printed, results and messages.
 pub(crate) fn run(arguments: &[&str], code: i32) -> Result<(String, String)> {
-    let output = Command::new(BINARY).args(arguments).output().context("run the program")?;
+    let mut command = Command::new(BINARY);
+    command.args(arguments).env("ANABRANCH_ADMIN_KEY_FILE", ADMIN_KEY_FILE);
+    let output = command.output().context("run the program")?;
     let Output { status, stdout, stderr } = output;
     let (stdout, stderr) = (String::from_utf8(stdout)?, String::from_utf8(stderr)?);
     let what = format!("{arguments:?} ended with {status}\n{stdout}\n{stderr}");
@@ -173,7 +175,10 @@ fn keys(dir: &Path, api: &Api) -> Result<()> {
         &key(&["create", "x", "--read", "cars:Origin ="], WRONG_USAGE)?.1,
         "spec.permissions.cars.read",
     )?;
-    has(&key(&["revoke", "japan"], REFUSED)?.1, "there is no Key japan")
+    has(&key(&["revoke", "japan"], REFUSED)?.1, "there is no Key japan")?;
+    // Who shows another admin key, or none, sees nothing.
+    let other = dir.join("dev").join("dev.key").display().to_string();
+    has(&key(&["list", "--admin-key-file", &other], REFUSED)?.1, "this is not the admin key")
 }
 
 /// How many change events there are, once all that was written is captured.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anabranch_tests::cluster::{Api, Certificates, Dev, PATIENCE};
+use anabranch_tests::cluster::{ADMIN_KEY_FILE, Api, Certificates, Dev, PATIENCE};
 use anabranch_tests::support::{Process, free_port, wait_until};
 use anyhow::{Context, Result, ensure};
 
@@ -66,6 +66,7 @@ fn the_demo_shows_what_it_says() -> Result<()> {
     command.args(["dev", "--demo", "--data-dir"]).arg(dir.path().join("data"));
     command.args(["--listen", &at[0], "--listen-west", &at[1]]);
     command.args(["--listen-admin", &at[2], "--listen-admin-west", &at[3]]);
+    command.env("ANABRANCH_ADMIN_KEY_FILE", ADMIN_KEY_FILE);
     let (east, west) = (Api::new(ports[0], ports[2]), Api::new(ports[1], ports[3]));
     let log = dir.path().join("demo.log");
     // The second run finds what the first one left and ends in the same state.

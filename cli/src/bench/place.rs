@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_ingest::Operators;
 use anabranch_journal::Journal;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
@@ -128,6 +129,7 @@ impl Place {
             host,
             settings: &settings,
             key: None,
+            operators: Operators::Anyone,
             metrics: self.metrics.clone(),
             name: name.clone(),
             dir: &self.dir.0,

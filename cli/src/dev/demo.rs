@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anabranch_bridge::identity::{self, IdentityFiles};
-use anabranch_ingest::ApiToken;
+use anabranch_ingest::{ApiToken, Operators};
 use anabranch_runtime::telemetry::{self, MetricsHandle};
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::resources::Resource;
@@ -14,7 +14,7 @@ use anabranch_schemas::topics::ClusterName;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{KEY_FILE, key_of};
+use super::{KEY_FILE, admin_key, key_of};
 use crate::apply;
 use crate::client::{Client, EXAMPLE_APP};
 use crate::demo_walk::Walk;
@@ -36,6 +36,14 @@ pub(super) struct WestFlags {
     /// Its health, metrics and status.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8091", requires = "demo")]
     listen_admin_west: SocketAddr,
+}
+
+/// What opens both clusters.
+struct Keys {
+    /// To those who use them.
+    token: ApiToken,
+    /// To those who declare resources.
+    operators: ApiToken,
 }
 
 /// Where one cluster of the demo is.
@@ -72,11 +80,12 @@ pub(super) async fn run(settings: &Settings, west: WestFlags, signals: &mut Sign
     };
     let key_file = dir.join(KEY_FILE);
     let token = key_of(&dir, &key_file)?;
+    let keys = Keys { operators: admin_key(settings, &dir)?, token };
     let started = async {
-        let Some(east) = start(&host, settings, &metrics, &dir, &token, east).await? else {
+        let Some(east) = start(&host, settings, &metrics, &dir, &keys, east).await? else {
             return Ok(None);
         };
-        let Some(west) = start(&host, settings, &metrics, &dir, &token, west).await? else {
+        let Some(west) = start(&host, settings, &metrics, &dir, &keys, west).await? else {
             return Ok(None);
         };
         let ready = east.ready(&host).await && west.ready(&host).await;
@@ -91,7 +100,7 @@ pub(super) async fn run(settings: &Settings, west: WestFlags, signals: &mut Sign
         return host.close_or_break_off(timeout, signals).await;
     };
     let shown = tokio::select! {
-        shown = show(&east, &west, &dir, &token) => shown,
+        shown = show(&east, &west, &dir, &keys) => shown,
         // The walk is left where it is; the next run goes on from there.
         () = host.ends() => Ok(()),
         _ = signals.next() => return host.close_or_break_off(timeout, signals).await,
@@ -109,7 +118,7 @@ async fn start(
     settings: &Settings,
     metrics: &MetricsHandle,
     dir: &Path,
-    token: &ApiToken,
+    keys: &Keys,
     place: Place,
 ) -> Result<Option<Local>> {
     let Place { name, http, admin, bridge, flags: [http_flag, admin_flag] } = place;
@@ -118,8 +127,10 @@ async fn start(
     let mut settings = settings.clone();
     settings.bridge.listen = bridge;
     settings.bridge.tls = Some(certificates(dir, &name)?);
-    let (metrics, key) = (metrics.clone(), Some(token));
-    let start = Start { host, settings: &settings, metrics, name, dir, key, http, admin };
+    let (metrics, key) = (metrics.clone(), Some(&keys.token));
+    let operators = Operators::Holding(keys.operators.clone());
+    let start =
+        Start { host, settings: &settings, metrics, name, dir, key, operators, http, admin };
     start.start().await
 }
 
@@ -156,7 +167,8 @@ fn address_file(dir: &Path) -> PathBuf {
 }
 
 /// Declares the replications, walks through them, and says what to try.
-async fn show(east: &Local, west: &Local, dir: &Path, token: &ApiToken) -> Result<()> {
+async fn show(east: &Local, west: &Local, dir: &Path, keys: &Keys) -> Result<()> {
+    let Keys { token, operators } = keys;
     let bridge = east.bridge.context("east has no bridge")?;
     let file = address_file(dir);
     fs::write(&file, bridge.to_string()).with_context(|| format!("write {}", file.display()))?;
@@ -174,7 +186,7 @@ async fn show(east: &Local, west: &Local, dir: &Path, token: &ApiToken) -> Resul
     print("")?;
     for (cluster, connections) in [(east, vec![]), (west, vec![bridge.to_string()])] {
         let resource = japanese_cars(&connections)?;
-        let admin = Client::new(&format!("http://{}", cluster.admin))?;
+        let admin = Client::new(&format!("http://{}", cluster.admin))?.showing(operators);
         let change = apply::put(&admin, &resource, false).await;
         let change =
             change.with_context(|| format!("declare what {} wants", cluster.cluster.name))?;

@@ -10,6 +10,7 @@ use anabranch_schemas::resources::ResourceName;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Argon2, Params};
+use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// What every token begins with, so that one that is somewhere by mistake is found.
@@ -54,6 +55,17 @@ impl ApiToken {
             .hash_password(self.secret.as_bytes())
             .expect("the usual parameters can be used, and the system has random numbers");
         hash.to_string()
+    }
+
+    /// Whether it is the same. How long it takes does not tell how much of the secret is.
+    ///
+    /// # Panics
+    /// If the system has no random numbers.
+    pub fn is_same_as(&self, other: &ApiToken) -> bool {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let key = key.expect("the system has random numbers");
+        let tag = hmac::sign(&key, other.secret());
+        self.name == other.name && hmac::verify(&key, self.secret(), tag.as_ref()).is_ok()
     }
 
     /// Whether a hash is of its secret. Takes as long as hashing does.
@@ -141,7 +153,9 @@ mod tests {
         let shown: ApiToken = token.reveal().parse().unwrap();
         assert_eq!(shown, token);
         assert!(hash.is_of(&shown));
-        assert!(!hash.is_of(&ApiToken::draw(name("till-17.a"))));
+        let other = ApiToken::draw(name("till-17.a"));
+        assert!(!hash.is_of(&other));
+        assert!(shown.is_same_as(&token) && !shown.is_same_as(&other));
     }
 
     #[test]

@@ -57,14 +57,12 @@ impl Permissions {
         };
         let mut permissions = Permissions::default();
         for (scope, spec) in &spec.permissions {
-            let permission = Permission::of(spec, &claims);
-            let scope = scope.clone();
-            let permission = permission
+            let permission = Permission::of(spec, &claims)
                 .map_err(|error| format!("permissions.{}.{error}", String::from(scope.clone())))?;
             match scope {
                 PermissionScope::Others => permissions.others = permission,
                 PermissionScope::Collection(collection) => {
-                    permissions.by_collection.insert(collection, permission);
+                    permissions.by_collection.insert(collection.clone(), permission);
                 }
             }
         }

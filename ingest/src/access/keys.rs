@@ -174,7 +174,7 @@ impl Key {
 }
 
 /// What a request shows.
-fn token(headers: &HeaderMap) -> Result<ApiToken, Refusal> {
+pub(crate) fn token(headers: &HeaderMap) -> Result<ApiToken, Refusal> {
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let Some(first) = shown.next() else {
         return Err(Refusal::new(Code::Unauthenticated, "the header Authorization is missing"));

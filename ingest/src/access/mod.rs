@@ -6,11 +6,14 @@
 //! documents: whoever may read nothing of a collection is told so whatever is in it.
 
 mod api_key;
+mod audit;
 mod caller;
 mod keys;
 
 pub use api_key::{ApiToken, NoToken};
+pub use audit::Audit;
 
 pub(crate) use api_key::ApiKeyHash;
+pub(crate) use audit::{Asked, of_kind};
 pub(crate) use caller::{Caller, Permissions, Readable};
-pub(crate) use keys::Keys;
+pub(crate) use keys::{Keys, token as shown_token};

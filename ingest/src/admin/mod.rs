@@ -1,7 +1,7 @@
 //! What operators declare: resources.
 //!
-//! Served on a listener of its own, on the loopback by default: whoever reaches it may change what
-//! is replicated. Calls of the journal block, so they run on threads for that, and whoever waits
+//! Served on a listener of its own, on the loopback by default, to whoever shows the admin key: they may
+//! change what is replicated, and who is let in. Calls of the journal block, so they run on threads for that, and whoever waits
 //! for them waits up to a deadline.
 
 mod cluster;
@@ -23,9 +23,13 @@ use anabranch_journal::metadata::{ClusterIdentity, MetadataStore, OpenedLater};
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::resources::ResourceName;
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::get;
 use tokio::time::{Instant, timeout_at};
 
+use crate::access::{ApiToken, shown_token};
 use crate::error::{Code, Refusal};
 use crate::hosts::Hosts;
 use crate::http::{method_not_allowed, unknown_route};
@@ -37,8 +41,21 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub type ReplicationProbe =
     Arc<dyn Fn(AppId, &ResourceName) -> Option<serde_json::Value> + Send + Sync>;
 
+/// Who may declare resources.
+#[derive(Clone, Debug)]
+pub enum Operators {
+    /// Whoever reaches the listener.
+    Anyone,
+    /// Whoever shows this key.
+    Holding(ApiToken),
+    /// Nobody: there is no key to show.
+    Nobody,
+}
+
 /// A cluster, as those see it who operate it.
 pub struct Operated {
+    /// Who they are.
+    pub operators: Operators,
     /// Its log, which has the resources.
     pub journal: Arc<dyn Journal>,
     /// Which one it is.
@@ -52,6 +69,7 @@ pub struct Operated {
 
 /// What the handlers share.
 struct Admin {
+    operators: Operators,
     journal: Arc<dyn Journal>,
     cluster: ClusterIdentity,
     store_nodes: Option<AnyOf>,
@@ -73,19 +91,48 @@ pub fn guarded(address: SocketAddr, allowed_hosts: &[String], routes: Router) ->
 }
 
 fn routes(operated: Operated) -> Router {
-    let Operated { journal, cluster, replications, store_nodes } = operated;
+    let Operated { operators, journal, cluster, replications, store_nodes } = operated;
     let metadata = OpenedLater::new(Arc::clone(&journal), cluster.name.clone());
-    let admin = Arc::new(Admin { journal, cluster, store_nodes, metadata, replications });
+    let admin =
+        Arc::new(Admin { operators, journal, cluster, store_nodes, metadata, replications });
     let one = get(resources::read).put(resources::write).delete(resources::remove);
     Router::new()
         .route("/api/v1/resources", get(resources::list))
         .route("/api/v1/resources/{kind}", get(resources::list_kind))
         .route("/api/v1/resources/{kind}/{name}", one.clone())
         .route("/api/v1/resources/{kind}/{app}/{name}", one)
+        .route_layer(from_fn_with_state(Arc::clone(&admin), admit))
         .route("/openapi.json", get(openapi::openapi))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(admin)
+}
+
+/// Lets in those who may declare resources.
+async fn admit(
+    State(admin): State<Arc<Admin>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    let refuse = |message: &str| Refusal::new(Code::Unauthenticated, message);
+    match &admin.operators {
+        Operators::Anyone => {}
+        Operators::Nobody => {
+            return Err(refuse("this server was started without an admin key").with_hint(
+                "start it with --admin-key-file FILE; the file is made if it is not there",
+            ));
+        }
+        Operators::Holding(token) => {
+            const HINT: &str = "send the admin key with -H 'Authorization: Bearer KEY'; commands \
+                                take --admin-key-file";
+            let shown =
+                shown_token(request.headers()).map_err(|refusal| refusal.with_hint(HINT))?;
+            if !shown.is_same_as(token) {
+                return Err(refuse("this is not the admin key").with_hint(HINT));
+            }
+        }
+    }
+    Ok(next.run(request).await)
 }
 
 impl Admin {

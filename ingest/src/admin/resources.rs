@@ -107,6 +107,7 @@ pub(super) struct ResourceList {
     ),
     request_body(content = Object, description = "The resource; a `status` is left out"),
     responses(
+        (status = 401, description = "The admin key is not shown", body = ErrorReply),
         (status = 200, description = "It is as given", body = Object,
             headers(("ETag" = String, description = "The version"))),
         (status = 201, description = "It was made", body = Object,
@@ -252,6 +253,7 @@ fn admit(
         ("name" = String, Path, description = "The name"),
     ),
     responses(
+        (status = 401, description = "The admin key is not shown", body = ErrorReply),
         (status = 200, description = "The resource with its status", body = Object,
             headers(("ETag" = String, description = "The version"))),
         (status = 400, description = "The request is wrong", body = ErrorReply),
@@ -284,6 +286,7 @@ pub(super) async fn read(
         ("If-Match" = Option<String>, Header, description = "The version that is to be removed"),
     ),
     responses(
+        (status = 401, description = "The admin key is not shown", body = ErrorReply),
         (status = 204, description = "It was removed"),
         (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 404, description = "There is none", body = ErrorReply),
@@ -322,6 +325,7 @@ pub(super) async fn remove(
     get,
     path = "/api/v1/resources",
     responses(
+        (status = 401, description = "The admin key is not shown", body = ErrorReply),
         (status = 200, description = "All resources, by kind, app and name", body = ResourceList),
         (status = 503, description = "Not now", body = ErrorReply),
     ),
@@ -336,6 +340,7 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Result<Response, Re
     path = "/api/v1/resources/{kind}",
     params(("kind" = String, Path, description = "The kind, such as `replications`")),
     responses(
+        (status = 401, description = "The admin key is not shown", body = ErrorReply),
         (status = 200, description = "The resources, by app and name", body = ResourceList),
         (status = 422, description = "The kind is not known", body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply),

@@ -38,14 +38,15 @@ async fn start() -> (Cluster, Router) {
     let loopback = "127.0.0.1:8081".parse().unwrap();
     let journal = cluster.journal.clone();
     let store_nodes = Some(cluster.store.nodes());
-    let operated = Operated { journal, cluster: east(), replications: Some(probe), store_nodes };
+    let operated = Operated { replications: Some(probe), ..operated(journal, store_nodes) };
     let routes = admin_routes(loopback, &[], operated);
     (cluster, routes)
 }
 
 /// A cluster of which nothing else is known.
 fn operated(journal: Arc<dyn Journal>, store_nodes: Option<AnyOf>) -> Operated {
-    Operated { journal, cluster: east(), replications: None, store_nodes }
+    let operators = Operators::Anyone;
+    Operated { operators, journal, cluster: east(), replications: None, store_nodes }
 }
 
 async fn send(
@@ -228,4 +229,38 @@ async fn the_routes_are_described() {
     let operations = paths.values().flat_map(|path| path.as_object().unwrap().values());
     let ids: BTreeSet<_> = operations.map(|operation| operation["operationId"].as_str()).collect();
     assert_eq!(ids.len(), described, "no id comes twice");
+}
+
+#[tokio::test]
+async fn who_does_not_show_the_admin_key_sees_and_changes_nothing() {
+    let (cluster, _) = start().await;
+    let router = |operators| {
+        let operated = Operated { operators, ..operated(cluster.journal.clone(), None) };
+        admin_routes("127.0.0.1:8081".parse().unwrap(), &[], operated)
+    };
+    let draw = || ApiToken::draw("admin".parse().unwrap());
+    let (token, other) = (draw(), draw());
+    let [right, wrong] = [&token, &other].map(|token| format!("Bearer {}", token.reveal()));
+    let (locked, closed) = (router(Operators::Holding(token)), router(Operators::Nobody));
+    let body = replication("true");
+    for (router, headers, is_let_in) in [
+        (&locked, &[][..], false),
+        (&locked, &[("authorization", wrong.as_str())], false),
+        (&locked, &[("authorization", right.as_str())], true),
+        (&closed, &[("authorization", right.as_str())], false),
+    ] {
+        for (method, path, body) in [
+            (Method::GET, "/api/v1/resources".to_owned(), &Value::Null),
+            (Method::GET, "/api/v1/resources/key".to_owned(), &Value::Null),
+            (Method::PUT, path(), &body),
+            (Method::GET, path(), &Value::Null),
+            (Method::DELETE, path(), &Value::Null),
+        ] {
+            let reply = send(router, method.clone(), &path, body, headers).await;
+            let is_in = reply.status != StatusCode::UNAUTHORIZED;
+            assert_eq!(is_in, is_let_in, "{method} {path}: {}", reply.text);
+        }
+    }
+    let reply = send(&locked, Method::GET, "/openapi.json", &Value::Null, &[]).await;
+    assert_eq!(reply.status, StatusCode::OK);
 }

@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 use super::body::{Shape, Statements};
 use super::reply::{ErrorBody, ErrorReply, raw, refused, set_txn};
 use super::{Api, headers, path_refusal, rows};
+use crate::access::of_kind;
 use crate::document::Warning;
 use crate::error::Refusal;
 use crate::execute::{Decided, Executed, Request, Written};
@@ -162,11 +163,12 @@ pub(super) async fn execute(
 ) -> Result<Response, Refusal> {
     let (request, _body) = request(&api, path, &headers, body, Shape::Execute).await?;
     let (form, deadline) = (rows::Form::of(&headers), request.deadline);
-    match Box::pin(api.executor.execute(request)).await? {
-        Executed::Page(page) => Ok(rows::page(&page, form)),
-        Executed::Rows(rows, kind) => rows::reply(*rows, kind, form, deadline).await,
-        Executed::Written(written) => Ok(reply(written)),
-    }
+    let (kind, response) = match Box::pin(api.executor.execute(request)).await? {
+        Executed::Page(page) => ("select", rows::page(&page, form)),
+        Executed::Rows(rows, kind) => (kind, rows::reply(*rows, kind, form, deadline).await?),
+        Executed::Written(written) => (written.query_type, reply(written)),
+    };
+    Ok(of_kind(kind, response))
 }
 
 /// What a request asks for, and its body, which counts as long as it is held.

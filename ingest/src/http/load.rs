@@ -14,6 +14,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::reply::{ErrorBody, ErrorReply, refused, set_txn};
 use super::{Api, headers, path_refusal, query_refusal};
+use crate::access::of_kind;
 use crate::document::Warning;
 use crate::error::Refusal;
 use crate::limits::discard;
@@ -174,7 +175,7 @@ pub(super) async fn load(
     if loaded.refusal.is_some() {
         discard(&headers, chunks);
     }
-    Ok(reply(loaded))
+    Ok(of_kind("load", reply(loaded)))
 }
 
 async fn head(

@@ -30,7 +30,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use crate::access::Keys;
+use crate::access::{Asked, Keys};
 use crate::config::IngestConfig;
 use crate::error::{Code, Refusal};
 use crate::limits::{Limits, Place, discard};
@@ -39,7 +39,7 @@ use crate::metrics;
 use crate::store::Store;
 
 pub(crate) use openapi::ErrorCode;
-pub(crate) use reply::{ErrorBody, ErrorReply};
+pub(crate) use reply::{ErrorBody, ErrorReply, TXN_HEADER};
 
 /// What the handlers share.
 pub(crate) struct Api {
@@ -81,9 +81,10 @@ const SMALL_BYTES: u64 = 64 * 1024;
 /// How many bytes of a reply are handed over at once.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Lets a request in, or refuses it when as many run as may.
+/// Lets a request in, or refuses it when as many run as may; and notes it.
 async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    match api.limits.request() {
+    let asked = Asked::of(&request);
+    let response = match api.limits.request() {
         Ok(place) => hold(place, next.run(request).await),
         Err(refusal) => {
             metrics::turned_away();
@@ -91,7 +92,9 @@ async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
             discard(&head.headers, body.into_data_stream());
             refusal.into_response()
         }
-    }
+    };
+    api.config.audit.note(&asked, &response);
+    response
 }
 
 /// A request runs until its reply is sent or given up: what a slow client is sent takes memory. It

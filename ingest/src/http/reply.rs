@@ -109,6 +109,7 @@ pub(super) fn refused(refusal: &Refusal, body: impl IntoResponse) -> Response {
     }
     let mut response = body.into_response();
     *response.status_mut() = status;
+    response.extensions_mut().insert(refusal.code());
     let headers = response.headers_mut();
     if matches!(refusal.kind(), ErrorKind::Retry | ErrorKind::Unknown | ErrorKind::Shutdown)
         && status.is_server_error()

@@ -17,6 +17,7 @@ use super::Api;
 use super::body::Shape;
 use super::execute::{answer, request};
 use super::reply::{DocumentBody, ErrorBody, ErrorReply};
+use crate::access::of_kind;
 use crate::document::Warning;
 use crate::error::Refusal;
 use crate::execute::{Decided, Written};
@@ -147,7 +148,7 @@ pub(super) async fn transaction(
 ) -> Result<Response, Refusal> {
     let (request, _body) = request(&api, path, &headers, body, Shape::Transaction).await?;
     let written = Box::pin(api.executor.transact(request)).await?;
-    let Written { query_type: _, txn, documents, warnings, decided, refusal } = written;
+    let Written { query_type, txn, documents, warnings, decided, refusal } = written;
     let body = Json(TransactionReply {
         transaction_id: txn,
         mutated_documents: documents.iter().map(DocumentBody::from).collect(),
@@ -155,5 +156,5 @@ pub(super) async fn transaction(
         decided,
         error: refusal.as_ref().map(ErrorBody::from),
     });
-    Ok(answer(txn, refusal.as_ref(), body))
+    Ok(of_kind(query_type, answer(txn, refusal.as_ref(), body)))
 }

@@ -10,7 +10,7 @@ use reqwest::blocking::{Client, RequestBuilder};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde_json::{Value, json};
 
-use super::{APP, PATIENCE};
+use super::{ADMIN_KEY, APP, PATIENCE};
 
 const TXN_HEADER: &str = "X-Anabranch-Txn-Id";
 /// How long one request may take.
@@ -239,7 +239,8 @@ impl Api {
         let path: Vec<_> =
             [app, name].into_iter().filter(|part| part.is_string()).map(text).collect();
         let url = format!("{}/api/v1/resources/{kind}/{}", self.admin, path.join("/"));
-        send(self.client.put(url).json(resource))?.success().map(|_| ())
+        let put = self.client.put(url).bearer_auth(ADMIN_KEY.trim());
+        send(put.json(resource))?.success().map(|_| ())
     }
 
     /// Declares what this cluster wants from the other side, collection by collection, and whom to

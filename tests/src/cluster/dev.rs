@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Api, PATIENCE};
+use super::{ADMIN_KEY_FILE, Api, PATIENCE};
 use crate::support::{Process, free_port, wait_until};
 
 /// A cluster in one process.
@@ -25,6 +25,7 @@ impl Dev {
         command.args(["dev", "--name", name, "--data-dir"]).arg(dir.join(name));
         command.args(["--listen", &format!("127.0.0.1:{http}")]);
         command.args(["--listen-admin", &format!("127.0.0.1:{admin}")]).args(flags);
+        command.env("ANABRANCH_ADMIN_KEY_FILE", ADMIN_KEY_FILE);
         let process = Process::spawn(name, &command, &dir.join(format!("{name}.log")))?;
         let api = Api::new(http, admin);
         wait_until("the cluster is ready", PATIENCE, || Ok(api.is_ready()))

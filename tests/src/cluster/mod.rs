@@ -18,6 +18,11 @@ use crate::support::{End, Network, Process, free_port, wait_until};
 pub use api::{Api, Reply, Terms};
 pub use dev::Dev;
 
+/// The file with the admin key of all clusters here.
+pub const ADMIN_KEY_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/admin.key");
+/// What it has.
+pub(crate) const ADMIN_KEY: &str = include_str!("../../fixtures/admin.key");
+
 /// The app of the tests.
 pub const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
 /// How long anything may take to come up or to settle on a busy machine.
@@ -319,6 +324,7 @@ impl Cluster {
         command.arg(&self.binary).args(&self.commands[&service]).current_dir(&self.dir);
         // Keys have tests of their own.
         command.env("ANABRANCH_INGEST__OPEN_TO_ALL", "true");
+        command.env("ANABRANCH_ADMIN_KEY_FILE", ADMIN_KEY_FILE);
         command.envs(self.settings.iter().copied());
         let log = self.dir.join(format!("{}.log", service.name()));
         let name = format!("{} of {}", service.name(), self.name);

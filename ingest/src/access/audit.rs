@@ -1,0 +1,122 @@
+//! The audit log: who asked for what, and what came of it. It is part of the log of the process, with
+//! the target `audit`; never bodies, never secrets. What was written stands in the journal, as the
+//! transaction that is noted.
+
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+
+use super::ApiToken;
+use crate::error::Code;
+use crate::http::TXN_HEADER;
+
+/// Which requests for documents are noted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Audit {
+    /// None.
+    Off,
+    /// Those that are denied: without a valid key, or since it does not allow them.
+    #[default]
+    Denied,
+    /// Those, and all that may have written something.
+    Writes,
+    /// All.
+    All,
+}
+
+/// What a reply is of, such as `insert`: kept beside it.
+#[derive(Clone, Copy)]
+struct Kind(&'static str);
+
+/// A reply, as of this kind of request.
+pub(crate) fn of_kind(kind: &'static str, mut response: Response) -> Response {
+    response.extensions_mut().insert(Kind(kind));
+    response
+}
+
+/// What is kept of a request until it is answered.
+pub(crate) struct Asked {
+    method: Method,
+    path: String,
+    /// The name of the key that is shown; it may be a wrong one.
+    key: Option<String>,
+}
+
+impl Asked {
+    pub(crate) fn of(request: &Request) -> Self {
+        let shown = request.headers().get(header::AUTHORIZATION);
+        let token = shown.and_then(|shown| shown.to_str().ok()?.split_once(' '));
+        let token = token.and_then(|(_, token)| token.trim().parse::<ApiToken>().ok());
+        Asked {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            key: token.map(|token| token.name().to_string()),
+        }
+    }
+}
+
+impl Audit {
+    /// Notes a request that was answered, if it is one of those.
+    pub(crate) fn note(self, asked: &Asked, response: &Response) {
+        let (status, Asked { method, path, key }) = (response.status(), asked);
+        let kind = response.extensions().get::<Kind>().map(|Kind(kind)| *kind);
+        if !self.concerns(method, status, kind) {
+            return;
+        }
+        let code = response.extensions().get::<Code>().map(|code| code.as_str());
+        let txn = response.headers().get(TXN_HEADER).and_then(|txn| txn.to_str().ok());
+        let (key, status) = (key.as_deref(), status.as_u16());
+        tracing::info!(target: "audit", key, %method, path, kind, status, code, txn, "request");
+    }
+
+    fn concerns(self, method: &Method, status: StatusCode, kind: Option<&str>) -> bool {
+        let is_denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        // Of what failed the kind is not known.
+        let reads = method == Method::GET || matches!(kind, Some("select" | "explain"));
+        match self {
+            Audit::Off => false,
+            Audit::Denied => is_denied,
+            Audit::Writes => is_denied || !reads,
+            Audit::All => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_written_is_told_from_what_has_read() {
+        let post = |audit: Audit, status, kind| audit.concerns(&Method::POST, status, kind);
+        for (status, kind, expected) in [
+            (StatusCode::OK, Some("select"), [false, false, false, true]),
+            (StatusCode::OK, Some("explain"), [false, false, false, true]),
+            (StatusCode::OK, Some("insert"), [false, false, true, true]),
+            (StatusCode::OK, Some("load"), [false, false, true, true]),
+            (StatusCode::SERVICE_UNAVAILABLE, None, [false, false, true, true]),
+            (StatusCode::UNAUTHORIZED, None, [false, true, true, true]),
+            (StatusCode::FORBIDDEN, Some("update"), [false, true, true, true]),
+        ] {
+            let all = [Audit::Off, Audit::Denied, Audit::Writes, Audit::All];
+            assert_eq!(all.map(|audit| post(audit, status, kind)), expected, "{status} {kind:?}");
+        }
+        let get = |status| Audit::Writes.concerns(&Method::GET, status, None);
+        assert!(!get(StatusCode::NOT_FOUND) && get(StatusCode::FORBIDDEN));
+    }
+
+    #[test]
+    fn a_key_is_noted_by_its_name() {
+        let token = ApiToken::draw("till-17".parse().unwrap());
+        let shown = format!("Bearer {}", token.reveal());
+        let request = |shown: &str| {
+            let request = Request::get("/apps/x?key=1").header("authorization", shown);
+            Asked::of(&request.body(axum::body::Body::empty()).unwrap())
+        };
+        let Asked { path, key, .. } = request(&shown);
+        assert_eq!((path.as_str(), key.as_deref()), ("/apps/x", Some("till-17")));
+        assert_eq!(request("Bearer secret").key, None);
+    }
+}
