@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::client::AdminFlags;
+use crate::client::{AdminFlags, Client};
 use crate::failure::{Exit, Failure};
 use crate::output::{Table, print};
 
@@ -51,8 +51,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         })?),
     };
     let client = admin.client()?;
-    let listed: Listed = client.json(client.request(Method::GET, "/api/v1/resources")).await?;
-    let wanted = listed.items.into_iter().filter(|item| {
+    let all = listed(&client, "/api/v1/resources").await?;
+    let wanted = all.into_iter().filter(|item| {
         let metadata = &item["metadata"];
         kind.is_none_or(|kind| item["kind"] == kind.as_str())
             && name.as_ref().is_none_or(|name| metadata["name"] == name.as_str())
@@ -72,6 +72,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             print(text.trim_end())
         }
     }
+}
+
+/// The resources that a server lists at a path.
+pub(crate) async fn listed(client: &Client, path: &str) -> Result<Vec<Value>> {
+    let listed: Listed = client.json(client.request(Method::GET, path)).await?;
+    Ok(listed.items)
 }
 
 fn table(resources: &[Value]) -> Table {

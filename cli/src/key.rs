@@ -13,12 +13,12 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use reqwest::Method;
 use reqwest::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::client::{AdminFlags, Client, EXAMPLE_APP};
 use crate::failure::Failure;
+use crate::get::listed;
 use crate::key_file;
 use crate::output::{Table, print, say};
 
@@ -213,28 +213,19 @@ fn claims(given: &[String]) -> Result<Map<String, Value>> {
 
 fn show(token: &ApiToken, is_kept: bool) -> Result<()> {
     if is_kept {
-        return say_kept(token);
+        return print(format_args!("key {} is in the file", token.name()));
     }
     print(token.reveal())?;
     say("this is the only time that it is shown; send it as 'Authorization: Bearer KEY'");
     Ok(())
 }
 
-fn say_kept(token: &ApiToken) -> Result<()> {
-    print(format_args!("key {} is in the file", token.name()))
-}
-
-#[derive(Deserialize)]
-struct Listed {
-    items: Vec<Value>,
-}
-
 async fn list(of: &AppFlags) -> Result<()> {
     let client = of.client()?;
-    let listed: Listed = client.json(client.request(Method::GET, "/api/v1/resources/key")).await?;
+    let keys = listed(&client, "/api/v1/resources/key").await?;
     let app = of.app.to_string();
     let mut table = Table::new(&["NAME", "STATE", "EXPIRES", "READ", "WRITE"]);
-    for item in listed.items.iter().filter(|item| item["metadata"]["app"] == app.as_str()) {
+    for item in keys.iter().filter(|item| item["metadata"]["app"] == app.as_str()) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (spec, permissions) = (&item["spec"], &item["spec"]["permissions"]);
         let may = |deed: &str| {

@@ -54,12 +54,13 @@ pub(super) fn refusal(conflict: Conflict) -> Refusal {
 /// What these conflicts are, if there are any.
 fn reason(conflicts: &[Conflict]) -> Option<(Code, String)> {
     let are_taken = conflicts.iter().all(|conflict| conflict.reason == Reason::Exists);
-    let code = match are_taken {
-        _ if conflicts.iter().any(|conflict| conflict.reason == Reason::Forbidden) => {
-            Code::Forbidden
-        }
-        true => Code::IdConflict,
-        false => Code::DocumentChanged,
+    let is_forbidden = conflicts.iter().any(|conflict| conflict.reason == Reason::Forbidden);
+    let code = if is_forbidden {
+        Code::Forbidden
+    } else if are_taken {
+        Code::IdConflict
+    } else {
+        Code::DocumentChanged
     };
     let message = match conflicts {
         [] => return None,
