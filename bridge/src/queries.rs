@@ -114,17 +114,6 @@ impl Queries {
     }
 }
 
-/// A document with its `_id`, as conditions see it.
-pub(crate) fn with_id(fields: Value, key: &DocumentKey) -> Value {
-    match fields {
-        Value::Object(mut fields) => {
-            fields.insert("_id".to_owned(), key.to_value());
-            Value::Object(fields)
-        }
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,7 +131,7 @@ mod tests {
         let queries = Queries::parse(&texts).unwrap();
         let document = |json: &str, key: &str| {
             let key = DocumentKey::from_canonical(key).unwrap();
-            with_id(Value::from_json(json.as_bytes()).unwrap(), &key)
+            key.add_to(Value::from_json(json.as_bytes()).unwrap())
         };
         let (cars, boats) = ("cars".parse().unwrap(), "boats".parse().unwrap());
         assert!(queries.wants(&cars, &document(r#"{"Origin":"Japan"}"#, "1")));

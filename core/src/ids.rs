@@ -191,6 +191,15 @@ impl DocumentKey {
     }
 }
 
+impl DocumentKey {
+    /// The fields of the document with its `_id` among them, as a reader sees it.
+    pub fn add_to(&self, fields: Value) -> Value {
+        let Value::Object(mut fields) = fields else { return fields };
+        fields.insert("_id".to_owned(), self.to_value());
+        Value::Object(fields)
+    }
+}
+
 impl fmt::Display for DocumentKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -233,6 +242,14 @@ impl DocumentId {
         bytes.extend_from_slice(collection.0.as_bytes());
         bytes.push(0);
         bytes
+    }
+
+    /// The same of the collection of the document with these canonical bytes; `None` if there is none
+    /// with them.
+    pub fn collection_prefix_of(bytes: &[u8]) -> Option<&[u8]> {
+        let collection = bytes.get(16..)?;
+        let zero = collection.iter().position(|byte| *byte == 0)?;
+        bytes.get(..16 + zero + 1)
     }
 
     /// Reads canonical bytes.

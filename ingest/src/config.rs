@@ -32,6 +32,10 @@ pub struct IngestConfig {
     pub max_requests: usize,
     /// How many bulk loads run at once; more are refused.
     pub max_loads: usize,
+    /// How many clients follow live queries at once, each of which has a connection; more are refused.
+    pub max_subscriptions: usize,
+    /// How much memory the results of live queries may take together, in bytes.
+    pub max_live_bytes: usize,
     /// The largest body of a statement, in bytes.
     pub max_body_bytes: usize,
     /// How many bytes the bodies of running statements may have together; more are refused.
@@ -74,6 +78,8 @@ impl Default for IngestConfig {
             max_connections: 4_096,
             max_requests: 1_024,
             max_loads: 16,
+            max_subscriptions: 2_048,
+            max_live_bytes: 256 << 20,
             max_body_bytes: 16 << 20,
             max_buffered_bytes: 256 << 20,
             max_load_bytes: 1 << 40,
@@ -102,6 +108,8 @@ impl IngestConfig {
             max_connections,
             max_requests,
             max_loads,
+            max_subscriptions,
+            max_live_bytes,
             max_body_bytes,
             max_buffered_bytes,
             max_load_bytes,
@@ -122,6 +130,8 @@ impl IngestConfig {
             ("max_connections", *max_connections > 0),
             ("max_requests", *max_requests > 0),
             ("max_loads", *max_loads > 0),
+            ("max_subscriptions", *max_subscriptions > 0),
+            ("max_live_bytes", *max_live_bytes > 0),
             ("max_body_bytes", *max_body_bytes > 0),
             ("max_load_bytes", *max_load_bytes > 0),
             ("max_changed_documents", *max_changed_documents > 0),
@@ -146,6 +156,9 @@ impl IngestConfig {
         }
         if max_buffered_bytes < max_body_bytes {
             return Err(wrong("max_buffered_bytes", "must be at least max_body_bytes"));
+        }
+        if max_subscriptions >= max_connections {
+            return Err(wrong("max_subscriptions", "must be below max_connections"));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! * `access`: who asks, and what they may do.
 //! * `http`: routes, errors, the reply to each request, OpenAPI; `limits` keeps it up under load.
 //! * `execute`: statements, `load`: bulk loads; both write through `rounds`.
+//! * `live`: queries whose results are followed.
 //! * `idempotency`: what makes a repeated request the same request.
 //! * `store`: the store node, asked over gRPC.
 //! * `admin`: resources, on the listener for operators.
@@ -25,6 +26,7 @@ mod hosts;
 mod http;
 mod idempotency;
 mod limits;
+mod live;
 mod load;
 mod metrics;
 mod rounds;

@@ -1,6 +1,7 @@
 //! What keeps a server up when more comes than it can do: everything that waits is counted.
 //!
-//! Requests and loads that run are limited in number, the bodies of statements in bytes together.
+//! Requests, loads and subscriptions that run are limited in number, the bodies of statements in bytes
+//! together.
 //! Whoever comes above a limit is told at once to come again, and nothing of it was done. Bodies
 //! that are too large, pause too long or only trickle are given up.
 
@@ -35,6 +36,7 @@ const DISCARD_TIME: Duration = Duration::from_secs(5);
 pub(crate) struct Limits {
     requests: Arc<Semaphore>,
     loads: Arc<Semaphore>,
+    subscriptions: Arc<Semaphore>,
     units: Arc<Semaphore>,
     #[cfg(test)]
     max_requests: usize,
@@ -60,6 +62,7 @@ impl Limits {
         Limits {
             requests: Arc::new(Semaphore::new(config.max_requests)),
             loads: Arc::new(Semaphore::new(config.max_loads)),
+            subscriptions: Arc::new(Semaphore::new(config.max_subscriptions)),
             units: Arc::new(Semaphore::new(units)),
             #[cfg(test)]
             max_requests: config.max_requests,
@@ -72,6 +75,11 @@ impl Limits {
     /// A place for a request.
     pub(crate) fn request(&self) -> Result<Place, Refusal> {
         place(&self.requests, "as many requests run as may at once")
+    }
+
+    /// A place for somebody who follows a live query.
+    pub(crate) fn subscription(&self) -> Result<Place, Refusal> {
+        place(&self.subscriptions, "as many follow live queries as may at once")
     }
 
     /// How many requests run.

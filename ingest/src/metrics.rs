@@ -13,6 +13,9 @@ const REQUEST_SECONDS: &str = "anabranch_ingest_request_seconds";
 const CONNECTIONS: &str = "anabranch_ingest_connections";
 const IN_FLIGHT: &str = "anabranch_ingest_requests_in_flight";
 const TURNED_AWAY: &str = "anabranch_ingest_requests_turned_away_total";
+const SUBSCRIPTIONS: &str = "anabranch_ingest_subscriptions";
+const LIVE_QUERIES: &str = "anabranch_ingest_live_queries";
+const LIVE_READS: &str = "anabranch_ingest_live_query_reads_total";
 const ROUNDS: &str = "anabranch_ingest_rounds_total";
 const ROUND_SECONDS: &str = "anabranch_ingest_round_seconds";
 const ROUND_TRIES: &str = "anabranch_ingest_round_retries_total";
@@ -26,6 +29,9 @@ pub(crate) fn describe() {
     describe_gauge!(CONNECTIONS, "Connections that are open");
     describe_gauge!(IN_FLIGHT, "Requests whose reply has not begun");
     describe_counter!(TURNED_AWAY, "Requests refused since too many ran");
+    describe_gauge!(SUBSCRIPTIONS, "Clients that follow a live query");
+    describe_gauge!(LIVE_QUERIES, "Live queries that are kept, each for all that follow it");
+    describe_counter!(LIVE_READS, "Times that rows of live queries were read from store nodes");
     describe_counter!(ROUNDS, "Rounds given to the journal, by result");
     describe_histogram!(ROUND_SECONDS, Unit::Seconds, "From giving a round to its commit");
     describe_counter!(ROUND_TRIES, "Rounds that were written again, by reason");
@@ -57,6 +63,21 @@ pub(crate) fn connection() -> Counted {
 /// A request was refused since too many ran.
 pub(crate) fn turned_away() {
     counter!(TURNED_AWAY).increment(1);
+}
+
+/// Somebody follows a live query.
+pub(crate) fn subscription() -> Counted {
+    Counted::new(SUBSCRIPTIONS)
+}
+
+/// A live query is kept.
+pub(crate) fn live_query() -> Counted {
+    Counted::new(LIVE_QUERIES)
+}
+
+/// The rows of a live query are read.
+pub(crate) fn live_read() {
+    counter!(LIVE_READS).increment(1);
 }
 
 /// A round was given to the journal.

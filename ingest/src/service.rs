@@ -33,6 +33,7 @@ use crate::expiry;
 use crate::hosts::Hosts;
 use crate::http::{self, Api, server};
 use crate::limits::Limits;
+use crate::live::Live;
 use crate::load::Loader;
 use crate::metrics;
 use crate::rounds::Rounds;
@@ -110,6 +111,7 @@ pub(crate) fn start(
         limits: Limits::new(config),
         executor: Executor::new(config, store.clone(), rounds.clone(), log, metadata),
         loader: Loader::new(config, store.clone(), rounds, tasks.shutdown().clone()),
+        live: Live::new(config, store.clone(), tasks.shutdown().clone()),
         store: store.clone(),
         readiness,
         config: config.clone(),

@@ -5,6 +5,7 @@
 //! that restarts is a pause, not an error. And it is made again beside one that is not answered: the
 //! node may be gone without the connection to it having broken yet.
 
+mod feed;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -49,11 +50,13 @@ const MOST_EXTRA: u32 = 1_024;
 /// How many are asked at once at most. Whoever waits for a transaction has to be waited for, too.
 const AT_ONCE: usize = 3;
 
+type Client = StoreNodeClient<AnyOf>;
+
 /// A client of the store node.
 #[derive(Clone)]
 pub(crate) struct Store {
     nodes: AnyOf,
-    client: StoreNodeClient<AnyOf>,
+    client: Client,
     slices: SliceCount,
     read_wait: Duration,
     /// Every transaction below this was stable when some node answered. Nodes hear of each other a
@@ -231,11 +234,7 @@ impl Store {
     }
 
     /// Makes a call, again and again while the store node cannot be reached.
-    async fn ask<T, F>(
-        &self,
-        deadline: Instant,
-        call: impl Fn(StoreNodeClient<AnyOf>) -> F,
-    ) -> Result<T, Refusal>
+    async fn ask<T, F>(&self, deadline: Instant, call: impl Fn(Client) -> F) -> Result<T, Refusal>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -247,7 +246,7 @@ impl Store {
         &self,
         deadline: Instant,
         refuse: fn(&Status) -> Refusal,
-        call: impl Fn(StoreNodeClient<AnyOf>) -> F,
+        call: impl Fn(Client) -> F,
     ) -> Result<T, Refusal>
     where
         F: Future<Output = Result<T, Status>>,
@@ -274,10 +273,7 @@ impl Store {
     /// Makes a call, and the same one to the next node beside one that is silent, as far as the
     /// budget allows. Once another one has answered, all calls go there: a node may be silent since
     /// it waits for what no node ever gets.
-    async fn first_answer<T, F>(
-        &self,
-        call: impl Fn(StoreNodeClient<AnyOf>) -> F,
-    ) -> Result<T, Status>
+    async fn first_answer<T, F>(&self, call: impl Fn(Client) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -320,8 +316,8 @@ async fn named<T>(turn: Turn, call: impl Future<Output = T>) -> (Turn, T) {
     (turn, call.await)
 }
 
-fn client(nodes: AnyOf) -> StoreNodeClient<AnyOf> {
-    StoreNodeClient::new(nodes).max_decoding_message_size(MAX_MESSAGE_BYTES)
+fn client(nodes: AnyOf) -> Client {
+    Client::new(nodes).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 fn too_late() -> Refusal {

@@ -34,7 +34,7 @@ use anabranch_schemas::{link, state};
 
 use crate::error::Error;
 use crate::link::{RefusalCode, actor};
-use crate::queries::{Queries, with_id};
+use crate::queries::Queries;
 
 /// A state above this many bytes cannot be written, nor kept as a dead letter.
 const MAX_STATE_BYTES: usize = 24 * 1024 * 1024;
@@ -270,7 +270,7 @@ impl Preparer {
                 held.merge(state);
             }
         }
-        let fields = with_id(held.hidden_value(), &id.key);
+        let fields = id.key.add_to(held.hidden_value());
         let is_mutual = may_be_mutual
             && held.versions == *known
             && !self.queries.wants(&id.collection, &fields);
@@ -286,7 +286,7 @@ impl Preparer {
         if versions.iter().all(|(actor, _)| actor == self.actor) {
             return false;
         }
-        let fields = with_id(document.hidden_value(), &id.key);
+        let fields = id.key.add_to(document.hidden_value());
         self.queries.wants(&id.collection, &fields)
             && !self.is_kept_for(&(self.others)(&id.collection), id, versions, &fields)
     }

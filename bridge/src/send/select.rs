@@ -50,7 +50,7 @@ use anabranch_schemas::{link, state};
 
 use crate::error::Error;
 use crate::link::versions_bytes;
-use crate::queries::{Queries, with_id};
+use crate::queries::Queries;
 
 /// Chooses changes for one receiver.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Selector {
         let writes = |(of, sequence): (ActorId, u64)| of == actor && sequence == change.txn.0;
         let is_written_here = document.versions.iter().any(writes);
         let is_wanted = change.operation != Operation::Evict && {
-            let after = with_id(document.hidden_value(), &change.key);
+            let after = change.key.add_to(document.hidden_value());
             // What it wrote did not bring back what is deleted here: it is told of the delete.
             (is_receivers && document.is_expired())
                 || self.queries.wants(&change.collection, &after)
@@ -137,7 +137,7 @@ impl Selector {
 
     fn wanted_before(&self, change: &Change, document: &Document) -> bool {
         let before = change.before_image(document.value().as_ref());
-        let before = before.map(|before| with_id(before, &change.key));
+        let before = before.map(|before| change.key.add_to(before));
         before.is_some_and(|before| self.queries.wants(&change.collection, &before))
     }
 
@@ -158,7 +158,7 @@ impl Selector {
         if held.is_some_and(|held| held.covers(&document.versions)) {
             return Share::Nothing;
         }
-        let fields = with_id(document.hidden_value(), &document_id.key);
+        let fields = document_id.key.add_to(document.hidden_value());
         if self.queries.wants(&document_id.collection, &fields) {
             return Share::State;
         }

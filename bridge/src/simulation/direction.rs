@@ -17,7 +17,7 @@ use anabranch_schemas::{link, state};
 
 use crate::doubles::cluster::{APP, ChangeRecord, Cluster};
 use crate::link::versions_bytes;
-use crate::queries::{Queries, with_id};
+use crate::queries::Queries;
 use crate::receive::{Listing, ListingLimits, Preparer, Told};
 use crate::send::{At, BatchLimits, Chunks, Listed, Rounds, Selector, Source};
 
@@ -329,7 +329,7 @@ impl Direction {
     }
 
     fn wants(&self, id: &DocumentId, document: &Document) -> bool {
-        self.queries.wants(&id.collection, &with_id(document.hidden_value(), &id.key))
+        self.queries.wants(&id.collection, &id.key.add_to(document.hidden_value()))
     }
 
     /// BR-3: what a snapshot sends is wanted. Else the receiver had it, and is told nothing that it

@@ -15,7 +15,7 @@ use anabranch_schemas::resources::OnLeave;
 
 use super::direction::Direction;
 use crate::doubles::cluster::{APP, Cluster};
-use crate::queries::{Queries, with_id};
+use crate::queries::Queries;
 
 const DOCUMENTS: i64 = 12;
 
@@ -154,7 +154,7 @@ impl World {
             let there = from.value(&id);
             let is_wanted = there
                 .clone()
-                .is_some_and(|document| queries.wants(&id.collection, &with_id(document, &id.key)));
+                .is_some_and(|document| queries.wants(&id.collection, &id.key.add_to(document)));
             assert_eq!(to.value(&id), there.filter(|_| is_wanted), "{id}");
         }
     }
@@ -170,7 +170,7 @@ impl World {
             for id in (0..DOCUMENTS).map(id) {
                 let (there, here) = (from.value(&id), to.value(&id));
                 let wants = |direction: usize, value: &Option<Value>| {
-                    let document = value.clone().map(|value| with_id(value, &id.key));
+                    let document = value.clone().map(|value| id.key.add_to(value));
                     let queries = &self.directions[direction].queries;
                     document.is_some_and(|document| queries.wants(&id.collection, &document))
                 };

@@ -59,7 +59,7 @@ pub use parse::{parse, parse_filter, parse_taking};
 pub use path::FieldPath;
 pub use predicate::Predicate;
 pub use rule::{Allowed, Rule};
-pub use select::{Group, Groups, Select, SortedRow, SortedRows, TooLarge};
+pub use select::{Group, Groups, Select, SortedRow, SortedRows, TooLarge, place};
 pub use statement::{
     Args, CreateIndex, Delete, DropIndex, Evict, Explain, Insert, OnConflict, Statement, Update,
 };

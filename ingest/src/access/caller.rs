@@ -84,7 +84,7 @@ impl Permission {
 }
 
 /// What of a collection may be read: a condition as text, empty if that is all of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Readable(String);
 
 impl Readable {

@@ -1,10 +1,11 @@
 //! A cluster for tests: a log and a store node that do what the real ones do, in little, and fail
 //! when they are told to. The store node is asked over a real connection.
 
+mod changes;
 mod log;
 mod store;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use crate::config::IngestConfig;
 use crate::execute::{Executor, RoundLog};
 use crate::http::{self, Api};
 use crate::limits::Limits;
+use crate::live::Live;
 use crate::load::Loader;
 use crate::rounds::Rounds;
 use crate::store::Store;
@@ -46,10 +48,20 @@ pub(crate) use store::FakeStore;
 /// The app of the tests.
 pub(crate) const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
 
+/// How many snapshots of the past can be read.
+const REMEMBERED: usize = 16;
+
+/// By canonical id: the state, and the transaction that wrote it.
+type Documents = BTreeMap<Vec<u8>, (Document, u64)>;
+
 /// What the store holds.
 #[derive(Default)]
 pub(crate) struct World {
-    documents: BTreeMap<Vec<u8>, (Document, u64)>,
+    documents: Documents,
+    /// The same as of the last transactions.
+    past: VecDeque<(u64, Documents)>,
+    /// What each transaction changed.
+    changes: Vec<proto::FeedTransaction>,
     pub(crate) outcomes: HashMap<RoundId, proto::Outcome>,
     /// Rounds in the order in which they were committed, applied or not.
     pub(crate) committed: Vec<(u64, Round)>,
@@ -129,22 +141,27 @@ impl World {
         let (digest, atomic) = (round.digest.clone().into(), round.atomic);
         let outcome = proto::Outcome { txn, digest, too_large, conflicts, kept, atomic };
         if is_refused {
-            self.documents = before;
+            self.documents.clone_from(&before);
         }
         self.outcomes.insert(round.id, outcome);
+        self.changes.push(changes::transaction(txn, commit, &before, &self.documents));
+        self.past.push_back((txn, self.documents.clone()));
+        if self.past.len() > REMEMBERED {
+            self.past.pop_front();
+        }
+    }
+
+    /// The documents as of a transaction, if that is remembered; those of now without one.
+    fn documents(&self, exactly: Option<u64>) -> Option<&Documents> {
+        let Some(txn) = exactly else { return Some(&self.documents) };
+        self.past.iter().find(|(of, _)| *of == txn).map(|(_, documents)| documents)
     }
 
     /// The document as JSON, and the transaction that wrote it.
     fn read(&self, id: &DocumentId) -> Option<(anabranch_core::Value, u64)> {
         let (document, written) = self.documents.get(&id.to_bytes())?;
-        Some((with_id(id, &document.value()?), *written))
+        Some((id.key.add_to(document.value()?), *written))
     }
-}
-
-fn with_id(id: &DocumentId, value: &anabranch_core::Value) -> anabranch_core::Value {
-    let mut fields = value.as_object().cloned().unwrap_or_default();
-    fields.insert("_id".to_owned(), id.key.to_value());
-    anabranch_core::Value::Object(fields)
 }
 
 /// A reply, read whole.
@@ -200,6 +217,25 @@ impl Cluster {
         let shared = Arc::new(Shared { world: Mutex::default(), newest: watch::Sender::new(None) });
         let log = Arc::new(FakeLog::new(&journal, shared.clone()));
         let store = FakeStore::start(shared.clone()).await;
+        Cluster::of(config, shared, log, store, journal, directory)
+    }
+
+    /// Another server with the same log and store.
+    pub(crate) fn beside(&self, config: IngestConfig) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (shared, log, store) = (self.shared.clone(), self.log.clone(), self.store.beside());
+        let config = IngestConfig { open_to_all: true, ..config };
+        Cluster::of(config, shared, log, store, self.journal.clone(), directory)
+    }
+
+    fn of(
+        config: IngestConfig,
+        shared: Arc<Shared>,
+        log: Arc<FakeLog>,
+        store: FakeStore,
+        journal: Arc<dyn Journal>,
+        directory: tempfile::TempDir,
+    ) -> Self {
         let client = Store::new(store.nodes(), SliceCount::default(), config.read_wait());
         let rounds = Rounds::new(log.clone(), client.clone());
         let shutdown = Shutdown::new();
@@ -211,6 +247,7 @@ impl Cluster {
             limits: Limits::new(&config),
             executor: Executor::new(&config, client.clone(), rounds.clone(), history, metadata),
             loader: Loader::new(&config, client.clone(), rounds, shutdown.clone()),
+            live: Live::new(&config, client.clone(), shutdown.clone()),
             store: client,
             readiness: Readiness::new(),
             config,

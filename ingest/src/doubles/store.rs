@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use anabranch_core::Value;
 use anabranch_core::ids::{DocumentId, RoundId};
-use anabranch_core::query::{self, Args, Predicate, Statement, parse_filter};
+use anabranch_core::query::{self, Args, Groups, Predicate, Statement, parse_filter};
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_server::{StoreNode, StoreNodeServer};
 use futures::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Server;
@@ -21,7 +22,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::{Shared, with_id};
+use super::{Shared, changes};
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -65,6 +66,11 @@ pub(crate) struct Node {
     pub(crate) queries: Arc<Mutex<Vec<proto::QueryRequest>>>,
     /// What happens after the next read was answered.
     after_read: Arc<Mutex<Option<Surprise>>>,
+    /// Feeds break off each time that this changes.
+    broken: watch::Sender<u64>,
+    /// The first transaction that feeds have, and those of which one says that they are lost.
+    feed_start: Arc<AtomicU64>,
+    lost: Arc<Mutex<Vec<u64>>>,
 }
 
 impl FakeStore {
@@ -80,6 +86,9 @@ impl FakeStore {
             known: Arc::default(),
             queries: Arc::default(),
             after_read: Arc::default(),
+            broken: watch::Sender::new(0),
+            feed_start: Arc::default(),
+            lost: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
@@ -90,9 +99,19 @@ impl FakeStore {
     /// Stops the node and closes its connections.
     pub(crate) async fn stop(&self) {
         let running = self.server.lock().take();
+        self.node.break_feeds();
         if let Some(Running { stop, ended }) = running {
             drop(stop);
             ended.await.expect("it ends");
+        }
+    }
+
+    /// The same node, for another one who asks.
+    pub(super) fn beside(&self) -> Self {
+        FakeStore {
+            address: self.address.clone(),
+            node: self.node.clone(),
+            server: Mutex::new(None),
         }
     }
 
@@ -166,6 +185,34 @@ impl Node {
         }
     }
 
+    /// Feeds that are open break off.
+    pub(crate) fn break_feeds(&self) {
+        self.broken.send_modify(|times| *times += 1);
+    }
+
+    /// Feeds have nothing below this any more.
+    pub(crate) fn trim_feed(&self, start: u64) {
+        self.feed_start.store(start, Ordering::SeqCst);
+        self.break_feeds();
+    }
+
+    /// Feeds say of this transaction that it is lost.
+    pub(crate) fn lose(&self, txn: u64) {
+        self.lost.lock().push(txn);
+    }
+
+    fn feed_reply(&self, from: u64, next: u64) -> proto::FeedReply {
+        let world = self.shared.world.lock();
+        let wanted = world.changes.iter().filter(|it| (from..next).contains(&it.txn));
+        let mut transactions: Vec<_> = wanted.cloned().collect();
+        for transaction in &mut transactions {
+            if self.lost.lock().contains(&transaction.txn) {
+                transaction.changes = vec![changes::lost(transaction.txn)];
+            }
+        }
+        proto::FeedReply { transactions, next }
+    }
+
     async fn reach_at(&self, at: Option<proto::ReadAt>) -> Result<Option<u64>, Status> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         if let Some(code) = *self.refuses.lock() {
@@ -186,25 +233,48 @@ impl Node {
         let app = anabranch_core::ids::AppId(Uuid::from_slice(&request.app).expect("16 bytes"));
         let prefix = DocumentId::collection_prefix(app, &select.collection);
         let world = self.shared.world.lock();
-        let documents = world.documents.range(prefix.clone()..);
-        let rows = documents
+        let exactly = request.at.and_then(|at| at.exactly);
+        let documents = world.documents(exactly).ok_or_else(|| failed("too_old"))?;
+        let found = documents
+            .range(prefix.clone()..)
             .take_while(|(id, _)| id.starts_with(&prefix))
             .map(|(id, found)| (DocumentId::from_bytes(id).expect("it was made from an id"), found))
-            .skip_while(|(id, _)| {
-                !request.after.is_empty() && id.key.as_str().as_bytes() != request.after
-            })
-            .skip(usize::from(!request.after.is_empty()))
             .filter_map(|(id, (document, _))| {
-                let value = with_id(&id, &document.value()?);
+                let value = id.key.add_to(document.value()?);
                 let matches = select.filter.as_ref().is_none_or(|filter| filter.matches(&value));
-                matches.then(|| proto::QueryItem {
-                    key: id.key.as_str().to_owned(),
-                    item: select.row(&value).to_json(),
-                    place: Default::default(),
-                })
-            })
-            .take(select.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap()));
-        Ok(rows.collect())
+                matches.then_some((id, value))
+            });
+        let mut rows: Vec<_> = if select.is_grouped() {
+            let mut groups = Groups::new(Arc::new(select.clone()));
+            found.for_each(|(_, document)| groups.add(&document));
+            let rows = groups.into_rows(usize::MAX).expect("they fit");
+            let item = |(number, item): (u64, String)| proto::QueryItem {
+                key: String::new(),
+                item,
+                place: number.to_be_bytes().to_vec().into(),
+            };
+            (1..).zip(rows).map(item).collect()
+        } else {
+            let row = |(id, document): (DocumentId, Value)| proto::QueryItem {
+                key: id.key.as_str().to_owned(),
+                item: select.row(&document).to_json(),
+                place: match select.is_sorted() {
+                    true => select.place(&document, id.key.as_str()).into(),
+                    false => Default::default(),
+                },
+            };
+            found.map(row).collect()
+        };
+        rows.sort_by(|a, b| a.stands_at().cmp(b.stands_at()));
+        let after = &request.after;
+        if !after.is_empty() {
+            rows.retain(|row| row.stands_at() > after);
+        } else if !select.is_grouped() {
+            rows.drain(..rows.len().min(usize::try_from(select.offset).unwrap()));
+        }
+        let most = select.limit.filter(|_| !select.is_grouped());
+        rows.truncate(most.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap()));
+        Ok(rows)
     }
 }
 
@@ -297,9 +367,27 @@ impl StoreNode for Node {
 
     async fn feed(
         &self,
-        _request: Request<proto::FeedRequest>,
+        request: Request<proto::FeedRequest>,
     ) -> Result<Response<Self::FeedStream>, Status> {
-        Err(Status::unimplemented("feed"))
+        let from = request.into_inner().from;
+        if from < self.feed_start.load(Ordering::SeqCst) {
+            return Err(failed("feed_trimmed"));
+        }
+        let (newest, broken) = (self.shared.newest.subscribe(), self.broken.subscribe());
+        let state = (self.clone(), newest, broken, from);
+        let replies =
+            stream::try_unfold(state, |(node, mut newest, mut broken, from)| async move {
+                let reached = newest.wait_for(|newest| newest.is_some_and(|newest| newest >= from));
+                tokio::select! {
+                    biased;
+                    _ = broken.changed() => return Err(Status::unavailable("broken, on purpose")),
+                    reached = reached => drop(reached.expect("the world goes on")),
+                }
+                let next = newest.borrow().map_or(0, |newest| newest + 1);
+                let reply = node.feed_reply(from, next);
+                Ok(Some((reply, (node, newest, broken, next))))
+            });
+        Ok(Response::new(replies.boxed()))
     }
 
     async fn verify(

@@ -13,6 +13,7 @@ use crate::idempotency::IdempotencyKey;
 
 const KEY_HEADER: &str = "idempotency-key";
 const IF_MATCH_HEADER: &str = "x-anabranch-if-match";
+const LAST_EVENT_HEADER: &str = "last-event-id";
 const TIMEOUT_HEADER: &str = "x-anabranch-timeout-ms";
 
 /// The value of a header that may stand once.
@@ -68,6 +69,15 @@ pub(super) fn refuse_unchanged_since(
             let message = format!("the header {IF_MATCH_HEADER} means nothing here");
             Err(Refusal::new(Code::InvalidHeader, message).with_hint(hint))
         }
+    }
+}
+
+/// The last event that a subscriber got, which is a transaction.
+pub(super) fn last_event(headers: &HeaderMap) -> Result<Option<TxnId>, Refusal> {
+    // Who got none says so with an empty one.
+    match value(headers, LAST_EVENT_HEADER)? {
+        None | Some("") => Ok(None),
+        Some(_) => Ok(number(headers, LAST_EVENT_HEADER)?.map(TxnId)),
     }
 }
 

@@ -12,6 +12,7 @@ mod openapi;
 mod reply;
 mod rows;
 pub(crate) mod server;
+mod subscribe;
 #[cfg(test)]
 pub(crate) mod tests;
 mod transaction;
@@ -34,6 +35,7 @@ use crate::access::{Asked, Keys};
 use crate::config::IngestConfig;
 use crate::error::{Code, Refusal};
 use crate::limits::{Limits, Place, discard};
+use crate::live::Live;
 use crate::load::Loader;
 use crate::metrics;
 use crate::store::Store;
@@ -48,6 +50,7 @@ pub(crate) struct Api {
     pub(crate) limits: Limits,
     pub(crate) executor: crate::execute::Executor,
     pub(crate) loader: Loader,
+    pub(crate) live: Live,
     pub(crate) store: Store,
     pub(crate) readiness: Readiness,
 }
@@ -63,8 +66,12 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         )
         .route("/apps/{app}/api/v1/collections/{collection}/documents/{id}", get(document::by_path))
         .route_layer(middleware::from_fn_with_state(api.clone(), admit));
+    let live = Router::new()
+        .route("/apps/{app}/api/v1/store/subscribe", get(subscribe::subscribe))
+        .route_layer(middleware::from_fn_with_state(api.clone(), admit_subscriber));
     Router::new()
         .merge(limited)
+        .merge(live)
         .route("/openapi.json", get(openapi::openapi))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -83,8 +90,22 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Lets a request in, or refuses it when as many run as may; and notes it.
 async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    admit_to(api.limits.request(), &api, request, next).await
+}
+
+/// The same of somebody who stays.
+async fn admit_subscriber(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    admit_to(api.limits.subscription(), &api, request, next).await
+}
+
+async fn admit_to(
+    place: Result<Place, Refusal>,
+    api: &Api,
+    request: Request,
+    next: Next,
+) -> Response {
     let asked = Asked::of(&request);
-    let response = match api.limits.request() {
+    let response = match place {
         Ok(place) => hold(place, next.run(request).await),
         Err(refusal) => {
             metrics::turned_away();

@@ -6,7 +6,7 @@ use utoipa::openapi::{Info, RefOr, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 use super::reply::{ErrorBody, ErrorReply};
-use super::{document, execute, load, transaction};
+use super::{document, execute, load, subscribe, transaction};
 use crate::document::Warning;
 use crate::error::Code;
 use crate::load::LineError;
@@ -38,6 +38,7 @@ impl ToSchema for ErrorCode {}
         load::load,
         document::by_path,
         document::by_key,
+        subscribe::subscribe,
         super::healthz,
         super::readyz,
     ),

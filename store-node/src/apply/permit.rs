@@ -13,8 +13,6 @@ use anabranch_core::query::OnConflict;
 use anabranch_runtime::planted;
 use anabranch_schemas::records::Restriction;
 
-use crate::read::with_id;
-
 /// What a round may do with a document.
 pub(super) struct Permit {
     /// None if it may do anything.
@@ -48,7 +46,7 @@ impl Standing {
     /// Of a document that is there.
     fn of(document: &Document, key: &DocumentKey, restriction: &Restriction) -> Self {
         let Some(value) = document.value() else { return Standing::Absent };
-        let value = with_id(value, key);
+        let value = key.add_to(value);
         match (restriction.readable.matches(&value), restriction.writable.matches(&value)) {
             (false, _) => Standing::Hidden,
             (true, false) => Standing::ReadOnly,
@@ -108,7 +106,7 @@ impl Permit {
     /// may bring it back.
     pub(super) fn allows(&self, after: &Document, key: &DocumentKey) -> bool {
         let Some(restriction) = &self.restriction else { return true };
-        restriction.writable.matches(&with_id(after.hidden_value(), key))
+        restriction.writable.matches(&key.add_to(after.hidden_value()))
     }
 
     /// Whether a document with these fields may be inserted.
@@ -118,7 +116,7 @@ impl Permit {
         key: &DocumentKey,
     ) -> bool {
         let Some(restriction) = &self.restriction else { return true };
-        let value = with_id(Value::Object(std::mem::take(fields)), key);
+        let value = key.add_to(Value::Object(std::mem::take(fields)));
         let allows = restriction.writable.matches(&value);
         if let Value::Object(given) = value {
             *fields = given;

@@ -18,8 +18,8 @@ use anabranch_core::ids::{AppId, DocumentId, DocumentKey, TxnId};
 use anabranch_core::query::{IndexOver, Lookup, Select, Span};
 
 use super::access::{Access, Chosen, choose};
+use super::decode_id;
 use super::page::Used;
-use super::{decode_id, with_id};
 use crate::error::Error;
 use crate::metrics;
 use crate::storage::{Catalog, IndexNumber, Place, Storage, decode_some};
@@ -335,7 +335,7 @@ impl Key<'_> {
         if !wants("_id") {
             return Ok(Some(value));
         }
-        Ok(Some(with_id(value, &*self.get()?)))
+        Ok(Some(self.get()?.add_to(value)))
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::Value;
-use anabranch_core::ids::{DocumentId, DocumentKey, TxnId};
+use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_core::query::{Explain, Predicate, Select, Statement, parse, parse_filter};
 use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{self, Shutdown};
@@ -206,16 +206,9 @@ fn find(storage: &Storage, id: &DocumentId, at: TxnId) -> Result<Option<Found>, 
     let found = storage.document(&id.to_bytes(), at, |txn, state| {
         let value = decode_state(state)?.value();
         let bytes = state.len();
-        Ok(value.map(|value| Found { value: with_id(value, &id.key), txn, bytes }))
+        Ok(value.map(|value| Found { value: id.key.add_to(value), txn, bytes }))
     })?;
     Ok(found.flatten())
-}
-
-/// A document's value with its `_id`.
-pub(crate) fn with_id(value: Value, key: &DocumentKey) -> Value {
-    let Value::Object(mut fields) = value else { return value };
-    fields.insert("_id".to_owned(), key.to_value());
-    Value::Object(fields)
 }
 
 pub(crate) fn decode_id(id: &[u8]) -> Result<DocumentId, Error> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::vec::IntoIter;
 
 use anabranch_core::ids::{AppId, DocumentKey, TxnId};
-use anabranch_core::query::{Group, Groups, Select, SortedRow, SortedRows};
+use anabranch_core::query::{Group, Groups, Select, SortedRow, SortedRows, place};
 use anabranch_schemas::store as proto;
 
 use super::find::Find;
@@ -178,11 +178,6 @@ fn key_at(place: &[u8]) -> Result<Option<DocumentKey>, Error> {
         "" => Ok(None),
         key => DocumentKey::from_canonical(key).map(Some).map_err(|error| refuse(&error)),
     }
-}
-
-/// Where a sorted row stands. Keys are never the beginning of others.
-fn place(key: &[u8], id: &str) -> Vec<u8> {
-    [key, id.as_bytes()].concat()
 }
 
 fn sorted_item(row: SortedRow<String, String>) -> proto::QueryItem {

@@ -10,7 +10,7 @@ mod sorted;
 
 pub(super) use self::clauses::{Clauses, Direction, Item};
 pub use self::groups::{Group, Groups, TooLarge};
-pub use self::sorted::{SortedRow, SortedRows};
+pub use self::sorted::{SortedRow, SortedRows, place};
 use super::aggregate::Aggregate;
 use super::error::QueryError;
 use super::eval::{Budget, Scope};
@@ -119,6 +119,11 @@ impl Select {
     /// The row that a document becomes. Columns that are missing are left out.
     pub fn row(&self, document: &Value) -> Value {
         self.columns.row(&Scope::of(document, &Budget::new()))
+    }
+
+    /// Where the row of a document stands among those of others, unless rows are groups.
+    pub fn place(&self, document: &Value, id: &str) -> Vec<u8> {
+        place(&self.sort_key(document), id)
     }
 
     /// What a document is sorted by.

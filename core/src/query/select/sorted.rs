@@ -2,7 +2,13 @@
 
 use std::collections::BinaryHeap;
 
-/// A row and where it stands among others.
+/// Where a row stands among others, as bytes: by what it is sorted by, then by its document's id. Keys
+/// are never the beginning of others.
+pub fn place(key: &[u8], id: &str) -> Vec<u8> {
+    [key, id.as_bytes()].concat()
+}
+
+/// A row and what decides where it stands among others.
 #[derive(Clone, Debug)]
 pub struct SortedRow<R, I> {
     /// What it is sorted by.

@@ -34,6 +34,7 @@ async fn it_describes_every_route() {
     let routes = [
         ("/apps/{app}/api/v1/store/execute".to_owned(), "post"),
         ("/apps/{app}/api/v1/store/transaction".to_owned(), "post"),
+        ("/apps/{app}/api/v1/store/subscribe".to_owned(), "get"),
         (documents.to_owned(), "post"),
         (documents.to_owned(), "get"),
         (format!("{documents}/{{id}}"), "get"),

@@ -1,0 +1,118 @@
+//! `GET /apps/{app}/api/v1/store/subscribe`: server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use anabranch_core::query::Args;
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
+use futures::stream;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::reply::ErrorReply;
+use super::{Api, headers, path_refusal, query_refusal};
+use crate::error::{Code, Refusal};
+use crate::live::{self, Start, Subscription};
+
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
+/// What tells a proxy of the usual kind to pass on events as they come.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// What to follow.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Followed {
+    /// A SELECT.
+    #[param(example = "SELECT * FROM orders WHERE status = :status")]
+    query: String,
+    /// Values for the `:names` in it, as a JSON object.
+    #[param(example = r#"{"status":"open"}"#)]
+    args: Option<String>,
+}
+
+/// Follows the result of a SELECT.
+#[utoipa::path(
+    get,
+    path = "/apps/{app}/api/v1/store/subscribe",
+    tag = "documents",
+    description = "First the result of a SELECT, then what changes it, as server-sent events. \
+        `result` has all rows in `items`; `change` has in `changes` what one transaction did to \
+        them: `{\"type\": \"set\", \"_id\", \"item\"}` puts the row of a document, with ORDER BY behind the row of \
+        the document `after` (`null`: first), `{\"type\": \"remove\", \"_id\"}` takes it away. First \
+        all rows that are named are taken out, then those that are set are put in, in this order. The id of an event is \
+        its transaction, also `transactionId`; one without data says how far it is. A query with \
+        LIMIT or OFFSET may pass over transactions; one whose rows are groups gives a `result` each time. Who comes back \
+        with the id of the last event gets what came since, or a `result` if that is not known any more. \
+        `end` says in `error` why no more will come.",
+    params(
+        ("app" = uuid::Uuid, Path, description = "The app"),
+        Followed,
+        ("Last-Event-ID" = Option<u64>, Header,
+            description = "The id of the last event that came: go on behind it"),
+        ("X-Anabranch-Txn-Id" = Option<u64>, Header,
+            description = "What is sent first includes this transaction"),
+        ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
+            description = "When to give up waiting for the first rows, if earlier than the server does"),
+    ),
+    security(("key" = [])),
+    responses(
+        (status = 200, description = "Events, until one of the two goes away",
+            body = String, content_type = "text/event-stream"),
+        (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
+        (status = 401, description = "No valid key is shown", body = ErrorReply),
+        (status = 403, description = "The key does not allow to read in this collection", body = ErrorReply),
+        (status = 422, description = "The result is too large to be kept", body = ErrorReply),
+        (status = 500, description = "The server is at fault", body = ErrorReply),
+        (status = 503, description = "Not now", body = ErrorReply,
+            headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
+        (status = 504, description = "It took too long", body = ErrorReply,
+            headers(("Retry-After" = u64, description = "When to come again, in seconds"))),
+    ),
+)]
+pub(super) async fn subscribe(
+    State(api): State<Arc<Api>>,
+    path: Result<Path<String>, PathRejection>,
+    followed: Result<Query<Followed>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let Path(app) = path.map_err(|rejection| path_refusal(&rejection))?;
+    let app = headers::app(&app)?;
+    let Query(Followed { query, args }) =
+        followed.map_err(|rejection| query_refusal(&rejection))?;
+    let args = args.as_deref().map_or_else(|| Ok(Args::new()), arguments)?;
+    let start =
+        Start { has: headers::last_event(&headers)?, at_least: headers::at_least(&headers)? };
+    let deadline = headers::deadline(&headers, api.config.request_timeout())?;
+    let caller = api.keys.caller(app, &headers).await?;
+    let mut subscription = api.live.subscribe(app, caller, query, &args, start)?;
+    subscription.ready(deadline).await?;
+    let mut response = Response::new(events(subscription));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, EVENTS);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(BUFFERING, HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+fn arguments(text: &str) -> Result<Args, Refusal> {
+    serde_json::from_str(text).map_err(|error| {
+        let message = format!("the parameter 'args' is no JSON object: {error}");
+        Refusal::new(Code::InvalidParameter, message)
+    })
+}
+
+/// Events until there are no more, and why.
+fn events(subscription: Subscription) -> Body {
+    Body::from_stream(stream::unfold(Some(subscription), |subscription| async {
+        let mut subscription = subscription?;
+        match subscription.next().await {
+            Ok(text) => Some((Ok::<_, Infallible>(text), Some(subscription))),
+            Err(refusal) => Some((Ok(live::ended(&refusal)), None)),
+        }
+    }))
+}

@@ -1,0 +1,232 @@
+//! Somebody who follows a live query: a place in the log of its view.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anabranch_core::ids::TxnId;
+use anabranch_runtime::watched::Watcher;
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::event::{self, Sending};
+use super::view::{Phase, State, View};
+use super::{Live, Start};
+use crate::access::Caller;
+use crate::error::{Code, Refusal};
+use crate::metrics::{self, Counted};
+use crate::store::At;
+
+/// How long nothing is sent: then how far it is. So proxies keep the connection, one that is broken is
+/// noticed, and who comes back later has missed less.
+const QUIET: Duration = Duration::from_secs(10);
+/// About how many bytes of events are sent at once.
+const PIECE_BYTES: usize = 64 * 1024;
+/// How often it is looked how far a view is while somebody waits for that: it tells of changes only.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long a view may take to come to where a subscriber was with another server.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// Somebody who follows a live query.
+pub(crate) struct Subscription {
+    live: Live,
+    view: Arc<View>,
+    watcher: Watcher<State>,
+    caller: Caller,
+    /// What it is sent first includes everything below this.
+    at_least: TxnId,
+    place: Place,
+    sending: Option<Sending>,
+    _counted: Counted,
+}
+
+/// How far a subscriber is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// It has nothing.
+    Start,
+    /// It has everything below this, maybe from another server; after this time it is as if it had
+    /// nothing.
+    Back(TxnId, Instant),
+    /// The same, and the view cannot tell what came then.
+    Unknown(TxnId),
+    /// It has everything below this, from here.
+    At(TxnId),
+}
+
+impl Subscription {
+    /// One of those that the view has counted.
+    pub(super) fn new(live: Live, view: Arc<View>, caller: Caller, start: Start) -> Self {
+        let below = |txn: TxnId| TxnId(txn.0.saturating_add(1));
+        let until = Instant::now() + CATCH_UP;
+        let place = start.has.map_or(Place::Start, |has| Place::Back(below(has), until));
+        let at_least = start.at_least.map(below).unwrap_or_default();
+        let (watcher, counted) = (view.state.watch(), metrics::subscription());
+        let sending = None;
+        Subscription { live, view, watcher, caller, at_least, place, sending, _counted: counted }
+    }
+
+    /// Waits until the rows are there, as of what was asked for.
+    pub(crate) async fn ready(&mut self, deadline: Instant) -> Result<(), Refusal> {
+        let late = || Refusal::new(Code::DeadlineExceeded, "the rows were not read in time");
+        loop {
+            let reason = match &self.watcher.see().phase {
+                Phase::Reading(reason) => reason.clone(),
+                Phase::Ended(refusal) => return Err(refusal.clone()),
+                Phase::Live => break,
+            };
+            let changed = timeout_at(deadline, self.watcher.changed()).await;
+            changed.map_err(|_| reason.unwrap_or_else(late))?;
+        }
+        while self.view.state.get().next() < self.at_least {
+            if Instant::now() >= deadline {
+                let message = "the live query has not come to this transaction in time";
+                return Err(Refusal::new(Code::TimestampNotReached, message));
+            }
+            self.wait(deadline.min(Instant::now() + LOOK_AGAIN)).await;
+        }
+        Ok(())
+    }
+
+    /// What to send next.
+    ///
+    /// # Errors
+    /// Why no more will come.
+    pub(crate) async fn next(&mut self) -> Result<Bytes, Refusal> {
+        let quiet_until = Instant::now() + QUIET;
+        let shutdown = self.live.0.shutdown.clone();
+        loop {
+            self.caller.check_current()?;
+            if shutdown.has_begun() {
+                return Err(self.live.stopping());
+            }
+            if let Some(piece) = self.sending.as_mut().and_then(Sending::piece) {
+                return Ok(piece);
+            }
+            self.sending = None;
+            if let Some(text) = self.look()? {
+                return Ok(text);
+            }
+            if self.sending.is_some() {
+                continue;
+            }
+            if let Place::Unknown(next) = self.place {
+                if let Some(text) = self.compare(next).await {
+                    return Ok(text);
+                }
+                continue;
+            }
+            if Instant::now() >= quiet_until {
+                return Ok(self.progress());
+            }
+            let look_again = match self.place {
+                Place::Back(..) => quiet_until.min(Instant::now() + LOOK_AGAIN),
+                Place::Start | Place::Unknown(_) | Place::At(_) => quiet_until,
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.begun() => {}
+                () = self.wait(look_again) => {}
+            }
+        }
+    }
+
+    /// Waits until something has changed, not longer than until then.
+    async fn wait(&mut self, until: Instant) {
+        tokio::select! {
+            biased;
+            () = self.watcher.changed() => {}
+            () = sleep_until(until) => {}
+        }
+    }
+
+    /// What there is for it in the log; or all rows are to be sent, or it is to be compared.
+    fn look(&mut self) -> Result<Option<Bytes>, Refusal> {
+        let state = self.watcher.see();
+        match &state.phase {
+            Phase::Reading(_) => return Ok(None),
+            Phase::Ended(refusal) => return Err(refusal.clone()),
+            Phase::Live => {}
+        }
+        let at = match self.place {
+            Place::At(at) => at,
+            Place::Back(at, until) if at > state.next() => {
+                if Instant::now() >= until {
+                    self.place = Place::Start;
+                    drop(state);
+                    return self.look();
+                }
+                return Ok(None);
+            }
+            Place::Back(at, _) => at,
+            Place::Unknown(_) => return Ok(None),
+            Place::Start => {
+                let snapshot = state.snapshot();
+                self.place = Place::At(snapshot.next);
+                self.sending = Some(Sending::new(snapshot));
+                return Ok(None);
+            }
+        };
+        let Some(events) = state.log.after(at) else {
+            self.place = match self.place {
+                Place::Back(..) if !self.view.is_grouped() => Place::Unknown(at),
+                _ => Place::Start,
+            };
+            drop(state);
+            return self.look();
+        };
+        let mut text = BytesMut::new();
+        let mut place = at;
+        for (next, event) in events {
+            text.extend_from_slice(event);
+            place = next;
+            if text.len() >= PIECE_BYTES {
+                break;
+            }
+        }
+        drop(state);
+        self.place = Place::At(place);
+        Ok((!text.is_empty()).then(|| text.freeze()))
+    }
+
+    /// How the rows differ from those that it has, as far as that can be found out; else it is sent all.
+    async fn compare(&mut self, next: TxnId) -> Option<Bytes> {
+        self.place = Place::Start;
+        let txn = next.0.checked_sub(1).map(TxnId)?;
+        let (now, before) = {
+            let _place = self.live.0.comparing.try_acquire().ok()?;
+            self.live.rows(&self.view.asked, At::Exactly(txn)).await.ok()?
+        };
+        if now != next {
+            return None;
+        }
+        let state = self.watcher.see();
+        if !matches!(state.phase, Phase::Live) {
+            return None;
+        }
+        let (changes, next) = (state.rows.since(&before), state.next());
+        let text = event::change(next, &changes, self.view.is_sorted());
+        drop(state);
+        self.place = Place::At(next);
+        Some(if changes.is_empty() { event::progress(next) } else { text })
+    }
+
+    /// How far it is.
+    fn progress(&mut self) -> Bytes {
+        let state = self.view.state.get();
+        match self.place {
+            // Nothing is in the log behind it, or it would have been sent.
+            Place::At(at) if state.log.after(at).is_some_and(|mut rest| rest.next().is_none()) => {
+                self.place = Place::At(state.next());
+                event::progress(state.next())
+            }
+            _ => event::alive(),
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.view.subscribers.fetch_sub(1, Ordering::Relaxed);
+    }
+}

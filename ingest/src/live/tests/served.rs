@@ -1,0 +1,414 @@
+//! Live queries as they are served.
+
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use axum::http::{Request, StatusCode};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::config::IngestConfig;
+use crate::doubles::{APP, Cluster, delete, insert};
+
+/// An event.
+#[derive(Debug, PartialEq)]
+struct Event {
+    name: String,
+    id: Option<u64>,
+    data: Value,
+}
+
+/// Somebody who follows a query.
+struct Followed {
+    stream: BodyDataStream,
+    text: String,
+    /// The id of the last event.
+    last: Option<u64>,
+}
+
+impl Followed {
+    /// The next event that has data; `None` at the end.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            while let Some((event, rest)) = self.text.split_once("\n\n") {
+                let event = event.to_owned();
+                self.text = rest.to_owned();
+                let (mut name, mut data) = (String::new(), String::new());
+                for line in event.lines() {
+                    match line.split_once(':').expect("a field and its value") {
+                        ("event", value) => name = value.trim().to_owned(),
+                        ("data", value) => data += value.trim(),
+                        ("id", value) => self.last = value.trim().parse().ok(),
+                        ("", _) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+                if !data.is_empty() {
+                    let data = serde_json::from_str(&data).unwrap_or_else(|_| panic!("{data}"));
+                    return Some(Event { name, id: self.last, data });
+                }
+            }
+            let next = timeout(Duration::from_secs(30), self.stream.next());
+            let bytes = next.await.expect("something is sent").transpose().unwrap()?;
+            self.text += std::str::from_utf8(&bytes).expect("UTF-8");
+        }
+    }
+
+    /// The rows of the next event, which is a whole result.
+    async fn result(&mut self) -> Value {
+        let Event { name, id, mut data } = self.next().await.expect("an event");
+        assert_eq!(name, "result", "{data}");
+        assert_eq!(data["transactionId"].as_u64(), id);
+        data["items"].take()
+    }
+
+    /// The changes of the next event.
+    async fn changes(&mut self) -> Value {
+        let Event { name, id, mut data } = self.next().await.expect("an event");
+        assert_eq!(name, "change", "{data}");
+        assert_eq!(data["transactionId"].as_u64(), id);
+        data["changes"].take()
+    }
+}
+
+fn request(query: &str, headers: &[(&str, &str)]) -> Request<Body> {
+    let query: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    path(&format!("query={query}"), headers)
+}
+
+fn path(parameters: &str, headers: &[(&str, &str)]) -> Request<Body> {
+    let request = Request::get(format!("/apps/{APP}/api/v1/store/subscribe?{parameters}"));
+    let request =
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(Body::empty()).unwrap()
+}
+
+async fn follow(cluster: &Cluster, query: &str, headers: &[(&str, &str)]) -> Followed {
+    let reply = cluster.raw(request(query, headers)).await;
+    assert_eq!(reply.status(), StatusCode::OK);
+    assert_eq!(reply.headers()["content-type"], "text/event-stream");
+    let stream = reply.into_body().into_data_stream();
+    Followed { stream, text: String::new(), last: None }
+}
+
+async fn write(cluster: &Cluster, statement: &str, args: Value) -> u64 {
+    let reply = cluster.execute(statement, args).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    reply.txn().unwrap()
+}
+
+async fn put(cluster: &Cluster, document: Value) -> u64 {
+    let statement = "INSERT INTO cars DOCUMENTS (:d) ON ID CONFLICT DO UPDATE";
+    write(cluster, statement, json!({"d": document})).await
+}
+
+fn queries(cluster: &Cluster) -> usize {
+    cluster.store.node.queries.lock().len()
+}
+
+#[tokio::test]
+async fn first_comes_the_result_and_then_what_changes_it() {
+    let cluster = Cluster::start().await;
+    let mut empty = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    let first = empty.next().await.unwrap();
+    let nothing = json!({"transactionId": null, "items": []});
+    assert_eq!(first, Event { name: "result".to_owned(), id: None, data: nothing });
+    let one = put(&cluster, json!({"_id": "a", "hp": 70, "color": "red"})).await;
+    let mut followed = follow(&cluster, "SELECT _id, hp FROM cars WHERE hp > 60", &[]).await;
+    assert_eq!(followed.result().await, json!([{"_id": "a", "hp": 70}]));
+    assert_eq!(followed.last, Some(one));
+    // What changes nothing in the rows is not told.
+    put(&cluster, json!({"_id": "a", "color": "blue"})).await;
+    put(&cluster, json!({"_id": "b", "hp": 50})).await;
+    let two = json!([{"_id": "b", "hp": 80}, {"_id": "c", "hp": 61}]);
+    let txn = put(&cluster, two).await;
+    let set = |id: &str, hp: u64| json!({"type": "set", "_id": id, "item": {"_id": id, "hp": hp}});
+    assert_eq!(followed.changes().await, json!([set("b", 80), set("c", 61)]));
+    assert_eq!(followed.last, Some(txn), "a transaction comes as one event");
+    let update = "UPDATE cars SET hp = 1 WHERE _id = 'a'";
+    write(&cluster, update, json!({})).await;
+    assert_eq!(followed.changes().await, json!([{"type": "remove", "_id": "a"}]));
+    cluster.log.commit_now(&delete(&json!("b")));
+    assert_eq!(followed.changes().await, json!([{"type": "remove", "_id": "b"}]));
+    assert_eq!(empty.changes().await[0]["item"]["hp"], 70);
+}
+
+#[tokio::test]
+async fn rows_that_are_ordered_say_behind_which_they_stand() {
+    let cluster = Cluster::start().await;
+    put(&cluster, json!([{"_id": 1, "hp": 10}, {"_id": 2, "hp": 20}, {"_id": 3, "hp": 30}])).await;
+    let mut all = follow(&cluster, "SELECT _id FROM cars ORDER BY hp", &[]).await;
+    let top = "SELECT _id FROM cars ORDER BY hp DESC LIMIT 2";
+    let mut top = follow(&cluster, top, &[]).await;
+    let count = "SELECT count(*) AS n, max(hp) AS most FROM cars";
+    let mut count = follow(&cluster, count, &[]).await;
+    let id = |id: u64| json!({"_id": id});
+    assert_eq!(all.result().await, json!([id(1), id(2), id(3)]));
+    assert_eq!(top.result().await, json!([id(3), id(2)]));
+    assert_eq!(count.result().await, json!([{"n": 3, "most": 30}]));
+    put(&cluster, json!([{"_id": 1, "hp": 25}])).await;
+    let set = |id: u64, after: Value| json!({"type": "set", "_id": id, "after": after, "item": {"_id": id}});
+    assert_eq!(all.changes().await, json!([set(1, json!(2))]));
+    let removed = json!({"type": "remove", "_id": 2});
+    assert_eq!(top.changes().await, json!([removed, set(1, json!(3))]));
+    put(&cluster, json!([{"_id": 4, "hp": 1}])).await;
+    assert_eq!(all.changes().await, json!([set(4, Value::Null)]));
+    assert_eq!(count.result().await, json!([{"n": 4, "most": 30}]));
+}
+
+#[tokio::test]
+async fn the_hundredth_subscriber_costs_the_store_nothing() {
+    let cluster = Cluster::start().await;
+    put(&cluster, json!({"_id": 0, "hp": 70})).await;
+    let before = queries(&cluster);
+    let mut all = Vec::new();
+    for _ in 0..100 {
+        all.push(follow(&cluster, "SELECT _id FROM cars", &[]).await);
+    }
+    put(&cluster, json!({"_id": 1, "hp": 70})).await;
+    for followed in &mut all {
+        assert_eq!(followed.result().await, json!([{"_id": 0}]));
+        assert_eq!(followed.changes().await[0]["_id"], 1);
+    }
+    assert_eq!(queries(&cluster) - before, 1);
+    // One of another query, or who may read something else, is somebody else.
+    follow(&cluster, "SELECT _id, hp FROM cars", &[]).await;
+    assert_eq!(queries(&cluster) - before, 2);
+}
+
+#[tokio::test]
+async fn who_comes_back_gets_what_came_since() {
+    let cluster = Cluster::start().await;
+    let first = put(&cluster, json!({"_id": "a"})).await;
+    let mut followed = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    followed.result().await;
+    let second = put(&cluster, json!({"_id": "b"})).await;
+    let third = put(&cluster, json!({"_id": "c"})).await;
+    followed.changes().await;
+    followed.changes().await;
+    drop(followed);
+    for (last, ids) in [(first, vec!["b", "c"]), (second, vec!["c"])] {
+        let headers = [("last-event-id", last.to_string())];
+        let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let mut back = follow(&cluster, "SELECT * FROM cars", &headers).await;
+        for id in ids {
+            assert_eq!(back.changes().await[0]["_id"], id);
+        }
+        assert_eq!(back.last, Some(third));
+    }
+    // One that has nothing is sent the result, and so is one of whom nothing is known.
+    let mut anew = follow(&cluster, "SELECT * FROM cars", &[("last-event-id", "")]).await;
+    assert_eq!(anew.result().await.as_array().unwrap().len(), 3);
+    let far = [("last-event-id", "18446744073709551615")];
+    let mut ahead = follow(&cluster, "SELECT * FROM cars", &far).await;
+    assert_eq!(ahead.result().await.as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn who_comes_to_another_server_is_told_the_difference() {
+    let cluster = Cluster::start().await;
+    let other = cluster.beside(IngestConfig::default());
+    put(&cluster, json!([{"_id": "a", "n": 1}, {"_id": "b", "n": 1}])).await;
+    let query = "SELECT * FROM cars WHERE n > 0 ORDER BY n";
+    let mut followed = follow(&cluster, query, &[]).await;
+    followed.result().await;
+    let last = followed.last.unwrap().to_string();
+    put(&cluster, json!({"_id": "a", "n": 0})).await;
+    put(&cluster, json!({"_id": "c", "n": 2})).await;
+    let mut back = follow(&other, query, &[("last-event-id", &last)]).await;
+    let removed = json!({"type": "remove", "_id": "a"});
+    let set = json!({"type": "set", "_id": "c", "after": "b", "item": {"_id": "c", "n": 2}});
+    assert_eq!(back.changes().await, json!([removed, set]));
+    // What is too long ago cannot be compared.
+    for n in 0..20 {
+        put(&cluster, json!({"_id": "d", "n": n})).await;
+    }
+    let mut back = follow(&other, query, &[("last-event-id", &last)]).await;
+    assert_eq!(back.result().await.as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn what_is_sent_first_includes_the_transaction_asked_for() {
+    let cluster = Cluster::start().await;
+    put(&cluster, json!({"_id": "a"})).await;
+    let _kept = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    // Of a transaction that changes nothing here, too.
+    let statement = "INSERT INTO other DOCUMENTS (:d)";
+    let txn = write(&cluster, statement, json!({"d": {"_id": "x"}})).await.to_string();
+    let headers = [("x-anabranch-txn-id", txn.as_str())];
+    let mut followed = follow(&cluster, "SELECT * FROM cars", &headers).await;
+    followed.result().await;
+    assert!(followed.last >= Some(txn.parse().unwrap()));
+    let never = [("x-anabranch-txn-id", "1000000"), ("x-anabranch-timeout-ms", "100")];
+    let reply = cluster.send(request("SELECT * FROM cars", &never)).await;
+    assert_eq!(reply.code(), "timestamp_not_reached");
+}
+
+#[tokio::test]
+async fn what_breaks_on_the_way_is_made_up_for() {
+    let cluster = Cluster::start().await;
+    put(&cluster, json!({"_id": 0})).await;
+    let mut followed = follow(&cluster, "SELECT _id FROM cars", &[]).await;
+    followed.result().await;
+    let node = &cluster.store.node;
+    let mut told = Vec::new();
+    for number in 1..=30_u64 {
+        match number % 5 {
+            1 => node.break_feeds(),
+            2 => {
+                let newest = cluster.shared.world.lock().committed.last().map(|(txn, _)| *txn);
+                node.trim_feed(newest.unwrap() + 3);
+            }
+            3 => cluster.store.stop().await,
+            _ => {}
+        }
+        cluster.log.commit_now(&insert(&json!({"_id": number})));
+        match number % 5 {
+            3 => cluster.store.restart().await,
+            4 => {
+                let newest = cluster.shared.world.lock().committed.last().map(|(txn, _)| *txn);
+                node.lose(newest.unwrap());
+            }
+            _ => {}
+        }
+        while told.len() < usize::try_from(number).unwrap() {
+            for change in followed.changes().await.as_array().unwrap() {
+                assert_eq!(change["type"], "set");
+                told.push(change["_id"].as_u64().unwrap());
+            }
+        }
+    }
+    assert_eq!(told, (1..=30).collect::<Vec<_>>(), "each once and in order");
+}
+
+#[tokio::test]
+async fn who_is_slow_is_sent_the_whole_result_again() {
+    let cluster = Cluster::start().await;
+    let mut slow = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    let mut quick = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    slow.result().await;
+    quick.result().await;
+    let text = "x".repeat(200_000);
+    for number in 0..10 {
+        put(&cluster, json!({"_id": 1, "text": text, "number": number})).await;
+        assert_eq!(quick.changes().await[0]["item"]["number"], number);
+    }
+    let items = slow.result().await;
+    assert_eq!(items.as_array().unwrap().len(), 1);
+    assert_eq!(items[0]["number"], 9);
+    let before = slow.last;
+    put(&cluster, json!({"_id": 2})).await;
+    assert_eq!(slow.changes().await[0]["_id"], 2);
+    assert!(slow.last > before);
+}
+
+#[tokio::test]
+async fn a_result_that_is_too_large_is_not_kept() {
+    let cluster = Cluster::start().await;
+    let documents: Vec<_> = (0..9_999).map(|id| json!({"_id": id})).collect();
+    put(&cluster, documents.into()).await;
+    let mut followed = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    assert_eq!(followed.result().await.as_array().unwrap().len(), 9_999);
+    put(&cluster, json!([{"_id": "a"}, {"_id": "b"}])).await;
+    followed.changes().await;
+    let end = followed.next().await.unwrap();
+    assert_eq!((&*end.name, &end.data["error"]["code"]), ("end", &json!("query_too_large")));
+    assert_eq!(followed.next().await, None);
+    let reply = cluster.send(request("SELECT * FROM cars", &[])).await;
+    assert_eq!((reply.status.as_u16(), &*reply.code()), (422, "query_too_large"));
+    let mut some = follow(&cluster, "SELECT * FROM cars LIMIT 10", &[]).await;
+    assert_eq!(some.result().await.as_array().unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn there_is_room_for_so_many_and_so_much() {
+    let config = IngestConfig { max_subscriptions: 2, max_live_bytes: 3_000, ..Default::default() };
+    let cluster = Cluster::with(config).await;
+    put(&cluster, json!({"_id": 0, "text": "x".repeat(2_000)})).await;
+    let first = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    // A request that is over has no place any more.
+    let reply = cluster.send(request("SELECT * FROM cars WHERE true", &[])).await;
+    assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "overloaded"), "{}", reply.text);
+    let second = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    let reply = cluster.send(request("SELECT * FROM cars", &[])).await;
+    assert_eq!(reply.code(), "overloaded");
+    drop(second);
+    drop(follow(&cluster, "SELECT * FROM cars", &[]).await);
+    drop(first);
+}
+
+#[tokio::test]
+async fn what_cannot_be_followed_is_told() {
+    let cluster = Cluster::start().await;
+    for (query, code) in [
+        ("INSERT INTO cars DOCUMENTS ({'_id': 1})", "unsupported"),
+        ("EXPLAIN SELECT * FROM cars", "unsupported"),
+        ("SELECT * FROM", "syntax_error"),
+        ("SELECT * FROM cars WHERE a = :a", "unknown_argument"),
+    ] {
+        let reply = cluster.send(request(query, &[])).await;
+        assert_eq!((reply.status.as_u16(), &*reply.code()), (400, code), "{query}: {}", reply.text);
+    }
+    for parameters in ["", "quer=SELECT", "query=SELECT%20*%20FROM%20c&args=1", "query=x&args={"] {
+        let reply = cluster.send(path(parameters, &[])).await;
+        assert_eq!(reply.code(), "invalid_parameter", "{parameters}: {}", reply.text);
+    }
+    let reply = cluster.send(request("SELECT * FROM c", &[("last-event-id", "x")])).await;
+    assert_eq!(reply.code(), "invalid_header");
+}
+
+#[tokio::test]
+async fn arguments_are_part_of_what_is_asked() {
+    let cluster = Cluster::start().await;
+    put(&cluster, json!([{"_id": "a", "n": 1}, {"_id": "b", "n": 2}])).await;
+    for (n, id) in [(1, "a"), (2, "b")] {
+        let parameters = format!("query=SELECT+_id+FROM+cars+WHERE+n=:n&args=%7B%22n%22:{n}%7D");
+        let reply = cluster.raw(path(&parameters, &[])).await;
+        let stream = reply.into_body().into_data_stream();
+        let mut followed = Followed { stream, text: String::new(), last: None };
+        assert_eq!(followed.result().await, json!([{"_id": id}]));
+    }
+}
+
+#[tokio::test]
+async fn everybody_is_told_that_the_server_stops() {
+    let cluster = Cluster::start().await;
+    let mut followed = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    followed.result().await;
+    cluster.shutdown.begin();
+    let end = followed.next().await.unwrap();
+    assert_eq!((&*end.name, &end.data["error"]["code"]), ("end", &json!("shutting_down")));
+    assert_eq!(followed.next().await, None);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_store_that_is_away_is_told_why() {
+    let cluster = Cluster::start().await;
+    cluster.store.node.refuse(Some("overloaded"));
+    let headers = [("x-anabranch-timeout-ms", "300")];
+    let reply = cluster.send(request("SELECT * FROM cars", &headers)).await;
+    assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "overloaded"), "{}", reply.text);
+    // The next one gets on as soon as it is back.
+    cluster.store.node.refuse(None);
+    follow(&cluster, "SELECT * FROM cars", &[]).await.result().await;
+}
+
+#[tokio::test]
+async fn what_does_not_matter_to_a_query_is_not_read_again() {
+    let cluster = Cluster::start().await;
+    let [top, other] = ["TRUE", "n > 100"]
+        .map(|filter| format!("SELECT _id FROM cars WHERE {filter} ORDER BY n DESC LIMIT 1"));
+    let mut followed = follow(&cluster, &top, &[]).await;
+    let mut untouched = follow(&cluster, &other, &[]).await;
+    followed.result().await;
+    untouched.result().await;
+    for n in 1..=5 {
+        put(&cluster, json!({"_id": n, "n": n})).await;
+        let changes = followed.changes().await;
+        assert_eq!(changes.as_array().unwrap().last().unwrap()["_id"], n);
+    }
+    let queries = cluster.store.node.queries.lock();
+    let times = |statement: &str| queries.iter().filter(|it| it.statement == statement).count();
+    assert_eq!((times(&top), times(&other)), (6, 1));
+}
