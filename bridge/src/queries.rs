@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use xxhash_rust::xxh3::Xxh3;
 
 use anabranch_core::Value;
-use anabranch_core::ids::{Collection, DocumentKey};
+use anabranch_core::ids::Collection;
 use anabranch_core::query::{Predicate, parse_filter};
 use anabranch_schemas::link::CollectionQueries;
 
@@ -116,6 +116,8 @@ impl Queries {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_core::ids::DocumentKey;
+
     use super::*;
 
     fn texts(entries: &[(&str, &[&str])]) -> BTreeMap<Collection, Vec<String>> {

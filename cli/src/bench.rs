@@ -9,6 +9,7 @@ mod apply;
 mod bridge;
 mod cluster;
 mod documents;
+mod fan_out;
 mod place;
 mod raw;
 mod read;

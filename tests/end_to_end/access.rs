@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::Path;
 
-use anabranch_tests::cluster::{Dev, PATIENCE};
+use anabranch_tests::cluster::{Api, Dev, Follower, PATIENCE};
 use anabranch_tests::support::wait_until;
 use anyhow::{Context, Result, bail, ensure};
 use proptest::prelude::*;
@@ -28,6 +28,11 @@ const APPS: [&str; 2] =
 /// Documents that the caller may see, and others that only one app has.
 const SEEN: std::ops::Range<i64> = 0..5;
 const HIDDEN: std::ops::Range<i64> = 10..15;
+/// A document that is written last of all.
+const LAST: i64 = 99;
+/// What the caller follows. Of these every transaction is told by itself.
+const FOLLOWED: [&str; 2] =
+    ["SELECT * FROM things", "SELECT _id FROM things WHERE n > 0 ORDER BY n DESC"];
 
 #[test]
 fn what_a_caller_may_not_read_makes_no_difference_to_them() -> Result<()> {
@@ -178,6 +183,7 @@ fn arbitrary_ask() -> impl Strategy<Value = Ask> {
 /// A cluster with both apps and their keys.
 struct World {
     client: Client,
+    api: Api,
     url: String,
     admins: Vec<String>,
     callers: Vec<String>,
@@ -199,7 +205,8 @@ impl World {
         let (admins, callers): (Result<Vec<_>>, Result<Vec<_>>) =
             (made("admin", &["--all"]), made("till", &rules));
         let (url, seen) = (dev.api.url().to_owned(), RefCell::new(0));
-        let world = World { client: Client::new(), url, admins: admins?, callers: callers?, seen };
+        let (client, api) = (Client::new(), dev.api.clone());
+        let world = World { client, api, url, admins: admins?, callers: callers?, seen };
         wait_until("the keys are known", PATIENCE, || {
             let known = |app: usize| {
                 let select = "SELECT * FROM things";
@@ -221,6 +228,12 @@ impl World {
     /// Plays a case, and says how many answers were compared.
     fn play(&self, collection: &str, steps: &[Step]) -> Result<usize> {
         let mut compared = 0;
+        let mut followers = Vec::new();
+        for query in FOLLOWED {
+            for app in 0..2 {
+                followers.push(self.follow(app, collection, query)?);
+            }
+        }
         for (number, step) in steps.iter().enumerate() {
             let done = match step {
                 Step::Ask(ask) => {
@@ -236,7 +249,23 @@ impl World {
             collection,
             &Ask::Statement("SELECT * FROM things".to_owned(), Since::Whenever),
         )?;
+        // And were told the same, up to what is written last.
+        self.happens(collection, &Step::Write(LAST, 4, true))?;
+        for followers in followers.chunks_mut(2) {
+            let [with, without] = followers else { bail!("there is one of each app") };
+            let (with, without) = (told(with)?, told(without)?);
+            ensure!(with == without, "{with:?} was told, and without what is hidden {without:?}");
+        }
         Ok(compared)
+    }
+
+    /// Has the caller follow a query.
+    fn follow(&self, app: usize, collection: &str, query: &str) -> Result<Follower> {
+        let query = query.replace("things", collection);
+        let mut follower =
+            Follower::new(&[self.api.clone()], &query)?.of_app(APPS[app], &self.callers[app]);
+        follower.next()?;
+        Ok(follower)
     }
 
     /// Does what somebody does who may do everything.
@@ -379,6 +408,19 @@ impl World {
         let text = response.text()?;
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
+}
+
+/// All that came to a follower until the last document did.
+fn told(follower: &mut Follower) -> Result<Vec<Value>> {
+    let has_last = |told: &Value| {
+        let changes = told["changes"].as_array().into_iter().flatten();
+        changes.into_iter().any(|change| change["_id"] == LAST)
+    };
+    while !follower.told.last().is_some_and(has_last) {
+        follower.next()?;
+    }
+    ensure!(follower.connections == 1, "the connection broke off");
+    Ok(follower.told.clone())
 }
 
 /// A body without its transactions: these are of all apps together.

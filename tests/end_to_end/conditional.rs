@@ -57,7 +57,9 @@ fn check(cluster: &mut Cluster) -> Result<()> {
     let counters: Vec<_> = (0..COUNTERS)
         .map(|number| spawn(&apis, &left, move |apis| count_often(apis, number, inserted)))
         .collect();
-    kill_while(cluster, || left.load(Ordering::SeqCst) > 0)?;
+    let victims =
+        [Service::Ingest(0), Service::StoreNode(0), Service::Ingest(1), Service::StoreNode(3)];
+    cluster.kill_while(&victims, || left.load(Ordering::SeqCst) > 0)?;
 
     let told = rivals.into_iter().map(joined).collect::<Result<Vec<_>>>()?;
     let conflicts = counters.into_iter().map(joined).sum::<Result<usize>>()?;
@@ -102,24 +104,6 @@ fn spawn<T: Send + 'static>(
 
 fn joined<T>(task: Task<T>) -> Result<T> {
     task.join().map_err(|_| anyhow!("a thread panicked"))?
-}
-
-/// Kills one service after the other as long as there is something to do.
-fn kill_while(cluster: &mut Cluster, goes_on: impl Fn() -> bool) -> Result<()> {
-    let victims =
-        [Service::Ingest(0), Service::StoreNode(0), Service::Ingest(1), Service::StoreNode(3)];
-    for victim in victims.into_iter().cycle() {
-        if !goes_on() {
-            return Ok(());
-        }
-        cluster.kill(victim)?;
-        thread::sleep(Duration::from_millis(300));
-        cluster.start(victim)?;
-        wait_until(&format!("{victim:?} is ready again"), PATIENCE, || {
-            Ok(cluster.is_ready(victim))
-        })?;
-    }
-    Ok(())
 }
 
 /// What one of those that insert the same id was told.

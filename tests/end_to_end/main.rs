@@ -8,6 +8,7 @@ mod conditional;
 mod console_consumer;
 mod embedded;
 mod kafka;
+mod live;
 mod pages;
 mod pipe;
 

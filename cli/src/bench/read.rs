@@ -1,4 +1,4 @@
-//! `anabranch bench read`: documents by id, by an index, and by a scan.
+//! `anabranch bench read`: documents by id, by an index, by a scan, and as they change.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::documents::{document, document_id};
+use super::fan_out;
 use super::place::{Cluster, Place, PlaceFlags};
 use super::report::{Measurement, Steal, histogram, histogram_of, spread, table};
 use super::requests::{Asked, ask, bulk_loads};
@@ -25,7 +26,8 @@ const POLL: Duration = Duration::from_millis(50);
 const FILTER: &str = "price > 9900 AND open = true";
 
 /// Measure reads of documents by id, by an index and by a scan over HTTP, next to raw RocksDB over the
-/// same documents, to SQLite with the same index, and to the same server doing nothing.
+/// same documents, to SQLite with the same index, and to the same server doing nothing; and how fast
+/// what is written reaches those who follow it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -36,13 +38,19 @@ pub(super) struct Args {
     /// How many requests 16 clients make together.
     #[arg(long, value_name = "COUNT", default_value_t = 50_000)]
     requests: u64,
+    /// How many clients follow a live query.
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
+    subscribers: usize,
+    /// How many documents are written that they follow.
+    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    updates: usize,
     /// How often each is measured. The table has the last time, the ratios have all.
     #[arg(long, value_name = "COUNT", default_value_t = 3)]
     repeat: u32,
 }
 
 pub(super) async fn run(args: Args) -> Result<()> {
-    let Args { place, documents, requests, repeat } = args;
+    let Args { place, documents, requests, subscribers, updates, repeat } = args;
     let place = Place::open(place)?;
     let host = Host::new();
     let name = place.name("east")?;
@@ -53,7 +61,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     create_index(&cluster.api).await?;
     let raw = Raw::make(&place.dir.0, documents).await?;
 
-    let (mut all, mut scans, mut queries) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut all, mut scans, mut queries, mut sent) = (vec![], vec![], vec![], vec![]);
     for number in 0..=repeat {
         // The first time warms up.
         say(format_args!("measuring, {number} of {repeat}"));
@@ -63,19 +71,25 @@ pub(super) async fn run(args: Args) -> Result<()> {
         let by_index = ask(http, Asked::ByIndex, CLIENTS, requests, documents).await?;
         let scan = scan(&cluster, documents).await?;
         let raw = raw.measure(requests, documents).await?;
+        let series = format!("followed{number}");
+        let live = fan_out::measure(http, &series, subscribers, updates).await?;
+        let raw_live = fan_out::measure_raw(&series, subscribers, updates).await?;
         if number > 0 {
+            sent.push(live.rate() / raw_live.rate());
             queries.push(by_index.rate() / nothing.rate());
             scans.push(scan.rate() / raw[1].rate());
         }
         all = vec![nothing, by_id, by_index, scan];
         all.extend(raw);
+        all.extend([live, raw_live]);
     }
     host.close(Settings::default().shutdown_timeout()).await?;
     print("")?;
     print(table(&all))?;
     print("")?;
     print(format_args!("queries by index / the same server doing nothing = {}", spread(queries)))?;
-    print(format_args!("scan / raw RocksDB iteration: documents/s = {}", spread(scans)))
+    print(format_args!("scan / raw RocksDB iteration: documents/s = {}", spread(scans)))?;
+    print(format_args!("events of a live query / the same bytes = {}", spread(sent)))
 }
 
 async fn execute(api: &Client, statement: &str) -> Result<Value> {

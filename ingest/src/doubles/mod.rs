@@ -2,6 +2,7 @@
 //! when they are told to. The store node is asked over a real connection.
 
 mod changes;
+pub(crate) mod followed;
 mod log;
 mod store;
 

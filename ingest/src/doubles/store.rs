@@ -219,7 +219,8 @@ impl Node {
             return Err(failed(code));
         }
         let at = at.unwrap_or_default();
-        self.reach(at.exactly.or(at.at_least), at.wait_ms).await
+        let newest = self.reach(at.exactly.or(at.at_least), at.wait_ms).await?;
+        Ok(at.exactly.or(newest))
     }
 
     fn rows(&self, request: &proto::QueryRequest) -> Result<Vec<proto::QueryItem>, Status> {

@@ -24,6 +24,8 @@ const QUIET: Duration = Duration::from_secs(10);
 const PIECE_BYTES: usize = 64 * 1024;
 /// How often it is looked how far a view is while somebody waits for that: it tells of changes only.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often it is looked whether the key of one who is sent nothing is still good.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a view may take to come to where a subscriber was with another server.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
@@ -119,14 +121,14 @@ impl Subscription {
             if Instant::now() >= quiet_until {
                 return Ok(self.progress());
             }
-            let look_again = match self.place {
-                Place::Back(..) => quiet_until.min(Instant::now() + LOOK_AGAIN),
-                Place::Start | Place::Unknown(_) | Place::At(_) => quiet_until,
+            let pause = match self.place {
+                Place::Back(..) => LOOK_AGAIN,
+                Place::Start | Place::Unknown(_) | Place::At(_) => ASK_AGAIN,
             };
             tokio::select! {
                 biased;
                 () = shutdown.begun() => {}
-                () = self.wait(look_again) => {}
+                () = self.wait(quiet_until.min(Instant::now() + pause)) => {}
             }
         }
     }

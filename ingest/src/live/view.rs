@@ -303,11 +303,13 @@ impl Keeper {
     async fn try_read(&mut self) -> Result<(), Refusal> {
         let began = Instant::now();
         match self.read().await {
-            Ok(()) => {
+            Ok((next, rows)) => {
                 self.backoff.reset();
-                let took = began.elapsed();
-                self.read_at = Instant::now() + took.max(READ_PAUSE);
-                Ok(())
+                self.read_at = Instant::now() + began.elapsed().max(READ_PAUSE);
+                self.must_read = None;
+                self.held.set(rows.bytes() + self.view.state.get().log.bytes())?;
+                self.publish(next, rows);
+                self.check()
             }
             Err(refusal) if refusal.kind() == ErrorKind::Retry => {
                 tracing::debug!(error = %refusal, "the rows of a live query are read again later");
@@ -323,15 +325,18 @@ impl Keeper {
         }
     }
 
-    async fn read(&mut self) -> Result<(), Refusal> {
+    async fn read(&self) -> Result<(TxnId, RowSet), Refusal> {
         metrics::live_read();
         let shared = &self.live.0;
         // From here on it is told of everything that was not taken yet.
         let taken = shared.taken.watch().wait_for(Option::is_some).await.unwrap_or_default();
         let at_least = self.must_read.unwrap_or_default().max(taken);
         let at = At::Newest(at_least.0.checked_sub(1).map(TxnId));
-        let (next, rows) = self.live.rows(&self.view.asked, at).await?;
-        self.must_read = None;
+        self.live.rows(&self.view.asked, at).await
+    }
+
+    /// Puts rows that were read in place of those before, and tells how they differ.
+    fn publish(&self, next: TxnId, rows: RowSet) {
         let (view, base) = (&self.view, self.view.state.get().next());
         view.state.change(|state| {
             let before = std::mem::replace(&mut state.rows, rows);
@@ -356,7 +361,6 @@ impl Keeper {
             state.snapshot = OnceLock::new();
             state.set_next(next);
         });
-        self.check()
     }
 
     /// Refuses what takes too much memory.

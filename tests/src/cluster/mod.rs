@@ -2,6 +2,7 @@
 
 mod api;
 mod dev;
+mod live;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +18,7 @@ use crate::support::{End, Network, Process, free_port, wait_until};
 
 pub use api::{Api, Reply, Terms};
 pub use dev::Dev;
+pub use live::Follower;
 
 /// The file with the admin key of all clusters here.
 pub const ADMIN_KEY_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/admin.key");
@@ -358,6 +360,22 @@ impl Cluster {
     pub fn kill_and_restart(&mut self, service: Service) -> Result<()> {
         self.kill(service)?;
         self.start(service)
+    }
+
+    /// Kills one service after the other and starts it again, as long as there is something to do.
+    pub fn kill_while(&mut self, victims: &[Service], goes_on: impl Fn() -> bool) -> Result<()> {
+        for victim in victims.iter().copied().cycle() {
+            if !goes_on() {
+                return Ok(());
+            }
+            self.kill(victim)?;
+            // Long enough for others to notice.
+            std::thread::sleep(Duration::from_millis(300));
+            self.start(victim)?;
+            let ready = format!("{victim:?} is ready again");
+            wait_until(&ready, PATIENCE, || Ok(self.is_ready(victim)))?;
+        }
+        Ok(())
     }
 
     /// Kills one service (`kill -9`).

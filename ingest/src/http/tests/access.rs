@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::access::ApiToken;
 use crate::config::IngestConfig;
+use crate::doubles::followed::{Followed, request};
 use crate::doubles::{APP, Cluster, Reply, execute_path, post};
 
 /// A server with these keys; each is a name and its permissions. And what shows each of them.
@@ -223,4 +224,38 @@ async fn the_idempotency_key_of_one_caller_is_not_anothers() {
     let first = ids(&one).await;
     assert_eq!(ids(&one).await, first);
     assert_ne!(ids(&other).await, first);
+}
+
+#[tokio::test]
+async fn who_follows_a_query_is_told_what_he_may_read_as_long_as_he_may() {
+    let (cluster, [admin, till]) = guarded([("all", everything()), ("till", own())]).await;
+    orders(&cluster, &admin).await;
+    let query = "SELECT _id FROM orders";
+    let follow = async |key: &str| {
+        Followed::begin(&cluster, request(query, &[("authorization", key)])).await
+    };
+    let (mut all, mut some) = (follow(&admin).await, follow(&till).await);
+    let count = request("SELECT count(*) AS n FROM orders", &[("authorization", &till)]);
+    let mut count = Followed::begin(&cluster, count).await;
+    assert_eq!(all.result().await.as_array().unwrap().len(), 3);
+    assert_eq!(some.result().await, json!([{"_id": "a"}, {"_id": "c"}]));
+    assert_eq!(count.result().await, json!([{"n": 2}]));
+    // What comes into sight appears, what goes out of sight is gone; what stays out is nothing.
+    for (statement, id) in [("b", "store = 18, n = 1"), ("b", "store = 17"), ("a", "store = 18")]
+        .map(|(id, set)| (format!("UPDATE orders SET {set} WHERE _id = '{id}'"), id))
+    {
+        let reply = execute(&cluster, &admin, &statement, json!({})).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        assert_eq!(reply.json()["mutatedDocumentIds"], json!([id]));
+    }
+    let appeared = json!([{"type": "set", "_id": "b", "item": {"_id": "b"}}]);
+    assert_eq!(some.changes().await, appeared);
+    assert_eq!(some.changes().await, json!([{"type": "remove", "_id": "a"}]));
+    let denied = request("SELECT * FROM other", &[("authorization", &till)]);
+    assert_eq!(cluster.send(denied).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(cluster.send(request(query, &[])).await.status, StatusCode::UNAUTHORIZED);
+    cluster.api.keys.replace(Vec::new());
+    let ended = some.next().await.unwrap();
+    assert_eq!((&*ended.name, &ended.data["error"]["code"]), ("end", &json!("unauthenticated")));
+    assert!(some.next().await.is_none());
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_core::Value;
 use anabranch_core::document::Mutation;
@@ -27,6 +27,8 @@ use crate::topics::cluster_topics;
 
 /// How long a test waits for what has to happen.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long lanes may take to end once nobody has the writer any more, unless the log holds them up.
+const LANES_END: Duration = Duration::from_secs(5);
 
 /// What goes wrong in one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +165,19 @@ pub(super) struct Bench {
 
 pub(super) const ACTOR: ActorId = ActorId(Uuid::from_u128(99));
 pub(super) const APP: AppId = AppId(Uuid::from_u128(7));
+
+/// RocksDB must not be in use any more when the process ends, and nobody waits for a lane.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let until = Instant::now() + LANES_END;
+        while Arc::strong_count(&self.journal.log) > 1
+            && Instant::now() < until
+            && !std::thread::panicking()
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
 
 impl Bench {
     pub(super) fn new() -> Self {
