@@ -262,9 +262,9 @@ impl World {
     /// Has the caller follow a query.
     fn follow(&self, app: usize, collection: &str, query: &str) -> Result<Follower> {
         let query = query.replace("things", collection);
-        let mut follower =
-            Follower::new(&[self.api.clone()], &query)?.of_app(APPS[app], &self.callers[app]);
-        follower.next()?;
+        let mut follower = Follower::new(std::slice::from_ref(&self.api), &query)?
+            .of_app(APPS[app], &self.callers[app]);
+        follower.listen()?;
         Ok(follower)
     }
 
@@ -417,7 +417,7 @@ fn told(follower: &mut Follower) -> Result<Vec<Value>> {
         changes.into_iter().any(|change| change["_id"] == LAST)
     };
     while !follower.told.last().is_some_and(has_last) {
-        follower.next()?;
+        follower.listen()?;
     }
     ensure!(follower.connections == 1, "the connection broke off");
     Ok(follower.told.clone())

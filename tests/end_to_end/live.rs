@@ -128,7 +128,7 @@ fn follow(
 ) -> Result<(&'static str, Vec<Value>, usize)> {
     let mut follower = Follower::new(apis, query)?;
     while follower.txn.is_none_or(|txn| txn < last.load(Ordering::SeqCst)) {
-        follower.next().with_context(|| format!("'{query}' at {:?}", follower.txn))?;
+        follower.listen().with_context(|| format!("'{query}' at {:?}", follower.txn))?;
         if is_whole {
             check_whole(&follower).with_context(|| format!("'{query}' at {:?}", follower.txn))?;
         }

@@ -1,6 +1,7 @@
 //! A client of live queries, as a user would write it: it keeps rows by what events say, and comes back
 //! behind the last one, to any server.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
@@ -33,8 +34,8 @@ pub struct Follower {
     pub txn: Option<u64>,
     /// What the events said, without their transactions.
     pub told: Vec<Value>,
-    /// Rows in order: the `_id` of the document, `null` if a row is of more than one, and the row.
-    rows: Vec<(Value, Value)>,
+    /// Rows in order: the JSON of the document's `_id`, `null` if a row is of more than one, and the row.
+    rows: Vec<(String, Value)>,
 }
 
 /// An event as it came.
@@ -74,10 +75,10 @@ impl Follower {
     }
 
     /// Waits until something was said, whatever breaks meanwhile.
-    pub fn next(&mut self) -> Result<()> {
+    pub fn listen(&mut self) -> Result<()> {
         let began = Instant::now();
         loop {
-            match self.try_next() {
+            match self.try_listen() {
                 Ok(true) => return Ok(()),
                 // The connection broke, or the server said that it will.
                 Ok(false) => {}
@@ -92,7 +93,7 @@ impl Follower {
     }
 
     /// Whether something was said before the connection ended.
-    fn try_next(&mut self) -> Result<bool> {
+    fn try_listen(&mut self) -> Result<bool> {
         if self.stream.is_none() && !self.connect()? {
             return Ok(false);
         }
@@ -152,7 +153,7 @@ impl Follower {
         match &*event.name {
             "result" => {
                 let items = data["items"].as_array().context("items")?;
-                self.rows = items.iter().map(|row| (row["_id"].clone(), row.clone())).collect();
+                self.rows = items.iter().map(|row| (row["_id"].to_string(), row.clone())).collect();
                 self.events.0 += 1;
             }
             "change" => {
@@ -170,20 +171,20 @@ impl Follower {
     }
 
     fn apply(&mut self, changes: &[Value]) -> Result<()> {
-        self.rows.retain(|(id, _)| changes.iter().all(|change| change["_id"] != *id));
+        let named: HashSet<_> = changes.iter().map(|change| change["_id"].to_string()).collect();
+        self.rows.retain(|(id, _)| !named.contains(id));
         for change in changes.iter().filter(|change| change["type"] == "set") {
+            let id = change["_id"].to_string();
             let place = match change.get("after") {
-                None => {
-                    let id = change["_id"].to_string();
-                    self.rows.partition_point(|(other, _)| other.to_string() < id)
-                }
+                None => self.rows.partition_point(|(other, _)| *other < id),
                 Some(Value::Null) => 0,
                 Some(after) => {
-                    let before = self.rows.iter().position(|(id, _)| id == after);
+                    let after = after.to_string();
+                    let before = self.rows.iter().position(|(other, _)| *other == after);
                     1 + before.with_context(|| format!("{change} stands behind nothing"))?
                 }
             };
-            self.rows.insert(place, (change["_id"].clone(), change["item"].clone()));
+            self.rows.insert(place, (id, change["item"].clone()));
         }
         Ok(())
     }
