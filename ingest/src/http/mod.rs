@@ -82,8 +82,8 @@ const SMALL_BYTES: u64 = 64 * 1024;
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Lets a request in, or refuses it when as many run as may; and notes it.
-async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let asked = Asked::of(&request);
+async fn admit(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let asked = Asked::of(&mut request);
     let response = match api.limits.request() {
         Ok(place) => hold(place, next.run(request).await),
         Err(refusal) => {
