@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anabranch_ingest::ApiToken;
+use anabranch_ingest::ShownKey;
 use anabranch_runtime::retry::Backoff;
 use anyhow::{Context, Result};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -47,11 +47,11 @@ impl ApiFlags {
 /// Which key to show.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct KeyFlags {
-    /// A key of the app; or the variable ANABRANCH_KEY. Without any, that of a cluster of 'anabranch
-    /// dev' on this machine is shown to it, if its data is in this folder.
+    /// A key of the app, or a token that opens one; or the variable ANABRANCH_KEY. Without any, that of
+    /// a cluster of 'anabranch dev' on this machine is shown to it, if its data is in this folder.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// A file with a key of the app; or the variable ANABRANCH_KEY_FILE.
+    /// A file with a key of the app, or with a token; or the variable ANABRANCH_KEY_FILE.
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     key_file: Option<PathBuf>,
 }
@@ -72,7 +72,7 @@ impl KeyFlags {
             (None, None, [None, file]) => (None, file.map(PathBuf::from)),
             (key, file, _) => (key.clone(), file.clone()),
         };
-        let token = match (&key, &file) {
+        let key: Option<ShownKey> = match (&key, &file) {
             (Some(key), _) => key
                 .trim()
                 .parse()
@@ -83,8 +83,8 @@ impl KeyFlags {
                 found_here(&client, DEV_KEYS).map(|file| key_file::read(&file)).transpose()?
             }
         };
-        Ok(match token {
-            Some(token) => client.showing(&token),
+        Ok(match key {
+            Some(key) => client.showing(key),
             None => client,
         })
     }
@@ -114,7 +114,7 @@ impl AdminFlags {
         let file = file.or_else(|| std::env::var_os("ANABRANCH_ADMIN_KEY_FILE").map(PathBuf::from));
         let file = file.or_else(|| found_here(&client, ADMIN_KEYS));
         Ok(match file {
-            Some(file) => client.showing(&key_file::read(&file)?),
+            Some(file) => client.showing(key_file::read::<ShownKey>(&file)?),
             None => client,
         })
     }
@@ -131,7 +131,7 @@ fn found_here(client: &Client, files: [&str; 2]) -> Option<PathBuf> {
 pub(crate) struct Client {
     http: reqwest::Client,
     server: String,
-    token: Option<ApiToken>,
+    key: Option<ShownKey>,
 }
 
 /// What became of a statement.
@@ -174,12 +174,12 @@ impl Client {
             http = http.no_proxy();
         }
         let http = http.build().context("make an HTTP client")?;
-        Ok(Client { http, server, token: None })
+        Ok(Client { http, server, key: None })
     }
 
     /// The same, which shows a key with each request.
-    pub(crate) fn showing(self, token: &ApiToken) -> Self {
-        Client { token: Some(token.clone()), ..self }
+    pub(crate) fn showing(self, key: impl Into<ShownKey>) -> Self {
+        Client { key: Some(key.into()), ..self }
     }
 
     pub(crate) fn server(&self) -> &str {
@@ -193,8 +193,8 @@ impl Client {
     /// A request that may take as long as it moves, such as a bulk load.
     pub(crate) fn unlimited(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.server));
-        match &self.token {
-            Some(token) => request.bearer_auth(token.reveal()),
+        match &self.key {
+            Some(key) => request.bearer_auth(key.reveal()),
             None => request,
         }
     }

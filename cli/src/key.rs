@@ -1,9 +1,10 @@
 //! `anabranch key`: who may use the HTTP API of an app, and what for.
 //!
-//! A key is drawn here and shown once; the server gets its hash.
+//! A key is drawn here and shown once; the server gets its hash. One that tokens open has no secret:
+//! who signs them is declared.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anabranch_core::ids::AppId;
 use anabranch_ingest::ApiToken;
@@ -17,7 +18,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::client::{AdminFlags, Client, EXAMPLE_APP};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::get::listed;
 use crate::key_file;
 use crate::output::{Table, print, say};
@@ -57,7 +58,8 @@ enum Command {
     },
 }
 
-/// Make a key and print it. It is shown once: nobody can find it out later.
+/// Make a key and print it. It is shown once: nobody can find it out later. With --issuer it has no
+/// secret: JSON Web Tokens open it.
 ///
 /// A RULE is a condition on a document and on the key's claims, which it names like arguments, such
 /// as "store = :store". A document may be written if the rule holds of it before and after.
@@ -86,7 +88,27 @@ struct Create {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
+    tokens: TokenFlags,
+    #[command(flatten)]
     of: AppFlags,
+}
+
+/// Whose tokens open a key.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "For a key that JSON Web Tokens open")]
+struct TokenFlags {
+    /// Whose tokens they are: their 'iss'.
+    #[arg(long, value_name = "TEXT", requires_all = ["audience", "signer"], conflicts_with = "file")]
+    issuer: Option<String>,
+    /// For whom they have to be: their 'aud'.
+    #[arg(long, value_name = "TEXT", requires = "issuer")]
+    audience: Option<String>,
+    /// The public keys of the issuer: a JWK Set, as it publishes it.
+    #[arg(long, value_name = "FILE", requires = "issuer", group = "signer")]
+    jwks_file: Option<PathBuf>,
+    /// The secret that the issuer signs with, at least 32 bytes. Who has the admin key sees it.
+    #[arg(long, value_name = "FILE", requires = "issuer", group = "signer")]
+    secret_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -119,6 +141,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 
 impl Create {
     async fn run(self) -> Result<()> {
+        match self.tokens.credential()? {
+            Some(issuer) => self.for_tokens(&issuer).await,
+            None => self.with_secret().await,
+        }
+    }
+
+    async fn with_secret(self) -> Result<()> {
         let token = match &self.file {
             Some(path) => key_file::read_or_make(path, &self.name)?,
             None => ApiToken::draw(self.name.clone()),
@@ -127,21 +156,31 @@ impl Create {
             let message = format!("the key in the file is named '{}'", token.name());
             return Err(Failure::usage(message).into());
         }
-        let resource = self.resource(&token)?;
+        let resource = self.resource("apiKey", &json!({ "hash": token.hash() }))?;
         let (client, path) = (self.of.client()?, self.of.path(&self.name));
         // Made the last time, with what the file has.
         if self.file.is_some() && is_declared(&client, &path, &resource, &token).await {
             return show(&token, true);
         }
-        let request = client.request(Method::PUT, &path);
-        let request = request.header(IF_NONE_MATCH, "*").json(&resource.to_value());
-        client.send(request).await.with_context(|| format!("create {}", resource.id()))?;
+        declare(&client, &path, &resource).await?;
         show(&token, self.file.is_some())
     }
 
-    fn resource(&self, token: &ApiToken) -> Result<Resource> {
+    async fn for_tokens(self, issuer: &Value) -> Result<()> {
+        let resource = self.resource("jwt", issuer)?;
+        declare(&self.of.client()?, &self.of.path(&self.name), &resource).await?;
+        print(format_args!("{} made", resource.id()))?;
+        say(format_args!(
+            "it lets in who shows a token with 'iss' {}, 'aud' {}, a 'sub' and an 'exp'; send it as \
+             'Authorization: Bearer TOKEN'",
+            issuer["issuer"], issuer["audience"]
+        ));
+        Ok(())
+    }
+
+    fn resource(&self, credential: &str, opened_by: &Value) -> Result<Resource> {
         let mut spec = json!({
-            "apiKey": { "hash": token.hash() },
+            credential: opened_by,
             "claims": claims(&self.claims)?,
             "permissions": self.permissions()?,
         });
@@ -174,6 +213,38 @@ impl Create {
         }
         Ok(json!(permissions))
     }
+}
+
+impl TokenFlags {
+    /// What is declared of the issuer, if there is one.
+    fn credential(&self) -> Result<Option<Value>> {
+        let Some(issuer) = &self.issuer else { return Ok(None) };
+        let mut credential = json!({ "issuer": issuer, "audience": self.audience });
+        if let Some(path) = &self.jwks_file {
+            let set: Value = serde_json::from_str(&read(path)?).map_err(|error| {
+                Failure::usage(format!("{} is no JWK Set: {error}", path.display()))
+            })?;
+            credential["jwks"] = set;
+        }
+        if let Some(path) = &self.secret_file {
+            // The end of the line is the editor's.
+            credential["secret"] = json!(read(path)?.trim_end_matches(['\r', '\n']));
+        }
+        Ok(Some(credential))
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path);
+    text.map_err(|error| Failure::usage(format!("read {}: {error}", path.display())).into())
+}
+
+/// Declares a key that there is not yet.
+async fn declare(client: &Client, path: &str, resource: &Resource) -> Result<()> {
+    let request = client.request(Method::PUT, path);
+    let request = request.header(IF_NONE_MATCH, "*").json(&resource.to_value());
+    client.send(request).await.with_context(|| format!("create {}", resource.id()))?;
+    Ok(())
 }
 
 /// Whether a key is declared as it is to be, but for the salt of its hash.
@@ -224,7 +295,7 @@ async fn list(of: &AppFlags) -> Result<()> {
     let client = of.client()?;
     let keys = listed(&client, "/api/v1/resources/key").await?;
     let app = of.app.to_string();
-    let mut table = Table::new(&["NAME", "STATE", "EXPIRES", "READ", "WRITE"]);
+    let mut table = Table::new(&["NAME", "OPENED BY", "STATE", "EXPIRES", "READ", "WRITE"]);
     for item in keys.iter().filter(|item| item["metadata"]["app"] == app.as_str()) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (spec, permissions) = (&item["spec"], &item["spec"]["permissions"]);
@@ -242,6 +313,10 @@ async fn list(of: &AppFlags) -> Result<()> {
         };
         table.row([
             text(&item["metadata"]["name"]),
+            match spec["jwt"]["issuer"].as_str() {
+                Some(issuer) => format!("tokens of {issuer}"),
+                None => "its secret".to_owned(),
+            },
             text(&item["status"]["state"]),
             text(&spec["expiresAt"]),
             may("read"),
@@ -256,6 +331,16 @@ async fn rotate(name: &ResourceName, file: Option<PathBuf>, of: &AppFlags) -> Re
     let found = client.send(client.request(Method::GET, &path)).await?;
     let version = found.headers().get(ETAG).cloned().context("the reply has no ETag")?;
     let mut resource: Value = found.json().await.context("read the key")?;
+    if let Some(issuer) = resource["spec"]["jwt"]["issuer"].as_str() {
+        let message = format!("key {name} has no secret to draw anew: tokens of {issuer} open it");
+        let failure = Failure::new(Exit::Refused, message);
+        return Err(failure
+            .with_hint(
+                "have the issuer sign with another key, and 'anabranch apply' the Key with the new \
+                 JWKS: with the old key in it, too, until the tokens are over that it has signed",
+            )
+            .into());
+    }
     let token = ApiToken::draw(name.clone());
     resource["spec"]["apiKey"]["hash"] = json!(token.hash());
     let put = client.request(Method::PUT, &path).header(IF_MATCH, version).json(&resource);

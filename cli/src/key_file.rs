@@ -4,10 +4,12 @@
 //! when it is on disk: so the file has a whole key or none. Whoever dies in between leaves the other
 //! file, `FILE.new-PID`; after a rotation that is the only one with the new secret, until the next one.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anabranch_ingest::ApiToken;
 use anabranch_schemas::resources::ResourceName;
@@ -15,11 +17,11 @@ use anyhow::{Context, Result};
 
 use crate::failure::Failure;
 
-/// The key in a file.
-pub(crate) fn read(path: &Path) -> Result<ApiToken> {
+/// The key in a file, or the token, if that is asked for.
+pub(crate) fn read<T: FromStr<Err: fmt::Display>>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|error| Failure::usage(format!("read {}: {error}", path.display())))?;
-    text.trim().parse().map_err(|error| {
+    text.trim().parse::<T>().map_err(|error| {
         let message = format!("{} has no key in it: {error}", path.display());
         Failure::usage(message).into()
     })
@@ -107,13 +109,13 @@ mod tests {
         let name = "dev".parse().unwrap();
         let made = read_or_make(&path, &name).unwrap();
         assert_eq!(read_or_make(&path, &name).unwrap(), made);
-        assert_eq!(read(&path).unwrap(), made);
+        assert_eq!(read::<ApiToken>(&path).unwrap(), made);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let rotated = ApiToken::draw(name);
         let staged = stage(&path, &rotated).unwrap();
-        assert_eq!(read(&path).unwrap(), made);
+        assert_eq!(read::<ApiToken>(&path).unwrap(), made);
         staged.keep().unwrap();
-        assert_eq!(read(&path).unwrap(), rotated);
+        assert_eq!(read::<ApiToken>(&path).unwrap(), rotated);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -122,7 +124,7 @@ mod tests {
     fn what_is_no_key_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dev.key");
-        assert!(read(&path).unwrap_err().to_string().contains("dev.key"));
+        assert!(read::<ApiToken>(&path).unwrap_err().to_string().contains("dev.key"));
         std::fs::write(&path, "secret").unwrap();
         let error = read_or_make(&path, &"dev".parse().unwrap()).unwrap_err().to_string();
         assert!(error.contains("has no key in it") && !error.contains("secret"), "{error}");

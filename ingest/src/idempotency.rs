@@ -110,7 +110,7 @@ impl Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::Permissions;
+    use crate::access::{Permissions, Validity};
 
     fn name(app: u128, key: &str) -> RequestName {
         name_of(app, &Caller::unrestricted(), key)
@@ -121,7 +121,7 @@ mod tests {
     }
 
     fn caller(name: &str) -> Caller {
-        Caller::new(name.to_owned(), Permissions::default(), None)
+        Caller::new(name.to_owned(), Permissions::default(), Validity::default())
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod service;
 pub mod simulation;
 mod store;
 
-pub use access::{ApiToken, Audit, NoToken};
+pub use access::{ApiToken, Audit, JsonWebToken, NoKey, NoToken, ShownKey};
 pub use admin::{Operated, Operators, ReplicationProbe, admin_routes, guarded};
 pub use config::IngestConfig;
 pub use error::Error;

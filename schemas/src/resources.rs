@@ -16,6 +16,7 @@ mod check;
 mod key;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +32,10 @@ use anabranch_core::query::{Predicate, QueryError, parse_filter};
 
 use crate::topics::ClusterName;
 
-pub use key::{ApiKey, KeySpec, OTHERS, PermissionScope, PermissionSpec};
+pub use key::{ApiKey, Credential, KeySpec, OTHERS, PermissionScope, PermissionSpec};
+pub use tokens::{
+    Base64Url, Curve, Jwk, JwkSet, PublicKey, SignedWith, TokenAlgorithm, TokenIssuer, TokenSecret,
+};
 
 /// The `apiVersion` of every resource.
 pub const API_VERSION: &str = "anabranch/v1";

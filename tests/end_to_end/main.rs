@@ -11,6 +11,7 @@ mod kafka;
 mod live;
 mod pages;
 mod pipe;
+mod tokens;
 
 /// The program under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_anabranch");

@@ -2,12 +2,14 @@
 //! the target `audit`; never bodies, never secrets. What was written stands in the journal, as the
 //! transaction that is noted.
 
+use std::sync::{Arc, OnceLock};
+
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::ApiToken;
+use super::{ApiToken, Caller};
 use crate::error::Code;
 use crate::http::TXN_HEADER;
 
@@ -42,32 +44,54 @@ pub(crate) struct Asked {
     path: String,
     /// The name of the key that is shown; it may be a wrong one.
     key: Option<String>,
+    sender: Sender,
+}
+
+/// Who sends a request, as soon as that is known: kept beside it.
+#[derive(Clone, Default)]
+pub(crate) struct Sender(Arc<OnceLock<Caller>>);
+
+impl Sender {
+    /// It is them.
+    pub(crate) fn is(&self, caller: &Caller) {
+        self.0.get_or_init(|| caller.clone());
+    }
 }
 
 impl Asked {
-    pub(crate) fn of(request: &Request) -> Self {
+    /// What is kept of a request, and beside it.
+    pub(crate) fn of(request: &mut Request) -> Self {
         let shown = request.headers().get(header::AUTHORIZATION);
         let token = shown.and_then(|shown| shown.to_str().ok()?.split_once(' '));
         let token = token.and_then(|(_, token)| token.trim().parse::<ApiToken>().ok());
+        let sender = Sender::default();
+        request.extensions_mut().insert(sender.clone());
         Asked {
             method: request.method().clone(),
             path: request.uri().path().to_owned(),
             key: token.map(|token| token.name().to_string()),
+            sender,
         }
+    }
+
+    /// Who sends it: a token tells only once it is verified.
+    fn key(&self) -> Option<&str> {
+        let sender = self.sender.0.get().map(Caller::name).filter(|name| !name.is_empty());
+        sender.or(self.key.as_deref())
     }
 }
 
 impl Audit {
     /// Notes a request that was answered, if it is one of those.
     pub(crate) fn note(self, asked: &Asked, response: &Response) {
-        let (status, Asked { method, path, key }) = (response.status(), asked);
+        let (status, Asked { method, path, .. }) = (response.status(), asked);
         let kind = response.extensions().get::<Kind>().map(|Kind(kind)| *kind);
         if !self.concerns(method, status, kind) {
             return;
         }
         let code = response.extensions().get::<Code>().map(|code| code.as_str());
         let txn = response.headers().get(TXN_HEADER).and_then(|txn| txn.to_str().ok());
-        let (key, status) = (key.as_deref(), status.as_u16());
+        let (key, status) = (asked.key(), status.as_u16());
         tracing::info!(target: "audit", key, %method, path, kind, status, code, txn, "request");
     }
 
@@ -87,6 +111,7 @@ impl Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::{Permissions, Validity};
 
     #[test]
     fn what_may_have_written_is_told_from_what_has_read() {
@@ -113,10 +138,18 @@ mod tests {
         let shown = format!("Bearer {}", token.reveal());
         let request = |shown: &str| {
             let request = Request::get("/apps/x?key=1").header("authorization", shown);
-            Asked::of(&request.body(axum::body::Body::empty()).unwrap())
+            let mut request = request.body(axum::body::Body::empty()).unwrap();
+            (Asked::of(&mut request), request)
         };
-        let Asked { path, key, .. } = request(&shown);
-        assert_eq!((path.as_str(), key.as_deref()), ("/apps/x", Some("till-17")));
-        assert_eq!(request("Bearer secret").key, None);
+        let (asked, _) = request(&shown);
+        assert_eq!((asked.path.as_str(), asked.key()), ("/apps/x", Some("till-17")));
+        assert_eq!(request("Bearer secret").0.key(), None);
+        // Of a token it is known once it is verified.
+        let (asked, request) = request("Bearer a.b.c");
+        assert_eq!(asked.key(), None);
+        let (permissions, validity) = (Permissions::default(), Validity::default());
+        let caller = Caller::new("tills/ann".to_owned(), permissions, validity);
+        request.extensions().get::<Sender>().unwrap().is(&caller);
+        assert_eq!(asked.key(), Some("tills/ann"));
     }
 }

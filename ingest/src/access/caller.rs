@@ -9,9 +9,11 @@ use anabranch_core::Value;
 use anabranch_core::ids::Collection;
 use anabranch_core::query::{Allowed, Args, Rule};
 use anabranch_schemas::records::Restriction;
-use anabranch_schemas::resources::{KeySpec, PermissionScope, PermissionSpec};
+use anabranch_schemas::resources::{PermissionScope, PermissionSpec};
 use jiff::Timestamp;
+use serde_json::Map;
 
+use super::issuer::expired;
 use crate::error::{Code, Refusal};
 
 /// Whoever sends a request to an app.
@@ -24,8 +26,16 @@ struct Identity {
     name: String,
     /// None if they may do everything.
     permissions: Option<Permissions>,
-    expires_at: Option<Timestamp>,
-    is_revoked: AtomicBool,
+    validity: Validity,
+}
+
+/// For how long somebody is let in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Validity {
+    /// Of all who were let in with the same key.
+    is_revoked: Arc<AtomicBool>,
+    key_ends: Option<Timestamp>,
+    token_ends: Option<Timestamp>,
 }
 
 /// What a caller may do, by collection.
@@ -43,21 +53,62 @@ struct Permission {
     write: Allowed,
 }
 
+impl Validity {
+    /// Until a key ends, if it ends by itself, or is revoked.
+    pub(crate) fn of_key(key_ends: Option<Timestamp>) -> Self {
+        Validity { key_ends, ..Validity::default() }
+    }
+
+    /// And not for longer than a token that is shown.
+    #[must_use]
+    pub(crate) fn until(self, token_ends: Timestamp) -> Self {
+        Validity { token_ends: Some(token_ends), ..self }
+    }
+
+    /// What they show opens nothing any more, or something else.
+    pub(crate) fn revoke(&self) {
+        self.is_revoked.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        let now = Timestamp::now();
+        let is_over = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
+        if self.is_revoked.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Code::Unauthenticated, "the key was changed or revoked"));
+        }
+        if is_over(self.key_ends) {
+            let refusal = Refusal::new(Code::Unauthenticated, "the key has expired");
+            return Err(refusal.with_hint("ask whoever manages the keys of the app for a new one"));
+        }
+        if is_over(self.token_ends) { Err(expired()) } else { Ok(()) }
+    }
+}
+
+/// The claims that a key is declared with, as rules are given them.
+///
+/// # Errors
+/// Why they cannot be used.
+pub(crate) fn declared_claims(claims: &Map<String, serde_json::Value>) -> Result<Args, String> {
+    let claims = serde_json::to_vec(claims).map_err(|error| error.to_string())?;
+    match Value::from_json(&claims) {
+        Ok(Value::Object(claims)) => Ok(claims),
+        Ok(_) => Err("claims are an object".to_owned()),
+        Err(error) => Err(format!("claims: {error}")),
+    }
+}
+
 impl Permissions {
-    /// Those of a key, with its claims in place.
+    /// Those of a key, for who has these claims.
     ///
     /// # Errors
     /// Which rule cannot be used with them, and why.
-    pub(crate) fn of(spec: &KeySpec) -> Result<Self, String> {
-        let claims = serde_json::to_vec(&spec.claims).map_err(|error| error.to_string())?;
-        let claims = match Value::from_json(&claims) {
-            Ok(Value::Object(claims)) => claims,
-            Ok(_) => return Err("claims are an object".to_owned()),
-            Err(error) => return Err(format!("claims: {error}")),
-        };
+    pub(crate) fn of(
+        declared: &BTreeMap<PermissionScope, PermissionSpec>,
+        claims: &Args,
+    ) -> Result<Self, String> {
         let mut permissions = Permissions::default();
-        for (scope, spec) in &spec.permissions {
-            let permission = Permission::of(spec, &claims)
+        for (scope, spec) in declared {
+            let permission = Permission::of(spec, claims)
                 .map_err(|error| format!("permissions.{}.{error}", String::from(scope.clone())))?;
             match scope {
                 PermissionScope::Others => permissions.others = permission,
@@ -116,21 +167,13 @@ impl fmt::Display for Deed {
 impl Caller {
     /// Somebody who may do everything.
     pub(crate) fn unrestricted() -> Self {
-        Caller::with(String::new(), None, None)
+        let validity = Validity::default();
+        Caller(Arc::new(Identity { name: String::new(), permissions: None, validity }))
     }
 
     /// Somebody of this name.
-    pub(crate) fn new(
-        name: String,
-        permissions: Permissions,
-        expires_at: Option<Timestamp>,
-    ) -> Self {
-        Caller::with(name, Some(permissions), expires_at)
-    }
-
-    fn with(name: String, permissions: Option<Permissions>, expires_at: Option<Timestamp>) -> Self {
-        let is_revoked = AtomicBool::new(false);
-        Caller(Arc::new(Identity { name, permissions, expires_at, is_revoked }))
+    pub(crate) fn new(name: String, permissions: Permissions, validity: Validity) -> Self {
+        Caller(Arc::new(Identity { name, permissions: Some(permissions), validity }))
     }
 
     /// Whose requests they are: one caller's `Idempotency-Key` is not another's.
@@ -138,21 +181,16 @@ impl Caller {
         &self.0.name
     }
 
-    /// What they show opens nothing any more, or something else.
-    pub(crate) fn revoke(&self) {
-        self.0.is_revoked.store(true, Ordering::Relaxed);
+    /// Refuses who was let in with a key or a token that opens nothing by now: what takes long asks
+    /// again.
+    pub(crate) fn check_current(&self) -> Result<(), Refusal> {
+        self.0.validity.check()
     }
 
-    /// Refuses who was let in with a key that opens nothing by now: what takes long asks again.
-    pub(crate) fn check_current(&self) -> Result<(), Refusal> {
-        if self.0.is_revoked.load(Ordering::Relaxed) {
-            return Err(Refusal::new(Code::Unauthenticated, "the key was changed or revoked"));
-        }
-        if self.0.expires_at.is_some_and(|end| end <= Timestamp::now()) {
-            let refusal = Refusal::new(Code::Unauthenticated, "the key has expired");
-            return Err(refusal.with_hint("ask whoever manages the keys of the app for a new one"));
-        }
-        Ok(())
+    /// Whether both were let in as one.
+    #[cfg(test)]
+    pub(crate) fn is(&self, other: &Caller) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// What of a collection they may read.
@@ -225,7 +263,7 @@ fn denied(deed: Deed, collection: &Collection) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use anabranch_schemas::resources::Resource;
+    use anabranch_schemas::resources::{KeySpec, Resource};
     use serde_json::json;
 
     use super::*;
@@ -252,8 +290,13 @@ mod tests {
         }
     }
 
+    fn permissions(spec: &KeySpec) -> Result<Permissions, String> {
+        Permissions::of(&spec.permissions, &declared_claims(&spec.claims)?)
+    }
+
     fn caller(claims: &serde_json::Value) -> Caller {
-        Caller::new("till".to_owned(), Permissions::of(&spec(claims)).unwrap(), None)
+        let permissions = permissions(&spec(claims)).unwrap();
+        Caller::new("till".to_owned(), permissions, Validity::default())
     }
 
     fn collection(name: &str) -> Collection {
@@ -304,15 +347,25 @@ mod tests {
         let mut spec = spec(&json!({"pattern": 1}));
         let read = Some("name LIKE :pattern".to_owned());
         spec.permissions.insert(PermissionScope::Others, PermissionSpec { read, write: None });
-        let error = Permissions::of(&spec).unwrap_err();
+        let error = permissions(&spec).unwrap_err();
         assert!(error.starts_with("permissions.*.read: "), "{error}");
     }
 
     #[test]
     fn who_was_let_in_is_asked_again() {
-        let till = caller(&json!({}));
-        assert!(till.check_current().is_ok());
-        till.revoke();
-        assert_eq!(till.check_current().unwrap_err().code(), Code::Unauthenticated);
+        let key = Validity::of_key(Some("2999-01-01T00:00:00Z".parse().unwrap()));
+        let caller = |validity: &Validity| {
+            Caller::new("till".to_owned(), Permissions::default(), validity.clone())
+        };
+        let ended = key.clone().until("2020-01-01T00:00:00Z".parse().unwrap());
+        let refusal = caller(&ended).check_current().unwrap_err();
+        assert_eq!(refusal.message(), "the token has expired");
+        let token = key.clone().until("2999-01-01T00:00:00Z".parse().unwrap());
+        let (one, other) = (caller(&key), caller(&token));
+        assert!(one.check_current().is_ok() && other.check_current().is_ok());
+        key.revoke();
+        for caller in [one, other] {
+            assert_eq!(caller.check_current().unwrap_err().code(), Code::Unauthenticated);
+        }
     }
 }

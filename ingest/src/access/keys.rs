@@ -1,17 +1,17 @@
-//! The keys that are declared, followed as they change, and who shows one.
+//! The keys that are declared, followed as they change, and who shows one or a token for one.
 //!
 //! A secret is compared with its slow hash once; then it is known again by a fast one, with a key of
 //! this process. So only whoever shows a secret for the first time waits, and guessing slows down
 //! nobody who was let in before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anabranch_core::ids::AppId;
 use anabranch_journal::metadata::DeclaredKey;
 use anabranch_runtime::tasks::blocking;
-use anabranch_schemas::resources::ResourceName;
+use anabranch_schemas::resources::{Credential, KeySpec, ResourceName};
 use axum::http::{HeaderMap, header};
 use parking_lot::RwLock;
 use ring::hmac;
@@ -20,7 +20,11 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::api_key::{ApiKeyHash, ApiToken};
-use super::caller::{Caller, Permissions};
+use super::audit::Sender;
+use super::caller::{Caller, Permissions, Validity, declared_claims};
+use super::issuer::Issuer;
+use super::shown::ShownKey;
+use super::tokens::{TokenKey, TokenKeys, Tokens};
 use crate::error::{Code, Refusal};
 
 /// How many secrets wait to be compared with a slow hash, and how long one may: they are compared one
@@ -35,21 +39,40 @@ pub(crate) struct Keys {
     /// None until they were read.
     table: RwLock<Option<Arc<Table>>>,
     fast: hmac::Key,
+    tokens: Tokens,
     waiting: Arc<Semaphore>,
     turn: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct Table {
-    keys: HashMap<(AppId, ResourceName), Arc<Key>>,
+    keys: HashMap<(AppId, ResourceName), Key>,
+    /// Those that tokens open.
+    for_tokens: HashMap<AppId, TokenKeys>,
 }
 
 /// A key that is declared.
+#[derive(Clone)]
 struct Key {
-    declared: DeclaredKey,
+    declared: Arc<DeclaredKey>,
+    /// Of all who were let in with it.
+    validity: Validity,
+    opened_by: OpenedBy,
+}
+
+/// What opens a key.
+#[derive(Clone)]
+enum OpenedBy {
+    Secret(Arc<Secret>),
+    Tokens(Arc<TokenKey>),
+}
+
+/// The secret of a key.
+struct Secret {
     hash: ApiKeyHash,
+    /// Whoever has it.
     caller: Caller,
-    /// The fast hash of its secret, once that was shown.
+    /// Its fast hash, once it was shown.
     shown: OnceLock<hmac::Tag>,
 }
 
@@ -64,6 +87,7 @@ impl Keys {
             is_open,
             table: RwLock::default(),
             fast: fast.expect("the system has random numbers"),
+            tokens: Tokens::new(),
             waiting: Arc::new(Semaphore::new(SLOW_WAITING)),
             turn: Arc::new(Semaphore::new(1)),
         }
@@ -77,13 +101,13 @@ impl Keys {
     /// Takes what is declared now. Keys that are as they were are known as before.
     pub(crate) fn replace(&self, declared: Vec<DeclaredKey>) {
         let before = self.table.read().clone().unwrap_or_default();
-        let mut table = Table::default();
+        let mut keys = HashMap::new();
         for declared in declared {
             let place = (declared.app, declared.name.clone());
-            let known = before.keys.get(&place).filter(|known| known.declared == declared);
-            match known.cloned().map_or_else(|| Key::new(declared).map(Arc::new), Ok) {
+            let known = before.keys.get(&place).filter(|known| *known.declared == declared);
+            match known.cloned().map_or_else(|| Key::new(declared), Ok) {
                 Ok(key) => {
-                    table.keys.insert(place, key);
+                    keys.insert(place, key);
                 }
                 Err(reason) => {
                     let (app, name) = place;
@@ -91,12 +115,13 @@ impl Keys {
                 }
             }
         }
-        let table = Arc::new(table);
+        let table = Arc::new(Table { for_tokens: for_tokens(&keys, &before), keys });
         *self.table.write() = Some(Arc::clone(&table));
         // From here on nobody finds those of before.
         for (place, key) in &before.keys {
-            if !table.keys.get(place).is_some_and(|now| Arc::ptr_eq(now, key)) {
-                key.caller.revoke();
+            let is_same = |now: &Key| Arc::ptr_eq(&now.declared, &key.declared);
+            if !table.keys.get(place).is_some_and(is_same) {
+                key.validity.revoke();
             }
         }
     }
@@ -114,42 +139,61 @@ impl Keys {
         })
     }
 
-    /// Who sends a request to an app with these headers.
-    pub(crate) async fn caller(&self, app: AppId, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    /// Who sends a request to an app with these headers; it is noted who that is.
+    pub(crate) async fn caller(
+        &self,
+        app: AppId,
+        headers: &HeaderMap,
+        sender: &Sender,
+    ) -> Result<Caller, Refusal> {
         if self.is_open {
             return Ok(Caller::unrestricted());
         }
-        let token = token(headers)?;
+        let shown = shown(headers)?;
         let table = self.table()?;
-        let key = table.keys.get(&(app, token.name().clone())).ok_or_else(wrong)?;
-        if !self.is_shown(key, &token) {
-            self.show(key, token).await?;
-        }
+        let caller = match &shown {
+            ShownKey::ApiKey(token) => self.holder(&table, app, token).await?,
+            ShownKey::Token(token) => {
+                let keys = table.for_tokens.get(&app).ok_or_else(wrong)?;
+                self.tokens.caller(&self.fast, app, keys, token).ok_or_else(wrong)??
+            }
+        };
+        sender.is(&caller);
         // It may have been changed while this waited.
-        key.caller.check_current()?;
-        Ok(key.caller.clone())
+        caller.check_current()?;
+        Ok(caller)
+    }
+
+    /// Who shows the secret of a key.
+    async fn holder(&self, table: &Table, app: AppId, token: &ApiToken) -> Result<Caller, Refusal> {
+        let key = table.keys.get(&(app, token.name().clone())).ok_or_else(wrong)?;
+        let OpenedBy::Secret(secret) = &key.opened_by else { return Err(wrong()) };
+        if !self.is_shown(secret, token) {
+            self.show(secret, token.clone()).await?;
+        }
+        Ok(secret.caller.clone())
     }
 
     /// Whether this very token was shown before.
-    fn is_shown(&self, key: &Key, token: &ApiToken) -> bool {
-        let shown = key.shown.get();
+    fn is_shown(&self, secret: &Secret, token: &ApiToken) -> bool {
+        let shown = secret.shown.get();
         shown.is_some_and(|shown| hmac::verify(&self.fast, token.secret(), shown.as_ref()).is_ok())
     }
 
     /// Looks at a token that was not shown before.
-    async fn show(&self, key: &Arc<Key>, token: ApiToken) -> Result<(), Refusal> {
-        // There is one secret to each key.
-        if key.shown.get().is_some() {
+    async fn show(&self, secret: &Arc<Secret>, token: ApiToken) -> Result<(), Refusal> {
+        // There is one to each key.
+        if secret.shown.get().is_some() {
             return Err(wrong());
         }
         let busy = || Refusal::new(Code::Overloaded, "too many keys are shown for the first time");
         let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| busy())?;
         let turn = timeout(SLOW_WAIT, Arc::clone(&self.turn).acquire_owned()).await;
         let Ok(turn) = turn.map_err(|_| busy())? else { return Err(stopping()) };
-        if key.shown.get().is_some() {
-            return if self.is_shown(key, &token) { Ok(()) } else { Err(wrong()) };
+        if secret.shown.get().is_some() {
+            return if self.is_shown(secret, &token) { Ok(()) } else { Err(wrong()) };
         }
-        let (looked_at, shown) = (Arc::clone(key), hmac::sign(&self.fast, token.secret()));
+        let (looked_at, shown) = (Arc::clone(secret), hmac::sign(&self.fast, token.secret()));
         let is_right = blocking(move || {
             // Also if nobody waits for it any more: it takes what it takes.
             let _held = (place, turn);
@@ -158,23 +202,76 @@ impl Keys {
         if !is_right.await.map_err(|_| stopping())? {
             return Err(wrong());
         }
-        key.shown.get_or_init(|| shown);
+        secret.shown.get_or_init(|| shown);
         Ok(())
     }
 }
 
+/// Refuses a key that nothing could open, that it would take too long to look at, or of which a rule
+/// cannot be used with its claims.
+///
+/// # Errors
+/// Which part of it is to blame, and why.
+pub(crate) fn check_usable(name: &ResourceName, spec: &KeySpec) -> Result<(), String> {
+    OpenedBy::new(name, spec, &Validity::default()).map(|_| ())
+}
+
 impl Key {
     fn new(declared: DeclaredKey) -> Result<Self, String> {
-        let hash = ApiKeyHash::new(&declared.spec.api_key.hash)?;
-        let permissions = Permissions::of(&declared.spec)?;
-        let name = declared.name.to_string();
-        let caller = Caller::new(name, permissions, declared.spec.expires_at);
-        Ok(Key { declared, hash, caller, shown: OnceLock::new() })
+        let validity = Validity::of_key(declared.spec.expires_at);
+        let opened_by = OpenedBy::new(&declared.name, &declared.spec, &validity)?;
+        Ok(Key { declared: Arc::new(declared), validity, opened_by })
     }
 }
 
+impl OpenedBy {
+    fn new(name: &ResourceName, spec: &KeySpec, validity: &Validity) -> Result<Self, String> {
+        let claims = declared_claims(&spec.claims)?;
+        // With the claims of a token there may be more: what a rule lacks by now lets at nothing.
+        let permissions = Permissions::of(&spec.permissions, &claims)?;
+        match &spec.credential {
+            Credential::ApiKey(api_key) => {
+                let hash = ApiKeyHash::new(&api_key.hash)
+                    .map_err(|reason| format!("apiKey.hash: {reason}"))?;
+                let caller = Caller::new(name.to_string(), permissions, validity.clone());
+                Ok(OpenedBy::Secret(Arc::new(Secret { hash, caller, shown: OnceLock::new() })))
+            }
+            Credential::Jwt(issuer) => Ok(OpenedBy::Tokens(Arc::new(TokenKey {
+                name: name.clone(),
+                issuer: Issuer::new(issuer)?,
+                claims,
+                permissions: spec.permissions.clone(),
+                validity: validity.clone(),
+            }))),
+        }
+    }
+}
+
+/// The keys of each app that tokens open: those that there were, if they are the same.
+fn for_tokens(
+    keys: &HashMap<(AppId, ResourceName), Key>,
+    before: &Table,
+) -> HashMap<AppId, TokenKeys> {
+    let mut by_app: HashMap<AppId, BTreeMap<&ResourceName, Arc<TokenKey>>> = HashMap::new();
+    for ((app, name), key) in keys {
+        if let OpenedBy::Tokens(key) = &key.opened_by {
+            by_app.entry(*app).or_default().insert(name, Arc::clone(key));
+        }
+    }
+    let same = |(app, now): (AppId, BTreeMap<&ResourceName, Arc<TokenKey>>)| {
+        let now: TokenKeys = now.into_values().collect();
+        let are_same = |before: &&TokenKeys| {
+            before.len() == now.len()
+                && before.iter().zip(&*now).all(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        let known = before.for_tokens.get(&app).filter(are_same).map(Arc::clone);
+        (app, known.unwrap_or(now))
+    };
+    by_app.into_iter().map(same).collect()
+}
+
 /// What a request shows.
-pub(crate) fn token(headers: &HeaderMap) -> Result<ApiToken, Refusal> {
+pub(crate) fn shown(headers: &HeaderMap) -> Result<ShownKey, Refusal> {
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let Some(first) = shown.next() else {
         return Err(Refusal::new(Code::Unauthenticated, "the header Authorization is missing"));
@@ -202,7 +299,10 @@ fn stopping() -> Refusal {
 /// The text does not tell whether there is a key of that name; how long it takes may.
 fn wrong() -> Refusal {
     let refusal = Refusal::new(Code::Unauthenticated, "this is no valid key of the app");
-    refusal.with_hint("it may be of another app, or was revoked")
+    refusal.with_hint(
+        "it may be of another app, or was revoked; a token has to be signed by an issuer, and be for \
+         an audience, that a key of the app names",
+    )
 }
 
 #[cfg(test)]

@@ -8,12 +8,20 @@
 mod api_key;
 mod audit;
 mod caller;
+mod issuer;
 mod keys;
+mod shown;
+mod signatures;
+#[cfg(test)]
+pub(crate) mod signer;
+mod tokens;
 
 pub use api_key::{ApiToken, NoToken};
 pub use audit::Audit;
+pub use shown::{JsonWebToken, NoKey, ShownKey};
 
-pub(crate) use api_key::ApiKeyHash;
-pub(crate) use audit::{Asked, of_kind};
-pub(crate) use caller::{Caller, Permissions, Readable};
-pub(crate) use keys::{Keys, token as shown_token};
+pub(crate) use audit::{Asked, Sender, of_kind};
+pub(crate) use caller::{Caller, Readable};
+#[cfg(test)]
+pub(crate) use caller::{Permissions, Validity};
+pub(crate) use keys::{Keys, check_usable, shown as shown_key};

@@ -29,7 +29,7 @@ use axum::response::Response;
 use axum::routing::get;
 use tokio::time::{Instant, timeout_at};
 
-use crate::access::{ApiToken, shown_token};
+use crate::access::{ApiToken, ShownKey, shown_key};
 use crate::error::{Code, Refusal};
 use crate::hosts::Hosts;
 use crate::http::{method_not_allowed, unknown_route};
@@ -125,9 +125,12 @@ async fn admit(
         Operators::Holding(token) => {
             const HINT: &str = "send the admin key with -H 'Authorization: Bearer KEY'; commands \
                                 take --admin-key-file";
-            let shown =
-                shown_token(request.headers()).map_err(|refusal| refusal.with_hint(HINT))?;
-            if !shown.is_same_as(token) {
+            let shown = shown_key(request.headers()).map_err(|refusal| refusal.with_hint(HINT))?;
+            let is_right = match &shown {
+                ShownKey::ApiKey(shown) => shown.is_same_as(token),
+                ShownKey::Token(_) => false,
+            };
+            if !is_right {
                 return Err(refuse("this is not the admin key").with_hint(HINT));
             }
         }

@@ -239,7 +239,7 @@ fn admit(
             Err(Refusal::new(Code::InvalidRequest, message).with_hint("leave it out"))
         }
         Resource::Replication { .. } => Ok(()),
-        Resource::Key { spec, .. } => key::admit(spec),
+        Resource::Key { name, spec, .. } => key::admit(name, spec),
     }
 }
 

@@ -18,6 +18,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use super::*;
+use crate::access::signer::{Signer, jwt};
 use crate::doubles::{APP, Cluster, Reply, read as read_reply};
 
 fn east() -> ClusterIdentity {
@@ -150,6 +151,55 @@ async fn a_resource_that_cannot_be_used_is_refused() {
     assert_eq!(reply["error"]["hint"], "did you mean 'connections'?");
     let list = send(&router, Method::GET, "/api/v1/resources", &Value::Null, &[]).await.json();
     assert_eq!(list, json!({"items": []}));
+}
+
+#[tokio::test]
+async fn a_key_that_nothing_could_open_is_refused() {
+    let (_cluster, router) = start().await;
+    let key = |spec: Value| {
+        json!({
+            "apiVersion": "anabranch/v1",
+            "kind": "Key",
+            "metadata": {"name": "tills", "app": APP},
+            "spec": spec,
+        })
+    };
+    let path = format!("/api/v1/resources/key/{APP}/tills");
+    let signer = Signer::p256();
+    let good = key(json!({"jwt": signer.jwt(), "permissions": {"*": {"read": "s = :s"}}}));
+    let mut beside = signer.jwk();
+    beside["x"] = signer.jwk()["y"].clone();
+    let beside = jwt(&[beside]);
+    let claims = json!({"s": 1});
+    for (body, told) in [
+        (key(json!({"permissions": {}})), "spec: nothing opens it"),
+        (
+            key(json!({"apiKey": {"hash": "$argon2id$v=19$x"}, "permissions": {}})),
+            "spec.apiKey.hash: it is no hash",
+        ),
+        (
+            key(json!({"jwt": beside, "permissions": {}})),
+            "spec.jwt.jwks.keys[0]: x and y are no point",
+        ),
+        (
+            key(json!({
+                "jwt": signer.jwt(),
+                "claims": claims,
+                "permissions": {"*": {"read": "name LIKE :s"}},
+            })),
+            "spec.permissions.*.read: ",
+        ),
+    ] {
+        let reply = send(&router, Method::PUT, &path, &body, &[]).await;
+        assert_eq!(reply.code(), "invalid_resource", "{}", reply.text);
+        assert!(reply.json()["error"]["message"].as_str().unwrap().starts_with(told), "{body}");
+    }
+    assert_eq!(send(&router, Method::PUT, &path, &good, &[]).await.status, StatusCode::CREATED);
+    let shown = send(&router, Method::GET, &path, &Value::Null, &[]).await.json();
+    assert_eq!(
+        (&shown["spec"]["jwt"], &shown["status"]["state"]),
+        (&signer.jwt(), &json!("valid"))
+    );
 }
 
 #[tokio::test]

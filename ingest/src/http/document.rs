@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anabranch_core::Value;
 use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey};
+use axum::Extension;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -13,6 +14,7 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::reply::{ErrorReply, set_txn};
 use super::{Api, headers, path_refusal, query_refusal};
+use crate::access::Sender;
 use crate::error::{Code, Refusal};
 use crate::store::At;
 
@@ -110,11 +112,12 @@ enum ReadReply {
 pub(super) async fn by_path(
     State(api): State<Arc<Api>>,
     path: Result<Path<(String, String, String)>, PathRejection>,
+    Extension(sender): Extension<Sender>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let Path((app, collection, id)) = path.map_err(|rejection| path_refusal(&rejection))?;
     let (app, collection) = (headers::app(&app)?, headers::collection(&collection)?);
-    read(&api, app, collection, &Value::String(id), &headers).await
+    read(&api, app, collection, &Value::String(id), &sender, &headers).await
 }
 
 /// Reads one document whose id is of any type.
@@ -135,6 +138,7 @@ pub(super) async fn by_key(
     State(api): State<Arc<Api>>,
     path: Result<Path<(String, String)>, PathRejection>,
     parameter: Result<Query<KeyParameter>, QueryRejection>,
+    Extension(sender): Extension<Sender>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let Path((app, collection)) = path.map_err(|rejection| path_refusal(&rejection))?;
@@ -144,7 +148,7 @@ pub(super) async fn by_key(
         let message = format!("the parameter 'key' is not JSON: {error}");
         Refusal::new(Code::InvalidParameter, message).with_hint("a string stands in double quotes")
     })?;
-    read(&api, app, collection, &id, &headers).await
+    read(&api, app, collection, &id, &sender, &headers).await
 }
 
 async fn read(
@@ -152,13 +156,14 @@ async fn read(
     app: AppId,
     collection: Collection,
     id: &Value,
+    sender: &Sender,
     headers: &HeaderMap,
 ) -> Result<Response, Refusal> {
     let key = DocumentKey::from_value(id).map_err(|error| Refusal::of_id(&error))?;
     let id = DocumentId { app, collection, key };
     let at_least = headers::at_least(headers)?;
     let deadline = headers::deadline(headers, api.config.request_timeout())?;
-    let caller = api.keys.caller(app, headers).await?;
+    let caller = api.keys.caller(app, headers, sender).await?;
     let readable = caller.readable(&id.collection)?;
     let found = api.store.get(&id, &readable, At::Newest(at_least), deadline).await?;
     let mut response = match found.document {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use anabranch_core::Value;
 use anabranch_core::ids::TxnId;
 use anabranch_core::query::Args;
-use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use super::body::{Shape, Statements};
 use super::reply::{ErrorBody, ErrorReply, raw, refused, set_txn};
 use super::{Api, headers, path_refusal, rows};
-use crate::access::of_kind;
+use crate::access::{Sender, of_kind};
 use crate::document::Warning;
 use crate::error::Refusal;
 use crate::execute::{Decided, Executed, Request, Written};
@@ -158,10 +158,11 @@ pub(super) enum PartReply {
 pub(super) async fn execute(
     State(api): State<Arc<Api>>,
     path: Result<Path<String>, PathRejection>,
+    Extension(sender): Extension<Sender>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (request, _body) = request(&api, path, &headers, body, Shape::Execute).await?;
+    let (request, _body) = request(&api, path, &sender, &headers, body, Shape::Execute).await?;
     let (form, deadline) = (rows::Form::of(&headers), request.deadline);
     let (kind, response) = match Box::pin(api.executor.execute(request)).await? {
         Executed::Page(page) => ("select", rows::page(&page, form)),
@@ -175,11 +176,12 @@ pub(super) async fn execute(
 pub(super) async fn request(
     api: &Api,
     path: Result<Path<String>, PathRejection>,
+    sender: &Sender,
     headers: &HeaderMap,
     body: Body,
     shape: Shape,
 ) -> Result<(Request, Whole), Refusal> {
-    let (mut request, since) = match head(api, path, headers, shape).await {
+    let (mut request, since) = match head(api, path, sender, headers, shape).await {
         Ok(head) => head,
         Err(refusal) => {
             discard(headers, body.into_data_stream());
@@ -201,12 +203,13 @@ pub(super) async fn request(
 async fn head(
     api: &Api,
     path: Result<Path<String>, PathRejection>,
+    sender: &Sender,
     headers: &HeaderMap,
     shape: Shape,
 ) -> Result<(Request, Option<TxnId>), Refusal> {
     let Path(app) = path.map_err(|rejection| path_refusal(&rejection))?;
     let app = headers::app(&app)?;
-    let caller = api.keys.caller(app, headers).await?;
+    let caller = api.keys.caller(app, headers, sender).await?;
     let media_type = headers::media_type(headers)?;
     if media_type != "application/json" {
         return Err(headers::unsupported(&media_type, "application/json"));

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use anabranch_core::ids::TxnId;
-use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::reply::{ErrorBody, ErrorReply, refused, set_txn};
 use super::{Api, headers, path_refusal, query_refusal};
-use crate::access::of_kind;
+use crate::access::{Sender, of_kind};
 use crate::document::Warning;
 use crate::error::Refusal;
 use crate::limits::discard;
@@ -159,10 +159,11 @@ pub(super) async fn load(
     State(api): State<Arc<Api>>,
     path: Result<Path<(String, String)>, PathRejection>,
     parameters: Result<Query<LoadParameters>, QueryRejection>,
+    Extension(sender): Extension<Sender>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let head = head(&api, path, parameters, &headers).await;
+    let head = head(&api, path, parameters, &sender, &headers).await;
     let (request, loader, _place) = match head.and_then(|head| Ok((head, api.limits.load()?))) {
         Ok(((request, loader), place)) => (request, loader, place),
         Err(refusal) => {
@@ -182,11 +183,12 @@ async fn head(
     api: &Api,
     path: Result<Path<(String, String)>, PathRejection>,
     parameters: Result<Query<LoadParameters>, QueryRejection>,
+    sender: &Sender,
     headers: &HeaderMap,
 ) -> Result<(Request, crate::load::Loader), Refusal> {
     let Path((app, collection)) = path.map_err(|rejection| path_refusal(&rejection))?;
     let app = headers::app(&app)?;
-    let caller = api.keys.caller(app, headers).await?;
+    let caller = api.keys.caller(app, headers, sender).await?;
     let Query(parameters) = parameters.map_err(|rejection| query_refusal(&rejection))?;
     headers::refuse_unchanged_since(headers, "send documents with conditions to store/execute")?;
     let collection = headers::collection(&collection)?;

@@ -101,10 +101,10 @@ async fn admit_subscriber(State(api): State<Arc<Api>>, request: Request, next: N
 async fn admit_to(
     place: Result<Place, Refusal>,
     api: &Api,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let asked = Asked::of(&request);
+    let asked = Asked::of(&mut request);
     let response = match place {
         Ok(place) => hold(place, next.run(request).await),
         Err(refusal) => {

@@ -76,8 +76,11 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     );
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .bearer_format("anb_NAME_SECRET")
-        .description(Some("A key of the app, as 'anabranch key create' makes it."));
+        .bearer_format("anb_NAME_SECRET or JWT")
+        .description(Some(
+            "A key of the app, as 'anabranch key create' makes it, or a JSON Web Token of an issuer \
+             that a key of the app names.",
+        ));
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("key", SecurityScheme::Http(key.build()));
     document

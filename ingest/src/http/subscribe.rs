@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use anabranch_core::query::Args;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -15,6 +16,7 @@ use utoipa::IntoParams;
 
 use super::reply::ErrorReply;
 use super::{Api, headers, path_refusal, query_refusal};
+use crate::access::Sender;
 use crate::error::{Code, Refusal};
 use crate::live::{self, Start, Subscription};
 
@@ -78,6 +80,7 @@ pub(super) async fn subscribe(
     State(api): State<Arc<Api>>,
     path: Result<Path<String>, PathRejection>,
     followed: Result<Query<Followed>, QueryRejection>,
+    Extension(sender): Extension<Sender>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let Path(app) = path.map_err(|rejection| path_refusal(&rejection))?;
@@ -88,7 +91,7 @@ pub(super) async fn subscribe(
     let start =
         Start { has: headers::last_event(&headers)?, at_least: headers::at_least(&headers)? };
     let deadline = headers::deadline(&headers, api.config.request_timeout())?;
-    let caller = api.keys.caller(app, &headers).await?;
+    let caller = api.keys.caller(app, &headers, &sender).await?;
     let mut subscription = api.live.subscribe(app, caller, query, &args, start)?;
     subscription.ready(deadline).await?;
     let mut response = Response::new(events(subscription));

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use anabranch_core::ids::TxnId;
 use anabranch_core::query::Args;
-use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -17,7 +17,7 @@ use super::Api;
 use super::body::Shape;
 use super::execute::{answer, request};
 use super::reply::{DocumentBody, ErrorBody, ErrorReply};
-use crate::access::of_kind;
+use crate::access::{Sender, of_kind};
 use crate::document::Warning;
 use crate::error::Refusal;
 use crate::execute::{Decided, Written};
@@ -143,10 +143,11 @@ pub(super) enum TransactionPartReply {
 pub(super) async fn transaction(
     State(api): State<Arc<Api>>,
     path: Result<Path<String>, PathRejection>,
+    Extension(sender): Extension<Sender>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (request, _body) = request(&api, path, &headers, body, Shape::Transaction).await?;
+    let (request, _body) = request(&api, path, &sender, &headers, body, Shape::Transaction).await?;
     let written = Box::pin(api.executor.transact(request)).await?;
     let Written { query_type, txn, documents, warnings, decided, refusal } = written;
     let body = Json(TransactionReply {

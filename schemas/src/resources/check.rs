@@ -4,6 +4,7 @@
 mod cluster;
 mod key;
 mod replication;
+mod tokens;
 
 use serde_json::{Map, Value};
 

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::tokens::TokenIssuer;
+
 /// Stands for all collections that have no permission of their own.
 pub const OTHERS: &str = "*";
 
@@ -14,8 +16,9 @@ pub const OTHERS: &str = "*";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeySpec {
-    /// What its holders show.
-    pub api_key: ApiKey,
+    /// What opens it.
+    #[serde(flatten)]
+    pub credential: Credential,
     /// Until when it opens anything; `None` for good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
@@ -25,6 +28,16 @@ pub struct KeySpec {
     /// What its holders may do, by collection; [`OTHERS`] for those that are not named. What is not
     /// allowed is denied.
     pub permissions: BTreeMap<PermissionScope, PermissionSpec>,
+}
+
+/// What those show who are let in with a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Credential {
+    /// The secret of the key.
+    ApiKey(ApiKey),
+    /// A JSON Web Token of somebody whom the key trusts to say who asks.
+    Jwt(TokenIssuer),
 }
 
 /// A secret that only its holders know.

@@ -262,7 +262,8 @@ fn a_key_is_read_and_written() {
 #[test]
 fn what_is_wrong_with_a_key_is_named() {
     for (pointer, value, path) in [
-        ("/spec", json!({"permissions": {}}), "spec.apiKey"),
+        ("/spec", json!({"permissions": {}}), "spec"),
+        ("/spec/apiKey", json!({}), "spec.apiKey.hash"),
         ("/spec/apiKey/hash", json!("secret"), "spec.apiKey.hash"),
         ("/spec/apiKey/hash", json!("$argon2id$".repeat(100)), "spec.apiKey.hash"),
         ("/spec/expiresAt", json!("tomorrow"), "spec.expiresAt"),
@@ -280,4 +281,156 @@ fn what_is_wrong_with_a_key_is_named() {
         let error = Resource::from_value(&resource).expect_err(pointer);
         assert_eq!(error.path, path, "{error}");
     }
+}
+
+/// A key for the tokens that an issuer signs with this.
+fn token_key(signed_with: &Value) -> Value {
+    let mut resource = key();
+    let spec = resource["spec"].as_object_mut().unwrap();
+    spec.remove("apiKey");
+    let mut jwt = json!({"issuer": "https://id.example", "audience": "anabranch"});
+    jwt.as_object_mut().unwrap().extend(signed_with.as_object().unwrap().clone());
+    spec.insert("jwt".to_owned(), jwt);
+    resource
+}
+
+fn encoded(bytes: &[u8]) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes)
+}
+
+/// Something that has the form of a public key.
+fn rsa(bytes: usize) -> Value {
+    json!({"kty": "RSA", "n": encoded(&vec![0xff; bytes]), "e": "AQAB"})
+}
+
+fn elliptic() -> Value {
+    json!({"kty": "EC", "crv": "P-256", "x": encoded(&[1; 32]), "y": encoded(&[2; 32])})
+}
+
+#[test]
+fn a_key_for_tokens_is_read_and_written() {
+    let p384 = json!({"kty": "EC", "crv": "P-384", "x": encoded(&[1; 48]), "y": encoded(&[2; 48])});
+    let edwards = json!({"kty": "OKP", "crv": "Ed25519", "x": encoded(&[3; 32]), "alg": "EdDSA"});
+    let mut named = rsa(256);
+    named["kid"] = json!("one");
+    named["alg"] = json!("PS256");
+    for signed_with in [
+        json!({"secret": "s".repeat(32)}),
+        json!({"jwks": {"keys": [named, rsa(1_024), elliptic(), p384, edwards]}}),
+    ] {
+        let resource = Resource::from_value(&token_key(&signed_with)).unwrap();
+        assert_eq!(resource.to_value(), token_key(&signed_with));
+        assert_eq!(Resource::from_json(resource.to_json().as_bytes()).unwrap(), resource);
+        assert!(!format!("{resource:?}").contains("ssss"), "{resource:?}");
+    }
+}
+
+#[test]
+fn what_others_say_of_their_public_keys_is_passed_over() {
+    let mut published = elliptic();
+    published["use"] = json!("sig");
+    published["x5c"] = json!(["MIIC"]);
+    published["x5t#S256"] = json!("x");
+    published["key_ops"] = json!(["verify"]);
+    let given = token_key(&json!({"jwks": {"keys": [published], "next": 1}}));
+    let kept = token_key(&json!({"jwks": {"keys": [elliptic()]}}));
+    assert_eq!(Resource::from_value(&given).unwrap().to_value(), kept);
+}
+
+#[test]
+fn what_a_token_may_be_signed_with_follows_from_the_key() {
+    let algorithms = |signed_with: &Value| -> Vec<&str> {
+        let resource = Resource::from_value(&token_key(signed_with)).unwrap();
+        let Resource::Key { spec, .. } = resource else { panic!("{resource:?}") };
+        let Credential::Jwt(issuer) = spec.credential else { panic!("{spec:?}") };
+        let algorithms = match &issuer.signed_with {
+            SignedWith::Jwks(set) => set.keys[0].algorithms(),
+            SignedWith::Secret(secret) => secret.algorithms(),
+        };
+        algorithms.iter().map(|algorithm| algorithm.as_str()).collect()
+    };
+    let secret = |bytes| json!({"secret": "s".repeat(bytes)});
+    assert_eq!(algorithms(&secret(32)), ["HS256"]);
+    assert_eq!(algorithms(&secret(63)), ["HS256", "HS384"]);
+    assert_eq!(algorithms(&secret(64)), ["HS256", "HS384", "HS512"]);
+    let of = |key: Value| algorithms(&json!({"jwks": {"keys": [key]}}));
+    assert_eq!(of(rsa(256)), ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]);
+    let mut one = rsa(256);
+    one["alg"] = json!("RS512");
+    assert_eq!(of(one), ["RS512"]);
+    assert_eq!(of(elliptic()), ["ES256"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_key_for_tokens_is_named() {
+    let with = |mut key: Value, name: &str, value: Value| {
+        key[name] = value;
+        key
+    };
+    let named = with(rsa(256), "kid", json!("one"));
+    const KEYS: &str = "spec.jwt.jwks.keys";
+    for (signed_with, path) in [
+        (json!({}), "spec.jwt"),
+        (json!({"secret": "s".repeat(32), "jwks": {"keys": [elliptic()]}}), "spec.jwt"),
+        (json!({"secrets": "s"}), "spec.jwt"),
+        (json!({"secret": "s".repeat(31)}), "spec.jwt.secret"),
+        (json!({"secret": "s".repeat(1_025)}), "spec.jwt.secret"),
+        (json!({"secret": 17}), "spec.jwt.secret"),
+        (json!({"issuer": "", "secret": "s".repeat(32)}), "spec.jwt.issuer"),
+        (json!({"audience": ["a"], "secret": "s".repeat(32)}), "spec.jwt.audience"),
+        (json!({"jwks": []}), "spec.jwt.jwks"),
+        (json!({"jwks": {}}), KEYS),
+        (json!({"jwks": {"keys": []}}), KEYS),
+        (json!({"jwks": {"keys": vec![elliptic(); 17]}}), KEYS),
+        (json!({"jwks": {"keys": [named.clone(), named]}}), "spec.jwt.jwks.keys[1].kid"),
+    ] {
+        let error = Resource::from_value(&token_key(&signed_with)).expect_err(path);
+        assert_eq!(error.path, path, "{error}");
+    }
+    let oct = json!({"kty": "oct", "k": encoded(&[1; 32])});
+    for (key, part) in [
+        (json!({}), ".kty"),
+        (oct, ".kty"),
+        (with(rsa(256), "kty", json!("DSA")), ".kty"),
+        (with(rsa(256), "use", json!("enc")), ".use"),
+        (with(rsa(256), "kid", json!("")), ".kid"),
+        (with(rsa(256), "alg", json!("HS256")), ".alg"),
+        (with(rsa(256), "alg", json!("none")), ".alg"),
+        (with(elliptic(), "alg", json!("ES384")), ".alg"),
+        (with(rsa(256), "n", json!("a+b/")), ".n"),
+        (with(rsa(256), "n", json!(encoded(&[0xfe; 256]))), ".n"),
+        (rsa(255), ".n"),
+        (rsa(1_025), ".n"),
+        (rsa(0), ".n"),
+        (with(rsa(256), "e", json!("AQ")), ".e"),
+        (with(rsa(256), "e", json!("AAAA")), ".e"),
+        (with(elliptic(), "crv", json!("P-521")), ".crv"),
+        (with(elliptic(), "crv", json!("Ed25519")), ".crv"),
+        (with(elliptic(), "x", json!(encoded(&[1; 31]))), ".x"),
+        (with(elliptic(), "y", json!(encoded(&[1; 33]))), ".y"),
+    ] {
+        let resource = token_key(&json!({"jwks": {"keys": [key]}}));
+        let error = Resource::from_value(&resource).expect_err(part);
+        assert_eq!(error.path, format!("{KEYS}[0]{part}"), "{error}");
+    }
+}
+
+#[test]
+fn a_private_key_is_refused_and_not_repeated() {
+    for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
+        let mut key = rsa(256);
+        key[name] = json!("c2VjcmV0");
+        let resource = token_key(&json!({"jwks": {"keys": [key]}}));
+        let error = Resource::from_value(&resource).expect_err(name);
+        assert_eq!(error.path, "spec.jwt.jwks.keys[0]");
+        assert!(!format!("{error:?}").contains("c2VjcmV0"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_key_is_opened_in_one_way() {
+    let mut both = token_key(&json!({"secret": "s".repeat(32)}));
+    both["spec"]["apiKey"] = key()["spec"]["apiKey"].clone();
+    let error = Resource::from_value(&both).unwrap_err();
+    assert_eq!(error.to_string(), "spec: it has both an apiKey and a jwt");
 }

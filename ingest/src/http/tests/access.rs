@@ -8,6 +8,7 @@ use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use crate::access::ApiToken;
+use crate::access::signer::{Signer, claims, with};
 use crate::config::IngestConfig;
 use crate::doubles::followed::{Followed, request};
 use crate::doubles::{APP, Cluster, Reply, execute_path, post};
@@ -258,4 +259,51 @@ async fn who_follows_a_query_is_told_what_he_may_read_as_long_as_he_may() {
     let ended = some.next().await.unwrap();
     assert_eq!((&*ended.name, &ended.data["error"]["code"]), ("end", &json!("unauthenticated")));
     assert!(some.next().await.is_none());
+}
+
+/// A server with a key for the tokens of this signer, which may do this.
+async fn trusting(signer: &Signer, permissions: &Value) -> Cluster {
+    let cluster = Cluster::guarded(IngestConfig::default()).await;
+    let spec = json!({"jwt": signer.jwt(), "permissions": permissions});
+    cluster.api.keys.replace(vec![declared(&"tills".parse().unwrap(), &spec)]);
+    cluster
+}
+
+#[tokio::test]
+async fn who_shows_a_token_does_what_its_claims_allow() {
+    let signer = Signer::p256();
+    let cluster = trusting(&signer, &own()).await;
+    let bearer = |claims: &Value| format!("Bearer {}", signer.sign(claims));
+    let (ann, bob) = (claims("ann"), with(claims("bob"), "store", json!(18)));
+    for (token, store, other) in [(bearer(&ann), 17, 18), (bearer(&bob), 18, 17)] {
+        let insert = format!("INSERT INTO orders DOCUMENTS ({{'store': {store}, 'open': true}})");
+        let reply = execute(&cluster, &token, &insert, json!({})).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        let round = cluster.shared.world.lock().committed.last().cloned().unwrap().1;
+        let [restriction] = &round.restrictions[..] else { panic!("{round:?}") };
+        assert_eq!(restriction.readable.to_string(), format!("store = {store}"));
+        let select = format!("SELECT * FROM orders WHERE store = {other}");
+        let reply = execute(&cluster, &token, &select, json!({})).await;
+        assert_eq!(reply.json()["items"], json!([]));
+    }
+    let stolen = bearer(&ann).replace(".ey", ".eyJ");
+    let reply = execute(&cluster, &stolen, "SELECT * FROM orders", json!({})).await;
+    assert_eq!((reply.status, reply.code()), (StatusCode::UNAUTHORIZED, "unauthenticated".into()));
+}
+
+#[tokio::test]
+async fn the_idempotency_key_is_of_one_subject_whatever_token_they_show() {
+    let signer = Signer::secret(32);
+    let cluster = trusting(&signer, &everything()).await;
+    let ids = async |claims: Value| {
+        let token = format!("Bearer {}", signer.sign(&claims));
+        let headers = [("authorization", token.as_str()), ("idempotency-key", "k")];
+        let insert = "INSERT INTO orders DOCUMENTS ({'n': 1})";
+        let reply = cluster.execute_with(insert, json!({}), &headers).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        reply.json()["mutatedDocumentIds"].clone()
+    };
+    let first = ids(claims("ann")).await;
+    assert_eq!(ids(with(claims("ann"), "nonce", json!(2))).await, first);
+    assert_ne!(ids(claims("bob")).await, first);
 }

@@ -7,8 +7,10 @@ use serde_json::{Map, Value};
 
 use anabranch_core::query::Rule;
 
-use super::{mistyped, object, refuse, required, shorten, text};
-use crate::resources::{ApiKey, KeySpec, OTHERS, PermissionScope, PermissionSpec, ResourceError};
+use super::{mistyped, object, refuse, required, shorten, text, tokens};
+use crate::resources::{
+    ApiKey, Credential, KeySpec, OTHERS, PermissionScope, PermissionSpec, ResourceError,
+};
 
 /// The most permissions of one key.
 const MAX_PERMISSIONS: usize = 1_000;
@@ -18,13 +20,31 @@ const MAX_HASH_BYTES: usize = 512;
 const MAX_CLAIMS_BYTES: usize = 64 << 10;
 
 pub(super) fn key(value: &Value) -> Result<KeySpec, ResourceError> {
-    let fields = object("spec", value, &["apiKey", "expiresAt", "claims", "permissions"])?;
+    let known = ["apiKey", "jwt", "expiresAt", "claims", "permissions"];
+    let fields = object("spec", value, &known)?;
     Ok(KeySpec {
-        api_key: api_key(required("spec", fields, "apiKey")?)?,
+        credential: credential(fields)?,
         expires_at: fields.get("expiresAt").map(expires_at).transpose()?,
         claims: fields.get("claims").map_or(Ok(Map::new()), claims)?,
         permissions: permissions(required("spec", fields, "permissions")?)?,
     })
+}
+
+fn credential(fields: &Map<String, Value>) -> Result<Credential, ResourceError> {
+    match (fields.get("apiKey"), fields.get("jwt")) {
+        (Some(secret), None) => api_key(secret).map(Credential::ApiKey),
+        (None, Some(issuer)) => tokens::issuer(issuer).map(Credential::Jwt),
+        (Some(_), Some(_)) => {
+            let error = refuse("spec", "it has both an apiKey and a jwt".to_owned());
+            Err(error.with_hint("make two keys: one for each"))
+        }
+        (None, None) => {
+            let error = refuse("spec", "nothing opens it: it has no apiKey and no jwt".to_owned());
+            Err(error.with_hint(
+                "let 'anabranch key create' make the key, or declare whose tokens open it",
+            ))
+        }
+    }
 }
 
 fn api_key(value: &Value) -> Result<ApiKey, ResourceError> {
