@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::Path;
 
-use anabranch_tests::cluster::{Dev, PATIENCE};
+use anabranch_tests::cluster::{Dev, PATIENCE, plain_client};
 use anabranch_tests::support::wait_until;
 use anyhow::{Context, Result, bail, ensure};
 use proptest::prelude::*;
@@ -199,7 +199,8 @@ impl World {
         let (admins, callers): (Result<Vec<_>>, Result<Vec<_>>) =
             (made("admin", &["--all"]), made("till", &rules));
         let (url, seen) = (dev.api.url().to_owned(), RefCell::new(0));
-        let world = World { client: Client::new(), url, admins: admins?, callers: callers?, seen };
+        let client = plain_client().build()?;
+        let world = World { client, url, admins: admins?, callers: callers?, seen };
         wait_until("the keys are known", PATIENCE, || {
             let known = |app: usize| {
                 let select = "SELECT * FROM things";

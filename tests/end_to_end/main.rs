@@ -10,6 +10,7 @@ mod embedded;
 mod kafka;
 mod pages;
 mod pipe;
+mod tls;
 
 /// The program under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_anabranch");
