@@ -1,5 +1,6 @@
-//! A cluster's own authority, and the certificates it issues to its bridges: what `anabranch ca`
-//! writes. Another cluster that is to trust this one gets its `ca.pem`, and nothing else.
+//! A cluster's own authority, and the certificates it issues to its bridges and HTTP servers: what
+//! `anabranch ca` writes. Another cluster that is to trust this one gets its `ca.pem`, and nothing
+//! else.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -7,12 +8,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 use time::{Duration, OffsetDateTime};
 
-use anabranch_runtime::tls::TlsFiles;
+use anabranch_runtime::tls::{CertificateFiles, TlsFiles};
 use anabranch_schemas::topics::ClusterName;
 
 use crate::error::Error;
@@ -54,6 +55,14 @@ impl IdentityFiles {
         }
     }
 
+    /// Where the certificate and the key of an HTTP server are in `directory`.
+    pub fn of_http_server(directory: &Path) -> CertificateFiles {
+        CertificateFiles {
+            certificate: directory.join("https-cert.pem"),
+            key: directory.join("https-key.pem"),
+        }
+    }
+
     /// What a bridge needs of them, if it is to trust the authorities in `trusted`.
     pub fn tls(&self, trusted: Vec<PathBuf>) -> TlsFiles {
         TlsFiles { certificate: self.certificate.clone(), key: self.key.clone(), trusted }
@@ -77,13 +86,26 @@ pub fn make_ca(cluster: &ClusterName) -> Result<Identity, Error> {
 
 /// Issues a certificate to a bridge that can be dialled under `hosts`: names and IP addresses.
 pub fn issue(ca: &Identity, cluster: &ClusterName, hosts: &[String]) -> Result<Identity, Error> {
-    let issuer = Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key)?)?;
     let mut params = CertificateParams::new(hosts.to_vec())?;
-    params.distinguished_name.push(DnType::OrganizationName, "Anabranch");
     params.distinguished_name.push(DnType::CommonName, cluster.as_str());
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    signed(ca, params)
+}
+
+/// Issues a certificate to an HTTP server that can be called under `hosts`. It names no cluster and
+/// is for no client, so nobody takes who has it for a bridge or a store node.
+pub fn issue_to_http_server(ca: &Identity, hosts: &[String]) -> Result<Identity, Error> {
+    let mut params = CertificateParams::new(hosts.to_vec())?;
+    params.distinguished_name = DistinguishedName::new();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    signed(ca, params)
+}
+
+fn signed(ca: &Identity, mut params: CertificateParams) -> Result<Identity, Error> {
+    let issuer = Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key)?)?;
+    params.distinguished_name.push(DnType::OrganizationName, "Anabranch");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
     (params.not_before, params.not_after) = validity(LEAF_YEARS);
     let key = KeyPair::generate()?;
@@ -146,6 +168,20 @@ mod tests {
 
     use super::*;
     use anabranch_runtime::tls::{client_config, server_config};
+
+    #[test]
+    fn what_an_http_server_gets_is_for_no_bridge() {
+        let ca = make_ca(&"east".parse().unwrap()).unwrap();
+        let hosts = ["east".to_owned(), "127.0.0.1".to_owned()];
+        let issued = issue_to_http_server(&ca, &hosts).unwrap();
+        let (_, pem) = x509_parser::pem::parse_x509_pem(issued.certificate.as_bytes()).unwrap();
+        let certificate = pem.parse_x509().unwrap();
+        assert_eq!(certificate.subject().iter_common_name().count(), 0);
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.server_auth && !usage.client_auth && !usage.any);
+        let names = certificate.subject_alternative_name().unwrap().unwrap().value;
+        assert_eq!(names.general_names.len(), 2);
+    }
 
     #[test]
     fn files_are_written_once_and_work() {

@@ -1,4 +1,5 @@
-//! `anabranch ca`: a cluster's certificate authority, and certificates for its bridges.
+//! `anabranch ca`: a cluster's certificate authority, and certificates for its bridges and its HTTP
+//! servers.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -6,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anabranch_bridge::identity::{self, Identity, IdentityFiles};
+use anabranch_runtime::tls::CertificateFiles;
 use anabranch_schemas::topics::ClusterName;
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -14,7 +16,7 @@ use x509_parser::pem::parse_x509_pem;
 use crate::failure::Failure;
 use crate::output::print;
 
-/// Make a certificate authority for a cluster, and certificates for its bridges.
+/// Make a certificate authority for a cluster, and certificates for its bridges and HTTP servers.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -48,12 +50,27 @@ enum Command {
         #[arg(long)]
         replace: bool,
     },
+    /// Issue a certificate to an HTTP server: https-cert.pem and https-key.pem. Who calls it trusts
+    /// it with ca.pem.
+    IssueHttps {
+        /// Where the authority is; the certificate goes there as well.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// A name or an IP address under which the server is called; repeat it for several.
+        #[arg(long = "host", value_name = "HOST", required = true)]
+        hosts: Vec<String>,
+        /// Replace the certificate that is there; a server that shows it takes the new one within a
+        /// minute.
+        #[arg(long)]
+        replace: bool,
+    },
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Init { dir, name } => init(&dir, name),
         Command::Issue { dir, cluster, hosts, replace } => issue(&dir, &cluster, &hosts, replace),
+        Command::IssueHttps { dir, hosts, replace } => issue_https(&dir, &hosts, replace),
     }
 }
 
@@ -82,24 +99,47 @@ fn name_of(dir: &Path) -> Result<ClusterName> {
 }
 
 fn issue(dir: &Path, cluster: &ClusterName, hosts: &[String], replace: bool) -> Result<()> {
+    let IdentityFiles { certificate, key, .. } = IdentityFiles::in_directory(dir);
+    let files = CertificateFiles { certificate, key };
+    let (ca, path) = authority(dir)?;
+    belongs_to(&ca, &path, cluster)?;
+    let issued = identity::issue(&ca, cluster, hosts);
+    keep(&issued.with_context(|| issuing(&path))?, &files, replace)
+}
+
+fn issue_https(dir: &Path, hosts: &[String], replace: bool) -> Result<()> {
+    let files = IdentityFiles::of_http_server(dir);
+    let (ca, path) = authority(dir)?;
+    let issued = identity::issue_to_http_server(&ca, hosts);
+    keep(&issued.with_context(|| issuing(&path))?, &files, replace)
+}
+
+/// The authority in a directory, and where its certificate is.
+fn authority(dir: &Path) -> Result<(Identity, PathBuf)> {
     let files = IdentityFiles::in_directory(dir);
     let ca = Identity { certificate: read(&files.ca)?, key: read(&files.ca_key)? };
-    belongs_to(&ca, &files.ca, cluster)?;
-    let issued = identity::issue(&ca, cluster, hosts);
-    let Identity { certificate, key } =
-        issued.with_context(|| format!("issue a certificate with {}", files.ca.display()))?;
+    Ok((ca, files.ca))
+}
+
+fn issuing(authority: &Path) -> String {
+    format!("issue a certificate with {}", authority.display())
+}
+
+/// Puts what was issued into its files.
+fn keep(issued: &Identity, files: &CertificateFiles, replace: bool) -> Result<()> {
+    let Identity { certificate, key } = issued;
     if replace {
         // Whatever can fail has been done before the first of the two is exchanged.
-        let key = beside(&files.key, &key, PRIVATE)?;
-        let certificate = beside(&files.certificate, &certificate, PUBLIC)?;
+        let key = beside(&files.key, key, PRIVATE)?;
+        let certificate = beside(&files.certificate, certificate, PUBLIC)?;
         exchange(&key, &files.key)?;
         exchange(&certificate, &files.certificate)?;
     } else {
         if files.certificate.exists() {
             return Err(there_already(&files.certificate));
         }
-        write(&files.key, &key, PRIVATE)?;
-        write(&files.certificate, &certificate, PUBLIC)?;
+        write(&files.key, key, PRIVATE)?;
+        write(&files.certificate, certificate, PUBLIC)?;
     }
     print(files.certificate.display())
 }
@@ -145,7 +185,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
 
 fn there_already(path: &Path) -> anyhow::Error {
     let failure = Failure::usage(format!("{} is there already", path.display()));
-    failure.with_hint("'anabranch ca issue --replace' replaces a bridge's certificate").into()
+    failure.with_hint("--replace replaces a certificate that was issued, but no authority").into()
 }
 
 /// Writes what is to take the place of a file; its path.
@@ -158,12 +198,14 @@ fn beside(path: &Path, text: &str, mode: u32) -> Result<PathBuf> {
 }
 
 fn exchange(new: &Path, path: &Path) -> Result<()> {
-    let context = || format!("replace {}: repeat 'anabranch ca issue --replace'", path.display());
+    let context = || format!("replace {}: repeat the command with --replace", path.display());
     fs::rename(new, path).with_context(context)
 }
 
 #[cfg(test)]
 mod tests {
+    use anabranch_runtime::tls::ServedCertificate;
+
     use super::*;
 
     #[test]
@@ -184,5 +226,24 @@ mod tests {
         let west = "west".parse().unwrap();
         let error = issue(&east, &west, &hosts, true).unwrap_err().to_string();
         assert!(error.ends_with("not one of west"), "{error}");
+    }
+
+    #[test]
+    fn an_http_server_gets_a_certificate_that_it_can_show() {
+        let dir = tempfile::tempdir().unwrap();
+        let east = dir.path().join("east");
+        let hosts = ["localhost".to_owned(), "::1".to_owned()];
+        let error = issue_https(&east, &hosts, false).unwrap_err().to_string();
+        assert!(error.contains("ca.pem"), "{error}");
+        init(&east, None).unwrap();
+        issue_https(&east, &hosts, false).unwrap();
+        let files = IdentityFiles::of_http_server(&east);
+        ServedCertificate::open(files.clone()).unwrap();
+        let first = read(&files.certificate).unwrap();
+        assert!(issue_https(&east, &hosts, false).is_err());
+        assert_eq!(read(&files.certificate).unwrap(), first);
+        issue_https(&east, &hosts, true).unwrap();
+        assert_ne!(read(&files.certificate).unwrap(), first);
+        ServedCertificate::open(files).unwrap();
     }
 }

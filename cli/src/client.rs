@@ -1,6 +1,10 @@
 //! A client of the HTTP APIs: turns what can go wrong into messages with hints and exit codes, and
 //! repeats what may be repeated.
 
+#[cfg(test)]
+mod tests;
+mod trust;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,6 +12,8 @@ use std::time::{Duration, Instant};
 use anabranch_ingest::ShownKey;
 use anabranch_runtime::retry::Backoff;
 use anyhow::{Context, Result};
+use reqwest::header::{LOCATION, RETRY_AFTER};
+use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,6 +21,8 @@ use uuid::Uuid;
 
 use crate::failure::{Exit, Failure};
 use crate::key_file;
+
+pub(crate) use trust::TrustFlags;
 
 /// How long anything but a bulk load may take until its reply is read. A server answers within its
 /// own deadlines, unless it hangs.
@@ -54,6 +62,8 @@ pub(crate) struct KeyFlags {
     /// A file with a key of the app, or with a token; or the variable ANABRANCH_KEY_FILE.
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     key_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustFlags,
 }
 
 /// The variables that say what [`KeyFlags`] do not.
@@ -65,7 +75,7 @@ const DEV_KEYS: [&str; 2] = ["anabranch-data/dev.key", "anabranch-demo/dev.key"]
 impl KeyFlags {
     /// A client of a server that shows the key.
     pub(crate) fn client(&self, server: &str) -> Result<Client> {
-        let client = Client::new(server)?;
+        let client = Client::new(server, &self.trust)?;
         let of_environment = KEY_VARIABLES.map(std::env::var_os);
         let (key, file) = match (&self.key, &self.key_file, of_environment) {
             (None, None, [Some(key), _]) => (key.into_string().ok(), None),
@@ -101,6 +111,8 @@ pub(crate) struct AdminFlags {
     /// cluster of 'anabranch dev' on this machine is shown to it, if its data is in this folder.
     #[arg(long, value_name = "FILE")]
     admin_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustFlags,
 }
 
 /// Where `anabranch dev` keeps the admin key, by default and in the demo.
@@ -109,7 +121,7 @@ const ADMIN_KEYS: [&str; 2] = ["anabranch-data/admin.key", "anabranch-demo/admin
 impl AdminFlags {
     /// A client of the server that shows the key.
     pub(crate) fn client(&self) -> Result<Client> {
-        let client = Client::new(&self.server)?;
+        let client = Client::new(&self.server, &self.trust)?;
         let file = self.admin_key_file.clone();
         let file = file.or_else(|| std::env::var_os("ANABRANCH_ADMIN_KEY_FILE").map(PathBuf::from));
         let file = file.or_else(|| found_here(&client, ADMIN_KEYS));
@@ -157,18 +169,23 @@ struct ErrorBody {
 }
 
 impl Client {
-    pub(crate) fn new(server: &str) -> Result<Self> {
+    /// One of the server at a URL, which has to be trusted if that begins with https.
+    pub(crate) fn new(server: &str, trust: &TrustFlags) -> Result<Self> {
         let server = server.trim_end_matches('/').to_owned();
         let server = if server.contains("://") { server } else { format!("http://{server}") };
-        reqwest::Url::parse(&server)
+        let url = reqwest::Url::parse(&server)
             .ok()
-            .filter(|url| url.scheme() == "http" && url.has_host())
+            .filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
             .ok_or_else(|| {
                 Failure::usage(format!("'{server}' is not the address of a server"))
-                    .with_hint("write it as http://HOST:PORT")
+                    .with_hint("write it as http://HOST:PORT or https://HOST:PORT")
             })?;
-        let mut http =
-            reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).tcp_nodelay(true);
+        // Servers of ours send nobody elsewhere, and a key is for the server that was named.
+        let mut http = reqwest::Client::builder()
+            .tls_backend_preconfigured(trust.config(url.scheme() == "https")?)
+            .redirect(Policy::none())
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true);
         // What is for a server on this machine goes to nobody else.
         if is_here(&server) {
             http = http.no_proxy();
@@ -202,7 +219,11 @@ impl Client {
     /// Sends once.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(refusal(response).await.into())
+        }
     }
 
     /// Sends and reads the reply as JSON.
@@ -228,24 +249,31 @@ impl Client {
         let begun = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let (error, asked) = match request().send().await {
+            let (failure, asked) = match request().send().await {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(response) => {
                     let again = may_be_sent_again(response.status());
                     let asked = retry_after(&response);
-                    let error = refusal(response).await;
+                    let failure = refusal(response).await;
                     if !again {
-                        return Err(error);
+                        return Err(failure.into());
                     }
-                    (error, asked)
+                    (failure, asked)
                 }
-                Err(error) => (self.unreachable(&error), None),
+                Err(error) => {
+                    let failure = self.unreachable(&error);
+                    // A server that is not trusted now is not in a minute.
+                    if failure.exit == Exit::Failed {
+                        return Err(failure.into());
+                    }
+                    (failure, None)
+                }
             };
             let delay = asked.unwrap_or_default().max(backoff.next_delay());
             if begun.elapsed() + delay > patience {
-                return Err(error);
+                return Err(failure.into());
             }
-            on_wait(&format!("{error:#}"));
+            on_wait(&failure.message);
             tokio::time::sleep(delay).await;
         }
     }
@@ -267,20 +295,20 @@ impl Client {
         self.request(Method::POST, &path).json(&body)
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
         let server = &self.server;
-        let failure = if error.is_connect() {
-            Failure::new(Exit::Unavailable, format!("cannot connect to {server}"))
-                .with_hint("is it running? --server names another one")
-        } else {
-            let cause = match error.is_timeout() {
-                true => "it took too long".to_owned(),
-                false => root_cause(error),
-            };
-            Failure::new(Exit::Unknown, format!("no whole reply from {server}: {cause}"))
-                .with_hint("the request may have been done; read back before repeating it")
+        if error.is_connect() {
+            return trust::explain(error, server).unwrap_or_else(|| {
+                Failure::new(Exit::Unavailable, format!("cannot connect to {server}"))
+                    .with_hint("is it running? --server names another one")
+            });
+        }
+        let cause = match error.is_timeout() {
+            true => "it took too long".to_owned(),
+            false => root_cause(error),
         };
-        failure.into()
+        Failure::new(Exit::Unknown, format!("no whole reply from {server}: {cause}"))
+            .with_hint("the request may have been done; read back before repeating it")
     }
 }
 
@@ -313,13 +341,18 @@ fn may_be_sent_again(status: StatusCode) -> bool {
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(reqwest::header::RETRY_AFTER)?.to_str().ok()?;
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     seconds.parse().ok().map(Duration::from_secs)
 }
 
 /// The error that a server told.
-async fn refusal(response: Response) -> anyhow::Error {
+async fn refusal(response: Response) -> Failure {
     let status = response.status();
+    let elsewhere = response.headers().get(LOCATION).and_then(|url| url.to_str().ok());
+    if let (true, Some(url)) = (status.is_redirection(), elsewhere) {
+        return Failure::new(Exit::Failed, format!("the server answered {status}: go to {url}"))
+            .with_hint("if that is the one you mean, name it with --server: it gets your key");
+    }
     let body = response.bytes().await.unwrap_or_default();
     let (code, message, hint) = match serde_json::from_slice::<ErrorReply>(&body) {
         Ok(ErrorReply { error: ErrorBody { code, message, hint } }) => (code, message, hint),
@@ -335,5 +368,5 @@ async fn refusal(response: Response) -> anyhow::Error {
         _ => Exit::Failed,
     };
     let message = if code.is_empty() { message } else { format!("{message} [{code}]") };
-    Failure { exit, message, hint }.into()
+    Failure { exit, message, hint }
 }

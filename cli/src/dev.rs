@@ -3,7 +3,6 @@
 mod demo;
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anabranch_ingest::{ApiToken, Operators};
@@ -13,6 +12,7 @@ use anyhow::{Context, Result};
 use crate::client::EXAMPLE_APP;
 use crate::demo_walk::{execute, read};
 use crate::host::{self, Host, Signals};
+use crate::https::{self, Https};
 use crate::key_file;
 use crate::local::{Local, Start};
 use crate::output::print;
@@ -60,6 +60,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut signals = Signals::watch()?;
     // Who runs this looks at what it prints; the log is for when something is wrong.
     telemetry::init_tracing_at(settings.log_format == LogFormat::Json, "warn");
+    https::warn_of_clear_text(&settings);
     if demo {
         demo::run(&settings, west, &mut signals).await
     } else {
@@ -76,14 +77,25 @@ async fn single(settings: &Settings, signals: &mut Signals) -> Result<()> {
     let host = Host::new();
     let metrics = telemetry::install_metrics()?;
     host.keep_metrics(metrics.clone());
+    let https = &Https::open(settings, &host)?;
     let http = host::listen(settings.listen, "--listen").await?;
     let admin = host::listen(settings.listen_admin, "--listen-admin").await?;
     let key_file = dir.join(KEY_FILE);
     let token = key_of(&dir, &key_file)?;
     let key = Some(&token);
     let operators = Operators::Holding(admin_key(settings, &dir)?);
-    let start =
-        Start { host: &host, settings, metrics, name, http, admin, dir: &dir, key, operators };
+    let start = Start {
+        host: &host,
+        settings,
+        metrics,
+        name,
+        http,
+        admin,
+        https,
+        dir: &dir,
+        key,
+        operators,
+    };
     let started = async {
         let Some(local) = start.start().await? else { return Ok(None) };
         Ok::<_, anyhow::Error>(local.ready(&host).await.then_some(local))
@@ -116,12 +128,12 @@ fn admin_key(settings: &Settings, dir: &Path) -> Result<ApiToken> {
 
 /// Says where everything is, and what to try.
 fn tell(local: &Local, dir: &Path, key_file: &Path, token: &ApiToken) -> Result<()> {
-    let Local { cluster, http, admin, bridge, .. } = local;
+    let Local { cluster, api_url, admin_url, bridge, .. } = local;
     let dir = dir.display();
     print(format_args!("cluster {} runs on the embedded log in {dir}", cluster.name))?;
     print("")?;
-    print(format_args!("  HTTP API  http://{http}  (described by /openapi.json)"))?;
-    print(format_args!("  admin     http://{admin}  (/readyz, /metrics, anabranch status)"))?;
+    print(format_args!("  HTTP API  {api_url}  (described by /openapi.json)"))?;
+    print(format_args!("  admin     {admin_url}  (/readyz, /metrics, anabranch status)"))?;
     match bridge {
         Some(bridge) => print(format_args!("  bridge    {bridge}"))?,
         None => print("  bridge    off: it needs certificates, see 'anabranch ca --help'")?,
@@ -130,19 +142,22 @@ fn tell(local: &Local, dir: &Path, key_file: &Path, token: &ApiToken) -> Result<
     print("")?;
     print("Try, while it runs (stop with Ctrl-C):")?;
     print("")?;
-    for line in examples(*http, key_file) {
+    if api_url.starts_with("https:") {
+        print("  # the certificate of the authority that issued this server's")?;
+        print("  export ANABRANCH_CA_FILE=ca.pem")?;
+    }
+    for line in examples(api_url, key_file) {
         print(format_args!("  {line}"))?;
     }
     Ok(())
 }
 
-fn examples(http: SocketAddr, key_file: &Path) -> Vec<String> {
-    let server = format!("http://{http}");
+fn examples(server: &str, key_file: &Path) -> Vec<String> {
     let insert = r#"{"statement": "INSERT INTO cars DOCUMENTS (:car) ON ID CONFLICT DO UPDATE", "args": {"car": {"_id": "first", "Name": "datsun pl510"}}}"#;
     let select = r#"{"statement": "SELECT * FROM cars LIMIT 3"}"#;
     vec![
-        execute(&server, EXAMPLE_APP, Some(key_file), insert),
-        execute(&server, EXAMPLE_APP, Some(key_file), select),
-        read(&server, EXAMPLE_APP, Some(key_file), "first"),
+        execute(server, EXAMPLE_APP, Some(key_file), insert),
+        execute(server, EXAMPLE_APP, Some(key_file), select),
+        read(server, EXAMPLE_APP, Some(key_file), "first"),
     ]
 }

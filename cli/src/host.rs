@@ -9,8 +9,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anabranch_runtime::admin::{self, Readiness};
+use anabranch_runtime::listen::Listener;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
 use anabranch_runtime::telemetry::MetricsHandle;
+use anabranch_runtime::tls::ServedCertificate;
 use anyhow::{Context, Result, bail};
 use axum::Router;
 use tokio::net::TcpListener;
@@ -46,7 +48,7 @@ impl Host {
     /// Serves the admin endpoint of a cluster or of a service.
     pub(crate) fn serve_admin(
         &self,
-        listener: TcpListener,
+        listener: Listener,
         readiness: Readiness,
         metrics: MetricsHandle,
         more: Router,
@@ -68,6 +70,15 @@ impl Host {
                     () = tokio::time::sleep(METRICS_UPKEEP) => metrics.upkeep(),
                 }
             }
+        });
+    }
+
+    /// Looks `every` so often whether a certificate was renewed.
+    pub(crate) fn follow_certificate(&self, certificate: ServedCertificate, every: Duration) {
+        let shutdown = self.admin.shutdown().clone();
+        self.admin.spawn("certificate", async move {
+            certificate.follow(every, &shutdown).await;
+            Ok(())
         });
     }
 

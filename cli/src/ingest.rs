@@ -59,6 +59,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             readiness: service.readiness.clone(),
             ready: service.ready,
         };
+        let listener = service.https.api(listener);
         ingest::run(config, listener, context, &service.host.edge).context("start ingest")?;
         tracing::info!(%address, "the HTTP API is served");
         Ok(Admin { routes, links: None, ingest: true, store_node })

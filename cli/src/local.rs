@@ -26,6 +26,7 @@ use crate::board::{self, Board};
 use crate::client::EXAMPLE_APP;
 use crate::cluster::Plan;
 use crate::host::{self, Host};
+use crate::https::Https;
 use crate::key;
 use crate::settings::Settings;
 
@@ -49,13 +50,16 @@ pub(crate) struct Start<'a> {
     pub(crate) operators: Operators,
     pub(crate) http: TcpListener,
     pub(crate) admin: TcpListener,
+    /// What both of them show.
+    pub(crate) https: &'a Https,
 }
 
 /// A cluster that runs.
 pub(crate) struct Local {
     pub(crate) cluster: ClusterIdentity,
     pub(crate) http: SocketAddr,
-    pub(crate) admin: SocketAddr,
+    pub(crate) api_url: String,
+    pub(crate) admin_url: String,
     pub(crate) store: SocketAddr,
     pub(crate) bridge: Option<SocketAddr>,
     readiness: Readiness,
@@ -93,7 +97,7 @@ impl Start<'_> {
 
     /// Starts the services of a cluster. `None` if the process is told to end meanwhile.
     pub(crate) async fn start_on(self, journal: Arc<dyn Journal>) -> Result<Option<Local>> {
-        let Start { host, settings, metrics, name, dir, key, operators, http, admin } = self;
+        let Start { host, settings, metrics, name, dir, key, operators, http, admin, https } = self;
         let store_dir = dir.join(name.as_str()).join("store-node");
         let readiness = Readiness::new();
         let log_ready = readiness.register("journal");
@@ -126,6 +130,9 @@ impl Start<'_> {
             readiness: readiness.clone(),
             ready: readiness.register("ingest"),
         };
+        let (http, admin) = (https.api(http), https.admin(admin)?);
+        let api_url = format!("{}://{}", http.scheme(), addresses.0);
+        let admin_url = format!("{}://{}", admin.scheme(), addresses.1);
         ingest::run(settings.ingest.clone(), http, context, &host.edge).context("start ingest")?;
 
         let bridge = match &settings.bridge.tls {
@@ -155,8 +162,8 @@ impl Start<'_> {
         let board = ingest::guarded(addresses.1, hosts, board::routes(board));
         let routes = resources.merge(board);
         host.serve_admin(admin, readiness.clone(), metrics, routes);
-        let (http, admin) = addresses;
-        Ok(Some(Local { cluster, http, admin, store, bridge, readiness }))
+        let http = addresses.0;
+        Ok(Some(Local { cluster, http, api_url, admin_url, store, bridge, readiness }))
     }
 }
 

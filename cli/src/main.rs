@@ -14,6 +14,7 @@ mod dev;
 mod failure;
 mod get;
 mod host;
+mod https;
 mod ingest;
 mod key;
 mod key_file;

@@ -14,6 +14,7 @@ use anabranch_journal::kafka::KafkaJournal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_runtime::admin::{self, Readiness, ReadyFlag};
 use anabranch_runtime::grpc::AnyOf;
+use anabranch_runtime::listen::Listener;
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::telemetry;
 use anyhow::Result;
@@ -31,6 +32,7 @@ use crate::board::{self, Board};
 use crate::cluster::Plan;
 use crate::failure::Failure;
 use crate::host::{self, Host, Signals};
+use crate::https::{self, Https};
 use crate::settings::{LogFormat, Settings};
 use crate::store_nodes;
 
@@ -38,6 +40,8 @@ use crate::store_nodes;
 pub(crate) struct Service<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) host: &'a Host,
+    /// What its HTTP addresses show.
+    pub(crate) https: &'a Https,
     pub(crate) readiness: &'a Readiness,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) cluster: ClusterIdentity,
@@ -75,6 +79,11 @@ pub(crate) async fn run(
     let mut signals = Signals::watch()?;
     telemetry::init_tracing(settings.log_format == LogFormat::Json);
     let metrics = telemetry::install_metrics()?;
+    let host = Host::new();
+    let https = Https::open(&settings, &host)?;
+    if front.is_some() {
+        https::warn_of_clear_text(&settings);
+    }
     let plan = Plan::new(settings.cluster()?, &settings)?;
     let kafka = settings.kafka(&format!("anabranch-{name}"))?;
     let brokers = kafka.bootstrap.clone();
@@ -87,12 +96,12 @@ pub(crate) async fn run(
         admin = %host::address(&admin)?, "starting"
     );
 
-    let (host, readiness) = (Host::new(), Readiness::new());
+    let readiness = Readiness::new();
     let (log_ready, ready) = (readiness.register("journal"), readiness.register(name));
     let late = Late::default();
-    host.serve_admin(admin, readiness.clone(), metrics.clone(), late.routes());
+    host.serve_admin(https.admin(admin)?, readiness.clone(), metrics.clone(), late.routes());
     host.keep_metrics(metrics);
-    let starting = front.map(|front| Starting::serve(front, readiness.clone()));
+    let starting = front.map(|front| Starting::serve(https.api(front), readiness.clone()));
     let opened = tokio::select! {
         opened = plan.open(&journal, &log_ready, known, host.edge.shutdown()) => opened?,
         _ = signals.next() => None,
@@ -104,6 +113,7 @@ pub(crate) async fn run(
         let service = Service {
             settings: &settings,
             host: &host,
+            https: &https,
             readiness: &readiness,
             journal: journal.clone(),
             cluster: cluster.clone(),
@@ -127,7 +137,7 @@ struct Starting {
 }
 
 impl Starting {
-    fn serve(front: TcpListener, readiness: Readiness) -> Self {
+    fn serve(front: Listener, readiness: Readiness) -> Self {
         let routes = admin::health_routes(readiness).fallback(not_yet);
         let end = Shutdown::new();
         let task = tokio::spawn(admin::serve(front, routes, end.clone()));

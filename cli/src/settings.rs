@@ -10,7 +10,7 @@ use anabranch_cdc::CdcConfig;
 use anabranch_ingest::{IngestConfig, Operators};
 use anabranch_journal::kafka::KafkaConfig;
 use anabranch_runtime::config::{self, Layers};
-use anabranch_runtime::tls::TlsFiles;
+use anabranch_runtime::tls::{CertificateFiles, TlsFiles};
 use anabranch_schemas::topics::ClusterName;
 use anabranch_store_node::StoreNodeConfig;
 use anyhow::Result;
@@ -43,6 +43,9 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     /// Where the service is asked for health, metrics and status.
     pub(crate) listen_admin: SocketAddr,
+    /// What both of them show: with a certificate they speak TLS and nothing else, an admin address
+    /// on the loopback excepted. It is read again each minute, for others renew it.
+    pub(crate) https: Option<CertificateFiles>,
     /// The file with the key that those show who declare resources at the address of ingest for that;
     /// it is made if it is not there. Without one nobody can.
     pub(crate) admin_key_file: Option<PathBuf>,
@@ -88,6 +91,7 @@ impl Default for Settings {
             slices: 16,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             listen_admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)),
+            https: None,
             admin_key_file: None,
             store_node_address: None,
             store_node_tls: None,
@@ -156,6 +160,13 @@ pub(crate) struct SettingsFlags {
     /// Where to serve health, metrics and status [default: 127.0.0.1:8081].
     #[arg(long, value_name = "ADDRESS")]
     listen_admin: Option<String>,
+    /// The certificate of the HTTP API and the admin address, followed by those that lead to its
+    /// authority. With it they speak TLS only; an admin address on the loopback stays plain.
+    #[arg(long, value_name = "FILE")]
+    https_certificate: Option<String>,
+    /// The private key of that certificate.
+    #[arg(long, value_name = "FILE")]
+    https_key: Option<String>,
 }
 
 /// Flags of every service on Kafka.
@@ -210,7 +221,14 @@ pub(crate) struct Builder {
 impl Builder {
     /// With what the file and the environment say, and the flags that all have.
     pub(crate) fn new(flags: SettingsFlags) -> Result<Self> {
-        let SettingsFlags { config, dump_config, log_format, listen_admin } = flags;
+        let SettingsFlags {
+            config,
+            dump_config,
+            log_format,
+            listen_admin,
+            https_certificate,
+            https_key,
+        } = flags;
         let mut layers = Layers::new().properties("kafka", BOOTSTRAP);
         if let Some(path) = config {
             layers = layers.file(&path).map_err(|error| wrong(&error))?;
@@ -226,7 +244,9 @@ impl Builder {
         let layers = layers.environment(PREFIX, &flags, variables);
         Ok(Builder { layers, dump: dump_config }
             .flag("--log-format", &["log_format"], log_format)
-            .flag("--listen-admin", &["listen_admin"], listen_admin))
+            .flag("--listen-admin", &["listen_admin"], listen_admin)
+            .flag("--https-certificate", &["https", "certificate"], https_certificate)
+            .flag("--https-key", &["https", "key"], https_key))
     }
 
     /// Adds a flag, if it is given.
@@ -302,7 +322,7 @@ mod tests {
     #[test]
     fn variables_of_flags_are_found_in_every_command() {
         let found = flag_variables(&crate::Cli::command());
-        let names = ["ADMIN_SERVER", "APP", "CONFIG", "SERVER"];
+        let names = ["ADMIN_SERVER", "APP", "CA_FILE", "CONFIG", "SERVER"];
         assert_eq!(found, names.map(|name| format!("{PREFIX}{name}")).into());
     }
 }

@@ -8,7 +8,7 @@ use reqwest::Method;
 
 use crate::board::verify::{self, Checksum, Difference, Verification, VerifiedNode};
 use crate::board::{self, ClusterStatus, LinkStatus, LossStatus, NodeStatus, PartStatus};
-use crate::client::Client;
+use crate::client::{Client, TrustFlags};
 use crate::failure::{Exit, Failure};
 use crate::output::{Table, print};
 
@@ -28,6 +28,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URL", env = "ANABRANCH_ADMIN_SERVER", value_delimiter = ',')]
     #[arg(default_value = "http://127.0.0.1:8081")]
     server: Vec<String>,
+    #[command(flatten)]
+    trust: TrustFlags,
     /// Print what the servers say as JSON, one a line.
     #[arg(long)]
     json: bool,
@@ -45,16 +47,16 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let Args { server, json, verify, node, intervals } = args;
+    let Args { server, trust, json, verify, node, intervals } = args;
     if verify {
         let names: Vec<_> = node.iter().map(NodeId::as_str).collect();
         let intervals = intervals.unwrap_or(0);
         let path = format!("{}?intervals={intervals}&nodes={}", verify::PATH, names.join(","));
-        return verify_all(&server, &path, json).await;
+        return verify_all(&server, &trust, &path, json).await;
     }
     let mut statuses = Vec::new();
     for server in &server {
-        let client = Client::new(server)?;
+        let client = Client::new(server, &trust)?;
         let status: ClusterStatus = client
             .json(client.request(Method::GET, board::PATH))
             .await
@@ -160,10 +162,10 @@ fn lost(loss: &LossStatus) -> String {
 }
 
 /// Asks each server to compare the replicas of its cluster.
-async fn verify_all(servers: &[String], path: &str, json: bool) -> Result<()> {
+async fn verify_all(servers: &[String], trust: &TrustFlags, path: &str, json: bool) -> Result<()> {
     let (mut differ, mut away) = (0, 0);
     for (index, server) in servers.iter().enumerate() {
-        let client = Client::new(server)?;
+        let client = Client::new(server, trust)?;
         let request = client.unlimited(Method::GET, path);
         let found: Verification =
             client.json(request).await.with_context(|| format!("ask {server} to verify"))?;

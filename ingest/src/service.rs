@@ -19,9 +19,9 @@ use anabranch_journal::rounds::{
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::{Readiness, ReadyFlag};
 use anabranch_runtime::grpc::AnyOf;
+use anabranch_runtime::listen::Listener;
 use anabranch_runtime::tasks::{Shutdown, Tasks, blocking};
 use axum::Router;
-use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -71,7 +71,7 @@ pub(crate) struct Started {
 /// If a setting cannot be used. Whatever comes later is retried.
 pub fn run(
     config: IngestConfig,
-    listener: TcpListener,
+    listener: Listener,
     context: Context,
     tasks: &Tasks,
 ) -> Result<(), Error> {

@@ -10,8 +10,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 
+use crate::listen::Listener;
 use crate::tasks::Shutdown;
 use crate::telemetry::MetricsHandle;
 
@@ -85,11 +85,7 @@ async fn render(State(metrics): State<MetricsHandle>) -> Response {
 }
 
 /// Serves `routes` until the shutdown begins and what is in flight is answered.
-pub async fn serve(
-    listener: TcpListener,
-    routes: Router,
-    shutdown: Shutdown,
-) -> std::io::Result<()> {
+pub async fn serve(listener: Listener, routes: Router, shutdown: Shutdown) -> std::io::Result<()> {
     let until = async move { shutdown.begun().await };
     axum::serve(listener, routes).with_graceful_shutdown(until).await
 }

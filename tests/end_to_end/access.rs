@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::Path;
 
-use anabranch_tests::cluster::{Api, Dev, Follower, PATIENCE};
+use anabranch_tests::cluster::{Api, Dev, Follower, PATIENCE, plain_client};
 use anabranch_tests::support::wait_until;
 use anyhow::{Context, Result, bail, ensure};
 use proptest::prelude::*;
@@ -205,7 +205,7 @@ impl World {
         let (admins, callers): (Result<Vec<_>>, Result<Vec<_>>) =
             (made("admin", &["--all"]), made("till", &rules));
         let (url, seen) = (dev.api.url().to_owned(), RefCell::new(0));
-        let (client, api) = (Client::new(), dev.api.clone());
+        let (client, api) = (plain_client().build()?, dev.api.clone());
         let world = World { client, api, url, admins: admins?, callers: callers?, seen };
         wait_until("the keys are known", PATIENCE, || {
             let known = |app: usize| {

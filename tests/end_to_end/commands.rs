@@ -17,7 +17,7 @@ const CARS: &str = "../tests/fixtures/cars.json";
 /// Exit codes, as `--help` lists them.
 pub(crate) const DONE: i32 = 0;
 pub(crate) const FAILED: i32 = 1;
-const WRONG_USAGE: i32 = 2;
+pub(crate) const WRONG_USAGE: i32 = 2;
 pub(crate) const REFUSED: i32 = 3;
 const UNAVAILABLE: i32 = 4;
 

@@ -11,6 +11,7 @@ mod kafka;
 mod live;
 mod pages;
 mod pipe;
+mod tls;
 mod tokens;
 
 /// The program under test.

@@ -18,7 +18,7 @@ use super::place::{ANYWHERE, Cluster, PATIENCE, Place, PlaceFlags};
 use super::report::{Measurement, Steal, histogram, micros, table};
 use super::requests::{Connection, bulk_loads};
 use crate::apply;
-use crate::client::{Client, EXAMPLE_APP};
+use crate::client::{Client, EXAMPLE_APP, TrustFlags};
 use crate::host::Host;
 use crate::output::{print, say};
 use crate::settings::Settings;
@@ -104,8 +104,8 @@ async fn declare(east: &Cluster, west: &Cluster) -> Result<()> {
                 "subscriptions": { "queriesByCollection": wanted },
             },
         }))?;
-        apply::put(&Client::new(&format!("http://{}", cluster.local.admin))?, &resource, false)
-            .await?;
+        let admin = Client::new(&cluster.local.admin_url, &TrustFlags::default())?;
+        apply::put(&admin, &resource, false).await?;
     }
     Ok(())
 }

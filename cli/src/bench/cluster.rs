@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use super::place::{ANYWHERE, PATIENCE, Place, PlaceFlags};
 use super::report::{Measurement, Steal, histogram, spread, table};
 use super::requests::{bulk_loads, single_reads, single_writes, until_there};
-use crate::client::Client;
+use crate::client::{Client, TrustFlags};
 use crate::cluster::Plan;
 use crate::host::{self, Host};
 use crate::output::{print, say};
@@ -162,7 +162,7 @@ impl<'a> Cluster<'a> {
             configuration,
             nodes: BTreeMap::new(),
             http: address,
-            api: Client::new(&format!("http://{address}"))?,
+            api: Client::new(&format!("http://{address}"), &TrustFlags::default())?,
         };
         let names: Vec<_> = cluster.configuration.members().keys().cloned().collect();
         for node in &names {
@@ -188,7 +188,7 @@ impl<'a> Cluster<'a> {
         };
         let mut config = Settings::default().ingest;
         config.open_to_all = true;
-        ingest::run(config, http, context, &self.host.edge)?;
+        ingest::run(config, http.into(), context, &self.host.edge)?;
         Ok(())
     }
 

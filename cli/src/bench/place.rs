@@ -20,9 +20,10 @@ use uuid::Uuid;
 
 use super::report::machine;
 use crate::board::{ClusterStatus, PATH};
-use crate::client::Client;
+use crate::client::{Client, TrustFlags};
 use crate::failure::Failure;
 use crate::host::{self, Host};
+use crate::https::Https;
 use crate::local::{Local, Start};
 use crate::output::{print, say};
 use crate::settings::Settings;
@@ -135,11 +136,13 @@ impl Place {
             dir: &self.dir.0,
             http: host::listen(ANYWHERE, "").await?,
             admin: host::listen(ANYWHERE, "").await?,
+            https: &Https::none(),
         };
         let local = start.start_on(journal.clone()).await?.context("told to end")?;
         ensure!(local.ready(host).await, "the cluster ended");
         let store = StoreNodeClient::new(grpc::channel(&local.store.to_string(), None)?);
-        Ok(Cluster { api: Client::new(&format!("http://{}", local.http))?, local, journal, store })
+        let api = Client::new(&local.api_url, &TrustFlags::default())?;
+        Ok(Cluster { api, local, journal, store })
     }
 }
 
@@ -154,7 +157,7 @@ pub(super) struct Cluster {
 impl Cluster {
     /// Waits until all that is in the log now was applied and captured.
     pub(super) async fn settle(&self) -> Result<()> {
-        let admin = Client::new(&format!("http://{}", self.local.admin))?;
+        let admin = Client::new(&self.local.admin_url, &TrustFlags::default())?;
         let waiting = async {
             loop {
                 let status: ClusterStatus = admin.json(admin.request(Method::GET, PATH)).await?;

@@ -16,10 +16,11 @@ use serde_json::json;
 
 use super::{KEY_FILE, admin_key, key_of};
 use crate::apply;
-use crate::client::{Client, EXAMPLE_APP};
+use crate::client::{Client, EXAMPLE_APP, TrustFlags};
 use crate::demo_walk::Walk;
 use crate::failure::Failure;
 use crate::host::{self, Host, Signals};
+use crate::https::Https;
 use crate::local::{Local, Start};
 use crate::output::print;
 use crate::settings::Settings;
@@ -58,6 +59,9 @@ struct Place {
 pub(super) async fn run(settings: &Settings, west: WestFlags, signals: &mut Signals) -> Result<()> {
     if settings.bridge.tls.is_some() {
         return Err(Failure::usage("--demo makes its own certificates").into());
+    }
+    if settings.https.is_some() {
+        return Err(Failure::usage("--demo serves plain HTTP, without a certificate").into());
     }
     let dir = settings.data_dir.clone().unwrap_or_else(|| PathBuf::from("anabranch-demo"));
     let host = Host::new();
@@ -129,8 +133,9 @@ async fn start(
     settings.bridge.tls = Some(certificates(dir, &name)?);
     let (metrics, key) = (metrics.clone(), Some(&keys.token));
     let operators = Operators::Holding(keys.operators.clone());
+    let https = &Https::none();
     let start =
-        Start { host, settings: &settings, metrics, name, dir, key, operators, http, admin };
+        Start { host, settings: &settings, metrics, name, dir, key, operators, http, admin, https };
     start.start().await
 }
 
@@ -173,8 +178,8 @@ async fn show(east: &Local, west: &Local, dir: &Path, keys: &Keys) -> Result<()>
     let file = address_file(dir);
     fs::write(&file, bridge.to_string()).with_context(|| format!("write {}", file.display()))?;
     print(format_args!("clusters east and west run on embedded logs in {}", dir.display()))?;
-    print(format_args!("  east  http://{}  admin http://{}", east.http, east.admin))?;
-    print(format_args!("  west  http://{}  admin http://{}", west.http, west.admin))?;
+    print(format_args!("  east  {}  admin {}", east.api_url, east.admin_url))?;
+    print(format_args!("  west  {}  admin {}", west.api_url, west.admin_url))?;
     print(format_args!(
         "  west dials the bridge of east at {bridge}: TLS 1.3, both show certificates"
     ))?;
@@ -186,7 +191,7 @@ async fn show(east: &Local, west: &Local, dir: &Path, keys: &Keys) -> Result<()>
     print("")?;
     for (cluster, connections) in [(east, vec![]), (west, vec![bridge.to_string()])] {
         let resource = japanese_cars(&connections)?;
-        let admin = Client::new(&format!("http://{}", cluster.admin))?.showing(operators);
+        let admin = Client::new(&cluster.admin_url, &TrustFlags::default())?.showing(operators);
         let change = apply::put(&admin, &resource, false).await;
         let change =
             change.with_context(|| format!("declare what {} wants", cluster.cluster.name))?;
@@ -196,7 +201,8 @@ async fn show(east: &Local, west: &Local, dir: &Path, keys: &Keys) -> Result<()>
         ))?;
     }
     let client = |cluster: &Local| {
-        Client::new(&format!("http://{}", cluster.http)).map(|client| client.showing(token))
+        let client = Client::new(&cluster.api_url, &TrustFlags::default());
+        client.map(|client| client.showing(token))
     };
     let walk = Walk { east: client(east)?, west: client(west)?, app: EXAMPLE_APP };
     walk.all().await?;

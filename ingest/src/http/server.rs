@@ -4,8 +4,9 @@
 //! requests are watched where they are read. A shutdown stops accepting at once and lets the
 //! requests that run finish.
 //!
-//! Only HTTP/1.1 is spoken. Without TLS no client chooses HTTP/2 by itself, and there a client can
-//! hold replies back that a connection, which is all that is watched here, has nothing to do with.
+//! Only HTTP/1.1 is spoken: over TLS nothing else is offered, and without it no client chooses
+//! HTTP/2 by itself. There a client can hold replies back that a connection, which is all that is
+//! watched here, has nothing to do with.
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::listen::{Listener, Stream};
 use anabranch_runtime::tasks::Shutdown;
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,7 +26,6 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -37,7 +37,7 @@ const LAST_REPLIES: Duration = Duration::from_secs(2);
 
 /// Serves `routes` until the shutdown begins and what is in flight is answered.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     routes: Router,
     config: &IngestConfig,
     shutdown: &Shutdown,
@@ -76,27 +76,14 @@ fn builder(config: &IngestConfig) -> Builder<TokioExecutor> {
 
 /// The next connection, when there is room for it; `None` once the shutdown has begun.
 async fn accept(
-    listener: &TcpListener,
+    listener: &Listener,
     places: &Arc<Semaphore>,
     shutdown: &Shutdown,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(Stream, OwnedSemaphorePermit)> {
     let next = async {
         let place = places.clone().acquire_owned().await.ok()?;
-        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Replies are written whole: waiting for more would only delay them.
-                    let _ = stream.set_nodelay(true);
-                    return Some((stream, place));
-                }
-                // Of this connection, or too many open files: others go on and free some.
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    sleep(backoff.next_delay()).await;
-                }
-            }
-        }
+        let (stream, _) = listener.accept().await;
+        Some((stream, place))
     };
     tokio::select! {
         biased;

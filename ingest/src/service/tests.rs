@@ -5,7 +5,7 @@ use anabranch_core::keyspace::SliceCount;
 use anabranch_journal::cluster_topics;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::doubles::{APP, Cluster};
@@ -54,7 +54,7 @@ async fn a_server_gets_ready_writes_and_ends() {
         readiness,
     };
     let config = IngestConfig { open_to_all: true, ..IngestConfig::default() };
-    run(config, listener, context, &tasks).unwrap();
+    run(config, listener.into(), context, &tasks).unwrap();
 
     let ready = async {
         while !send(address, "GET /readyz", "").await.starts_with("HTTP/1.1 200") {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::blocking::{Client, RequestBuilder};
+use reqwest::blocking::{Client, ClientBuilder, RequestBuilder};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 
 use super::{ADMIN_KEY, APP, PATIENCE};
@@ -15,6 +17,16 @@ use super::{ADMIN_KEY, APP, PATIENCE};
 const TXN_HEADER: &str = "X-Anabranch-Txn-Id";
 /// How long one request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
+
+/// What makes clients of servers without TLS. Since the program's own client is built with one that
+/// has to be configured, so has this.
+pub fn plain_client() -> ClientBuilder {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let tls = tls.expect("the provider has the versions");
+    let tls = tls.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    Client::builder().tls_backend_preconfigured(tls)
+}
 
 /// A client of one cluster.
 #[derive(Clone, Debug)]
@@ -97,7 +109,7 @@ impl Reply {
 impl Api {
     /// A client of the cluster with these two ports on the loopback.
     pub fn new(http: u16, admin: u16) -> Self {
-        let client = Client::builder().timeout(REQUEST_LIMIT).build().expect("a plain client");
+        let client = plain_client().timeout(REQUEST_LIMIT).build().expect("a plain client");
         Api {
             client,
             base: format!("http://127.0.0.1:{http}"),
@@ -109,7 +121,7 @@ impl Api {
     pub fn showing_key_in(self, file: &Path) -> Result<Self> {
         let key = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
         let shown = HeaderValue::try_from(format!("Bearer {}", key.trim()))?;
-        let client = Client::builder().timeout(REQUEST_LIMIT);
+        let client = plain_client().timeout(REQUEST_LIMIT);
         let client = client.default_headers([(AUTHORIZATION, shown)].into_iter().collect());
         Ok(Api { client: client.build()?, ..self })
     }

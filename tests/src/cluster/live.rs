@@ -10,7 +10,7 @@ use reqwest::Url;
 use reqwest::blocking::{Client, Response};
 use serde_json::Value;
 
-use super::{APP, Api, PATIENCE};
+use super::{APP, Api, PATIENCE, plain_client};
 
 /// How long it listens on one connection.
 const LISTENS: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ impl Follower {
     /// Follows a query at these servers, which are asked in turns.
     pub fn new(servers: &[Api], query: &str) -> Result<Self> {
         Ok(Follower {
-            client: Client::builder().timeout(LISTENS).build()?,
+            client: plain_client().timeout(LISTENS).build()?,
             servers: servers.iter().map(|server| server.url().to_owned()).collect(),
             app: APP.to_owned(),
             key: None,

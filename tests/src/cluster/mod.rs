@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::support::{End, Network, Process, free_port, wait_until};
 
-pub use api::{Api, Reply, Terms};
+pub use api::{Api, Reply, Terms, plain_client};
 pub use dev::Dev;
 pub use live::Follower;
 

@@ -2,9 +2,14 @@
 
 use std::net::SocketAddr;
 
+use anabranch_runtime::tls::doubles::TestAuthority;
+use anabranch_runtime::tls::{ServedCertificate, Trust, http_client_config};
+use rustls::pki_types::ServerName;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::doubles::{Cluster, execute_path};
@@ -20,8 +25,17 @@ async fn who_takes_nothing_is_hung_up_on() {
 
 /// A server on a port of its own.
 async fn start(config: IngestConfig) -> (Cluster, SocketAddr, JoinHandle<()>) {
+    start_with(config, None).await
+}
+
+/// The same, with a certificate.
+async fn start_with(
+    config: IngestConfig,
+    authority: Option<&TestAuthority>,
+) -> (Cluster, SocketAddr, JoinHandle<()>) {
     let cluster = Cluster::with(config).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let certificate = authority.map(|it| ServedCertificate::open(it.files()).unwrap());
+    let listener = Listener::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), certificate);
     let address = listener.local_addr().unwrap();
     let (router, shutdown) = (cluster.router.clone(), cluster.shutdown.clone());
     let config = cluster.api.config.clone();
@@ -39,8 +53,20 @@ fn request(body: &str) -> String {
     )
 }
 
+/// A connection over TLS that trusts the server.
+async fn connect(
+    address: SocketAddr,
+    authority: &TestAuthority,
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let config = http_client_config(Trust::Authorities(&authority.file())).unwrap();
+    let socket = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, socket);
+    timeout(Duration::from_secs(10), connecting).await.expect("in time").unwrap()
+}
+
 /// Reads until the other side closes.
-async fn rest(stream: &mut TcpStream) -> String {
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = Vec::new();
     let reading = stream.read_to_end(&mut text);
     let _ = timeout(Duration::from_secs(10), reading).await.expect("it closes in time");
@@ -170,4 +196,63 @@ async fn a_reply_that_breaks_off_breaks_the_connection() {
     let reply = rest(&mut stream).await;
     assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("transfer-encoding: chunked"));
     assert!(!reply.ends_with("0\r\n\r\n"), "the last chunk is missing");
+}
+
+#[tokio::test]
+async fn over_tls_it_is_the_same_api() {
+    let authority = TestAuthority::new("localhost");
+    let (cluster, address, server) = start_with(IngestConfig::default(), Some(&authority)).await;
+    let mut stream = connect(address, &authority).await;
+    // Larger than what TLS sends as one, in both directions.
+    let text = "x".repeat(1_000_000);
+    let statement = "INSERT INTO cars DOCUMENTS (:d)";
+    let body = json!({"statement": statement, "args": {"d": {"_id": "a", "text": text}}});
+    stream.write_all(request(&body.to_string()).as_bytes()).await.unwrap();
+    let mut head = [0; 15];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    let mut stream = connect(address, &authority).await;
+    let path = format!("/apps/{}/api/v1/collections/cars/documents/a", crate::doubles::APP);
+    let get = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(get.as_bytes()).await.unwrap();
+    let reply = rest(&mut stream).await;
+    assert!(reply.starts_with("HTTP/1.1 200") && reply.contains(&text));
+    cluster.shutdown.begin();
+    timeout(Duration::from_secs(10), server).await.expect("it ends in time").unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_without_tls_does_nothing() {
+    let authority = TestAuthority::new("localhost");
+    let (cluster, address, _server) = start_with(IngestConfig::default(), Some(&authority)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = json!({"statement": "INSERT INTO cars DOCUMENTS ({'_id': 1})"}).to_string();
+    stream.write_all(request(&body).as_bytes()).await.unwrap();
+    let reply = rest(&mut stream).await;
+    assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("https://"), "{reply}");
+    assert!(cluster.shared.world.lock().committed.is_empty());
+}
+
+#[tokio::test]
+async fn handshakes_that_hang_hold_a_place_for_as_long_as_a_head_may_take() {
+    let authority = TestAuthority::new("localhost");
+    let config =
+        IngestConfig { max_connections: 4, header_timeout_ms: 300, ..IngestConfig::default() };
+    let (_cluster, address, _server) = start_with(config, Some(&authority)).await;
+    let mut hanging = Vec::new();
+    for _ in 0..12 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"\x16\x03\x01\x02\x00\x01").await.unwrap();
+        hanging.push(stream);
+    }
+    // They have all places three times over, and it comes to who waits.
+    let mut stream = connect(address, &authority).await;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200"));
+    for stream in &mut hanging {
+        assert!(!rest(stream).await.contains("HTTP"));
+    }
 }
