@@ -34,7 +34,11 @@ pub struct IngestConfig {
     pub max_loads: usize,
     /// How many clients follow live queries at once, each of which has a connection; more are refused.
     pub max_subscriptions: usize,
-    /// How much memory the results of live queries may take together, in bytes.
+    /// How many live queries are kept at once, each for all that follow it; those of one app are half
+    /// of them at most.
+    pub max_live_queries: usize,
+    /// How much memory live queries may take together, in bytes; those of one app take half of it at
+    /// most.
     pub max_live_bytes: usize,
     /// The largest body of a statement, in bytes.
     pub max_body_bytes: usize,
@@ -79,6 +83,7 @@ impl Default for IngestConfig {
             max_requests: 1_024,
             max_loads: 16,
             max_subscriptions: 2_048,
+            max_live_queries: 1_024,
             max_live_bytes: 256 << 20,
             max_body_bytes: 16 << 20,
             max_buffered_bytes: 256 << 20,
@@ -109,6 +114,7 @@ impl IngestConfig {
             max_requests,
             max_loads,
             max_subscriptions,
+            max_live_queries,
             max_live_bytes,
             max_body_bytes,
             max_buffered_bytes,
@@ -131,6 +137,7 @@ impl IngestConfig {
             ("max_requests", *max_requests > 0),
             ("max_loads", *max_loads > 0),
             ("max_subscriptions", *max_subscriptions > 0),
+            ("max_live_queries", *max_live_queries > 1),
             ("max_live_bytes", *max_live_bytes > 0),
             ("max_body_bytes", *max_body_bytes > 0),
             ("max_load_bytes", *max_load_bytes > 0),

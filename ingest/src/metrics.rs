@@ -16,6 +16,9 @@ const TURNED_AWAY: &str = "anabranch_ingest_requests_turned_away_total";
 const SUBSCRIPTIONS: &str = "anabranch_ingest_subscriptions";
 const LIVE_QUERIES: &str = "anabranch_ingest_live_queries";
 const LIVE_READS: &str = "anabranch_ingest_live_query_reads_total";
+const LIVE_BYTES: &str = "anabranch_ingest_live_query_bytes";
+const LIVE_MISSED: &str = "anabranch_ingest_live_query_misses_total";
+const LIVE_LAG: &str = "anabranch_ingest_live_query_lag_transactions";
 const ROUNDS: &str = "anabranch_ingest_rounds_total";
 const ROUND_SECONDS: &str = "anabranch_ingest_round_seconds";
 const ROUND_TRIES: &str = "anabranch_ingest_round_retries_total";
@@ -32,6 +35,9 @@ pub(crate) fn describe() {
     describe_gauge!(SUBSCRIPTIONS, "Clients that follow a live query");
     describe_gauge!(LIVE_QUERIES, "Live queries that are kept, each for all that follow it");
     describe_counter!(LIVE_READS, "Times that rows of live queries were read from store nodes");
+    describe_gauge!(LIVE_BYTES, Unit::Bytes, "Memory that live queries take");
+    describe_counter!(LIVE_MISSED, "Times that a live query was not told of a change");
+    describe_gauge!(LIVE_LAG, "Transactions that are applied and did not come to live queries yet");
     describe_counter!(ROUNDS, "Rounds given to the journal, by result");
     describe_histogram!(ROUND_SECONDS, Unit::Seconds, "From giving a round to its commit");
     describe_counter!(ROUND_TRIES, "Rounds that were written again, by reason");
@@ -78,6 +84,23 @@ pub(crate) fn live_query() -> Counted {
 /// The rows of a live query are read.
 pub(crate) fn live_read() {
     counter!(LIVE_READS).increment(1);
+}
+
+/// So much memory is taken by live queries.
+pub(crate) fn live_bytes(bytes: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "it is far below 2^52")]
+    gauge!(LIVE_BYTES).set(bytes as f64);
+}
+
+/// A live query was not told of a change.
+pub(crate) fn live_missed() {
+    counter!(LIVE_MISSED).increment(1);
+}
+
+/// So many transactions are applied that did not come to live queries yet.
+pub(crate) fn live_lag(transactions: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "it is far below 2^52")]
+    gauge!(LIVE_LAG).set(transactions as f64);
 }
 
 /// A round was given to the journal.

@@ -22,8 +22,9 @@ pub(crate) struct Event {
 pub(crate) struct Followed {
     stream: BodyDataStream,
     text: String,
-    /// The id of the last event.
+    /// The transaction of the last event, and its id.
     pub(crate) last: Option<u64>,
+    pub(crate) id: String,
 }
 
 impl Followed {
@@ -33,7 +34,7 @@ impl Followed {
         assert_eq!(reply.status(), StatusCode::OK);
         assert_eq!(reply.headers()["content-type"], "text/event-stream");
         let stream = reply.into_body().into_data_stream();
-        Followed { stream, text: String::new(), last: None }
+        Followed { stream, text: String::new(), last: None, id: String::new() }
     }
 
     /// The next event that has data; `None` at the end.
@@ -47,8 +48,12 @@ impl Followed {
                     match line.split_once(':').expect("a field and its value") {
                         ("event", value) => name = value.trim().to_owned(),
                         ("data", value) => data += value.trim(),
-                        ("id", value) => self.last = value.trim().parse().ok(),
-                        ("", _) => {}
+                        ("id", value) => {
+                            let (txn, _) = value.trim().split_once('-').expect("a tag");
+                            self.last = txn.parse().ok();
+                            self.id = value.trim().to_owned();
+                        }
+                        ("", _) | ("retry", _) => {}
                         other => panic!("{other:?}"),
                     }
                 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::reply::TXN_HEADER;
 use crate::error::{Code, Refusal};
 use crate::idempotency::IdempotencyKey;
+use crate::live::Seen;
 
 const KEY_HEADER: &str = "idempotency-key";
 const IF_MATCH_HEADER: &str = "x-anabranch-if-match";
@@ -72,13 +73,15 @@ pub(super) fn refuse_unchanged_since(
     }
 }
 
-/// The last event that a subscriber got, which is a transaction.
-pub(super) fn last_event(headers: &HeaderMap) -> Result<Option<TxnId>, Refusal> {
+/// The last event that a subscriber got.
+pub(super) fn last_event(headers: &HeaderMap) -> Result<Option<Seen>, Refusal> {
     // Who got none says so with an empty one.
-    match value(headers, LAST_EVENT_HEADER)? {
-        None | Some("") => Ok(None),
-        Some(_) => Ok(number(headers, LAST_EVENT_HEADER)?.map(TxnId)),
-    }
+    let id = value(headers, LAST_EVENT_HEADER)?.filter(|id| !id.is_empty());
+    id.map(str::parse).transpose().map_err(|_| {
+        let message = format!("the header {LAST_EVENT_HEADER} is not the id of an event");
+        Refusal::new(Code::InvalidHeader, message)
+            .with_hint("send the last 'id' that came, such as 1042-9f86d081, or leave it out")
+    })
 }
 
 /// The name under which the request may be repeated.

@@ -86,7 +86,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 const SMALL_BYTES: u64 = 64 * 1024;
 
 /// How many bytes of a reply are handed over at once.
-const PIECE_BYTES: usize = 64 * 1024;
+pub(crate) const PIECE_BYTES: usize = 64 * 1024;
 
 /// Lets a request in, or refuses it when as many run as may; and notes it.
 async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use anabranch_core::Value;
 use anabranch_core::query::Args;
 use axum::Extension;
 use axum::body::Body;
@@ -43,18 +44,17 @@ pub(super) struct Followed {
     path = "/apps/{app}/api/v1/store/subscribe",
     tag = "documents",
     description = "First the result of a SELECT, then what changes it, as server-sent events. \
-        `result` has all rows in `items`; `change` has in `changes` what one transaction did to \
-        them: `{\"type\": \"set\", \"_id\", \"item\"}` puts the row of a document, with ORDER BY behind the row of \
+        `result` has all rows in `items`; `change` has in `changes` what changed in them, each \
+        transaction whole: `{\"type\": \"set\", \"_id\", \"item\"}` puts the row of a document, with ORDER BY behind the row of \
         the document `after` (`null`: first), `{\"type\": \"remove\", \"_id\"}` takes it away. First \
-        all rows that are named are taken out, then those that are set are put in, in this order. The id of an event is \
-        its transaction, also `transactionId`; one without data says how far it is. A query with \
-        LIMIT or OFFSET may pass over transactions; one whose rows are groups gives a `result` each time. Who comes back \
-        with the id of the last event gets what came since, or a `result` if that is not known any more. \
+        all rows that are named are taken out, then those that are set are put in, in this order. An event is as of \
+        `transactionId`; an id without data says how far the rows are. One whose rows are groups gives a `result` each time. Who comes back \
+        with the id of the last event gets what changed since, or a `result` if that is not known any more. \
         `end` says in `error` why no more will come.",
     params(
         ("app" = uuid::Uuid, Path, description = "The app"),
         Followed,
-        ("Last-Event-ID" = Option<u64>, Header,
+        ("Last-Event-ID" = Option<String>, Header,
             description = "The id of the last event that came: go on behind it"),
         ("X-Anabranch-Txn-Id" = Option<u64>, Header,
             description = "What is sent first includes this transaction"),
@@ -103,10 +103,15 @@ pub(super) async fn subscribe(
 }
 
 fn arguments(text: &str) -> Result<Args, Refusal> {
-    serde_json::from_str(text).map_err(|error| {
-        let message = format!("the parameter 'args' is no JSON object: {error}");
+    let refuse = |why: &str| {
+        let message = format!("the parameter 'args' is no JSON object{why}");
         Refusal::new(Code::InvalidParameter, message)
-    })
+    };
+    match Value::from_json(text.as_bytes()) {
+        Ok(Value::Object(args)) => Ok(args),
+        Ok(_) => Err(refuse("")),
+        Err(error) => Err(refuse(&format!(": {error}"))),
+    }
 }
 
 /// Events until there are no more, and why.

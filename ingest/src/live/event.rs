@@ -1,30 +1,73 @@
-//! Events as they are sent: server-sent events, each with the transaction it is of as its id and JSON as its
-//! data, a row a line.
+//! Events as they are sent: server-sent events with JSON as their data, a row a line.
 //!
 //! ```text
-//! event: result                                  all rows: first, and whenever that is simpler
-//! event: change                                  what a transaction changed in them
-//! event: end                                     why no more will come
-//! id alone                                       nothing changed up to here
+//! event: result     all rows: first, and whenever that is simpler
+//! event: change     what changed in them: all that a transaction did, or several
+//! event: end        why no more will come
+//! id alone          nothing changed up to here
 //! ```
+//!
+//! The id of an event is its transaction and a tag of what is asked for: the rows that somebody has may be
+//! those of another question, also if only what he may read has changed.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anabranch_core::ids::TxnId;
 use bytes::{BufMut, Bytes, BytesMut};
+use uuid::Uuid;
 
 use super::row_set::{Item, RowChange, RowSet};
 use crate::error::Refusal;
-use crate::http::ErrorBody;
+use crate::http::{ErrorBody, PIECE_BYTES};
 
-/// About how many bytes are sent at once.
-const PIECE_BYTES: usize = 64 * 1024;
+/// About how long a client waits before it comes again, in milliseconds: not all at once.
+const COME_AGAIN_MS: std::ops::Range<u128> = 500..2_500;
 
-/// All rows as of everything below a transaction.
+/// Tells what is asked for: the same for the same on every server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag(u32);
+
+/// How far somebody is who comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// He has everything up to this transaction.
+    pub(super) txn: TxnId,
+    /// Of what; of the same as is asked for now, if that is not said.
+    pub(super) tag: Option<Tag>,
+}
+
+impl Tag {
+    /// Of what has this digest.
+    pub(super) fn of(digest: &[u8]) -> Self {
+        let first = digest.first_chunk().expect("a digest has more bytes");
+        Tag(u32::from_be_bytes(*first))
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl FromStr for Seen {
+    type Err = std::num::ParseIntError;
+
+    /// Reads the id of an event, or a transaction.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (txn, tag) = match text.split_once('-') {
+            Some((txn, tag)) => (txn, Some(Tag(u32::from_str_radix(tag, 16)?))),
+            None => (text, None),
+        };
+        Ok(Seen { txn: TxnId(txn.parse()?), tag })
+    }
+}
+
+/// All rows.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    pub(super) next: TxnId,
     items: Vec<Item>,
 }
 
@@ -32,6 +75,8 @@ pub(super) struct Snapshot {
 #[derive(Debug)]
 pub(super) struct Sending {
     snapshot: Arc<Snapshot>,
+    /// What stands before the rows.
+    head: String,
     sent: usize,
     state: Part,
 }
@@ -44,21 +89,23 @@ enum Part {
 }
 
 impl Snapshot {
-    pub(super) fn new(next: TxnId, rows: &RowSet) -> Self {
-        Snapshot { next, items: rows.items().cloned().collect() }
+    pub(super) fn new(rows: &RowSet) -> Self {
+        Snapshot { items: rows.items().cloned().collect() }
     }
 }
 
 impl Sending {
-    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
-        Sending { snapshot, sent: 0, state: Part::Head }
+    /// Of rows as of everything below `next`.
+    pub(super) fn new(snapshot: Arc<Snapshot>, next: TxnId, tag: Tag) -> Self {
+        let head = head("result", next, tag, "items");
+        Sending { snapshot, head, sent: 0, state: Part::Head }
     }
 
     /// The next piece of its text; `None` if all was given.
     pub(super) fn piece(&mut self) -> Option<Bytes> {
         let mut text = BytesMut::new();
         if self.state == Part::Head {
-            text.put_slice(head("result", self.snapshot.next, "items").as_bytes());
+            text.put_slice(self.head.as_bytes());
             self.state = Part::Rows;
         }
         let items = &self.snapshot.items;
@@ -78,8 +125,8 @@ impl Sending {
 }
 
 /// All rows as one text.
-pub(super) fn result(next: TxnId, rows: &RowSet) -> Bytes {
-    let mut sending = Sending::new(Arc::new(Snapshot::new(next, rows)));
+pub(super) fn result(next: TxnId, tag: Tag, rows: &RowSet) -> Bytes {
+    let mut sending = Sending::new(Arc::new(Snapshot::new(rows)), next, tag);
     let mut text = BytesMut::new();
     while let Some(piece) = sending.piece() {
         text.put_slice(&piece);
@@ -88,8 +135,8 @@ pub(super) fn result(next: TxnId, rows: &RowSet) -> Bytes {
 }
 
 /// What changed in the rows. Where each stands is told if that is not by its id.
-pub(super) fn change(next: TxnId, changes: &[RowChange], is_sorted: bool) -> Bytes {
-    let mut text = head("change", next, "changes");
+pub(super) fn change(next: TxnId, tag: Tag, changes: &[RowChange], is_sorted: bool) -> Bytes {
+    let mut text = head("change", next, tag, "changes");
     for (number, change) in changes.iter().enumerate() {
         text.push_str("data: ");
         match change {
@@ -111,11 +158,17 @@ pub(super) fn change(next: TxnId, changes: &[RowChange], is_sorted: bool) -> Byt
 }
 
 /// That nothing changed in the rows up to a transaction: whoever comes back says this one.
-pub(super) fn progress(next: TxnId) -> Bytes {
+pub(super) fn progress(next: TxnId, tag: Tag) -> Bytes {
     match last(next) {
-        Some(txn) => format!("id: {txn}\n\n").into(),
+        Some(txn) => format!("id: {txn}-{tag}\n\n").into(),
         None => alive(),
     }
+}
+
+/// When to come again once the connection is lost: what stands before all events.
+pub(super) fn greeting() -> Bytes {
+    let drawn = Uuid::new_v4().as_u128() % (COME_AGAIN_MS.end - COME_AGAIN_MS.start);
+    format!("retry: {}\n\n", COME_AGAIN_MS.start + drawn).into()
 }
 
 /// Nothing: only that the connection lives.
@@ -132,11 +185,11 @@ pub(crate) fn ended(refusal: &Refusal) -> Bytes {
 /// Closes the list that a head opened.
 const TAIL: &str = "data: ]}\n\n";
 
-fn head(event: &str, next: TxnId, list: &str) -> String {
+fn head(event: &str, next: TxnId, tag: Tag, list: &str) -> String {
     let mut text = format!("event: {event}\n");
     let txn = match last(next) {
         Some(txn) => {
-            writeln!(text, "id: {txn}").expect("a string grows");
+            writeln!(text, "id: {txn}-{tag}").expect("a string grows");
             txn.to_string()
         }
         None => "null".to_owned(),

@@ -11,41 +11,49 @@ use std::time::Duration;
 
 use anabranch_core::ids::{DocumentId, TxnId};
 use anabranch_runtime::retry::Backoff;
+use anabranch_runtime::tasks::{self, blocking};
 use anabranch_schemas::records::{ChangesRecord, Operation};
 use anabranch_schemas::state;
 use anabranch_schemas::store as proto;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval, sleep};
 
 use super::view::{Changed, ChangedDocument, Told};
-use super::{ByCollection, Live};
+use super::{ByCollection, Live, Taken};
 use crate::error::{Code, Refusal};
+use crate::metrics;
 
 /// How often it is looked whether anybody wants it.
 const TICK: Duration = Duration::from_secs(5);
 /// How long to wait before the feed is opened again, at first and at most.
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const MOST_DELAY: Duration = Duration::from_secs(1);
-/// A transaction that comes in several parts waits until it is whole, if it is not larger than this.
-const MAX_CUT_BYTES: usize = 256 << 20;
+/// A transaction of which more than this comes is not looked at: whoever follows reads again.
+pub(super) const MAX_TRANSACTION_BYTES: usize = 16 << 20;
+/// More than this is handed out beside other tasks and not among them.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// Follows the feed until there is nobody to tell, or the shutdown begins.
 pub(super) async fn follow(live: Live) {
+    // What follows may break down; who subscribes relies on it.
+    while let Err(error) = tasks::spawn(follow_once(live.clone())).await {
+        tracing::error!(%error, "what follows changes for live queries broke down, and begins anew");
+        sleep(MOST_DELAY).await;
+    }
+}
+
+async fn follow_once(live: Live) {
     let shutdown = live.0.shutdown.clone();
     let mut follower = Follower { live, next: None, cut: None };
     let following = async {
         let mut backoff = Backoff::new(FIRST_DELAY, MOST_DELAY);
         loop {
             let began = Instant::now();
-            match follower.follow().await {
-                Ok(()) => return,
-                Err(refusal) => {
-                    tracing::debug!(error = %refusal, "the feed of live queries is opened again");
-                    if began.elapsed() > MOST_DELAY {
-                        backoff.reset();
-                    }
-                    sleep(backoff.next_delay()).await;
-                }
+            let Err(refusal) = follower.follow().await else { return };
+            follower.note_failure(refusal);
+            if began.elapsed() > MOST_DELAY {
+                backoff.reset();
             }
+            sleep(backoff.next_delay()).await;
         }
     };
     tokio::select! {
@@ -63,9 +71,21 @@ struct Follower {
     cut: Option<Cut>,
 }
 
-struct Cut {
-    transaction: proto::FeedTransaction,
-    bytes: usize,
+/// A transaction of which more is to come.
+#[derive(Debug)]
+enum Cut {
+    /// What came so far, and how large it is.
+    Kept(proto::FeedTransaction, usize),
+    /// It is too large to be looked at.
+    PassedOver(TxnId),
+}
+
+/// What came of the feed.
+#[derive(Debug, Default)]
+struct Came {
+    transactions: Vec<proto::FeedTransaction>,
+    /// The last one that was passed over, if any was.
+    passed_over: Option<TxnId>,
 }
 
 impl Follower {
@@ -92,11 +112,24 @@ impl Follower {
             }
             feed => feed?,
         };
+        let mut ticks = interval(TICK);
+        // Of those that were applied when it was looked last.
+        let mut awaited = next;
         loop {
             tokio::select! {
                 biased;
-                reply = feed.next() => self.take(reply?),
-                () = sleep(TICK) => {}
+                reply = feed.next() => {
+                    self.take(reply?).await?;
+                }
+                _ = ticks.tick() => {
+                    let came = self.next.unwrap_or_default();
+                    if came < awaited {
+                        let message = "the feed of changes has fallen silent";
+                        return Err(Refusal::new(Code::StoreUnavailable, message));
+                    }
+                    awaited = store.applied(deadline()).await?;
+                    metrics::live_lag(awaited.0.saturating_sub(came.0));
+                }
             }
             if self.ends().is_break() {
                 return Ok(());
@@ -104,9 +137,20 @@ impl Follower {
         }
     }
 
+    /// Why the feed is not open; it is opened again.
+    fn note_failure(&self, refusal: Refusal) {
+        tracing::debug!(error = %refusal, "the feed of live queries is opened again");
+        self.live.0.taken.change(|taken| {
+            if taken.failure.is_none() {
+                tracing::warn!(error = %refusal, "live queries are not told of changes");
+            }
+            taken.failure = Some(refusal);
+        });
+    }
+
     /// Begins with what is not below `next`. Views that were read before have missed what is.
     fn begin_at(&mut self, next: TxnId) {
-        let is_first = self.live.0.taken.get().is_none();
+        let is_first = self.live.0.taken.get().next.is_none();
         let watched = self.take_up_to(next);
         if !is_first {
             tell_all(&watched, &Told::Missed(next));
@@ -124,47 +168,80 @@ impl Follower {
         }
         // The next one begins anew.
         registry.is_followed = false;
-        shared.taken.change(|taken| *taken = None);
+        shared.taken.change(|taken| *taken = Taken::default());
+        shared.handed_out.store(0, Ordering::Release);
         ControlFlow::Break(())
     }
 
     /// Takes a reply of the feed.
-    fn take(&mut self, reply: proto::FeedReply) {
+    async fn take(&mut self, reply: proto::FeedReply) -> Result<(), Refusal> {
         let next = TxnId(reply.next);
-        let mut transactions = reply.transactions;
-        if let Some(cut) = self.cut.take() {
-            match transactions.first_mut().filter(|first| first.txn == cut.transaction.txn) {
-                Some(first) => {
-                    let rest = std::mem::replace(first, cut.transaction);
-                    first.changes.extend(rest.changes);
-                }
-                None => transactions.insert(0, cut.transaction),
-            }
-        }
-        if transactions.last().is_some_and(|last| last.txn == next.0) {
-            let transaction = transactions.pop().expect("there is a last one");
-            let bytes = transaction.changes.iter().map(|change| change.event.len()).sum();
-            self.cut = Some(Cut { transaction, bytes });
-        }
+        let came = came(&mut self.cut, reply);
         let watched = self.take_up_to(next);
-        for transaction in transactions {
-            hand_out(&watched, transaction);
-        }
-        if self.cut.as_ref().is_some_and(|cut| cut.bytes > MAX_CUT_BYTES) {
+        if let Some(txn) = came.passed_over {
             // Whoever reads it does so as of its end.
-            self.cut = None;
-            tell_all(&watched, &Told::Missed(next.next()));
+            tell_all(&watched, &Told::Missed(txn.next()));
+        }
+        let bytes = came.transactions.iter().map(size).sum::<usize>();
+        let handing_out =
+            move || came.transactions.into_iter().for_each(|it| hand_out(&watched, it));
+        if bytes <= SMALL_BYTES {
+            handing_out();
+        } else {
+            blocking(handing_out).await.map_err(|_| self.live.stopping())?;
         }
         self.live.0.handed_out.store(next.0, Ordering::Release);
         self.next = Some(next);
+        Ok(())
     }
 
     /// The views to be told of everything below this; one that is registered later reads as of it.
     fn take_up_to(&self, next: TxnId) -> Arc<ByCollection> {
         let registry = self.live.0.registry.lock();
-        self.live.0.taken.change(|taken| *taken = Some(next));
+        self.live.0.taken.change(|taken| *taken = Taken { next: Some(next), failure: None });
         Arc::clone(&registry.watched)
     }
+}
+
+/// The transactions that a reply makes whole, with what came of the first before.
+fn came(cut: &mut Option<Cut>, reply: proto::FeedReply) -> Came {
+    let mut came = Came { transactions: reply.transactions, passed_over: None };
+    match cut.take() {
+        None => {}
+        Some(Cut::PassedOver(txn)) => {
+            came.transactions.retain(|transaction| transaction.txn != txn.0);
+            came.passed_over = Some(txn);
+        }
+        Some(Cut::Kept(mut begun, _)) => {
+            let rest = came.transactions.first_mut().filter(|first| first.txn == begun.txn);
+            match rest {
+                Some(rest) => {
+                    begun.changes.append(&mut rest.changes);
+                    *rest = begun;
+                }
+                None => came.transactions.insert(0, begun),
+            }
+        }
+    }
+    // Of the last one more is to come.
+    let is_cut = |txn: u64| txn == reply.next;
+    if let Some(txn) = came.passed_over.filter(|txn| is_cut(txn.0)) {
+        came.passed_over = None;
+        *cut = Some(Cut::PassedOver(txn));
+    } else if came.transactions.last().is_some_and(|last| is_cut(last.txn)) {
+        let begun = came.transactions.pop().expect("there is a last one");
+        let bytes = size(&begun);
+        *cut = Some(match bytes > MAX_TRANSACTION_BYTES {
+            true => Cut::PassedOver(TxnId(begun.txn)),
+            false => Cut::Kept(begun, bytes),
+        });
+    }
+    came
+}
+
+/// How large the changes of a transaction are.
+fn size(transaction: &proto::FeedTransaction) -> usize {
+    transaction.changes.iter().map(|change| change.event.len()).sum()
 }
 
 fn tell_all(watched: &ByCollection, told: &Told) {
@@ -173,27 +250,39 @@ fn tell_all(watched: &ByCollection, told: &Told) {
 
 fn hand_out(watched: &ByCollection, transaction: proto::FeedTransaction) {
     let txn = TxnId(transaction.txn);
-    let mut by_collection: HashMap<Vec<u8>, Vec<ChangedDocument>> = HashMap::new();
+    if size(&transaction) > MAX_TRANSACTION_BYTES {
+        tell_all(watched, &Told::Missed(txn.next()));
+        return;
+    }
+    let mut by_collection: HashMap<Vec<u8>, (usize, Vec<ChangedDocument>)> = HashMap::new();
     for change in transaction.changes {
         if change.document_id.is_empty() {
             tell_of_loss(watched, txn, &change.event);
             continue;
         }
-        let Some(prefix) = DocumentId::collection_prefix_of(&change.document_id) else { continue };
+        let Some(prefix) = DocumentId::collection_prefix_of(&change.document_id) else {
+            tracing::error!(%txn, "a change is of no document: live queries are read again");
+            tell_all(watched, &Told::Missed(txn.next()));
+            continue;
+        };
         let Some(views) = watched.get(prefix) else { continue };
         match decode(&change.event) {
-            Ok(document) => match by_collection.get_mut(prefix) {
-                Some(documents) => documents.push(document),
-                None => drop(by_collection.insert(prefix.to_vec(), vec![document])),
-            },
+            Ok(document) => {
+                let (bytes, documents) = match by_collection.get_mut(prefix) {
+                    Some(changed) => changed,
+                    None => by_collection.entry(prefix.to_vec()).or_default(),
+                };
+                *bytes += change.event.len();
+                documents.push(document);
+            }
             Err(reason) => {
                 tracing::error!(%txn, %reason, "a change cannot be read: live queries are read again");
                 views.iter().for_each(|view| view.tell(Told::Missed(txn.next())));
             }
         }
     }
-    for (prefix, documents) in by_collection {
-        let changed = Told::Changed(Arc::new(Changed { txn, documents }));
+    for (prefix, (bytes, documents)) in by_collection {
+        let changed = Told::Changed(Arc::new(Changed { txn, documents, bytes }));
         watched[&prefix].iter().for_each(|view| view.tell(changed.clone()));
     }
 }
@@ -221,4 +310,58 @@ fn decode(event: &[u8]) -> Result<ChangedDocument, String> {
     };
     let after = after.map(|fields| change.key.add_to(fields));
     Ok(ChangedDocument { change, after })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn transaction(txn: u64, bytes: &[usize]) -> proto::FeedTransaction {
+        let change = |bytes: &usize| proto::FeedChange {
+            slice: 0,
+            document_id: Bytes::new(),
+            event: vec![0; *bytes].into(),
+        };
+        proto::FeedTransaction { txn, slices: vec![], changes: bytes.iter().map(change).collect() }
+    }
+
+    /// Each transaction that came whole, with the number of its changes; and the one passed over.
+    fn all(replies: &[(&[(u64, &[usize])], u64)]) -> (Vec<(u64, usize)>, Vec<TxnId>) {
+        let (mut cut, mut whole, mut passed) = (None, Vec::new(), Vec::new());
+        for (transactions, next) in replies {
+            let transactions = transactions.iter().map(|(txn, bytes)| transaction(*txn, bytes));
+            let reply = proto::FeedReply { transactions: transactions.collect(), next: *next };
+            let came = came(&mut cut, reply);
+            whole.extend(came.transactions.iter().map(|it| (it.txn, it.changes.len())));
+            passed.extend(came.passed_over);
+        }
+        (whole, passed)
+    }
+
+    #[test]
+    fn a_transaction_that_is_cut_is_handed_out_when_it_is_whole() {
+        let replies: &[(&[(u64, &[usize])], u64)] = &[
+            (&[(1, &[1]), (2, &[1, 1])], 2),
+            (&[(2, &[1])], 2),
+            (&[(2, &[1]), (3, &[1]), (4, &[1])], 4),
+            (&[], 5),
+            (&[(7, &[1])], 9),
+        ];
+        let whole = vec![(1, 1), (2, 4), (3, 1), (4, 1), (7, 1)];
+        assert_eq!(all(replies), (whole, vec![]));
+    }
+
+    #[test]
+    fn nothing_of_one_that_is_too_large_is_handed_out() {
+        let large = MAX_TRANSACTION_BYTES / 2 + 1;
+        let replies: &[(&[(u64, &[usize])], u64)] = &[
+            (&[(1, &[1]), (2, &[large])], 2),
+            (&[(2, &[large])], 2),
+            (&[(2, &[1])], 2),
+            (&[(2, &[1]), (3, &[1])], 4),
+        ];
+        assert_eq!(all(replies), (vec![(1, 1), (3, 1)], vec![TxnId(2)]));
+    }
 }

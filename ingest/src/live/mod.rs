@@ -15,14 +15,17 @@
 //! and takes from the feed what came later: rows that are documents are kept by looking at each changed
 //! document, all others (LIMIT, OFFSET, groups) are read again, not more often than they take to read.
 //! Nothing here is durable: a view that missed something, for whatever reason, reads its rows again, and
-//! tells its subscribers how they differ.
+//! tells its subscribers how they differ. So what is too large to be looked at is simply missed.
 //!
 //! An event holds all that a transaction changed in the result (IN-2), and names it: whoever comes back
-//! says the last one that came, to this server or another.
+//! says the last one that came, to this server or another. Events are told in the order of their
+//! transactions, none twice.
 
 mod event;
 mod follow;
+mod keeper;
 mod log;
+mod memory;
 mod row_set;
 mod subscription;
 #[cfg(test)]
@@ -31,29 +34,42 @@ mod view;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anabranch_core::ids::{AppId, DocumentId, TxnId};
+use anabranch_core::ids::{AppId, TxnId};
 use anabranch_core::query::{self, Args, Select, Statement, parse_filter};
 use anabranch_runtime::tasks::{self, Shutdown};
 use anabranch_runtime::watched::Watched;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::access::{Caller, Readable};
 use crate::config::IngestConfig;
 use crate::error::{Code, Refusal};
-use crate::store::{Question, Store};
+use crate::idempotency::Digest;
+use crate::store::{At, Question, Store};
 
+use event::Tag;
+use memory::Memory;
+use row_set::RowSet;
 use view::View;
 
-pub(crate) use event::ended;
+pub(crate) use event::{Seen, ended};
 pub(crate) use subscription::Subscription;
 
+/// How many results are read at once.
+const READ_AT_ONCE: usize = 8;
 /// How many subscribers that come back are compared with what they had at once; others are sent the
 /// whole result.
 const COMPARED_AT_ONCE: usize = 4;
+/// How many expressions are evaluated for a document at most: it is done for each that changes.
+const MAX_COST: usize = 1_000;
+/// About what a view takes beside its rows: for its queue and its statement, as text and as parsed.
+const VIEW_BYTES: usize = 16 << 10;
+const PARSED: usize = 16;
 
 /// Follows the cluster for live queries, as long as there are any.
 #[derive(Clone)]
@@ -62,15 +78,27 @@ pub(crate) struct Live(Arc<Shared>);
 struct Shared {
     store: Store,
     read_timeout: Duration,
+    max_queries: usize,
     shutdown: Shutdown,
     registry: Mutex<Registry>,
-    /// Everything below this was handed out, or will not be: views that are registered by now and read
-    /// as of it miss nothing. None until the feed is open.
-    taken: Watched<Option<TxnId>>,
+    taken: Watched<Taken>,
     /// Everything below this was handed out.
     handed_out: AtomicU64,
     memory: Arc<Memory>,
+    reading: Semaphore,
     comparing: Semaphore,
+    /// Places of those who look at documents, beside all else that the server does.
+    looking: Semaphore,
+}
+
+/// How far the feed is.
+#[derive(Clone, Debug, Default)]
+struct Taken {
+    /// Everything below this was handed out, or will not be: views that are registered by now and read
+    /// as of it miss nothing. None until the feed is open.
+    next: Option<TxnId>,
+    /// Why it is not open.
+    failure: Option<Refusal>,
 }
 
 #[derive(Default)]
@@ -94,39 +122,30 @@ struct Asked {
     readable: Readable,
 }
 
-/// How much the views may hold together, in bytes.
-struct Memory {
-    held: AtomicUsize,
-    most: usize,
-}
-
-/// A share of it.
-struct Held {
-    memory: Arc<Memory>,
-    bytes: usize,
-}
-
 /// Where a subscriber begins.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Start {
-    /// It has everything up to this transaction.
-    pub(crate) has: Option<TxnId>,
-    /// What it is sent first includes this one.
+    /// What it has.
+    pub(crate) has: Option<Seen>,
+    /// What it is sent first includes this transaction.
     pub(crate) at_least: Option<TxnId>,
 }
 
 impl Live {
     pub(crate) fn new(config: &IngestConfig, store: Store, shutdown: Shutdown) -> Self {
-        let memory = Memory { held: AtomicUsize::new(0), most: config.max_live_bytes };
+        let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Live(Arc::new(Shared {
             store,
             read_timeout: config.request_timeout(),
+            max_queries: config.max_live_queries,
             shutdown,
             registry: Mutex::default(),
-            taken: Watched::new(None),
+            taken: Watched::new(Taken::default()),
             handed_out: AtomicU64::new(0),
-            memory: Arc::new(memory),
+            memory: Arc::new(Memory::new(config.max_live_bytes)),
+            reading: Semaphore::new(READ_AT_ONCE),
             comparing: Semaphore::new(COMPARED_AT_ONCE),
+            looking: Semaphore::new(cores),
         }))
     }
 
@@ -158,46 +177,107 @@ impl Live {
         if !asked.readable.as_str().is_empty() {
             select.restrict(parse_filter(asked.readable.as_str())?)?;
         }
+        check_cost(&select)?;
         let shared = &self.0;
         let mut registry = shared.registry.lock();
         if let Some(view) = registry.views.get(&asked) {
             view.subscribers.fetch_add(1, Ordering::Relaxed);
             return Ok(Arc::clone(view));
         }
-        let held = shared.memory.share()?;
-        let prefix = DocumentId::collection_prefix(asked.app, &select.collection);
-        let (view, told) = View::new(asked.clone(), select);
+        registry.make_room(asked.app, shared.max_queries)?;
+        let held = shared.memory.share(asked.app, asked.bytes())?;
+        let (view, told) = View::new(asked, select);
         let view = Arc::new(view);
-        registry.views.insert(asked, Arc::clone(&view));
-        let watched = Arc::make_mut(&mut registry.watched);
-        watched.entry(prefix).or_default().push(Arc::clone(&view));
-        tasks::spawn(view::keep(self.clone(), Arc::clone(&view), told, held));
+        registry.add(&view);
+        tasks::spawn(keeper::keep(self.clone(), Arc::clone(&view), told, held));
         if !std::mem::replace(&mut registry.is_followed, true) {
             tasks::spawn(follow::follow(self.clone()));
         }
         Ok(view)
     }
 
-    /// Drops a view, unless somebody subscribed to it meanwhile and it `is_idle` only.
-    fn forget(&self, view: &Arc<View>, is_idle: bool) -> bool {
+    /// Whoever asks for the same from now on gets another view.
+    fn forget(&self, view: &Arc<View>) {
+        self.0.registry.lock().remove(view);
+    }
+
+    /// The same, unless somebody subscribed meanwhile.
+    fn forget_if_idle(&self, view: &Arc<View>) -> bool {
         let mut registry = self.0.registry.lock();
-        if is_idle && view.subscribers.load(Ordering::Relaxed) > 0 {
-            return false;
+        let is_idle = view.is_idle();
+        if is_idle {
+            registry.remove(view);
         }
-        registry.views.remove(&view.asked);
-        let prefix = DocumentId::collection_prefix(view.asked.app, view.collection());
-        let watched = Arc::make_mut(&mut registry.watched);
-        if let Some(views) = watched.get_mut(&prefix) {
-            views.retain(|other| !Arc::ptr_eq(other, view));
-            if views.is_empty() {
-                watched.remove(&prefix);
+        is_idle
+    }
+
+    /// The rows of what is asked for, as of everything below the transaction that comes with them.
+    async fn rows(&self, asked: &Asked, at: At) -> Result<(TxnId, RowSet), Refusal> {
+        let soon = || Instant::now() + self.0.read_timeout;
+        let _place = self.0.reading.acquire().await.expect("it is never closed");
+        let args = asked.args();
+        let mut rows = self.0.store.query(asked.question(&args), at, soon()).await?;
+        let next = rows.txn.map_or(TxnId(0), TxnId::next);
+        let mut set = RowSet::default();
+        while let Some(items) = rows.next(soon()).await? {
+            for item in items {
+                let place = item.stands_at().to_vec();
+                set.insert(item.key.into(), place, item.item.into());
             }
+            set.check()?;
         }
-        true
+        Ok((next, set))
     }
 
     fn stopping(&self) -> Refusal {
         Refusal::new(Code::ShuttingDown, "the server is being stopped")
+    }
+}
+
+impl Registry {
+    fn add(&mut self, view: &Arc<View>) {
+        self.views.insert(view.asked.clone(), Arc::clone(view));
+        let watched = Arc::make_mut(&mut self.watched);
+        watched.entry(view.prefix()).or_default().push(Arc::clone(view));
+    }
+
+    fn remove(&mut self, view: &Arc<View>) {
+        // Whoever was made room for has been removed before, and may have a successor.
+        if self.views.get(&view.asked).is_some_and(|other| Arc::ptr_eq(other, view)) {
+            self.views.remove(&view.asked);
+        }
+        let watched = Arc::make_mut(&mut self.watched);
+        if let Some(views) = watched.get_mut(&view.prefix()) {
+            views.retain(|other| !Arc::ptr_eq(other, view));
+            if views.is_empty() {
+                watched.remove(&view.prefix());
+            }
+        }
+    }
+
+    /// Makes room for another view of an app: one that nobody follows goes before its time.
+    fn make_room(&mut self, app: AppId, most: usize) -> Result<(), Refusal> {
+        let own = self.views.keys().filter(|asked| asked.app == app).count();
+        let (is_full, is_over) = (self.views.len() >= most, own >= most / 2);
+        if !is_full && !is_over {
+            return Ok(());
+        }
+        let mut idle = self.views.values().filter(|view| view.is_idle());
+        let idle = idle.find(|view| !is_over || view.asked.app == app).cloned();
+        let Some(idle) = idle else {
+            let message = if is_over {
+                "as many live queries of the app are kept as may be at once"
+            } else {
+                "as many live queries are kept as may be at once"
+            };
+            return Err(Refusal::new(Code::Overloaded, message).with_hint(
+                "ask for the same as others do, follow at another server, or allow more with \
+                 ingest.max_live_queries",
+            ));
+        };
+        self.remove(&idle);
+        idle.dismiss();
+        Ok(())
     }
 }
 
@@ -211,37 +291,32 @@ impl Asked {
     fn args(&self) -> Args {
         serde_json::from_str(&self.args).expect("they were encoded here")
     }
-}
 
-impl Memory {
-    /// A share, as long as not all is held.
-    fn share(self: &Arc<Self>) -> Result<Held, Refusal> {
-        let held = Held { memory: Arc::clone(self), bytes: 0 };
-        if self.held.load(Ordering::Relaxed) >= self.most { Err(held.refusal()) } else { Ok(held) }
+    /// What tells it from others in the ids of events.
+    fn tag(&self) -> Tag {
+        let Asked { app, statement, args, readable } = self;
+        let digest = Digest::default().with(app.0.as_bytes()).with(statement.as_bytes());
+        Tag::of(&digest.with(args.as_bytes()).with(readable.as_str().as_bytes()).finish())
+    }
+
+    /// About how much memory a view of it takes without rows.
+    fn bytes(&self) -> usize {
+        let text = self.statement.len() + self.args.len() + self.readable.as_str().len();
+        VIEW_BYTES + PARSED * text
     }
 }
 
-impl Held {
-    /// Holds so many bytes from now on, if that is not too much.
-    fn set(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let before = std::mem::replace(&mut self.bytes, bytes);
-        let all = self.memory.held.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
-        let all = all.wrapping_add(bytes.wrapping_sub(before));
-        if bytes > before && all > self.memory.most { Err(self.refusal()) } else { Ok(()) }
+/// Refuses what takes too long to evaluate for each document that changes.
+fn check_cost(select: &Select) -> Result<(), Refusal> {
+    let cost = select.cost();
+    if cost <= MAX_COST {
+        return Ok(());
     }
-
-    fn refusal(&self) -> Refusal {
-        let most = self.memory.most;
-        let message = format!("the results of live queries take more than {most} bytes together");
-        Refusal::new(Code::Overloaded, message)
-            .with_hint("subscribe at another server, or allow more with ingest.max_live_bytes")
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.memory.held.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+    let message = format!(
+        "a live query evaluates {MAX_COST} expressions for a document at most, and this one {cost}"
+    );
+    Err(Refusal::new(Code::QueryTooLarge, message)
+        .with_hint("ask for less, or give a list as an argument: x IN (:list)"))
 }
 
 fn name(statement: &Statement) -> String {

@@ -14,14 +14,13 @@ use super::view::{Phase, State, View};
 use super::{Live, Start};
 use crate::access::Caller;
 use crate::error::{Code, Refusal};
+use crate::http::PIECE_BYTES;
 use crate::metrics::{self, Counted};
 use crate::store::At;
 
 /// How long nothing is sent: then how far it is. So proxies keep the connection, one that is broken is
 /// noticed, and who comes back later has missed less.
 const QUIET: Duration = Duration::from_secs(10);
-/// About how many bytes of events are sent at once.
-const PIECE_BYTES: usize = 64 * 1024;
 /// How often it is looked how far a view is while somebody waits for that: it tells of changes only.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often it is looked whether the key of one who is sent nothing is still good.
@@ -39,6 +38,7 @@ pub(crate) struct Subscription {
     at_least: TxnId,
     place: Place,
     sending: Option<Sending>,
+    has_greeted: bool,
     _counted: Counted,
 }
 
@@ -61,11 +61,22 @@ impl Subscription {
     pub(super) fn new(live: Live, view: Arc<View>, caller: Caller, start: Start) -> Self {
         let below = |txn: TxnId| TxnId(txn.0.saturating_add(1));
         let until = Instant::now() + CATCH_UP;
-        let place = start.has.map_or(Place::Start, |has| Place::Back(below(has), until));
+        // The rows that somebody has of something else are none of these.
+        let has = start.has.filter(|seen| seen.tag.is_none_or(|tag| tag == view.tag));
+        let place = has.map_or(Place::Start, |seen| Place::Back(below(seen.txn), until));
         let at_least = start.at_least.map(below).unwrap_or_default();
         let (watcher, counted) = (view.state.watch(), metrics::subscription());
-        let sending = None;
-        Subscription { live, view, watcher, caller, at_least, place, sending, _counted: counted }
+        Subscription {
+            live,
+            view,
+            watcher,
+            caller,
+            at_least,
+            place,
+            sending: None,
+            has_greeted: false,
+            _counted: counted,
+        }
     }
 
     /// Waits until the rows are there, as of what was asked for.
@@ -80,7 +91,7 @@ impl Subscription {
             let changed = timeout_at(deadline, self.watcher.changed()).await;
             changed.map_err(|_| reason.unwrap_or_else(late))?;
         }
-        while self.view.state.get().next() < self.at_least {
+        while self.live_next()? < self.at_least {
             if Instant::now() >= deadline {
                 let message = "the live query has not come to this transaction in time";
                 return Err(Refusal::new(Code::TimestampNotReached, message));
@@ -90,11 +101,23 @@ impl Subscription {
         Ok(())
     }
 
+    /// How far the view is.
+    fn live_next(&self) -> Result<TxnId, Refusal> {
+        let state = self.view.state.get();
+        match &state.phase {
+            Phase::Ended(refusal) => Err(refusal.clone()),
+            Phase::Reading(_) | Phase::Live => Ok(state.next()),
+        }
+    }
+
     /// What to send next.
     ///
     /// # Errors
     /// Why no more will come.
     pub(crate) async fn next(&mut self) -> Result<Bytes, Refusal> {
+        if !std::mem::replace(&mut self.has_greeted, true) {
+            return Ok(event::greeting());
+        }
         let quiet_until = Instant::now() + QUIET;
         let shutdown = self.live.0.shutdown.clone();
         loop {
@@ -113,10 +136,15 @@ impl Subscription {
                 continue;
             }
             if let Place::Unknown(next) = self.place {
-                if let Some(text) = self.compare(next).await {
-                    return Ok(text);
+                let compared = tokio::select! {
+                    biased;
+                    () = shutdown.begun() => None,
+                    compared = self.compare(next) => compared,
+                };
+                match compared {
+                    Some(text) if self.caller.check_current().is_ok() => return Ok(text),
+                    _ => continue,
                 }
-                continue;
             }
             if Instant::now() >= quiet_until {
                 return Ok(self.progress());
@@ -163,9 +191,9 @@ impl Subscription {
             Place::Back(at, _) => at,
             Place::Unknown(_) => return Ok(None),
             Place::Start => {
-                let snapshot = state.snapshot();
-                self.place = Place::At(snapshot.next);
-                self.sending = Some(Sending::new(snapshot));
+                let next = state.next();
+                self.place = Place::At(next);
+                self.sending = Some(Sending::new(state.snapshot(), next, self.view.tag));
                 return Ok(None);
             }
         };
@@ -207,10 +235,13 @@ impl Subscription {
             return None;
         }
         let (changes, next) = (state.rows.since(&before), state.next());
-        let text = event::change(next, &changes, self.view.is_sorted());
         drop(state);
         self.place = Place::At(next);
-        Some(if changes.is_empty() { event::progress(next) } else { text })
+        let (tag, is_sorted) = (self.view.tag, self.view.is_sorted());
+        Some(match changes.is_empty() {
+            true => event::progress(next, tag),
+            false => event::change(next, tag, &changes, is_sorted),
+        })
     }
 
     /// How far it is.
@@ -220,7 +251,7 @@ impl Subscription {
             // Nothing is in the log behind it, or it would have been sent.
             Place::At(at) if state.log.after(at).is_some_and(|mut rest| rest.next().is_none()) => {
                 self.place = Place::At(state.next());
-                event::progress(state.next())
+                event::progress(state.next(), self.view.tag)
             }
             _ => event::alive(),
         }

@@ -32,6 +32,8 @@ pub struct Follower {
     pub events: (usize, usize),
     /// The last transaction that it was told of.
     pub txn: Option<u64>,
+    /// The id of that event.
+    id: String,
     /// What the events said, without their transactions.
     pub told: Vec<Value>,
     /// Rows in order: the JSON of the document's `_id`, `null` if a row is of more than one, and the row.
@@ -42,6 +44,7 @@ pub struct Follower {
 #[derive(Debug, Default)]
 struct Event {
     name: String,
+    id: String,
     data: String,
 }
 
@@ -58,6 +61,7 @@ impl Follower {
             connections: 0,
             events: (0, 0),
             txn: None,
+            id: String::new(),
             told: Vec::new(),
             rows: Vec::new(),
         })
@@ -107,7 +111,12 @@ impl Follower {
             match line.trim_end().split_once(": ") {
                 Some(("event", name)) => event.name = name.to_owned(),
                 Some(("data", data)) => event.data += data,
-                Some(("id", text)) => id = Some(text.parse()?),
+                Some(("id", text)) => {
+                    let (txn, _tag) = text.split_once('-').context("an id has a tag")?;
+                    id = Some(txn.parse()?);
+                    event.id = text.to_owned();
+                }
+                Some(("retry", _)) => {}
                 Some(other) => bail!("{other:?} is no field"),
                 None if line.trim_end().is_empty() => break,
                 None => ensure!(line.starts_with(':'), "{line} is no field"),
@@ -126,8 +135,8 @@ impl Follower {
         self.connections += 1;
         let url = format!("{server}/apps/{}/api/v1/store/subscribe", self.app);
         let mut request = self.client.get(Url::parse_with_params(&url, [("query", &self.query)])?);
-        if let Some(txn) = self.txn {
-            request = request.header("Last-Event-ID", txn);
+        if self.txn.is_some() {
+            request = request.header("Last-Event-ID", &self.id);
         }
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
@@ -144,6 +153,9 @@ impl Follower {
 
     fn take(&mut self, event: &Event, id: Option<u64>) -> Result<()> {
         ensure!(id >= self.txn, "{id:?} came after {:?}", self.txn);
+        if id.is_some() {
+            self.id = event.id.clone();
+        }
         if event.data.is_empty() {
             self.txn = id.or(self.txn);
             return Ok(());

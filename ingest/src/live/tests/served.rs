@@ -149,10 +149,50 @@ async fn who_comes_to_another_server_is_told_the_difference() {
 }
 
 #[tokio::test]
+async fn what_came_and_went_unseen_here_is_taken_from_who_saw_it() {
+    let cluster = Cluster::start().await;
+    put(&cluster, json!([{"_id": "a", "n": 1}, {"_id": "b", "n": 2}])).await;
+    let [top, count] = ["SELECT _id FROM cars ORDER BY n LIMIT 2", "SELECT COUNT(*) AS n FROM cars"];
+    let (mut kept, mut counted) =
+        (follow(&cluster, top, &[]).await, follow(&cluster, count, &[]).await);
+    kept.result().await;
+    counted.result().await;
+    // Both are seen at once: the rows are those of before.
+    cluster.store.node.refuse(Some("overloaded"));
+    cluster.log.commit_now(&insert(&json!({"_id": "x", "n": 0})));
+    let seen = cluster.shared.world.lock().committed.last().unwrap().0.to_string();
+    cluster.log.commit_now(&delete(&json!("x")));
+    cluster.store.node.refuse(None);
+    let headers = [("last-event-id", seen.as_str())];
+    let mut back = follow(&cluster, top, &headers).await;
+    let [removed, set] =
+        [json!({"type": "remove", "_id": "x"}), json!({"type": "set", "_id": "b", "after": "a", "item": {"_id": "b"}})];
+    assert_eq!(back.changes().await, json!([removed, set]));
+    let mut back = follow(&cluster, count, &headers).await;
+    assert_eq!(back.result().await, json!([{"n": 2}]));
+}
+
+#[tokio::test]
+async fn who_comes_back_for_something_else_begins_anew() {
+    let cluster = Cluster::start().await;
+    put(&cluster, json!([{"_id": "a", "n": 1}, {"_id": "b", "n": 2}])).await;
+    let (few, all) = ("SELECT * FROM cars WHERE n > 1", "SELECT * FROM cars");
+    let mut followed = follow(&cluster, few, &[]).await;
+    followed.result().await;
+    let headers = [("last-event-id", followed.id.as_str())];
+    let mut other = follow(&cluster, all, &headers).await;
+    assert_eq!(other.result().await.as_array().unwrap().len(), 2);
+    let mut same = follow(&cluster, few, &headers).await;
+    put(&cluster, json!({"_id": "c", "n": 3})).await;
+    assert_eq!(same.changes().await[0]["_id"], "c");
+}
+
+#[tokio::test]
 async fn what_is_sent_first_includes_the_transaction_asked_for() {
     let cluster = Cluster::start().await;
     put(&cluster, json!({"_id": "a"})).await;
-    let _kept = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    let mut kept = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    kept.result().await;
     // Of a transaction that changes nothing here, too.
     let statement = "INSERT INTO other DOCUMENTS (:d)";
     let txn = write(&cluster, statement, json!({"d": {"_id": "x"}})).await.to_string();
@@ -246,9 +286,10 @@ async fn a_result_that_is_too_large_is_not_kept() {
 
 #[tokio::test]
 async fn there_is_room_for_so_many_and_so_much() {
-    let config = IngestConfig { max_subscriptions: 2, max_live_bytes: 3_000, ..Default::default() };
+    let config =
+        IngestConfig { max_subscriptions: 2, max_live_bytes: 100_000, ..Default::default() };
     let cluster = Cluster::with(config).await;
-    put(&cluster, json!({"_id": 0, "text": "x".repeat(2_000)})).await;
+    put(&cluster, json!({"_id": 0, "text": "x".repeat(20_000)})).await;
     let first = follow(&cluster, "SELECT * FROM cars", &[]).await;
     // A request that is over has no place any more.
     let reply = cluster.send(request("SELECT * FROM cars WHERE true", &[])).await;
@@ -257,8 +298,44 @@ async fn there_is_room_for_so_many_and_so_much() {
     let reply = cluster.send(request("SELECT * FROM cars", &[])).await;
     assert_eq!(reply.code(), "overloaded");
     drop(second);
-    drop(follow(&cluster, "SELECT * FROM cars", &[]).await);
+    let mut second = follow(&cluster, "SELECT * FROM cars", &[]).await;
+    second.result().await;
+    // One that grows too large takes nothing from others.
+    put(&cluster, json!({"_id": 1, "text": "x".repeat(20_000)})).await;
+    while let Some(event) = second.next().await {
+        assert!(event.name == "change" || event.data["error"]["code"] == "overloaded");
+    }
     drop(first);
+}
+
+#[tokio::test]
+async fn an_app_keeps_so_many_queries_and_those_that_nobody_follows_go_first() {
+    let config = IngestConfig { max_live_queries: 4, ..Default::default() };
+    let cluster = Cluster::with(config).await;
+    put(&cluster, json!([{"_id": "a", "n": 1}])).await;
+    let query = |n: u64| format!("SELECT * FROM cars WHERE n = {n}");
+    let (mut one, two) = (follow(&cluster, &query(1), &[]).await, follow(&cluster, &query(2), &[]).await);
+    let reply = cluster.send(request(&query(3), &[])).await;
+    assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "overloaded"), "{}", reply.text);
+    drop(two);
+    let mut three = follow(&cluster, &query(3), &[]).await;
+    one.result().await;
+    three.result().await;
+    put(&cluster, json!({"_id": "b", "n": 3})).await;
+    assert_eq!(three.changes().await[0]["_id"], "b");
+    put(&cluster, json!({"_id": "c", "n": 1})).await;
+    assert_eq!(one.changes().await[0]["_id"], "c");
+}
+
+#[tokio::test]
+async fn what_takes_too_long_to_look_at_is_not_followed() {
+    let cluster = Cluster::start().await;
+    let terms: Vec<_> = (0..600).map(|n| format!("n = {n}")).collect();
+    let reply = cluster.send(request(&format!("SELECT * FROM c WHERE {}", terms.join(" OR ")), &[]));
+    assert_eq!(reply.await.code(), "query_too_large");
+    let list: Vec<_> = (0..600).map(|n| n.to_string()).collect();
+    let list = format!("SELECT * FROM c WHERE n IN ({})", list.join(", "));
+    follow(&cluster, &list, &[]).await.result().await;
 }
 
 #[tokio::test]
