@@ -4,6 +4,7 @@
 //! as a connection from its first moment, and one that hangs or fails keeps nobody out. A handshake
 //! has a time limit of its own, for until then anybody can have connected.
 
+mod serve;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::retry::Backoff;
 use crate::tls::ServedCertificate;
+
+pub use serve::{Limits, serve};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -61,14 +64,14 @@ impl Listener {
     }
 
     /// The next connection. If one cannot be accepted, that is logged and tried again.
-    pub async fn accept(&self) -> (Stream, SocketAddr) {
+    async fn accept(&self) -> Stream {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
         loop {
             match self.socket.accept().await {
-                Ok((socket, address)) => {
+                Ok((socket, _)) => {
                     // Replies are written whole: waiting for more would only delay them.
                     let _ = socket.set_nodelay(true);
-                    return (self.stream(socket), address);
+                    return self.stream(socket);
                 }
                 // Of this connection, or too many open files: others go on and free some.
                 Err(error) => {
@@ -90,19 +93,6 @@ impl From<TcpListener> for Listener {
     /// One without TLS.
     fn from(socket: TcpListener) -> Self {
         Listener::new(socket, None)
-    }
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = Stream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Stream, SocketAddr) {
-        Listener::accept(self).await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Listener::local_addr(self)
     }
 }
 
@@ -128,7 +118,7 @@ async fn refuse(mut socket: TcpStream) -> io::Result<()> {
 }
 
 /// A connection.
-pub struct Stream(State);
+struct Stream(State);
 
 enum State {
     Plain(TcpStream),
