@@ -1,8 +1,11 @@
 //! Connections that clients of HTTP open: plain ones, or over TLS if there is a certificate.
 //!
-//! A connection is handed over before its handshake, which is done when it is read: so it counts
-//! as a connection from its first moment, and one that hangs or fails keeps nobody out. A handshake
-//! has a time limit of its own, for until then anybody can have connected.
+//! A connection is handed over before its handshake, which is done when it is read: so nobody waits
+//! behind one that hangs or fails. It counts as a connection from its first moment, though, and
+//! holds one of the places that [`Limits`] grants. A handshake has a time limit of its own, 10
+//! seconds, for until then anybody can have connected; if the head of a request has less time, that
+//! ends it. So whoever opens connections faster than this frees them keeps others waiting: that
+//! costs them a socket each, and what stands before the server has to refuse it.
 
 mod serve;
 #[cfg(test)]
