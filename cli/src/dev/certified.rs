@@ -65,8 +65,7 @@ impl Certified {
                 steps.push(format!("{export}\"{file}\" CURL_CA_BUNDLE=\"{file}\""));
             }
             None => {
-                let unless = "# unless this machine trusts the authority of the certificate, name a \
-                              file that has it";
+                let unless = "# unless this machine trusts the authority of the certificate:";
                 steps.push(unless.to_owned());
                 steps.push("# export ANABRANCH_CA_FILE=FILE CURL_CA_BUNDLE=FILE".to_owned());
             }
