@@ -93,8 +93,10 @@ pub fn issue(ca: &Identity, cluster: &ClusterName, hosts: &[String]) -> Result<I
     signed(ca, params)
 }
 
-/// Issues a certificate to an HTTP server that can be called under `hosts`. It names no cluster and
-/// is for no client, so nobody takes who has it for a bridge or a store node.
+/// Issues a certificate to an HTTP server that can be called under `hosts`. It names no cluster, so
+/// no bridge takes who has it for another, and it is for no client, so no store node lets it in. But
+/// whoever asks a store node looks only whether that is at the host that was dialled and of an
+/// authority that is trusted: at these hosts, who has it passes for one.
 pub fn issue_to_http_server(ca: &Identity, hosts: &[String]) -> Result<Identity, Error> {
     let mut params = CertificateParams::new(hosts.to_vec())?;
     params.distinguished_name = DistinguishedName::new();

@@ -239,22 +239,17 @@ impl Walk {
 
 /// A command line that runs a statement. `body` is JSON without a single quote.
 pub(crate) fn execute(server: &str, app: Uuid, key_file: Option<&Path>, body: &str) -> String {
-    let (curl, key) = (curl(server), header(key_file));
+    let key = header(key_file);
     format!(
-        "{curl} -sw '\\n' {server}/apps/{app}/api/v1/store/execute{key} \
+        "curl -sw '\\n' {server}/apps/{app}/api/v1/store/execute{key} \
          -H 'content-type: application/json' -d '{body}'"
     )
 }
 
 /// A command line that reads a car.
 pub(crate) fn read(server: &str, app: Uuid, key_file: Option<&Path>, id: &str) -> String {
-    let (curl, key) = (curl(server), header(key_file));
-    format!("{curl} -sw '\\n' {server}/apps/{app}/api/v1/collections/cars/documents/{id}{key}")
-}
-
-/// What calls a server; over TLS it trusts whom our commands would.
-fn curl(server: &str) -> &'static str {
-    if server.starts_with("https:") { "curl --cacert \"$ANABRANCH_CA_FILE\"" } else { "curl" }
+    let key = header(key_file);
+    format!("curl -sw '\\n' {server}/apps/{app}/api/v1/collections/cars/documents/{id}{key}")
 }
 
 /// What shows the key in a file.

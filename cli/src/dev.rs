@@ -1,5 +1,6 @@
 //! `anabranch dev`: a whole cluster in one process, on the embedded log.
 
+mod certified;
 mod demo;
 
 use std::fs;
@@ -17,6 +18,8 @@ use crate::key_file;
 use crate::local::{Local, Start};
 use crate::output::print;
 use crate::settings::{Builder, LogFormat, Settings, SettingsFlags, TlsFlags};
+
+use certified::Certified;
 
 /// Run a whole cluster in one process, on an embedded log. Stop it with Ctrl-C: what was
 /// acknowledged is there when it is started again.
@@ -107,7 +110,8 @@ async fn single(settings: &Settings, signals: &mut Signals) -> Result<()> {
     let Some(local) = started else {
         return host.close_or_break_off(settings.shutdown_timeout(), signals).await;
     };
-    tell(&local, &dir, &key_file, &token)?;
+    let certified = settings.https.as_ref().map(|files| Certified::read(&files.certificate));
+    tell(&local, certified.as_ref(), &dir, &key_file, &token)?;
     host.serve(settings.shutdown_timeout(), signals).await
 }
 
@@ -127,8 +131,19 @@ fn admin_key(settings: &Settings, dir: &Path) -> Result<ApiToken> {
 }
 
 /// Says where everything is, and what to try.
-fn tell(local: &Local, dir: &Path, key_file: &Path, token: &ApiToken) -> Result<()> {
-    let Local { cluster, api_url, admin_url, bridge, .. } = local;
+fn tell(
+    local: &Local,
+    certified: Option<&Certified>,
+    dir: &Path,
+    key_file: &Path,
+    token: &ApiToken,
+) -> Result<()> {
+    let Local { cluster, http, api_url, admin_url, bridge, .. } = local;
+    let callable = |url: &str| {
+        let listening = url.strip_prefix("https://").and_then(|address| address.parse().ok());
+        certified.zip(listening).map_or_else(|| url.to_owned(), |(it, listening)| it.url(listening))
+    };
+    let (api_url, admin_url) = (callable(api_url), callable(admin_url));
     let dir = dir.display();
     print(format_args!("cluster {} runs on the embedded log in {dir}", cluster.name))?;
     print("")?;
@@ -142,11 +157,9 @@ fn tell(local: &Local, dir: &Path, key_file: &Path, token: &ApiToken) -> Result<
     print("")?;
     print("Try, while it runs (stop with Ctrl-C):")?;
     print("")?;
-    if api_url.starts_with("https:") {
-        print("  # the certificate of the authority that issued this server's")?;
-        print("  export ANABRANCH_CA_FILE=ca.pem")?;
-    }
-    for line in examples(api_url, key_file) {
+    let mut lines = certified.map_or_else(Vec::new, |certified| certified.steps(*http));
+    lines.extend(examples(&api_url, key_file));
+    for line in lines {
         print(format_args!("  {line}"))?;
     }
     Ok(())

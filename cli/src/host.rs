@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_runtime::admin::{self, Readiness};
 use anabranch_runtime::listen::Listener;
-use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
+use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::telemetry::MetricsHandle;
 use anabranch_runtime::tls::ServedCertificate;
 use anyhow::{Context, Result, bail};
@@ -56,7 +56,8 @@ impl Host {
         let routes = admin::admin_routes(readiness, metrics).merge(more);
         let shutdown = self.admin.shutdown().clone();
         self.admin.spawn("admin", async move {
-            admin::serve(listener, routes, shutdown).await.map_err(TaskError::from)
+            admin::serve(listener, routes, shutdown).await;
+            Ok(())
         });
     }
 

@@ -14,7 +14,7 @@ use anabranch_journal::kafka::KafkaJournal;
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_runtime::admin::{self, Readiness, ReadyFlag};
 use anabranch_runtime::grpc::AnyOf;
-use anabranch_runtime::listen::Listener;
+use anabranch_runtime::listen::{self, Limits, Listener};
 use anabranch_runtime::tasks::{Shutdown, Tasks};
 use anabranch_runtime::telemetry;
 use anyhow::Result;
@@ -101,7 +101,8 @@ pub(crate) async fn run(
     let late = Late::default();
     host.serve_admin(https.admin(admin)?, readiness.clone(), metrics.clone(), late.routes());
     host.keep_metrics(metrics);
-    let starting = front.map(|front| Starting::serve(https.api(front), readiness.clone()));
+    let limits = settings.ingest.connection_limits();
+    let starting = front.map(|front| Starting::serve(https.api(front), limits, readiness.clone()));
     let opened = tokio::select! {
         opened = plan.open(&journal, &log_ready, known, host.edge.shutdown()) => opened?,
         _ = signals.next() => None,
@@ -133,20 +134,23 @@ pub(crate) async fn run(
 /// Answers on a service's address while the service waits for its log.
 struct Starting {
     end: Shutdown,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Starting {
-    fn serve(front: Listener, readiness: Readiness) -> Self {
+    fn serve(front: Listener, limits: Limits, readiness: Readiness) -> Self {
         let routes = admin::health_routes(readiness).fallback(not_yet);
         let end = Shutdown::new();
-        let task = tokio::spawn(admin::serve(front, routes, end.clone()));
+        let until = end.clone();
+        let task = tokio::spawn(async move {
+            listen::serve(front, routes, limits, &until, || ()).await;
+        });
         Starting { end, task }
     }
 
     async fn end(self) {
         self.end.begin();
-        // It failed to accept at worst, and is no longer needed.
+        // It accepts nobody any more; who still takes a reply may go on with that.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.task).await;
     }
 }

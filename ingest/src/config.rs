@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use anabranch_runtime::listen::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::access::Audit;
 use crate::error::Error;
 use crate::hosts;
+
+/// How long replies may take to be sent after the last deadline of a request.
+const LAST_REPLIES: Duration = Duration::from_secs(2);
 
 /// Settings of an ingest server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +172,16 @@ impl IngestConfig {
             return Err(wrong("max_subscriptions", "must be below max_connections"));
         }
         Ok(())
+    }
+
+    /// What the HTTP API grants to those who connect.
+    pub fn connection_limits(&self) -> Limits {
+        Limits {
+            connections: self.max_connections,
+            head: self.header_timeout(),
+            pause: self.body_idle_timeout(),
+            last_replies: self.request_timeout() + LAST_REPLIES,
+        }
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {

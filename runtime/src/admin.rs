@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -11,9 +12,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
 
-use crate::listen::Listener;
+use crate::listen::{self, Limits, Listener};
 use crate::tasks::Shutdown;
 use crate::telemetry::MetricsHandle;
+
+/// What the endpoint grants to those who connect: few do, and none has to be slow.
+const LIMITS: Limits = Limits {
+    connections: 256,
+    head: Duration::from_secs(30),
+    pause: Duration::from_secs(30),
+    last_replies: Duration::from_secs(30),
+};
 
 /// Which parts of a process are ready.
 #[derive(Clone, Debug, Default)]
@@ -85,9 +94,8 @@ async fn render(State(metrics): State<MetricsHandle>) -> Response {
 }
 
 /// Serves `routes` until the shutdown begins and what is in flight is answered.
-pub async fn serve(listener: Listener, routes: Router, shutdown: Shutdown) -> std::io::Result<()> {
-    let until = async move { shutdown.begun().await };
-    axum::serve(listener, routes).with_graceful_shutdown(until).await
+pub async fn serve(listener: Listener, routes: Router, shutdown: Shutdown) {
+    listen::serve(listener, routes, LIMITS, &shutdown, || ()).await;
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! Connections that clients of HTTP open: plain ones, or over TLS if there is a certificate.
 //!
-//! A connection is handed over before its handshake, which is done when it is read: so it counts
-//! as a connection from its first moment, and one that hangs or fails keeps nobody out. A handshake
-//! has a time limit of its own, for until then anybody can have connected.
+//! A connection is handed over before its handshake, which is done when it is read: so nobody waits
+//! behind one that hangs or fails. It counts as a connection from its first moment, though, and
+//! holds one of the places that [`Limits`] grants. A handshake has a time limit of its own, 10
+//! seconds, for until then anybody can have connected; if the head of a request has less time, that
+//! ends it. So whoever opens connections faster than this frees them keeps others waiting: that
+//! costs them a socket each, and what stands before the server has to refuse it.
 
+mod serve;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +27,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::retry::Backoff;
 use crate::tls::ServedCertificate;
+
+pub use serve::{Limits, serve};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -61,14 +67,14 @@ impl Listener {
     }
 
     /// The next connection. If one cannot be accepted, that is logged and tried again.
-    pub async fn accept(&self) -> (Stream, SocketAddr) {
+    async fn accept(&self) -> Stream {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
         loop {
             match self.socket.accept().await {
-                Ok((socket, address)) => {
+                Ok((socket, _)) => {
                     // Replies are written whole: waiting for more would only delay them.
                     let _ = socket.set_nodelay(true);
-                    return (self.stream(socket), address);
+                    return self.stream(socket);
                 }
                 // Of this connection, or too many open files: others go on and free some.
                 Err(error) => {
@@ -90,19 +96,6 @@ impl From<TcpListener> for Listener {
     /// One without TLS.
     fn from(socket: TcpListener) -> Self {
         Listener::new(socket, None)
-    }
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = Stream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Stream, SocketAddr) {
-        Listener::accept(self).await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Listener::local_addr(self)
     }
 }
 
@@ -128,7 +121,7 @@ async fn refuse(mut socket: TcpStream) -> io::Result<()> {
 }
 
 /// A connection.
-pub struct Stream(State);
+struct Stream(State);
 
 enum State {
     Plain(TcpStream),

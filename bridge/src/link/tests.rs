@@ -133,6 +133,24 @@ async fn a_dialler_without_certificate_or_tls_is_told_apart() {
     assert!(text(task.await.unwrap().err()).contains("shows no certificate"));
 }
 
+#[tokio::test]
+async fn an_http_server_of_a_cluster_passes_for_no_bridge() {
+    let all = ["east", "west"];
+    let (certificates, east, west) = pair();
+    let (dialled, listened) = errors(&certificates.tls_of_http_server("west", &all), &east).await;
+    let listened = text(listened);
+    assert!(listened.contains("cannot be accepted"), "{listened}");
+    assert!(dialled.is_some());
+
+    let (dialled, _) = errors(&west, &certificates.tls_of_http_server("east", &all)).await;
+    let identity = RefusalCode::Identity;
+    assert!(
+        matches!(&dialled, Some(Error::Refusing { code, .. }) if *code == identity),
+        "{dialled:?}"
+    );
+    assert!(text(dialled).contains("names no cluster"));
+}
+
 /// A TLS connection on which anything can be said.
 async fn raw(address: &str, tls: &TlsFiles) -> Stream {
     let tcp = TcpStream::connect(address).await.unwrap();

@@ -7,6 +7,7 @@ use axum::routing::get;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client;
 
@@ -25,7 +26,7 @@ struct Server {
     certificate: ServedCertificate,
     address: SocketAddr,
     shutdown: Shutdown,
-    serving: JoinHandle<io::Result<()>>,
+    serving: JoinHandle<()>,
 }
 
 /// A server that waits so long for handshakes.
@@ -128,7 +129,7 @@ async fn handshakes_that_hang_keep_nobody_out() {
     server.ask().await.unwrap();
     // Nor does the server wait for them when it ends.
     server.shutdown.begin();
-    timeout(PATIENCE / 2, server.serving).await.expect("it ends").unwrap().unwrap();
+    timeout(PATIENCE / 2, server.serving).await.expect("it ends").unwrap();
 }
 
 #[tokio::test]
@@ -180,15 +181,70 @@ async fn a_renewal_is_noticed_without_a_restart() {
     timeout(PATIENCE, following).await.expect("it ends").unwrap();
 }
 
-#[tokio::test]
-async fn without_a_certificate_it_is_plain_http() {
+/// A server without a certificate.
+async fn serve_plainly() -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listener = Listener::from(socket);
     assert_eq!(listener.scheme(), "http");
-    let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+    let address = listener.local_addr().unwrap();
     let routes = Router::new().route("/", get(|| async { SECRET }));
-    tokio::spawn(admin::serve(listener, routes, shutdown));
+    tokio::spawn(admin::serve(listener, routes, Shutdown::new()));
+    address
+}
+
+#[tokio::test]
+async fn without_a_certificate_it_is_plain_http() {
+    let address = serve_plainly().await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     let text = get_root(&mut stream).await.unwrap();
     assert!(text.ends_with(SECRET), "{text}");
+}
+
+/// Waits until the server hangs up on who has sent nothing whole. The clock runs ahead as soon as
+/// both wait.
+async fn is_hung_up_on(stream: &mut (impl AsyncRead + Unpin)) {
+    let begun = Instant::now();
+    let mut reply = Vec::new();
+    let reading = timeout(100 * PATIENCE, stream.read_to_end(&mut reply));
+    // Over TLS it ends without a farewell.
+    let _ = reading.await.expect("it closes");
+    assert!(begun.elapsed() <= 2 * PATIENCE, "{:?}", begun.elapsed());
+    assert!(!reply.starts_with(b"HTTP/1.1 200"), "{reply:?}");
+}
+
+#[tokio::test]
+async fn who_is_silent_after_the_handshake_is_hung_up_on() {
+    let server = serve(PATIENCE).await;
+    let mut silent = server.call(&server.authority).await.unwrap();
+    let mut idle = server.call(&server.authority).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut head = [0; 15];
+    timeout(PATIENCE, idle.read_exact(&mut head)).await.expect("in time").unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    tokio::time::pause();
+    is_hung_up_on(&mut silent).await;
+    is_hung_up_on(&mut idle).await;
+}
+
+#[tokio::test]
+async fn who_is_silent_without_tls_is_hung_up_on() {
+    let address = serve_plainly().await;
+    for begun in ["", "G", "GET / HTTP/1.1\r\nhost: localhost\r\nslow: "] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        tokio::time::pause();
+        is_hung_up_on(&mut stream).await;
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
+async fn http_2_is_not_spoken() {
+    let mut stream = TcpStream::connect(serve_plainly().await).await.unwrap();
+    // The preface and empty settings, to which a server of HTTP/2 would answer with its own.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut reply = Vec::new();
+    let reading = stream.read_to_end(&mut reply);
+    let _ = timeout(PATIENCE, reading).await.expect("it closes");
+    assert!(reply.is_empty() || reply.starts_with(b"HTTP/1.1 4"), "{reply:?}");
 }

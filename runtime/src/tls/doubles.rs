@@ -63,8 +63,16 @@ impl TestAuthority {
     /// # Panics
     /// If a file cannot be written.
     pub fn issue_until(&self, host: &str, end: SystemTime) {
+        self.issue_from_until(host, end - 2 * VALID, end);
+    }
+
+    /// Issues a new one that is valid between two times.
+    ///
+    /// # Panics
+    /// If a file cannot be written.
+    pub fn issue_from_until(&self, host: &str, begin: SystemTime, end: SystemTime) {
         let mut params = CertificateParams::new([host.to_owned()]).expect("a host");
-        params.not_before = (end - 2 * VALID).into();
+        params.not_before = begin.into();
         params.not_after = end.into();
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");

@@ -52,6 +52,74 @@ fn one_that_has_expired_is_shown_until_there_is_a_better_one() {
 }
 
 #[test]
+fn one_that_is_not_valid_yet_waits_for_its_time() {
+    let authority = TestAuthority::new("localhost");
+    let served = ServedCertificate::open(authority.files()).unwrap();
+    let first = served.config();
+    let hours = |count: u64| Duration::from_secs(count * 60 * 60);
+    let begin = SystemTime::now() + hours(1);
+    authority.issue_from_until("localhost", begin, begin + hours(24));
+    for _ in 0..3 {
+        served.look();
+        assert!(Arc::ptr_eq(&served.config(), &first));
+    }
+    // The files are as they were, and it is later.
+    let later = begin.duration_since(SystemTime::UNIX_EPOCH).unwrap() + hours(1);
+    served.look_at(i64::try_from(later.as_secs()).unwrap());
+    let second = served.config();
+    assert!(!Arc::ptr_eq(&second, &first));
+    served.look();
+    assert!(Arc::ptr_eq(&served.config(), &second), "nothing has changed since");
+    // Where there is no other it is shown.
+    ServedCertificate::open(authority.files()).unwrap();
+}
+
+#[test]
+fn a_renewal_that_is_half_done_is_told_only_if_it_stays_so() {
+    let authority = TestAuthority::new("localhost");
+    let files = authority.files();
+    let served = ServedCertificate::open(files.clone()).unwrap();
+    let first = served.config();
+    let old = fs::read(&files.certificate).unwrap();
+    authority.issue("localhost");
+    let new = fs::read(&files.certificate).unwrap();
+    // The key is there before its certificate.
+    fs::write(&files.certificate, &old).unwrap();
+    assert!(served.look(), "it may be half done");
+    fs::write(&files.certificate, &new).unwrap();
+    assert!(!served.look());
+    let second = served.config();
+    assert!(!Arc::ptr_eq(&second, &first));
+
+    fs::write(&files.certificate, &old).unwrap();
+    assert!(served.look(), "it may be half done");
+    assert!(!served.look(), "it is told");
+    assert!(!served.look(), "it was told");
+    // Something else is wrong then.
+    fs::remove_file(&files.certificate).unwrap();
+    assert!(served.look(), "it may be half done");
+    assert!(Arc::ptr_eq(&served.config(), &second));
+}
+
+#[test]
+fn a_file_that_is_away_for_a_moment_renews_nothing() {
+    let authority = TestAuthority::new("localhost");
+    let files = authority.files();
+    let served = ServedCertificate::open(files.clone()).unwrap();
+    let first = served.config();
+    let key = fs::read(&files.key).unwrap();
+    for looks in 1..4 {
+        fs::remove_file(&files.key).unwrap();
+        for _ in 0..looks {
+            served.look();
+        }
+        fs::write(&files.key, &key).unwrap();
+        assert!(!served.look());
+        assert!(Arc::ptr_eq(&served.config(), &first), "it is the same as before");
+    }
+}
+
+#[test]
 fn only_a_good_pair_takes_the_place_of_another() {
     let (authority, other) = (TestAuthority::new("localhost"), TestAuthority::new("localhost"));
     let files = authority.files();
