@@ -428,6 +428,30 @@ fn a_private_key_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn a_public_key_is_no_secret() {
+    let body = encoded(&[1; 90]);
+    let set = json!({"keys": [elliptic()]}).to_string();
+    for public in [
+        format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----"),
+        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----"),
+        format!("---- BEGIN SSH2 PUBLIC KEY ----\n{body}"),
+        format!("ssh-ed25519 {body} ann@example"),
+        format!("ecdsa-sha2-nistp256 {body}"),
+        elliptic().to_string(),
+        format!(" \u{feff}\n{set}\n"),
+    ] {
+        let resource = token_key(&json!({"secret": public}));
+        let error = Resource::from_value(&resource).expect_err(&public);
+        assert_eq!(error.path, "spec.jwt.secret", "{error}");
+        assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("spec.jwt.jwks")), "{error}");
+        assert!(!format!("{error:?}").contains(&body), "{error:?}");
+    }
+    for secret in [format!("{{{body}"), format!("[\"{body}\"]"), format!("my ssh-key {body}")] {
+        assert!(Resource::from_value(&token_key(&json!({"secret": secret}))).is_ok(), "{secret}");
+    }
+}
+
+#[test]
 fn a_key_is_opened_in_one_way() {
     let mut both = token_key(&json!({"secret": "s".repeat(32)}));
     both["spec"]["apiKey"] = key()["spec"]["apiKey"].clone();

@@ -50,11 +50,27 @@ fn name(path: &str, value: &Value) -> Result<String, ResourceError> {
 fn secret(value: &Value) -> Result<TokenSecret, ResourceError> {
     const PATH: &str = "spec.jwt.secret";
     let secret = text(PATH, value)?;
+    if is_public(secret) {
+        let error = refuse(PATH, "it is a key file or a key set, which others know".to_owned());
+        return Err(error.with_hint(
+            "with it as the secret everybody could sign: declare the public keys of the issuer as \
+             spec.jwt.jwks",
+        ));
+    }
     TokenSecret::new(secret).ok_or_else(|| {
         let (least, most) = (TokenSecret::MIN_BYTES, TokenSecret::MAX_BYTES);
         let message = format!("it has {} bytes, and needs {least} to {most}", secret.len());
         refuse(PATH, message).with_hint("draw one with 'openssl rand -hex 32'")
     })
+}
+
+/// Whether text has the form of what is published: PEM, a line of OpenSSH, a JWK or a set of them.
+fn is_public(secret: &str) -> bool {
+    const BEGINNINGS: [&str; 4] = ["-----BEGIN", "---- BEGIN", "ssh-", "ecdsa-sha2-"];
+    // An editor may have put a mark in front.
+    let secret = secret.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    BEGINNINGS.iter().any(|beginning| secret.starts_with(beginning))
+        || serde_json::from_str::<Map<String, Value>>(secret).is_ok()
 }
 
 fn jwks(value: &Value) -> Result<JwkSet, ResourceError> {
