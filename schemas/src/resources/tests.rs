@@ -337,6 +337,53 @@ fn what_others_say_of_their_public_keys_is_passed_over() {
     assert_eq!(Resource::from_value(&given).unwrap().to_value(), kept);
 }
 
+/// Keys that issuers publish beside those that they sign tokens with.
+fn others() -> [Value; 5] {
+    let with = |mut key: Value, name: &str, value: Value| {
+        key[name] = value;
+        key
+    };
+    [
+        with(rsa(256), "use", json!("enc")),
+        with(rsa(256), "alg", json!("RSA-OAEP")),
+        json!({"kty": "EC", "crv": "secp256k1", "x": encoded(&[1; 32]), "y": encoded(&[2; 32])}),
+        json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": encoded(&[1; 64])}),
+        rsa(128),
+    ]
+}
+
+#[test]
+fn keys_of_a_set_that_verify_no_tokens_are_left_out() {
+    let sixteen = vec![elliptic(); 16];
+    let given = [&others()[..], &sixteen, &others()].concat();
+    let resource = Resource::from_value(&token_key(&json!({"jwks": {"keys": given}}))).unwrap();
+    let kept = token_key(&json!({"jwks": {"keys": sixteen}}));
+    assert_eq!(resource.to_value(), kept);
+    // What is kept is read as it was written.
+    assert_eq!(Resource::from_json(resource.to_json().as_bytes()).unwrap(), resource);
+    // A name that is taken by one that is left out is free.
+    let [mut enc, ..] = others();
+    let mut sig = rsa(256);
+    (enc["kid"], sig["kid"]) = (json!("one"), json!("one"));
+    let given = token_key(&json!({"jwks": {"keys": [enc, sig]}}));
+    assert_eq!(
+        Resource::from_value(&given).unwrap().to_value(),
+        token_key(&json!({"jwks": {"keys": [sig]}}))
+    );
+}
+
+#[test]
+fn a_set_of_which_nothing_is_left_is_refused_and_each_key_told_why() {
+    let resource = token_key(&json!({"jwks": {"keys": others()}}));
+    let error = Resource::from_value(&resource).unwrap_err();
+    assert_eq!(error.path, "spec.jwt.jwks.keys");
+    assert!(error.message.starts_with("none of its 5 keys verifies tokens: "), "{error}");
+    for (number, part) in ["use", "alg", "crv", "kty", "n"].into_iter().enumerate() {
+        let told = format!("spec.jwt.jwks.keys[{number}].{part}: ");
+        assert!(error.message.contains(&told), "{error}");
+    }
+}
+
 #[test]
 fn what_a_token_may_be_signed_with_follows_from_the_key() {
     let algorithms = |signed_with: &Value| -> Vec<&str> {
@@ -382,6 +429,8 @@ fn what_is_wrong_with_a_key_for_tokens_is_named() {
         (json!({"jwks": {}}), KEYS),
         (json!({"jwks": {"keys": []}}), KEYS),
         (json!({"jwks": {"keys": vec![elliptic(); 17]}}), KEYS),
+        (json!({"jwks": {"keys": vec![json!({}); 129]}}), KEYS),
+        (json!({"jwks": {"keys": [elliptic(), 17]}}), "spec.jwt.jwks.keys[1]"),
         (json!({"jwks": {"keys": [named.clone(), named]}}), "spec.jwt.jwks.keys[1].kid"),
     ] {
         let error = Resource::from_value(&token_key(&signed_with)).expect_err(path);
@@ -420,10 +469,15 @@ fn a_private_key_is_refused_and_not_repeated() {
     for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
         let mut key = rsa(256);
         key[name] = json!("c2VjcmV0");
-        let resource = token_key(&json!({"jwks": {"keys": [key]}}));
-        let error = Resource::from_value(&resource).expect_err(name);
-        assert_eq!(error.path, "spec.jwt.jwks.keys[0]");
-        assert!(!format!("{error:?}").contains("c2VjcmV0"), "{error:?}");
+        // Also of a key that would be left out.
+        let mut unused = key.clone();
+        unused["use"] = json!("enc");
+        for key in [key, unused] {
+            let resource = token_key(&json!({"jwks": {"keys": [elliptic(), key]}}));
+            let error = Resource::from_value(&resource).expect_err(name);
+            assert_eq!(error.path, "spec.jwt.jwks.keys[1]");
+            assert!(!format!("{error:?}").contains("c2VjcmV0"), "{error:?}");
+        }
     }
 }
 
