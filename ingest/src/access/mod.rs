@@ -12,8 +12,6 @@ mod issuer;
 mod keys;
 mod shown;
 mod signatures;
-#[cfg(test)]
-pub(crate) mod signer;
 mod tokens;
 
 pub use api_key::{ApiToken, NoToken};

@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use super::*;
-use crate::access::signer::{Signer, jwt};
+use crate::doubles::signer::{Signer, jwt};
 use crate::doubles::{APP, Cluster, Reply, read as read_reply};
 
 fn east() -> ClusterIdentity {

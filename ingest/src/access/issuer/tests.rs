@@ -2,8 +2,8 @@ use anabranch_schemas::resources::{Base64Url, Credential, Resource};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::signer::{AUDIENCE, ISSUER, Signer, claims, encode, jwt, seconds, with};
 use super::*;
+use crate::doubles::signer::{AUDIENCE, ISSUER, Signer, claims, encode, jwt, seconds, with};
 
 /// The issuer that a key declares.
 fn declared(jwt: &serde_json::Value) -> Result<Issuer, String> {

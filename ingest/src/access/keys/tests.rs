@@ -3,7 +3,7 @@ use anabranch_schemas::resources::{ApiKey, PermissionScope, PermissionSpec, Reso
 use serde_json::{Value, json};
 
 use super::*;
-use crate::access::signer::{Signer, claims, seconds, with};
+use crate::doubles::signer::{Signer, claims, seconds, with};
 
 fn app(number: u128) -> AppId {
     AppId(uuid::Uuid::from_u128(number))

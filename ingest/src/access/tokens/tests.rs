@@ -1,8 +1,8 @@
 use anabranch_schemas::resources::{Credential, Resource};
 use serde_json::json;
 
-use super::super::signer::{Signer, claims, seconds, with};
 use super::*;
+use crate::doubles::signer::{Signer, claims, seconds, with};
 
 const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
 

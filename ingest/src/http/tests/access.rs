@@ -8,9 +8,9 @@ use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use crate::access::ApiToken;
-use crate::access::signer::{Signer, claims, with};
 use crate::config::IngestConfig;
 use crate::doubles::followed::{Followed, request};
+use crate::doubles::signer::{Signer, claims, with};
 use crate::doubles::{APP, Cluster, Reply, execute_path, post};
 
 /// A server with these keys; each is a name and its permissions. And what shows each of them.
