@@ -10,6 +10,7 @@ mod audit;
 mod caller;
 mod issuer;
 mod keys;
+mod queue;
 mod shown;
 mod signatures;
 mod tokens;

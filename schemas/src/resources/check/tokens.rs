@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{array, mistyped, refuse, required, shorten, text};
 use crate::resources::{
-    Base64Url, Curve, Jwk, JwkSet, PublicKey, ResourceError, SignedWith, TokenAlgorithm,
-    TokenIssuer, TokenSecret,
+    Base64Url, EdwardsCurve, EllipticCurve, Jwk, JwkSet, PublicKey, ResourceError, SignedWith,
+    TokenAlgorithm, TokenIssuer, TokenSecret,
 };
 
 /// The most keys of a set that verify tokens: one that does not name its own is tried with all that
@@ -173,14 +173,14 @@ fn public_key(
     match key_type {
         "RSA" => rsa(path, fields),
         "EC" => {
-            let known = [("P-256", Curve::P256), ("P-384", Curve::P384)];
+            let known = [("P-256", EllipticCurve::P256), ("P-384", EllipticCurve::P384)];
             let crv = curve(path, fields, &known)?;
-            let of = |name: &str| coordinate(path, fields, name, crv);
+            let of = |name: &str| coordinate(path, fields, name, crv.bytes());
             Ok(PublicKey::Elliptic { crv, x: of("x")?, y: of("y")? })
         }
         "OKP" => {
-            let crv = curve(path, fields, &[("Ed25519", Curve::Ed25519)])?;
-            Ok(PublicKey::Edwards { crv, x: coordinate(path, fields, "x", crv)? })
+            let crv = curve(path, fields, &[("Ed25519", EdwardsCurve::Ed25519)])?;
+            Ok(PublicKey::Edwards { crv, x: coordinate(path, fields, "x", crv.bytes())? })
         }
         other => Err(super::unknown_word(&format!("{path}.kty"), other, &["RSA", "EC", "OKP"])),
     }
@@ -207,11 +207,11 @@ fn rsa(path: &str, fields: &Map<String, Value>) -> Result<PublicKey, ResourceErr
     Ok(PublicKey::Rsa { n, e })
 }
 
-fn curve(
+fn curve<C: Copy>(
     path: &str,
     fields: &Map<String, Value>,
-    known: &[(&str, Curve)],
-) -> Result<Curve, ResourceError> {
+    known: &[(&str, C)],
+) -> Result<C, ResourceError> {
     let word = field(path, fields, "crv")?;
     let found = known.iter().find(|(name, _)| *name == word);
     found.map(|(_, curve)| *curve).ok_or_else(|| {
@@ -224,11 +224,11 @@ fn coordinate(
     path: &str,
     fields: &Map<String, Value>,
     name: &str,
-    curve: Curve,
+    length: usize,
 ) -> Result<Base64Url, ResourceError> {
     let read = bytes(path, fields, name)?;
-    if read.bytes().len() != curve.bytes() {
-        let message = format!("it has {} bytes, and needs {}", read.bytes().len(), curve.bytes());
+    if read.bytes().len() != length {
+        let message = format!("it has {} bytes, and needs {length}", read.bytes().len());
         return Err(refuse(&format!("{path}.{name}"), message));
     }
     Ok(read)
