@@ -283,6 +283,70 @@ fn what_is_wrong_with_a_key_is_named() {
     }
 }
 
+/// What `golden/` has of keys, which is what clusters have stored, and what it means.
+#[test]
+fn a_stored_key_means_what_it_meant() {
+    let bytes = |bytes: &[u8]| Base64Url::read(&encoded(bytes)).unwrap();
+    let point = |crv, x: &[u8], y: &[u8]| PublicKey::Elliptic { crv, x: bytes(x), y: bytes(y) };
+    let unnamed = |key| Jwk { kid: None, alg: None, key };
+    let rsa = PublicKey::Rsa { n: bytes(&[0xff; 256]), e: bytes(&[1, 0, 1]) };
+    let edwards = PublicKey::Edwards { crv: EdwardsCurve::Ed25519, x: bytes(&[3; 32]) };
+    let set = JwkSet {
+        keys: vec![
+            Jwk { kid: Some("2026".to_owned()), alg: Some(TokenAlgorithm::Ps256), key: rsa },
+            unnamed(point(EllipticCurve::P256, &[1; 32], &[2; 32])),
+            unnamed(point(EllipticCurve::P384, &[1; 48], &[2; 48])),
+            unnamed(edwards),
+        ],
+    };
+    let secret = TokenSecret::new(&"s".repeat(32)).unwrap();
+    let of_issuer = |signed_with| {
+        let (issuer, audience) = ("https://id.example".to_owned(), "anabranch".to_owned());
+        Credential::Jwt(TokenIssuer { issuer, audience, signed_with })
+    };
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA".to_owned();
+    let end = "2027-01-31T00:00:00Z".parse().unwrap();
+    let claims = json!({"store": 17}).as_object().unwrap().clone();
+    let [none, claims] = [serde_json::Map::new(), claims];
+    for (text, credential, expires_at, claims) in [
+        (
+            include_str!("../../golden/key/v1-api-key.json"),
+            Credential::ApiKey(ApiKey { hash }),
+            Some(end),
+            claims,
+        ),
+        (
+            include_str!("../../golden/key/v1-jwks.json"),
+            of_issuer(SignedWith::Jwks(set)),
+            None,
+            none.clone(),
+        ),
+        (
+            include_str!("../../golden/key/v1-secret.json"),
+            of_issuer(SignedWith::Secret(secret)),
+            None,
+            none,
+        ),
+    ] {
+        let orders = PermissionScope::Collection("orders".parse().unwrap());
+        let (read, write) = ("store = :store".to_owned(), "store = :store AND open".to_owned());
+        let permission = PermissionSpec { read: Some(read), write: Some(write) };
+        let others = (PermissionScope::Others, PermissionSpec::default());
+        let permissions = [(orders, permission), others].into();
+        let (app, name) = key_place();
+        let spec = KeySpec { credential, expires_at, claims, permissions };
+        let expected = Resource::Key { app, name, spec };
+        assert_eq!(Resource::from_json(text.as_bytes()).unwrap(), expected);
+        assert_eq!(expected.to_json(), text.trim_end());
+    }
+}
+
+/// The place of the key of these tests.
+fn key_place() -> (AppId, ResourceName) {
+    let app = "2164bef3-37c0-489c-9ac6-c94b034525d7";
+    (app.parse().unwrap(), "till-17".parse().unwrap())
+}
+
 /// A key for the tokens that an issuer signs with this.
 fn token_key(signed_with: &Value) -> Value {
     let mut resource = key();
