@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anabranch_ingest::ShownKey;
+use anabranch_ingest::{ApiToken, ShownKey};
 use anabranch_runtime::retry::Backoff;
 use anyhow::{Context, Result};
 use reqwest::header::{LOCATION, RETRY_AFTER};
@@ -126,7 +126,7 @@ impl AdminFlags {
         let file = file.or_else(|| std::env::var_os("ANABRANCH_ADMIN_KEY_FILE").map(PathBuf::from));
         let file = file.or_else(|| found_here(&client, ADMIN_KEYS));
         Ok(match file {
-            Some(file) => client.showing(key_file::read::<ShownKey>(&file)?),
+            Some(file) => client.showing(&key_file::read::<ApiToken>(&file)?),
             None => client,
         })
     }

@@ -170,6 +170,13 @@ impl Create {
         let resource = self.resource("jwt", issuer)?;
         declare(&self.of.client()?, &self.of.path(&self.name), &resource).await?;
         print(format_args!("{} made", resource.id()))?;
+        let keys = |credential: &Value| credential["jwks"]["keys"].as_array().map_or(0, Vec::len);
+        let (given, kept) = (keys(issuer), keys(&resource.to_value()["spec"]["jwt"]));
+        if kept < given {
+            say(format_args!(
+                "{kept} of the {given} keys of the set verify tokens, the others do not"
+            ));
+        }
         say(format_args!(
             "it lets in who shows a token with 'iss' {}, 'aud' {}, a 'sub' and an 'exp'; send it as \
              'Authorization: Bearer TOKEN'",

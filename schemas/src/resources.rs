@@ -34,7 +34,8 @@ use crate::topics::ClusterName;
 
 pub use key::{ApiKey, Credential, KeySpec, OTHERS, PermissionScope, PermissionSpec};
 pub use tokens::{
-    Base64Url, Curve, Jwk, JwkSet, PublicKey, SignedWith, TokenAlgorithm, TokenIssuer, TokenSecret,
+    Base64Url, EdwardsCurve, EllipticCurve, Jwk, JwkSet, PublicKey, SignedWith, TokenAlgorithm,
+    TokenIssuer, TokenSecret,
 };
 
 /// The `apiVersion` of every resource.

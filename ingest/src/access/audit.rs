@@ -9,7 +9,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use super::{ApiToken, Caller};
+use super::ApiToken;
 use crate::error::Code;
 use crate::http::TXN_HEADER;
 
@@ -49,12 +49,12 @@ pub(crate) struct Asked {
 
 /// Who sends a request, as soon as that is known: kept beside it.
 #[derive(Clone, Default)]
-pub(crate) struct Sender(Arc<OnceLock<Caller>>);
+pub(crate) struct Sender(Arc<OnceLock<String>>);
 
 impl Sender {
-    /// It is them.
-    pub(crate) fn is(&self, caller: &Caller) {
-        self.0.get_or_init(|| caller.clone());
+    /// It is whoever has this name, let in or not.
+    pub(crate) fn is(&self, name: &str) {
+        self.0.get_or_init(|| name.to_owned());
     }
 }
 
@@ -76,8 +76,8 @@ impl Asked {
 
     /// Who sends it: a token tells only once it is verified.
     fn key(&self) -> Option<&str> {
-        let sender = self.sender.0.get().map(Caller::name).filter(|name| !name.is_empty());
-        sender.or(self.key.as_deref())
+        let sender = self.sender.0.get().filter(|name| !name.is_empty());
+        sender.or(self.key.as_ref()).map(String::as_str)
     }
 }
 
@@ -111,7 +111,6 @@ impl Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{Permissions, Validity};
 
     #[test]
     fn what_may_have_written_is_told_from_what_has_read() {
@@ -147,9 +146,7 @@ mod tests {
         // Of a token it is known once it is verified.
         let (asked, request) = request("Bearer a.b.c");
         assert_eq!(asked.key(), None);
-        let (permissions, validity) = (Permissions::default(), Validity::default());
-        let caller = Caller::new("tills/ann".to_owned(), permissions, validity);
-        request.extensions().get::<Sender>().unwrap().is(&caller);
+        request.extensions().get::<Sender>().unwrap().is("tills/ann");
         assert_eq!(asked.key(), Some("tills/ann"));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_core::Value;
 use anabranch_core::ids::Collection;
-use anabranch_core::query::{Allowed, Args, Rule};
+use anabranch_core::query::{Allowed, Args, QueryError, Rule};
 use anabranch_schemas::records::Restriction;
 use anabranch_schemas::resources::{PermissionScope, PermissionSpec};
 use jiff::Timestamp;
@@ -15,6 +15,12 @@ use serde_json::Map;
 
 use super::issuer::expired;
 use crate::error::{Code, Refusal};
+
+/// What a caller takes in memory, a collection that is named, and each byte of the text of a condition:
+/// `a = 1` is a comparison, a path and a value, of some 150 bytes.
+const CALLER_WEIGHT: usize = 512;
+const PERMISSION_WEIGHT: usize = 256;
+pub(super) const TEXT_WEIGHT: usize = 32;
 
 /// Whoever sends a request to an app.
 #[derive(Clone, Debug)]
@@ -32,10 +38,19 @@ struct Identity {
 /// For how long somebody is let in.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Validity {
-    /// Of all who were let in with the same key.
+    /// Of all who were let in with the same key, or with the same keys that tokens open.
     is_revoked: Arc<AtomicBool>,
     key_ends: Option<Timestamp>,
     token_ends: Option<Timestamp>,
+}
+
+/// The rules of a key, read once.
+pub(crate) struct Rules(BTreeMap<PermissionScope, ScopeRules>);
+
+/// Its rules for a collection, or for those that are not named.
+struct ScopeRules {
+    read: Option<Rule>,
+    write: Option<Rule>,
 }
 
 /// What a caller may do, by collection.
@@ -56,7 +71,13 @@ struct Permission {
 impl Validity {
     /// Until a key ends, if it ends by itself, or is revoked.
     pub(crate) fn of_key(key_ends: Option<Timestamp>) -> Self {
-        Validity { key_ends, ..Validity::default() }
+        Validity::default().with_key(key_ends)
+    }
+
+    /// And not for longer than a key, if it ends by itself.
+    #[must_use]
+    pub(crate) fn with_key(self, key_ends: Option<Timestamp>) -> Self {
+        Validity { key_ends, ..self }
     }
 
     /// And not for longer than a token that is shown.
@@ -74,7 +95,9 @@ impl Validity {
         let now = Timestamp::now();
         let is_over = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
         if self.is_revoked.load(Ordering::Relaxed) {
-            return Err(Refusal::new(Code::Unauthenticated, "the key was changed or revoked"));
+            let message = "the key was changed or revoked, or another one that tokens open was";
+            let refusal = Refusal::new(Code::Unauthenticated, message);
+            return Err(refusal.with_hint("show it again: if it is still good it is let in"));
         }
         if is_over(self.key_ends) {
             let refusal = Refusal::new(Code::Unauthenticated, "the key has expired");
@@ -97,19 +120,36 @@ pub(crate) fn declared_claims(claims: &Map<String, serde_json::Value>) -> Result
     }
 }
 
-impl Permissions {
-    /// Those of a key, for who has these claims.
+impl Rules {
+    /// Those that a key is declared with.
+    ///
+    /// # Errors
+    /// Which is none, and why.
+    pub(crate) fn of(declared: &BTreeMap<PermissionScope, PermissionSpec>) -> Result<Self, String> {
+        let rules = |(scope, spec): (&PermissionScope, &PermissionSpec)| {
+            let read = |deed, rule: &Option<String>| {
+                let rule = rule.as_deref().map(Rule::new).transpose();
+                rule.map_err(|error| unusable(scope, deed, &error))
+            };
+            let (read, write) = (read(Deed::Read, &spec.read)?, read(Deed::Write, &spec.write)?);
+            Ok((scope.clone(), ScopeRules { read, write }))
+        };
+        declared.iter().map(rules).collect::<Result<_, _>>().map(Rules)
+    }
+
+    /// What they allow who has these claims.
     ///
     /// # Errors
     /// Which rule cannot be used with them, and why.
-    pub(crate) fn of(
-        declared: &BTreeMap<PermissionScope, PermissionSpec>,
-        claims: &Args,
-    ) -> Result<Self, String> {
+    pub(crate) fn bind(&self, claims: &Args) -> Result<Permissions, String> {
         let mut permissions = Permissions::default();
-        for (scope, spec) in declared {
-            let permission = Permission::of(spec, claims)
-                .map_err(|error| format!("permissions.{}.{error}", String::from(scope.clone())))?;
+        for (scope, rules) in &self.0 {
+            let allowed = |deed, rule: &Option<Rule>| match rule {
+                None => Ok(Allowed::Nothing),
+                Some(rule) => rule.bind(claims).map_err(|error| unusable(scope, deed, &error)),
+            };
+            let read = allowed(Deed::Read, &rules.read)?;
+            let permission = Permission { read, write: allowed(Deed::Write, &rules.write)? };
             match scope {
                 PermissionScope::Others => permissions.others = permission,
                 PermissionScope::Collection(collection) => {
@@ -121,16 +161,25 @@ impl Permissions {
     }
 }
 
-impl Permission {
-    fn of(spec: &PermissionSpec, claims: &Args) -> Result<Self, String> {
-        let allowed = |deed: Deed, rule: &Option<String>| match rule {
-            None => Ok(Allowed::Nothing),
-            Some(rule) => Rule::new(rule.as_str())
-                .and_then(|rule| rule.bind(claims))
-                .map_err(|error| format!("{deed}: {error}")),
-        };
-        let read = allowed(Deed::Read, &spec.read)?;
-        Ok(Permission { read, write: allowed(Deed::Write, &spec.write)? })
+fn unusable(scope: &PermissionScope, deed: Deed, error: &QueryError) -> String {
+    format!("permissions.{}.{deed}: {error}", String::from(scope.clone()))
+}
+
+impl Permissions {
+    /// What they take in memory, in bytes: an estimate that is rather too high.
+    fn weight(&self) -> usize {
+        let named = self.by_collection.values().map(|permission| {
+            let [read, write] = [&permission.read, &permission.write].map(weight);
+            PERMISSION_WEIGHT + read + write
+        });
+        named.sum::<usize>() + weight(&self.others.read) + weight(&self.others.write)
+    }
+}
+
+fn weight(allowed: &Allowed) -> usize {
+    match allowed {
+        Allowed::Nothing | Allowed::Everything => 0,
+        Allowed::Where(condition) => condition.to_string().len() * TEXT_WEIGHT,
     }
 }
 
@@ -185,6 +234,13 @@ impl Caller {
     /// again.
     pub(crate) fn check_current(&self) -> Result<(), Refusal> {
         self.0.validity.check()
+    }
+
+    /// What it takes in memory, in bytes: an estimate that is rather too high. Not for each request:
+    /// it looks at all that they may do.
+    pub(crate) fn weight(&self) -> usize {
+        let permissions = self.0.permissions.as_ref().map_or(0, Permissions::weight);
+        CALLER_WEIGHT + self.0.name.len() + permissions
     }
 
     /// Whether both were let in as one.
@@ -291,7 +347,7 @@ mod tests {
     }
 
     fn permissions(spec: &KeySpec) -> Result<Permissions, String> {
-        Permissions::of(&spec.permissions, &declared_claims(&spec.claims)?)
+        Rules::of(&spec.permissions)?.bind(&declared_claims(&spec.claims)?)
     }
 
     fn caller(claims: &serde_json::Value) -> Caller {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use anabranch_core::Value;
 use anabranch_core::query::Args;
 use anabranch_schemas::resources::{
-    Curve, Jwk, PublicKey, SignedWith, TokenAlgorithm, TokenIssuer,
+    EllipticCurve, Jwk, PublicKey, SignedWith, TokenAlgorithm, TokenIssuer,
 };
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::errors::ErrorKind;
@@ -73,6 +73,14 @@ pub(super) struct Verified {
     pub(super) expires_at: Timestamp,
 }
 
+/// Why a token that its issuer has signed lets nobody in.
+#[derive(Debug)]
+pub(super) struct Unfit {
+    /// Who shows it, if it tells.
+    pub(super) subject: Option<String>,
+    pub(super) refusal: Refusal,
+}
+
 impl Claimed {
     /// What a token says; `None` if it is none that could be verified.
     pub(super) fn of(token: &JsonWebToken) -> Option<Self> {
@@ -92,7 +100,7 @@ impl Issuer {
         let (keys, is_secret) = match &declared.signed_with {
             SignedWith::Secret(secret) => {
                 let key = DecodingKey::from_secret(secret.reveal());
-                let algorithms = algorithms(secret.algorithms())?;
+                let algorithms = algorithms(secret.algorithms());
                 (vec![SigningKey { kid: None, algorithms, key }], true)
             }
             SignedWith::Jwks(set) => {
@@ -107,7 +115,13 @@ impl Issuer {
         Ok(Issuer { name: issuer.clone(), audience: audience.clone(), is_secret, keys })
     }
 
-    /// What a token says, if one of the keys has signed it: `None` if none has.
+    /// Whether one of the keys could have signed a token, by what it says of itself.
+    pub(super) fn may_have_signed(&self, claimed: &Claimed) -> bool {
+        self.fitting(claimed).next().is_some()
+    }
+
+    /// What a token says, if one of the keys has signed it: `None` if none has, as far as there are
+    /// `tries` left, of which each key takes one.
     ///
     /// # Errors
     /// Why it does not let anybody in nevertheless.
@@ -115,17 +129,23 @@ impl Issuer {
         &self,
         token: &JsonWebToken,
         claimed: &Claimed,
-    ) -> Option<Result<Verified, Refusal>> {
-        if !self.may_be_of(claimed) {
-            return None;
-        }
+        tries: &mut usize,
+    ) -> Option<Result<Verified, Unfit>> {
+        self.fitting(claimed).find_map(|key| {
+            *tries = tries.checked_sub(1)?;
+            let verified = self.verify_with(key, token, claimed.header.alg)?;
+            Some(verified.map_err(|refusal| Unfit { subject: subject(token), refusal }))
+        })
+    }
+
+    /// The keys that a token may be signed with.
+    fn fitting<'a>(&'a self, claimed: &'a Claimed) -> impl Iterator<Item = &'a SigningKey> {
         let Header { alg, kid, .. } = &claimed.header;
-        let is_meant =
-            |key: &&SigningKey| self.is_secret || kid.is_none() || key.kid.as_ref() == kid.as_ref();
-        let mut keys = self.keys.iter().filter(is_meant);
-        keys.find_map(|key| {
-            let is_fit = key.algorithms.contains(alg);
-            is_fit.then(|| self.verify_with(key, token, *alg)).flatten()
+        let is_ours = self.may_be_of(claimed);
+        self.keys.iter().filter(move |key| {
+            is_ours
+                && (self.is_secret || kid.is_none() || key.kid == *kid)
+                && key.algorithms.contains(alg)
         })
     }
 
@@ -178,17 +198,17 @@ impl SigningKey {
             }
             PublicKey::Edwards { x, .. } => DecodingKey::from_ed_der(x.bytes()),
         };
-        let algorithms = algorithms(jwk.algorithms())?;
+        let algorithms = algorithms(jwk.algorithms());
         Ok(SigningKey { kid: jwk.kid.clone(), algorithms, key })
     }
 }
 
 /// Refuses what does not lie on its curve. Of signatures ring only tells that they are wrong; but
 /// nothing is agreed upon with who is not on the curve.
-fn check_point(curve: Curve, point: &[u8]) -> Result<(), String> {
+fn check_point(curve: EllipticCurve, point: &[u8]) -> Result<(), String> {
     let curve = match curve {
-        Curve::P384 => &agreement::ECDH_P384,
-        _ => &agreement::ECDH_P256,
+        EllipticCurve::P256 => &agreement::ECDH_P256,
+        EllipticCurve::P384 => &agreement::ECDH_P384,
     };
     let ours = EphemeralPrivateKey::generate(curve, &SystemRandom::new())
         .map_err(|_| "the system has no random numbers".to_owned())?;
@@ -197,12 +217,36 @@ fn check_point(curve: Curve, point: &[u8]) -> Result<(), String> {
         .map_err(|_| "x and y are no point of the curve".to_owned())
 }
 
-fn algorithms(declared: &[TokenAlgorithm]) -> Result<Vec<Algorithm>, String> {
-    let known = |algorithm: &TokenAlgorithm| {
-        let known = algorithm.as_str().parse();
-        known.map_err(|error: jsonwebtoken::errors::Error| error.to_string())
-    };
-    declared.iter().map(known).collect()
+fn algorithms(declared: &[TokenAlgorithm]) -> Vec<Algorithm> {
+    declared.iter().copied().map(algorithm).collect()
+}
+
+fn algorithm(declared: TokenAlgorithm) -> Algorithm {
+    match declared {
+        TokenAlgorithm::Rs256 => Algorithm::RS256,
+        TokenAlgorithm::Rs384 => Algorithm::RS384,
+        TokenAlgorithm::Rs512 => Algorithm::RS512,
+        TokenAlgorithm::Ps256 => Algorithm::PS256,
+        TokenAlgorithm::Ps384 => Algorithm::PS384,
+        TokenAlgorithm::Ps512 => Algorithm::PS512,
+        TokenAlgorithm::Es256 => Algorithm::ES256,
+        TokenAlgorithm::Es384 => Algorithm::ES384,
+        TokenAlgorithm::EdDsa => Algorithm::EdDSA,
+        TokenAlgorithm::Hs256 => Algorithm::HS256,
+        TokenAlgorithm::Hs384 => Algorithm::HS384,
+        TokenAlgorithm::Hs512 => Algorithm::HS512,
+    }
+}
+
+/// Who shows a token that is signed and lets nobody in, if it tells.
+fn subject(token: &JsonWebToken) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        sub: String,
+    }
+    let token = jsonwebtoken::dangerous::insecure_decode::<Named>(token.as_str()).ok()?;
+    let Named { sub } = token.claims;
+    (1..=MAX_SUBJECT_BYTES).contains(&sub.len()).then_some(sub)
 }
 
 impl Verified {

@@ -1,12 +1,12 @@
 //! The keys that are declared, followed as they change, and who shows one or a token for one.
 //!
-//! A secret is compared with its slow hash once; then it is known again by a fast one, with a key of
-//! this process. So only whoever shows a secret for the first time waits, and guessing slows down
-//! nobody who was let in before.
+//! A secret is compared with its slow hash once, and the signature of a token verified once; then both
+//! are known again by a fast hash, with a key of this process. Who shows something for the first time
+//! waits in a [`Queue`], for tokens in another one than for secrets, and may be refused if there are
+//! too many: guessing slows down nobody who was let in before.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use anabranch_core::ids::AppId;
 use anabranch_journal::metadata::DeclaredKey;
@@ -16,21 +16,19 @@ use axum::http::{HeaderMap, header};
 use parking_lot::RwLock;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 use super::api_key::{ApiKeyHash, ApiToken};
 use super::audit::Sender;
-use super::caller::{Caller, Permissions, Validity, declared_claims};
+use super::caller::{Caller, Rules, Validity, declared_claims};
 use super::issuer::Issuer;
-use super::shown::ShownKey;
+use super::queue::{Queue, stopping};
+use super::shown::{ShownKey, wrong};
 use super::tokens::{TokenKey, TokenKeys, Tokens};
 use crate::error::{Code, Refusal};
 
-/// How many secrets wait to be compared with a slow hash, and how long one may: they are compared one
-/// after the other, whatever becomes of who asks.
+/// How many secrets wait to be compared with a slow hash: they are compared one after the other,
+/// whatever becomes of who asks.
 const SLOW_WAITING: usize = 16;
-const SLOW_WAIT: Duration = Duration::from_secs(5);
 
 /// Says who sends a request.
 pub(crate) struct Keys {
@@ -40,23 +38,20 @@ pub(crate) struct Keys {
     table: RwLock<Option<Arc<Table>>>,
     fast: hmac::Key,
     tokens: Tokens,
-    waiting: Arc<Semaphore>,
-    turn: Arc<Semaphore>,
+    slow: Queue,
 }
 
 #[derive(Default)]
 struct Table {
     keys: HashMap<(AppId, ResourceName), Key>,
     /// Those that tokens open.
-    for_tokens: HashMap<AppId, TokenKeys>,
+    for_tokens: HashMap<AppId, Arc<TokenKeys>>,
 }
 
 /// A key that is declared.
 #[derive(Clone)]
 struct Key {
     declared: Arc<DeclaredKey>,
-    /// Of all who were let in with it.
-    validity: Validity,
     opened_by: OpenedBy,
 }
 
@@ -72,6 +67,8 @@ struct Secret {
     hash: ApiKeyHash,
     /// Whoever has it.
     caller: Caller,
+    /// Theirs.
+    validity: Validity,
     /// Its fast hash, once it was shown.
     shown: OnceLock<hmac::Tag>,
 }
@@ -88,8 +85,7 @@ impl Keys {
             table: RwLock::default(),
             fast: fast.expect("the system has random numbers"),
             tokens: Tokens::new(),
-            waiting: Arc::new(Semaphore::new(SLOW_WAITING)),
-            turn: Arc::new(Semaphore::new(1)),
+            slow: Queue::new("keys", SLOW_WAITING, 1),
         }
     }
 
@@ -120,8 +116,16 @@ impl Keys {
         // From here on nobody finds those of before.
         for (place, key) in &before.keys {
             let is_same = |now: &Key| Arc::ptr_eq(&now.declared, &key.declared);
-            if !table.keys.get(place).is_some_and(is_same) {
-                key.validity.revoke();
+            if let OpenedBy::Secret(secret) = &key.opened_by
+                && !table.keys.get(place).is_some_and(is_same)
+            {
+                secret.validity.revoke();
+            }
+        }
+        // Of which key a token is depends on all of them: who showed one shows it again.
+        for (app, keys) in &before.for_tokens {
+            if !table.for_tokens.get(app).is_some_and(|now| Arc::ptr_eq(now, keys)) {
+                keys.revoke();
             }
         }
     }
@@ -155,10 +159,16 @@ impl Keys {
             ShownKey::ApiKey(token) => self.holder(&table, app, token).await?,
             ShownKey::Token(token) => {
                 let keys = table.for_tokens.get(&app).ok_or_else(wrong)?;
-                self.tokens.caller(&self.fast, app, keys, token).ok_or_else(wrong)??
+                let caller = self.tokens.caller(&self.fast, app, keys, token).await;
+                caller.map_err(|denied| {
+                    if let Some(name) = &denied.name {
+                        sender.is(name);
+                    }
+                    denied.refusal
+                })?
             }
         };
-        sender.is(&caller);
+        sender.is(caller.name());
         // It may have been changed while this waited.
         caller.check_current()?;
         Ok(caller)
@@ -186,17 +196,14 @@ impl Keys {
         if secret.shown.get().is_some() {
             return Err(wrong());
         }
-        let busy = || Refusal::new(Code::Overloaded, "too many keys are shown for the first time");
-        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| busy())?;
-        let turn = timeout(SLOW_WAIT, Arc::clone(&self.turn).acquire_owned()).await;
-        let Ok(turn) = turn.map_err(|_| busy())? else { return Err(stopping()) };
+        let turn = self.slow.turn().await?;
         if secret.shown.get().is_some() {
             return if self.is_shown(secret, &token) { Ok(()) } else { Err(wrong()) };
         }
         let (looked_at, shown) = (Arc::clone(secret), hmac::sign(&self.fast, token.secret()));
         let is_right = blocking(move || {
             // Also if nobody waits for it any more: it takes what it takes.
-            let _held = (place, turn);
+            let _held = turn;
             looked_at.hash.is_of(&token)
         });
         if !is_right.await.map_err(|_| stopping())? {
@@ -213,35 +220,36 @@ impl Keys {
 /// # Errors
 /// Which part of it is to blame, and why.
 pub(crate) fn check_usable(name: &ResourceName, spec: &KeySpec) -> Result<(), String> {
-    OpenedBy::new(name, spec, &Validity::default()).map(|_| ())
+    OpenedBy::new(name, spec).map(|_| ())
 }
 
 impl Key {
     fn new(declared: DeclaredKey) -> Result<Self, String> {
-        let validity = Validity::of_key(declared.spec.expires_at);
-        let opened_by = OpenedBy::new(&declared.name, &declared.spec, &validity)?;
-        Ok(Key { declared: Arc::new(declared), validity, opened_by })
+        let opened_by = OpenedBy::new(&declared.name, &declared.spec)?;
+        Ok(Key { declared: Arc::new(declared), opened_by })
     }
 }
 
 impl OpenedBy {
-    fn new(name: &ResourceName, spec: &KeySpec, validity: &Validity) -> Result<Self, String> {
-        let claims = declared_claims(&spec.claims)?;
+    fn new(name: &ResourceName, spec: &KeySpec) -> Result<Self, String> {
+        let (claims, rules) = (declared_claims(&spec.claims)?, Rules::of(&spec.permissions)?);
         // With the claims of a token there may be more: what a rule lacks by now lets at nothing.
-        let permissions = Permissions::of(&spec.permissions, &claims)?;
+        let permissions = rules.bind(&claims)?;
         match &spec.credential {
             Credential::ApiKey(api_key) => {
                 let hash = ApiKeyHash::new(&api_key.hash)
                     .map_err(|reason| format!("apiKey.hash: {reason}"))?;
+                let validity = Validity::of_key(spec.expires_at);
                 let caller = Caller::new(name.to_string(), permissions, validity.clone());
-                Ok(OpenedBy::Secret(Arc::new(Secret { hash, caller, shown: OnceLock::new() })))
+                let secret = Secret { hash, caller, validity, shown: OnceLock::new() };
+                Ok(OpenedBy::Secret(Arc::new(secret)))
             }
             Credential::Jwt(issuer) => Ok(OpenedBy::Tokens(Arc::new(TokenKey {
                 name: name.clone(),
                 issuer: Issuer::new(issuer)?,
                 claims,
-                permissions: spec.permissions.clone(),
-                validity: validity.clone(),
+                rules,
+                ends: spec.expires_at,
             }))),
         }
     }
@@ -251,7 +259,7 @@ impl OpenedBy {
 fn for_tokens(
     keys: &HashMap<(AppId, ResourceName), Key>,
     before: &Table,
-) -> HashMap<AppId, TokenKeys> {
+) -> HashMap<AppId, Arc<TokenKeys>> {
     let mut by_app: HashMap<AppId, BTreeMap<&ResourceName, Arc<TokenKey>>> = HashMap::new();
     for ((app, name), key) in keys {
         if let OpenedBy::Tokens(key) = &key.opened_by {
@@ -259,13 +267,9 @@ fn for_tokens(
         }
     }
     let same = |(app, now): (AppId, BTreeMap<&ResourceName, Arc<TokenKey>>)| {
-        let now: TokenKeys = now.into_values().collect();
-        let are_same = |before: &&TokenKeys| {
-            before.len() == now.len()
-                && before.iter().zip(&*now).all(|(one, other)| Arc::ptr_eq(one, other))
-        };
-        let known = before.for_tokens.get(&app).filter(are_same).map(Arc::clone);
-        (app, known.unwrap_or(now))
+        let now: Vec<_> = now.into_values().collect();
+        let known = before.for_tokens.get(&app).filter(|before| before.are(&now)).cloned();
+        (app, known.unwrap_or_else(|| Arc::new(TokenKeys::new(now))))
     };
     by_app.into_iter().map(same).collect()
 }
@@ -290,19 +294,6 @@ pub(crate) fn shown(headers: &HeaderMap) -> Result<ShownKey, Refusal> {
             Err(Refusal::new(Code::Unauthenticated, message))
         }
     }
-}
-
-fn stopping() -> Refusal {
-    Refusal::new(Code::ShuttingDown, "the server is being stopped")
-}
-
-/// The text does not tell whether there is a key of that name; how long it takes may.
-fn wrong() -> Refusal {
-    let refusal = Refusal::new(Code::Unauthenticated, "this is no valid key of the app");
-    refusal.with_hint(
-        "it may be of another app, or was revoked; a token has to be signed by an issuer, and be for \
-         an audience, that a key of the app names",
-    )
 }
 
 #[cfg(test)]

@@ -10,10 +10,9 @@ mod audit;
 mod caller;
 mod issuer;
 mod keys;
+mod queue;
 mod shown;
 mod signatures;
-#[cfg(test)]
-pub(crate) mod signer;
 mod tokens;
 
 pub use api_key::{ApiToken, NoToken};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::api_key::ApiToken;
+use crate::error::{Code, Refusal};
 
 /// The longest token, in bytes: it comes with each request.
 const MAX_TOKEN_BYTES: usize = 8 << 10;
@@ -80,6 +81,16 @@ impl fmt::Debug for JsonWebToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JsonWebToken(..)")
     }
+}
+
+/// Why what is shown opens nothing. The text does not tell whether there is a key of that name; how
+/// long it takes may.
+pub(super) fn wrong() -> Refusal {
+    let refusal = Refusal::new(Code::Unauthenticated, "this is no valid key of the app");
+    refusal.with_hint(
+        "it may be of another app, or was revoked; a token has to be signed by an issuer, and be for \
+         an audience, that a key of the app names",
+    )
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
@@ -326,7 +326,8 @@ pub(super) async fn remove(
     path = "/api/v1/resources",
     responses(
         (status = 401, description = "The admin key is not shown", body = ErrorReply),
-        (status = 200, description = "All resources, by kind, app and name", body = ResourceList),
+        (status = 200, description = "All resources, by kind, app and name; of one \
+            that this server cannot read, the `state` is `unreadable`", body = ResourceList),
         (status = 503, description = "Not now", body = ErrorReply),
     ),
 )]
@@ -364,7 +365,10 @@ async fn listed(admin: &Arc<Admin>, kinds: Vec<Kind>) -> Result<Response, Refusa
                 let entries =
                     metadata.list(kind.prefix()).map_err(|error| Refusal::of_metadata(&error))?;
                 for (key, entry) in entries {
-                    items.push(shown(admin, &key, &entry)?);
+                    items.push(match parsed(&key, &entry) {
+                        Ok(resource) => with_status(admin, &entry, &resource)?,
+                        Err(why) => unreadable(&entry, &why),
+                    });
                 }
             }
             Ok(items)
@@ -375,14 +379,30 @@ async fn listed(admin: &Arc<Admin>, kinds: Vec<Kind>) -> Result<Response, Refusa
 
 /// A resource with its status, which is computed now and never kept.
 fn shown(admin: &Admin, key: &str, entry: &Entry) -> Result<Value, Refusal> {
-    let resource = parsed(key, entry)?;
+    with_status(admin, entry, &parsed(key, entry)?)
+}
+
+fn with_status(admin: &Admin, entry: &Entry, resource: &Resource) -> Result<Value, Refusal> {
     let mut value = resource.to_value();
-    value["status"] = match &resource {
+    value["status"] = match resource {
         Resource::Cluster { spec, .. } => cluster::status(admin, Epoch(entry.version.0), spec)?,
         Resource::Replication { app, name, spec } => replication::status(admin, *app, name, spec),
         Resource::Key { spec, .. } => key::status(spec),
     };
     Ok(value)
+}
+
+/// What a newer server has declared, say: it is in the way of no other. What cannot be read is not shown,
+/// but for the name.
+fn unreadable(entry: &Entry, why: &Refusal) -> Value {
+    let mut value: Value = serde_json::from_str(&entry.value).unwrap_or_default();
+    let mut part = |name: &str| value.get_mut(name).map(Value::take).unwrap_or_default();
+    json!({
+        "apiVersion": part("apiVersion"),
+        "kind": part("kind"),
+        "metadata": part("metadata"),
+        "status": { "state": "unreadable", "error": why.message() },
+    })
 }
 
 fn parsed(key: &str, entry: &Entry) -> Result<Resource, Refusal> {

@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use super::*;
-use crate::access::signer::{Signer, jwt};
+use crate::doubles::signer::{Signer, jwt};
 use crate::doubles::{APP, Cluster, Reply, read as read_reply};
 
 fn east() -> ClusterIdentity {
@@ -200,6 +200,46 @@ async fn a_key_that_nothing_could_open_is_refused() {
         (&shown["spec"]["jwt"], &shown["status"]["state"]),
         (&signer.jwt(), &json!("valid"))
     );
+}
+
+#[tokio::test]
+async fn what_a_newer_server_has_declared_is_in_the_way_of_nothing_else() {
+    let (cluster, router) = start().await;
+    let good = replication("true");
+    let reply = send(&router, Method::PUT, &path(), &good, &[]).await;
+    assert_eq!(reply.status, StatusCode::CREATED, "{}", reply.text);
+    let metadata = {
+        let journal = cluster.journal.clone();
+        anabranch_journal::metadata::MetadataStore::open(journal, &east().name).unwrap()
+    };
+    let newer = json!({
+        "apiVersion": "anabranch/v1",
+        "kind": "Key",
+        "metadata": {"name": "newer", "app": APP},
+        "spec": {"passkey": "hidden", "permissions": {}},
+    });
+    for (name, text) in [("newer", newer.to_string()), ("torn", "{".to_owned())] {
+        metadata.compare_and_set(&format!("key/{APP}/{name}"), None, Some(text)).unwrap();
+    }
+    let listed = send(&router, Method::GET, "/api/v1/resources", &Value::Null, &[]).await;
+    assert_eq!(listed.status, StatusCode::OK, "{}", listed.text);
+    let items = listed.json()["items"].as_array().unwrap().clone();
+    let of = |name: &str| items.iter().find(|item| item["metadata"]["name"] == name);
+    assert_eq!((items.len(), &of("japanese").unwrap()["spec"]), (3, &good["spec"]));
+    let shown = of("newer").unwrap();
+    // Of what is no JSON nothing is known but where it stands.
+    let torn = items.iter().find(|item| item["kind"].is_null()).unwrap();
+    assert_eq!((&shown["kind"], &shown["metadata"]["app"]), (&json!("Key"), &json!(APP)));
+    assert!(!listed.text.contains("hidden"), "{}", listed.text);
+    for (name, item) in [("newer", shown), ("torn", torn)] {
+        assert_eq!(item["status"]["state"], "unreadable", "{item}");
+        let error = item["status"]["error"].as_str().unwrap();
+        assert!(error.starts_with(&format!("the entry 'key/{APP}/{name}' cannot be read: ")));
+    }
+    // It can be taken away.
+    let path = format!("/api/v1/resources/key/{APP}/torn");
+    let removed = send(&router, Method::DELETE, &path, &Value::Null, &[]).await;
+    assert_eq!(removed.status, StatusCode::NO_CONTENT, "{}", removed.text);
 }
 
 #[tokio::test]

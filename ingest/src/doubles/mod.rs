@@ -4,6 +4,7 @@
 mod changes;
 pub(crate) mod followed;
 mod log;
+pub(crate) mod signer;
 mod store;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -283,6 +283,70 @@ fn what_is_wrong_with_a_key_is_named() {
     }
 }
 
+/// What `golden/` has of keys, which is what clusters have stored, and what it means.
+#[test]
+fn a_stored_key_means_what_it_meant() {
+    let bytes = |bytes: &[u8]| Base64Url::read(&encoded(bytes)).unwrap();
+    let point = |crv, x: &[u8], y: &[u8]| PublicKey::Elliptic { crv, x: bytes(x), y: bytes(y) };
+    let unnamed = |key| Jwk { kid: None, alg: None, key };
+    let rsa = PublicKey::Rsa { n: bytes(&[0xff; 256]), e: bytes(&[1, 0, 1]) };
+    let edwards = PublicKey::Edwards { crv: EdwardsCurve::Ed25519, x: bytes(&[3; 32]) };
+    let set = JwkSet {
+        keys: vec![
+            Jwk { kid: Some("2026".to_owned()), alg: Some(TokenAlgorithm::Ps256), key: rsa },
+            unnamed(point(EllipticCurve::P256, &[1; 32], &[2; 32])),
+            unnamed(point(EllipticCurve::P384, &[1; 48], &[2; 48])),
+            unnamed(edwards),
+        ],
+    };
+    let secret = TokenSecret::new(&"s".repeat(32)).unwrap();
+    let of_issuer = |signed_with| {
+        let (issuer, audience) = ("https://id.example".to_owned(), "anabranch".to_owned());
+        Credential::Jwt(TokenIssuer { issuer, audience, signed_with })
+    };
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA".to_owned();
+    let end = "2027-01-31T00:00:00Z".parse().unwrap();
+    let claims = json!({"store": 17}).as_object().unwrap().clone();
+    let [none, claims] = [serde_json::Map::new(), claims];
+    for (text, credential, expires_at, claims) in [
+        (
+            include_str!("../../golden/key/v1-api-key.json"),
+            Credential::ApiKey(ApiKey { hash }),
+            Some(end),
+            claims,
+        ),
+        (
+            include_str!("../../golden/key/v1-jwks.json"),
+            of_issuer(SignedWith::Jwks(set)),
+            None,
+            none.clone(),
+        ),
+        (
+            include_str!("../../golden/key/v1-secret.json"),
+            of_issuer(SignedWith::Secret(secret)),
+            None,
+            none,
+        ),
+    ] {
+        let orders = PermissionScope::Collection("orders".parse().unwrap());
+        let (read, write) = ("store = :store".to_owned(), "store = :store AND open".to_owned());
+        let permission = PermissionSpec { read: Some(read), write: Some(write) };
+        let others = (PermissionScope::Others, PermissionSpec::default());
+        let permissions = [(orders, permission), others].into();
+        let (app, name) = key_place();
+        let spec = KeySpec { credential, expires_at, claims, permissions };
+        let expected = Resource::Key { app, name, spec };
+        assert_eq!(Resource::from_json(text.as_bytes()).unwrap(), expected);
+        assert_eq!(expected.to_json(), text.trim_end());
+    }
+}
+
+/// The place of the key of these tests.
+fn key_place() -> (AppId, ResourceName) {
+    let app = "2164bef3-37c0-489c-9ac6-c94b034525d7";
+    (app.parse().unwrap(), "till-17".parse().unwrap())
+}
+
 /// A key for the tokens that an issuer signs with this.
 fn token_key(signed_with: &Value) -> Value {
     let mut resource = key();
@@ -337,6 +401,53 @@ fn what_others_say_of_their_public_keys_is_passed_over() {
     assert_eq!(Resource::from_value(&given).unwrap().to_value(), kept);
 }
 
+/// Keys that issuers publish beside those that they sign tokens with.
+fn others() -> [Value; 5] {
+    let with = |mut key: Value, name: &str, value: Value| {
+        key[name] = value;
+        key
+    };
+    [
+        with(rsa(256), "use", json!("enc")),
+        with(rsa(256), "alg", json!("RSA-OAEP")),
+        json!({"kty": "EC", "crv": "secp256k1", "x": encoded(&[1; 32]), "y": encoded(&[2; 32])}),
+        json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": encoded(&[1; 64])}),
+        rsa(128),
+    ]
+}
+
+#[test]
+fn keys_of_a_set_that_verify_no_tokens_are_left_out() {
+    let sixteen = vec![elliptic(); 16];
+    let given = [&others()[..], &sixteen, &others()].concat();
+    let resource = Resource::from_value(&token_key(&json!({"jwks": {"keys": given}}))).unwrap();
+    let kept = token_key(&json!({"jwks": {"keys": sixteen}}));
+    assert_eq!(resource.to_value(), kept);
+    // What is kept is read as it was written.
+    assert_eq!(Resource::from_json(resource.to_json().as_bytes()).unwrap(), resource);
+    // A name that is taken by one that is left out is free.
+    let [mut enc, ..] = others();
+    let mut sig = rsa(256);
+    (enc["kid"], sig["kid"]) = (json!("one"), json!("one"));
+    let given = token_key(&json!({"jwks": {"keys": [enc, sig]}}));
+    assert_eq!(
+        Resource::from_value(&given).unwrap().to_value(),
+        token_key(&json!({"jwks": {"keys": [sig]}}))
+    );
+}
+
+#[test]
+fn a_set_of_which_nothing_is_left_is_refused_and_each_key_told_why() {
+    let resource = token_key(&json!({"jwks": {"keys": others()}}));
+    let error = Resource::from_value(&resource).unwrap_err();
+    assert_eq!(error.path, "spec.jwt.jwks.keys");
+    assert!(error.message.starts_with("none of its 5 keys verifies tokens: "), "{error}");
+    for (number, part) in ["use", "alg", "crv", "kty", "n"].into_iter().enumerate() {
+        let told = format!("spec.jwt.jwks.keys[{number}].{part}: ");
+        assert!(error.message.contains(&told), "{error}");
+    }
+}
+
 #[test]
 fn what_a_token_may_be_signed_with_follows_from_the_key() {
     let algorithms = |signed_with: &Value| -> Vec<&str> {
@@ -382,6 +493,8 @@ fn what_is_wrong_with_a_key_for_tokens_is_named() {
         (json!({"jwks": {}}), KEYS),
         (json!({"jwks": {"keys": []}}), KEYS),
         (json!({"jwks": {"keys": vec![elliptic(); 17]}}), KEYS),
+        (json!({"jwks": {"keys": vec![json!({}); 129]}}), KEYS),
+        (json!({"jwks": {"keys": [elliptic(), 17]}}), "spec.jwt.jwks.keys[1]"),
         (json!({"jwks": {"keys": [named.clone(), named]}}), "spec.jwt.jwks.keys[1].kid"),
     ] {
         let error = Resource::from_value(&token_key(&signed_with)).expect_err(path);
@@ -420,10 +533,39 @@ fn a_private_key_is_refused_and_not_repeated() {
     for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
         let mut key = rsa(256);
         key[name] = json!("c2VjcmV0");
-        let resource = token_key(&json!({"jwks": {"keys": [key]}}));
-        let error = Resource::from_value(&resource).expect_err(name);
-        assert_eq!(error.path, "spec.jwt.jwks.keys[0]");
-        assert!(!format!("{error:?}").contains("c2VjcmV0"), "{error:?}");
+        // Also of a key that would be left out.
+        let mut unused = key.clone();
+        unused["use"] = json!("enc");
+        for key in [key, unused] {
+            let resource = token_key(&json!({"jwks": {"keys": [elliptic(), key]}}));
+            let error = Resource::from_value(&resource).expect_err(name);
+            assert_eq!(error.path, "spec.jwt.jwks.keys[1]");
+            assert!(!format!("{error:?}").contains("c2VjcmV0"), "{error:?}");
+        }
+    }
+}
+
+#[test]
+fn a_public_key_is_no_secret() {
+    let body = encoded(&[1; 90]);
+    let set = json!({"keys": [elliptic()]}).to_string();
+    for public in [
+        format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----"),
+        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----"),
+        format!("---- BEGIN SSH2 PUBLIC KEY ----\n{body}"),
+        format!("ssh-ed25519 {body} ann@example"),
+        format!("ecdsa-sha2-nistp256 {body}"),
+        elliptic().to_string(),
+        format!(" \u{feff}\n{set}\n"),
+    ] {
+        let resource = token_key(&json!({"secret": public}));
+        let error = Resource::from_value(&resource).expect_err(&public);
+        assert_eq!(error.path, "spec.jwt.secret", "{error}");
+        assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("spec.jwt.jwks")), "{error}");
+        assert!(!format!("{error:?}").contains(&body), "{error:?}");
+    }
+    for secret in [format!("{{{body}"), format!("[\"{body}\"]"), format!("my ssh-key {body}")] {
+        assert!(Resource::from_value(&token_key(&json!({"secret": secret}))).is_ok(), "{secret}");
     }
 }
 

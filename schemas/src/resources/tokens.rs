@@ -69,41 +69,55 @@ pub enum PublicKey {
     #[serde(rename = "EC")]
     Elliptic {
         /// The curve.
-        crv: Curve,
+        crv: EllipticCurve,
         /// The one coordinate, as long as the curve's.
         x: Base64Url,
         /// The other.
         y: Base64Url,
     },
-    /// Ed25519.
+    /// A point of an Edwards curve.
     #[serde(rename = "OKP")]
     Edwards {
-        /// Which curve.
-        crv: Curve,
-        /// The key, 32 bytes.
+        /// The curve.
+        crv: EdwardsCurve,
+        /// The key, as long as the curve's.
         x: Base64Url,
     },
 }
 
-/// The curves of keys.
+/// The curves of keys for ECDSA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Curve {
+pub enum EllipticCurve {
     /// NIST's curve of 256 bits.
     #[serde(rename = "P-256")]
     P256,
     /// NIST's curve of 384 bits.
     #[serde(rename = "P-384")]
     P384,
-    /// Edwards' curve of 255 bits.
-    Ed25519,
 }
 
-impl Curve {
+impl EllipticCurve {
     /// How long a coordinate is, in bytes.
     pub fn bytes(self) -> usize {
         match self {
-            Curve::P256 | Curve::Ed25519 => 32,
-            Curve::P384 => 48,
+            EllipticCurve::P256 => 32,
+            EllipticCurve::P384 => 48,
+        }
+    }
+}
+
+/// The curves of keys for EdDSA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum EdwardsCurve {
+    /// The one of 255 bits.
+    Ed25519,
+}
+
+impl EdwardsCurve {
+    /// How long a key is, in bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            EdwardsCurve::Ed25519 => 32,
         }
     }
 }
@@ -170,9 +184,9 @@ impl PublicKey {
         use TokenAlgorithm::{EdDsa, Es256, Es384, Ps256, Ps384, Ps512, Rs256, Rs384, Rs512};
         match self {
             PublicKey::Rsa { .. } => &[Rs256, Rs384, Rs512, Ps256, Ps384, Ps512],
-            PublicKey::Elliptic { crv: Curve::P384, .. } => &[Es384],
-            PublicKey::Elliptic { .. } => &[Es256],
-            PublicKey::Edwards { .. } => &[EdDsa],
+            PublicKey::Elliptic { crv: EllipticCurve::P256, .. } => &[Es256],
+            PublicKey::Elliptic { crv: EllipticCurve::P384, .. } => &[Es384],
+            PublicKey::Edwards { crv: EdwardsCurve::Ed25519, .. } => &[EdDsa],
         }
     }
 }

@@ -2,8 +2,8 @@ use anabranch_schemas::resources::{Base64Url, Credential, Resource};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::signer::{AUDIENCE, ISSUER, Signer, claims, encode, jwt, seconds, with};
 use super::*;
+use crate::doubles::signer::{AUDIENCE, ISSUER, Signer, claims, encode, jwt, seconds, with};
 
 /// The issuer that a key declares.
 fn declared(jwt: &serde_json::Value) -> Result<Issuer, String> {
@@ -26,8 +26,8 @@ fn issuer(signer: &Signer) -> Issuer {
 /// What is found out of a token, and told about it.
 fn verify(issuer: &Issuer, token: &str) -> Option<Result<Verified, String>> {
     let token: JsonWebToken = token.parse().ok()?;
-    let verified = issuer.verify(&token, &Claimed::of(&token)?)?;
-    Some(verified.map_err(|refusal| {
+    let verified = issuer.verify(&token, &Claimed::of(&token)?, &mut 16)?;
+    Some(verified.map_err(|Unfit { refusal, .. }| {
         assert_eq!(refusal.code(), Code::Unauthenticated);
         refusal.message().to_owned()
     }))
@@ -171,6 +171,39 @@ fn a_token_that_names_its_key_is_of_that_one() {
     // A secret has no name that could be another.
     let secret = Signer::secret(32);
     assert!(is_let_in(&declared(&secret.jwt()).unwrap(), &signed(&secret, Some("one"))));
+}
+
+#[test]
+fn no_more_keys_are_tried_than_may_be() {
+    let signers: Vec<_> = (0..4).map(|_| Signer::p256()).collect();
+    let mut keys: Vec<_> = signers.iter().map(Signer::jwk).collect();
+    // What cannot have signed it is not tried.
+    keys.insert(0, Signer::edwards().jwk());
+    let issuer = declared(&jwt(&keys)).unwrap();
+    let token: JsonWebToken = signers[2].sign(&claims("ann")).parse().unwrap();
+    let claimed = Claimed::of(&token).unwrap();
+    for (may_be, left, is_found) in [(9, 6, true), (3, 0, true), (2, 0, false), (0, 0, false)] {
+        let mut tries = may_be;
+        let verified = issuer.verify(&token, &claimed, &mut tries);
+        assert_eq!((verified.is_some(), tries), (is_found, left), "{may_be}");
+    }
+}
+
+#[test]
+fn a_signed_token_that_is_no_good_tells_whose_it_is() {
+    let signer = Signer::p256();
+    let issuer = issuer(&signer);
+    let whose = |claims: &serde_json::Value| {
+        let token: JsonWebToken = signer.sign(claims).parse().unwrap();
+        let verified = issuer.verify(&token, &Claimed::of(&token).unwrap(), &mut 1);
+        verified.unwrap().unwrap_err().subject
+    };
+    let over = with(claims("ann"), "exp", json!(seconds(-60)));
+    assert_eq!(whose(&over).as_deref(), Some("ann"));
+    assert_eq!(whose(&with(claims("ann"), "exp", json!(null))).as_deref(), Some("ann"));
+    for nobody in [json!(null), json!(17), json!(""), json!("s".repeat(256))] {
+        assert_eq!(whose(&with(over.clone(), "sub", nobody)), None);
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 use anabranch_journal::metadata::Version;
 use anabranch_schemas::resources::{ApiKey, PermissionScope, PermissionSpec, Resource};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::access::signer::{Signer, claims, seconds, with};
+use crate::doubles::signer::{Signer, claims, seconds, with};
+use crate::doubles::until;
 
 fn app(number: u128) -> AppId {
     AppId(uuid::Uuid::from_u128(number))
@@ -277,8 +279,9 @@ async fn a_key_that_is_changed_or_revoked_is_so_for_all_who_showed_a_token() {
     let first = for_tokens(1, "tills", 1, &tills(&signer));
     keys.replace(vec![first.clone()]);
     let before = [bears(&keys, &ann).await.unwrap(), bears(&keys, &bob).await.unwrap()];
-    // Another key changes nothing.
-    keys.replace(vec![first.clone(), declared(&token, 1, None)]);
+    // A key that no token opens changes nothing, and neither does one of another app.
+    let elsewhere = for_tokens(2, "a", 1, &tills(&signer));
+    keys.replace(vec![first.clone(), declared(&token, 1, None), elsewhere]);
     assert!(bears(&keys, &ann).await.unwrap().is(&before[0]));
     // The same tokens, and other rules.
     let mut wider = tills(&signer);
@@ -289,18 +292,41 @@ async fn a_key_that_is_changed_or_revoked_is_so_for_all_who_showed_a_token() {
     }
     let now = bears(&keys, &ann).await.unwrap();
     assert_eq!(readable(&now), "");
-    // One that comes before it is found first, on each server alike.
+    // One that comes before it counts, on each server alike, also for those who are at something.
     let second = for_tokens(1, "tills", 2, &wider);
     keys.replace(vec![second.clone(), for_tokens(1, "a", 1, &tills(&signer))]);
-    assert_eq!(bears(&keys, &ann).await.unwrap().name(), "a/ann");
-    assert!(now.check_current().is_ok());
+    assert!(now.check_current().is_err());
+    let now = bears(&keys, &ann).await.unwrap();
+    assert_eq!((now.name(), readable(&now).as_str()), ("a/ann", "store = 17"));
+    keys.replace(vec![second.clone()]);
+    assert!(now.check_current().is_err());
+    let now = bears(&keys, &ann).await.unwrap();
+    assert_eq!((now.name(), readable(&now).as_str()), ("tills/ann", ""));
     keys.replace(vec![second]);
-    assert_eq!(bears(&keys, &ann).await.unwrap().name(), "tills/ann");
+    assert!(now.check_current().is_ok());
     keys.replace(vec![]);
     assert!(now.check_current().is_err());
     for token in [&ann, &bob] {
         assert_eq!(bears(&keys, token).await.unwrap_err().0, Code::Unauthenticated);
     }
+}
+
+#[tokio::test]
+async fn a_key_that_has_ended_is_in_no_other_ones_way() {
+    let (keys, signer) = (Keys::new(false), Signer::p256());
+    let ann = signer.sign(&claims("ann"));
+    let end = Timestamp::now() + SignedDuration::from_secs(3);
+    let ending = with(tills(&signer), "expiresAt", json!(end.to_string()));
+    let ending = for_tokens(1, "a", 1, &ending);
+    keys.replace(vec![ending.clone(), for_tokens(1, "b", 1, &tills(&signer))]);
+    let of_first = bears(&keys, &ann).await.unwrap();
+    assert_eq!(of_first.name(), "a/ann");
+    until(|| of_first.check_current().is_err()).await;
+    // Also of a token that was known.
+    assert_eq!(bears(&keys, &ann).await.unwrap().name(), "b/ann");
+    keys.replace(vec![ending]);
+    let told = (Code::Unauthenticated, "the key has expired".to_owned());
+    assert_eq!(bears(&keys, &ann).await.unwrap_err(), told);
 }
 
 #[tokio::test]

@@ -1,17 +1,24 @@
 //! Keys and what they allow, as far as it is decided here: what may be read is asked of the store node,
 //! what may be written stands in the round.
 
+use std::io;
+use std::mem;
+use std::sync::Arc;
+
 use anabranch_journal::metadata::{DeclaredKey, Version};
 use anabranch_schemas::resources::{Resource, ResourceName};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
+use futures::channel::mpsc;
+use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::access::ApiToken;
-use crate::access::signer::{Signer, claims, with};
 use crate::config::IngestConfig;
-use crate::doubles::followed::{Followed, request};
-use crate::doubles::{APP, Cluster, Reply, execute_path, post};
+use crate::doubles::followed::{Event, Followed, request};
+use crate::doubles::signer::{Signer, claims, seconds, with};
+use crate::doubles::{APP, Cluster, Reply, execute_path, post, until};
 
 /// A server with these keys; each is a name and its permissions. And what shows each of them.
 async fn guarded<const N: usize>(keys: [(&str, Value); N]) -> (Cluster, [String; N]) {
@@ -264,9 +271,14 @@ async fn who_follows_a_query_is_told_what_he_may_read_as_long_as_he_may() {
 /// A server with a key for the tokens of this signer, which may do this.
 async fn trusting(signer: &Signer, permissions: &Value) -> Cluster {
     let cluster = Cluster::guarded(IngestConfig::default()).await;
-    let spec = json!({"jwt": signer.jwt(), "permissions": permissions});
-    cluster.api.keys.replace(vec![declared(&"tills".parse().unwrap(), &spec)]);
+    cluster.api.keys.replace(vec![for_tokens("tills", signer, permissions)]);
     cluster
+}
+
+/// A key for the tokens of a signer.
+fn for_tokens(name: &str, signer: &Signer, permissions: &Value) -> DeclaredKey {
+    let spec = json!({"jwt": signer.jwt(), "permissions": permissions});
+    declared(&name.parse().unwrap(), &spec)
 }
 
 #[tokio::test]
@@ -286,7 +298,10 @@ async fn who_shows_a_token_does_what_its_claims_allow() {
         let reply = execute(&cluster, &token, &select, json!({})).await;
         assert_eq!(reply.json()["items"], json!([]));
     }
-    let stolen = bearer(&ann).replace(".ey", ".eyJ");
+    // What one has signed is no signature of what the other says.
+    let (ann, bob) = (bearer(&ann), bearer(&bob));
+    let [(_, signature), (said, _)] = [&ann, &bob].map(|token| token.rsplit_once('.').unwrap());
+    let stolen = format!("{said}.{signature}");
     let reply = execute(&cluster, &stolen, "SELECT * FROM orders", json!({})).await;
     assert_eq!((reply.status, reply.code()), (StatusCode::UNAUTHORIZED, "unauthenticated".into()));
 }
@@ -306,4 +321,132 @@ async fn the_idempotency_key_is_of_one_subject_whatever_token_they_show() {
     let first = ids(claims("ann")).await;
     assert_eq!(ids(with(claims("ann"), "nonce", json!(2))).await, first);
     assert_ne!(ids(claims("bob")).await, first);
+}
+
+/// What is written to the log.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// What was noted of requests since the last time.
+    fn audited(&self) -> Vec<Value> {
+        let text = mem::take(&mut *self.0.lock());
+        let lines = serde_json::Deserializer::from_slice(&text).into_iter::<Value>();
+        lines.map(Result::unwrap).filter(|line| line["target"] == "audit").collect()
+    }
+}
+
+#[tokio::test]
+async fn who_is_refused_with_a_signed_token_is_noted_by_name() {
+    let log = Log::default();
+    let written = log.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || written.clone());
+    let _noted = tracing::subscriber::set_default(subscriber.finish());
+    let signer = Signer::p256();
+    let cluster = trusting(&signer, &json!({"*": {"read": "name LIKE :pattern"}})).await;
+    let over = with(claims("ann"), "exp", json!(seconds(-60)));
+    let unfit = with(claims("bob"), "pattern", json!(1));
+    for (token, status, name) in [
+        (signer.sign(&over), 401, json!("tills/ann")),
+        (signer.sign(&with(over, "sub", json!(null))), 401, json!("tills")),
+        (signer.sign(&unfit), 403, json!("tills/bob")),
+        // Whoever cannot sign is nobody, whatever they say.
+        (Signer::p256().sign(&claims("ann")), 401, json!(null)),
+    ] {
+        let token = format!("Bearer {token}");
+        let reply = execute(&cluster, &token, "SELECT * FROM orders", json!({})).await;
+        assert_eq!(reply.status.as_u16(), status, "{}", reply.text);
+        let [noted] = &log.audited()[..] else { panic!("it is noted once") };
+        let fields = &noted["fields"];
+        assert_eq!((&fields["key"], &fields["status"]), (&name, &json!(status)), "{noted}");
+    }
+}
+
+/// A token that opens nothing any more in some seconds, and when: clocks may be half a minute apart.
+fn ending(signer: &Signer) -> (String, i64) {
+    let end = seconds(-26);
+    (format!("Bearer {}", signer.sign(&with(claims("ann"), "exp", json!(end)))), end + 30)
+}
+
+/// Why somebody is told nothing more.
+async fn told_at_the_end(followed: &mut Followed) -> String {
+    let Event { name, data, .. } = followed.next().await.expect("an event");
+    assert_eq!((name.as_str(), &data["error"]["code"]), ("end", &json!("unauthenticated")));
+    assert_eq!(followed.next().await, None);
+    data["error"]["message"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn who_follows_a_query_with_a_token_is_told_until_it_or_a_key_ends() {
+    let signer = Signer::edwards();
+    let cluster = trusting(&signer, &own()).await;
+    let lasting = format!("Bearer {}", signer.sign(&claims("ann")));
+    orders(&cluster, &lasting).await;
+    let follow = async |token: &str| {
+        let request = request("SELECT _id FROM orders", &[("authorization", token)]);
+        let mut followed = Followed::begin(&cluster, request).await;
+        assert_eq!(followed.result().await, json!([{"_id": "a"}, {"_id": "c"}]));
+        followed
+    };
+    let (ending, _) = ending(&signer);
+    let (mut short, mut long) = (follow(&ending).await, follow(&lasting).await);
+    assert_eq!(told_at_the_end(&mut short).await, "the token has expired");
+    // One that goes before the key that opened it may allow less: so all come back, with the same
+    // token.
+    let tills = for_tokens("tills", &signer, &own());
+    let closed = for_tokens("a", &signer, &json!({}));
+    cluster.api.keys.replace(vec![tills.clone(), closed]);
+    assert!(told_at_the_end(&mut long).await.starts_with("the key was changed or revoked"));
+    let again = request("SELECT _id FROM orders", &[("authorization", &lasting)]);
+    assert_eq!(cluster.send(again).await.status, StatusCode::FORBIDDEN);
+    cluster.api.keys.replace(vec![tills]);
+    let mut long = follow(&lasting).await;
+    cluster.api.keys.replace(Vec::new());
+    assert!(told_at_the_end(&mut long).await.starts_with("the key was changed or revoked"));
+}
+
+#[tokio::test]
+async fn a_load_breaks_off_when_its_token_or_a_key_ends() {
+    let signer = Signer::secret(32);
+    for by_itself in [true, false] {
+        let config = IngestConfig { load_round_documents: 1, ..IngestConfig::default() };
+        let cluster = Cluster::guarded(config).await;
+        let tills = for_tokens("tills", &signer, &everything());
+        cluster.api.keys.replace(vec![tills.clone()]);
+        let (token, end) = ending(&signer);
+        let (lines, body) = mpsc::unbounded::<Result<String, io::Error>>();
+        let line = |number: u64| {
+            let line = json!({"_id": number}).to_string() + "\n";
+            lines.unbounded_send(Ok(line)).unwrap();
+        };
+        let headers = [("authorization", token.as_str())];
+        let path = format!("/apps/{APP}/api/v1/collections/orders/documents");
+        let load = post(&path, "application/x-ndjson", &headers, Body::from_stream(body));
+        let feed = async {
+            // What is in a round is known once something comes after it.
+            (0..2).for_each(&line);
+            until(|| cluster.shared.world.lock().committed.len() == 1).await;
+            if by_itself {
+                until(|| Timestamp::now().as_second() > end).await;
+            } else {
+                let before = for_tokens("a", &signer, &everything());
+                cluster.api.keys.replace(vec![tills.clone(), before]);
+            }
+            line(2);
+        };
+        let (reply, ()) = tokio::join!(cluster.send(load), feed);
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{}", reply.text);
+        assert_eq!((reply.code(), &reply.json()["written"]), ("unauthenticated".into(), &json!(1)));
+        assert_eq!(cluster.shared.world.lock().committed.len(), 1);
+    }
 }

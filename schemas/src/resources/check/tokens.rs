@@ -6,12 +6,15 @@ use serde_json::{Map, Value};
 
 use super::{array, mistyped, refuse, required, shorten, text};
 use crate::resources::{
-    Base64Url, Curve, Jwk, JwkSet, PublicKey, ResourceError, SignedWith, TokenAlgorithm,
-    TokenIssuer, TokenSecret,
+    Base64Url, EdwardsCurve, EllipticCurve, Jwk, JwkSet, PublicKey, ResourceError, SignedWith,
+    TokenAlgorithm, TokenIssuer, TokenSecret,
 };
 
-/// The most keys of a set: a token that does not name its own is tried with all that fit.
+/// The most keys of a set that verify tokens: one that does not name its own is tried with all that
+/// fit.
 const MAX_KEYS: usize = 16;
+/// The most keys of a set, with those that are left out.
+const MAX_GIVEN: usize = 128;
 /// The longest names of issuers, audiences and keys, in bytes.
 const MAX_NAME_BYTES: usize = 1_024;
 /// How long the modulus of an RSA key is, in bits.
@@ -50,6 +53,13 @@ fn name(path: &str, value: &Value) -> Result<String, ResourceError> {
 fn secret(value: &Value) -> Result<TokenSecret, ResourceError> {
     const PATH: &str = "spec.jwt.secret";
     let secret = text(PATH, value)?;
+    if is_public(secret) {
+        let error = refuse(PATH, "it is a key file or a key set, which others know".to_owned());
+        return Err(error.with_hint(
+            "with it as the secret everybody could sign: declare the public keys of the issuer as \
+             spec.jwt.jwks",
+        ));
+    }
     TokenSecret::new(secret).ok_or_else(|| {
         let (least, most) = (TokenSecret::MIN_BYTES, TokenSecret::MAX_BYTES);
         let message = format!("it has {} bytes, and needs {least} to {most}", secret.len());
@@ -57,19 +67,35 @@ fn secret(value: &Value) -> Result<TokenSecret, ResourceError> {
     })
 }
 
+/// Whether text has the form of what is published: PEM, a line of OpenSSH, a JWK or a set of them.
+fn is_public(secret: &str) -> bool {
+    const BEGINNINGS: [&str; 4] = ["-----BEGIN", "---- BEGIN", "ssh-", "ecdsa-sha2-"];
+    // An editor may have put a mark in front.
+    let secret = secret.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    BEGINNINGS.iter().any(|beginning| secret.starts_with(beginning))
+        || serde_json::from_str::<Map<String, Value>>(secret).is_ok()
+}
+
+/// The keys of a set that verify tokens. The others are left out, as RFC 7517 has it in section 5: an
+/// issuer publishes more than what it signs tokens with.
 fn jwks(value: &Value) -> Result<JwkSet, ResourceError> {
     const PATH: &str = "spec.jwt.jwks";
     let fields = open_object(PATH, value)?;
     let path = format!("{PATH}.keys");
-    let given = array(&path, required(PATH, fields, "keys")?, MAX_KEYS)?;
-    if given.is_empty() {
-        return Err(refuse(&path, "it has no key".to_owned()));
-    }
+    let given = array(&path, required(PATH, fields, "keys")?, MAX_GIVEN)?;
     let mut names = BTreeSet::new();
-    let mut keys = Vec::new();
+    let (mut keys, mut left_out) = (Vec::new(), Vec::new());
     for (number, value) in given.iter().enumerate() {
         let path = format!("{path}[{number}]");
-        let key = jwk(&path, value)?;
+        let fields = open_object(&path, value)?;
+        refuse_private(&path, fields)?;
+        let key = match jwk(&path, fields) {
+            Ok(key) => key,
+            Err(why) => {
+                left_out.push(why);
+                continue;
+            }
+        };
         if let Some(kid) = &key.kid
             && !names.insert(kid.clone())
         {
@@ -78,24 +104,51 @@ fn jwks(value: &Value) -> Result<JwkSet, ResourceError> {
         }
         keys.push(key);
     }
+    if keys.is_empty() {
+        return Err(none_left(&path, left_out));
+    }
+    if keys.len() > MAX_KEYS {
+        let message = format!("{} keys verify tokens; the limit is {MAX_KEYS}", keys.len());
+        return Err(refuse(&path, message));
+    }
     Ok(JwkSet { keys })
 }
 
-/// A key. What it says that nobody needs here is passed over, as RFC 7517 has it.
-fn jwk(path: &str, value: &Value) -> Result<Jwk, ResourceError> {
-    let fields = open_object(path, value)?;
-    let key_type = field(path, fields, "kty")?;
-    if key_type == "oct" {
+/// Why a set has no key that verifies tokens.
+fn none_left(path: &str, mut left_out: Vec<ResourceError>) -> ResourceError {
+    match left_out.len() {
+        0 => refuse(path, "it has no key".to_owned()),
+        1 => left_out.remove(0),
+        count => {
+            let reasons: Vec<_> = left_out.iter().map(ToString::to_string).collect();
+            let message =
+                format!("none of its {count} keys verifies tokens: {}", reasons.join("; "));
+            refuse(path, message).with_hint("give it the keys that the issuer signs tokens with")
+        }
+    }
+}
+
+/// Refuses what only the issuer should know, whatever else there is to be said of it.
+fn refuse_private(path: &str, fields: &Map<String, Value>) -> Result<(), ResourceError> {
+    if fields.get("kty").is_some_and(|key_type| key_type == "oct") {
         let error = refuse(&format!("{path}.kty"), "a secret is no public key".to_owned());
         return Err(error.with_hint("write the secret as spec.jwt.secret"));
     }
-    if let Some(private) = PRIVATE.iter().find(|&&name| fields.contains_key(name)) {
-        let error = refuse(path, format!("it has '{private}', which is of a private key"));
-        return Err(error.with_hint(
-            "declare the public key alone; who has read this can sign tokens, so have the issuer \
-             make another one",
-        ));
-    }
+    let Some(private) = PRIVATE.iter().find(|&&name| fields.contains_key(name)) else {
+        return Ok(());
+    };
+    let error = refuse(path, format!("it has '{private}', which is of a private key"));
+    Err(error.with_hint(
+        "declare the public key alone; who has read this can sign tokens, so have the issuer make \
+         another one",
+    ))
+}
+
+/// A key. What it says that nobody needs here is passed over, as RFC 7517 has it.
+///
+/// # Errors
+/// Why it verifies no tokens.
+fn jwk(path: &str, fields: &Map<String, Value>) -> Result<Jwk, ResourceError> {
     if let Some(usage) = fields.get("use") {
         let path = format!("{path}.use");
         if text(&path, usage)? != "sig" {
@@ -103,7 +156,7 @@ fn jwk(path: &str, value: &Value) -> Result<Jwk, ResourceError> {
             return Err(error.with_hint("leave the key out: it signs no tokens"));
         }
     }
-    let key = public_key(path, fields, key_type)?;
+    let key = public_key(path, fields, field(path, fields, "kty")?)?;
     let alg = match fields.get("alg") {
         None => None,
         Some(alg) => Some(algorithm(&format!("{path}.alg"), alg, &key)?),
@@ -120,14 +173,14 @@ fn public_key(
     match key_type {
         "RSA" => rsa(path, fields),
         "EC" => {
-            let known = [("P-256", Curve::P256), ("P-384", Curve::P384)];
+            let known = [("P-256", EllipticCurve::P256), ("P-384", EllipticCurve::P384)];
             let crv = curve(path, fields, &known)?;
-            let of = |name: &str| coordinate(path, fields, name, crv);
+            let of = |name: &str| coordinate(path, fields, name, crv.bytes());
             Ok(PublicKey::Elliptic { crv, x: of("x")?, y: of("y")? })
         }
         "OKP" => {
-            let crv = curve(path, fields, &[("Ed25519", Curve::Ed25519)])?;
-            Ok(PublicKey::Edwards { crv, x: coordinate(path, fields, "x", crv)? })
+            let crv = curve(path, fields, &[("Ed25519", EdwardsCurve::Ed25519)])?;
+            Ok(PublicKey::Edwards { crv, x: coordinate(path, fields, "x", crv.bytes())? })
         }
         other => Err(super::unknown_word(&format!("{path}.kty"), other, &["RSA", "EC", "OKP"])),
     }
@@ -154,11 +207,11 @@ fn rsa(path: &str, fields: &Map<String, Value>) -> Result<PublicKey, ResourceErr
     Ok(PublicKey::Rsa { n, e })
 }
 
-fn curve(
+fn curve<C: Copy>(
     path: &str,
     fields: &Map<String, Value>,
-    known: &[(&str, Curve)],
-) -> Result<Curve, ResourceError> {
+    known: &[(&str, C)],
+) -> Result<C, ResourceError> {
     let word = field(path, fields, "crv")?;
     let found = known.iter().find(|(name, _)| *name == word);
     found.map(|(_, curve)| *curve).ok_or_else(|| {
@@ -171,11 +224,11 @@ fn coordinate(
     path: &str,
     fields: &Map<String, Value>,
     name: &str,
-    curve: Curve,
+    length: usize,
 ) -> Result<Base64Url, ResourceError> {
     let read = bytes(path, fields, name)?;
-    if read.bytes().len() != curve.bytes() {
-        let message = format!("it has {} bytes, and needs {}", read.bytes().len(), curve.bytes());
+    if read.bytes().len() != length {
+        let message = format!("it has {} bytes, and needs {length}", read.bytes().len());
         return Err(refuse(&format!("{path}.{name}"), message));
     }
     Ok(read)

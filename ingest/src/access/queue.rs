@@ -1,0 +1,77 @@
+//! Those who wait for something slow that strangers can ask for: few have their turn at once, some wait
+//! for it, and nobody for long. Who comes when there is no room is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::error::{Code, Refusal};
+
+/// How long somebody may wait for a turn.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Those who wait to have something looked at.
+pub(super) struct Queue {
+    /// What, such as `keys`.
+    what: &'static str,
+    places: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+}
+
+/// A turn: somebody's as long as it is held.
+pub(super) struct Turn {
+    _place: OwnedSemaphorePermit,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Queue {
+    /// One with this many places, of whom so many have their turn at once.
+    pub(super) fn new(what: &'static str, places: usize, at_once: usize) -> Self {
+        let [places, turns] = [places, at_once].map(|most| Arc::new(Semaphore::new(most)));
+        Queue { what, places, turns }
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    /// If there is no room, or it takes too long.
+    pub(super) async fn turn(&self) -> Result<Turn, Refusal> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| self.full())?;
+        match timeout(WAIT, Arc::clone(&self.turns).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(Turn { _place: place, _turn: turn }),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => Err(self.full()),
+        }
+    }
+
+    fn full(&self) -> Refusal {
+        let message = format!("too many {} are shown for the first time", self.what);
+        Refusal::new(Code::Overloaded, message)
+    }
+}
+
+/// Why nobody is let in any more.
+pub(super) fn stopping() -> Refusal {
+    Refusal::new(Code::ShuttingDown, "the server is being stopped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_comes_when_there_is_no_room_is_refused_at_once() {
+        let queue = Queue::new("keys", 2, 1);
+        let first = queue.turn().await.unwrap();
+        let mut second = Box::pin(queue.turn());
+        assert!(futures::poll!(&mut second).is_pending());
+        let refusal = queue.turn().await.err().unwrap();
+        assert_eq!(refusal.code(), Code::Overloaded);
+        assert_eq!(refusal.message(), "too many keys are shown for the first time");
+        drop(first);
+        assert!(second.await.is_ok());
+        assert!(queue.turn().await.is_ok());
+    }
+}
