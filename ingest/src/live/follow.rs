@@ -74,8 +74,8 @@ struct Follower {
 /// A transaction of which more is to come.
 #[derive(Debug)]
 enum Cut {
-    /// What came so far, and how large it is.
-    Kept(proto::FeedTransaction, usize),
+    /// What came so far.
+    Kept(proto::FeedTransaction),
     /// It is too large to be looked at.
     PassedOver(TxnId),
 }
@@ -212,7 +212,7 @@ fn came(cut: &mut Option<Cut>, reply: proto::FeedReply) -> Came {
             came.transactions.retain(|transaction| transaction.txn != txn.0);
             came.passed_over = Some(txn);
         }
-        Some(Cut::Kept(mut begun, _)) => {
+        Some(Cut::Kept(mut begun)) => {
             let rest = came.transactions.first_mut().filter(|first| first.txn == begun.txn);
             match rest {
                 Some(rest) => {
@@ -230,10 +230,9 @@ fn came(cut: &mut Option<Cut>, reply: proto::FeedReply) -> Came {
         *cut = Some(Cut::PassedOver(txn));
     } else if came.transactions.last().is_some_and(|last| is_cut(last.txn)) {
         let begun = came.transactions.pop().expect("there is a last one");
-        let bytes = size(&begun);
-        *cut = Some(match bytes > MAX_TRANSACTION_BYTES {
+        *cut = Some(match size(&begun) > MAX_TRANSACTION_BYTES {
             true => Cut::PassedOver(TxnId(begun.txn)),
-            false => Cut::Kept(begun, bytes),
+            false => Cut::Kept(begun),
         });
     }
     came
@@ -318,6 +317,9 @@ mod tests {
 
     use super::*;
 
+    /// A reply: transactions with the sizes of their changes, and what is to come next.
+    type Reply<'a> = (&'a [(u64, &'a [usize])], u64);
+
     fn transaction(txn: u64, bytes: &[usize]) -> proto::FeedTransaction {
         let change = |bytes: &usize| proto::FeedChange {
             slice: 0,
@@ -328,7 +330,7 @@ mod tests {
     }
 
     /// Each transaction that came whole, with the number of its changes; and the one passed over.
-    fn all(replies: &[(&[(u64, &[usize])], u64)]) -> (Vec<(u64, usize)>, Vec<TxnId>) {
+    fn all(replies: &[Reply<'_>]) -> (Vec<(u64, usize)>, Vec<TxnId>) {
         let (mut cut, mut whole, mut passed) = (None, Vec::new(), Vec::new());
         for (transactions, next) in replies {
             let transactions = transactions.iter().map(|(txn, bytes)| transaction(*txn, bytes));
@@ -342,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_transaction_that_is_cut_is_handed_out_when_it_is_whole() {
-        let replies: &[(&[(u64, &[usize])], u64)] = &[
+        let replies: &[Reply<'_>] = &[
             (&[(1, &[1]), (2, &[1, 1])], 2),
             (&[(2, &[1])], 2),
             (&[(2, &[1]), (3, &[1]), (4, &[1])], 4),
@@ -356,7 +358,7 @@ mod tests {
     #[test]
     fn nothing_of_one_that_is_too_large_is_handed_out() {
         let large = MAX_TRANSACTION_BYTES / 2 + 1;
-        let replies: &[(&[(u64, &[usize])], u64)] = &[
+        let replies: &[Reply<'_>] = &[
             (&[(1, &[1]), (2, &[large])], 2),
             (&[(2, &[large])], 2),
             (&[(2, &[1])], 2),

@@ -1,7 +1,7 @@
 use anabranch_schemas::resources::{Credential, PermissionScope, PermissionSpec, Resource};
 use serde_json::json;
 
-use super::super::caller::{TEXT_WEIGHT, declared_claims};
+use super::super::caller::{Permissions, TEXT_WEIGHT, declared_claims};
 use super::*;
 use crate::doubles::signer::{Signer, claims, seconds, with};
 
@@ -197,7 +197,7 @@ async fn a_token_is_tried_with_a_bounded_number_of_keys() {
     let ours = keys(&signer).keys[0].clone();
     let token = signer.sign(&claims("ann"));
     for (before, is_found) in [(MAX_TRIES - 1, true), (MAX_TRIES, false)] {
-        let keys = [&strangers[..before], &[ours.clone()]].concat();
+        let keys = [&strangers[..before], std::slice::from_ref(&ours)].concat();
         let shown = show(&Tokens::new(), &Arc::new(TokenKeys::new(keys)), &token).await;
         assert_eq!(shown.is_ok(), is_found);
     }

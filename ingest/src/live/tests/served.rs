@@ -152,7 +152,8 @@ async fn who_comes_to_another_server_is_told_the_difference() {
 async fn what_came_and_went_unseen_here_is_taken_from_who_saw_it() {
     let cluster = Cluster::start().await;
     put(&cluster, json!([{"_id": "a", "n": 1}, {"_id": "b", "n": 2}])).await;
-    let [top, count] = ["SELECT _id FROM cars ORDER BY n LIMIT 2", "SELECT COUNT(*) AS n FROM cars"];
+    let [top, count] =
+        ["SELECT _id FROM cars ORDER BY n LIMIT 2", "SELECT COUNT(*) AS n FROM cars"];
     let (mut kept, mut counted) =
         (follow(&cluster, top, &[]).await, follow(&cluster, count, &[]).await);
     kept.result().await;
@@ -165,8 +166,10 @@ async fn what_came_and_went_unseen_here_is_taken_from_who_saw_it() {
     cluster.store.node.refuse(None);
     let headers = [("last-event-id", seen.as_str())];
     let mut back = follow(&cluster, top, &headers).await;
-    let [removed, set] =
-        [json!({"type": "remove", "_id": "x"}), json!({"type": "set", "_id": "b", "after": "a", "item": {"_id": "b"}})];
+    let [removed, set] = [
+        json!({"type": "remove", "_id": "x"}),
+        json!({"type": "set", "_id": "b", "after": "a", "item": {"_id": "b"}}),
+    ];
     assert_eq!(back.changes().await, json!([removed, set]));
     let mut back = follow(&cluster, count, &headers).await;
     assert_eq!(back.result().await, json!([{"n": 2}]));
@@ -314,7 +317,8 @@ async fn an_app_keeps_so_many_queries_and_those_that_nobody_follows_go_first() {
     let cluster = Cluster::with(config).await;
     put(&cluster, json!([{"_id": "a", "n": 1}])).await;
     let query = |n: u64| format!("SELECT * FROM cars WHERE n = {n}");
-    let (mut one, two) = (follow(&cluster, &query(1), &[]).await, follow(&cluster, &query(2), &[]).await);
+    let (mut one, two) =
+        (follow(&cluster, &query(1), &[]).await, follow(&cluster, &query(2), &[]).await);
     let reply = cluster.send(request(&query(3), &[])).await;
     assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "overloaded"), "{}", reply.text);
     drop(two);
@@ -331,7 +335,8 @@ async fn an_app_keeps_so_many_queries_and_those_that_nobody_follows_go_first() {
 async fn what_takes_too_long_to_look_at_is_not_followed() {
     let cluster = Cluster::start().await;
     let terms: Vec<_> = (0..600).map(|n| format!("n = {n}")).collect();
-    let reply = cluster.send(request(&format!("SELECT * FROM c WHERE {}", terms.join(" OR ")), &[]));
+    let reply =
+        cluster.send(request(&format!("SELECT * FROM c WHERE {}", terms.join(" OR ")), &[]));
     assert_eq!(reply.await.code(), "query_too_large");
     let list: Vec<_> = (0..600).map(|n| n.to_string()).collect();
     let list = format!("SELECT * FROM c WHERE n IN ({})", list.join(", "));
