@@ -113,22 +113,23 @@ impl Follower {
             feed => feed?,
         };
         let mut ticks = interval(TICK);
-        // Of those that were applied when it was looked last.
-        let mut awaited = next;
+        // How far it was when it was looked last, and how far it could have been.
+        let (mut was_at, mut applied) = (next, next);
         loop {
             tokio::select! {
                 biased;
-                reply = feed.next() => {
-                    self.take(reply?).await?;
-                }
                 _ = ticks.tick() => {
-                    let came = self.next.unwrap_or_default();
-                    if came < awaited {
+                    let is_at = self.next.unwrap_or_default();
+                    if is_at == was_at && is_at < applied {
                         let message = "the feed of changes has fallen silent";
                         return Err(Refusal::new(Code::StoreUnavailable, message));
                     }
-                    awaited = store.applied(deadline()).await?;
-                    metrics::live_lag(awaited.0.saturating_sub(came.0));
+                    applied = store.applied(deadline()).await?;
+                    was_at = is_at;
+                    metrics::live_lag(applied.0.saturating_sub(is_at.0));
+                }
+                reply = feed.next() => {
+                    self.take(reply?).await?;
                 }
             }
             if self.ends().is_break() {

@@ -123,9 +123,11 @@ impl Keeper {
     async fn keep(&mut self) -> Result<(), Refusal> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut taken = self.live.0.taken.watch();
         loop {
             self.note_missed();
-            let is_due = self.must_read.is_some() && self.is_followed();
+            let is_followed = self.is_followed();
+            let is_due = self.must_read.is_some() && is_followed;
             tokio::select! {
                 biased;
                 _ = ticks.tick() => {
@@ -134,6 +136,7 @@ impl Keeper {
                         return Ok(());
                     }
                 }
+                () = taken.changed(), if !is_followed => {}
                 () = sleep_until(self.read_at), if is_due => self.try_read().await?,
                 told = self.told.recv() => {
                     self.take(told.expect("the view holds the other end")).await?;
@@ -279,7 +282,9 @@ impl Keeper {
         let (base, is_live, text) = {
             let state = self.view.state.get();
             let is_live = matches!(state.phase, Phase::Live);
-            let text = if is_grouped {
+            let text = if !is_live {
+                None
+            } else if is_grouped {
                 let is_same = rows.is_same_as(&state.rows);
                 (!is_same).then(|| event::result(next, tag, &rows))
             } else {
