@@ -25,8 +25,6 @@ const QUIET: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often it is looked whether the key of one who is sent nothing is still good.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How long a view may take to come to where a subscriber was with another server.
-const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Somebody who follows a live query.
 pub(crate) struct Subscription {
@@ -47,9 +45,8 @@ pub(crate) struct Subscription {
 enum Place {
     /// It has nothing.
     Start,
-    /// It has everything below this, maybe from another server; after this time it is as if it had
-    /// nothing.
-    Back(TxnId, Instant),
+    /// It has everything below this, maybe from another server.
+    Back(TxnId),
     /// The same, and the view cannot tell what came then.
     Unknown(TxnId),
     /// It has everything below this, from here.
@@ -60,11 +57,12 @@ impl Subscription {
     /// One of those that the view has counted.
     pub(super) fn new(live: Live, view: Arc<View>, caller: Caller, start: Start) -> Self {
         let below = |txn: TxnId| TxnId(txn.0.saturating_add(1));
-        let until = Instant::now() + CATCH_UP;
         // The rows that somebody has of something else are none of these.
         let has = start.has.filter(|seen| seen.tag.is_none_or(|tag| tag == view.tag));
-        let place = has.map_or(Place::Start, |seen| Place::Back(below(seen.txn), until));
-        let at_least = start.at_least.map(below).unwrap_or_default();
+        let place = has.map_or(Place::Start, |seen| Place::Back(below(seen.txn)));
+        // Nobody is sent anything older than what he has seen, be it of something else.
+        let seen = start.has.map(|seen| seen.txn);
+        let at_least = start.at_least.max(seen).map(below).unwrap_or_default();
         let (watcher, counted) = (view.state.watch(), metrics::subscription());
         Subscription {
             live,
@@ -94,7 +92,11 @@ impl Subscription {
         while self.live_next()? < self.at_least {
             if Instant::now() >= deadline {
                 let message = "the live query has not come to this transaction in time";
-                return Err(Refusal::new(Code::TimestampNotReached, message));
+                let refusal = Refusal::new(Code::TimestampNotReached, message);
+                return Err(refusal.with_hint(
+                    "come again later; if the cluster was made anew, without a transaction and \
+                     Last-Event-ID",
+                ));
             }
             self.wait(deadline.min(Instant::now() + LOOK_AGAIN)).await;
         }
@@ -149,14 +151,10 @@ impl Subscription {
             if Instant::now() >= quiet_until {
                 return Ok(self.progress());
             }
-            let pause = match self.place {
-                Place::Back(..) => LOOK_AGAIN,
-                Place::Start | Place::Unknown(_) | Place::At(_) => ASK_AGAIN,
-            };
             tokio::select! {
                 biased;
                 () = shutdown.begun() => {}
-                () = self.wait(quiet_until.min(Instant::now() + pause)) => {}
+                () = self.wait(quiet_until.min(Instant::now() + ASK_AGAIN)) => {}
             }
         }
     }
@@ -179,16 +177,7 @@ impl Subscription {
             Phase::Live => {}
         }
         let at = match self.place {
-            Place::At(at) => at,
-            Place::Back(at, until) if at > state.next() => {
-                if Instant::now() >= until {
-                    self.place = Place::Start;
-                    drop(state);
-                    return self.look();
-                }
-                return Ok(None);
-            }
-            Place::Back(at, _) => at,
+            Place::At(at) | Place::Back(at) => at,
             Place::Unknown(_) => return Ok(None),
             Place::Start => {
                 let next = state.next();
@@ -199,7 +188,7 @@ impl Subscription {
         };
         let Some(events) = state.log.after(at) else {
             self.place = match self.place {
-                Place::Back(..) if !self.view.is_grouped() => Place::Unknown(at),
+                Place::Back(_) if !self.view.is_grouped() => Place::Unknown(at),
                 _ => Place::Start,
             };
             drop(state);

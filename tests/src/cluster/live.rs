@@ -152,7 +152,7 @@ impl Follower {
     }
 
     fn take(&mut self, event: &Event, id: Option<u64>) -> Result<()> {
-        ensure!(id >= self.txn, "{id:?} came after {:?}", self.txn);
+        ensure!(id.is_none() || id >= self.txn, "{id:?} came after {:?}", self.txn);
         if id.is_some() {
             self.id = event.id.clone();
         }
