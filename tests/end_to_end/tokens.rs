@@ -5,12 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anabranch_tests::cluster::{Dev, PATIENCE};
+use anabranch_tests::cluster::{Dev, PATIENCE, plain_client};
 use anabranch_tests::support::wait_until;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use reqwest::blocking::Client;
 use ring::hmac;
 use serde_json::{Value, json};
 
@@ -35,7 +34,7 @@ fn token(subject: &str, store: i64) -> Result<String> {
 /// Runs a statement as who shows a token: the status, and what is answered.
 fn execute(dev: &Dev, token: &str, body: &Value, key: Option<&str>) -> Result<(u16, Value)> {
     let url = format!("{}/apps/{APP}/api/v1/store/execute", dev.api.url());
-    let request = Client::new().post(url).bearer_auth(token).json(body);
+    let request = plain_client().build()?.post(url).bearer_auth(token).json(body);
     let request = key.iter().fold(request, |request, key| request.header("Idempotency-Key", *key));
     let response = request.send()?;
     Ok((response.status().as_u16(), response.json()?))

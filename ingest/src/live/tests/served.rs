@@ -141,10 +141,12 @@ async fn who_comes_to_another_server_is_told_the_difference() {
     let set = json!({"type": "set", "_id": "c", "after": "b", "item": {"_id": "c", "n": 2}});
     assert_eq!(back.changes().await, json!([removed, set]));
     // What is too long ago cannot be compared.
+    let mut newest = 0;
     for n in 0..20 {
-        put(&cluster, json!({"_id": "d", "n": n})).await;
+        newest = put(&cluster, json!({"_id": "d", "n": n})).await;
     }
-    let mut back = follow(&other, query, &[("last-event-id", &last)]).await;
+    let headers = [("last-event-id", &*last), ("x-anabranch-txn-id", &newest.to_string())];
+    let mut back = follow(&other, query, &headers).await;
     assert_eq!(back.result().await.as_array().unwrap().len(), 3);
 }
 
