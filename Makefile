@@ -4,14 +4,16 @@ CARGO := scripts/cargo
 CHAOS_SECONDS ?= 1800
 CHAOS_REPORT ?= docs/chaos.md
 SIMULATED_SEEDS ?= 10080
+FUZZ_SECONDS ?= 600
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos simulate build demo-kafka bench audit format clean
+.PHONY: help run test chaos simulate fuzz build demo-kafka bench audit format clean
 
 help:
 	@echo 'make run         start two clusters on this machine and watch them replicate (stop with Ctrl-C)'
 	@echo 'make test        format, lints, all tests; a real Kafka is found or started'
 	@echo 'make chaos       half an hour in which something fails every few seconds; writes $(CHAOS_REPORT)'
 	@echo 'make simulate    $(SIMULATED_SEEDS) simulated clusters for each of ten mixes of faults'
+	@echo 'make fuzz        texts of the query language, each target for $(FUZZ_SECONDS) s'
 	@echo 'make demo-kafka  the same two clusters as separate processes on a real Kafka'
 	@echo 'make build       an optimised binary: target/release/anabranch'
 	@echo 'make bench       measurements on a real Kafka'
@@ -43,6 +45,10 @@ chaos:
 simulate:
 	@scripts/dependencies build
 	ANABRANCH_TEST_SEEDS=$(SIMULATED_SEEDS) $(CARGO) test --workspace --test simulation -- --nocapture
+
+fuzz:
+	@scripts/dependencies build
+	@scripts/fuzz $(FUZZ_SECONDS)
 
 build:
 	@scripts/dependencies build
