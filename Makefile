@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 600
 
 help:
 	@echo 'make run         start two clusters on this machine and watch them replicate (stop with Ctrl-C)'
-	@echo 'make test        format, lints, all tests; a real Kafka is found or started'
+	@echo 'make test        format, lints, all tests, requests that the API describes; a real Kafka is found or started'
 	@echo 'make chaos       half an hour in which something fails every few seconds; writes $(CHAOS_REPORT)'
 	@echo 'make simulate    $(SIMULATED_SEEDS) simulated clusters for each of ten mixes of faults'
 	@echo 'make fuzz        texts of the query language, each target for $(FUZZ_SECONDS) s'
@@ -32,6 +32,7 @@ test:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace --no-fail-fast
+	@scripts/schemathesis
 
 # ANABRANCH_TEST_SEED repeats a run; CHAOS_SECONDS and CHAOS_REPORT say how long and where.
 chaos:

@@ -66,6 +66,11 @@ impl Refusal {
         Refusal { code, message: message.into(), hint, txn, conflicts }
     }
 
+    /// One for what cannot be ended any more.
+    pub(crate) fn stopping() -> Self {
+        Refusal::new(Code::ShuttingDown, "the server is being stopped")
+    }
+
     /// With another message.
     #[must_use]
     pub(crate) fn with_message(mut self, message: String) -> Self {

@@ -9,8 +9,9 @@ use std::str::FromStr;
 
 use anabranch_core::ids::{AppId, RoundId};
 use anabranch_runtime::chance::unique_id;
+use ring::digest::{self, SHA256};
 use uuid::Uuid;
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::access::Caller;
 use crate::error::{Code, Refusal};
@@ -66,6 +67,8 @@ impl RequestName {
         self.derive("document", index).unwrap_or_else(unique_id).to_string()
     }
 
+    /// Who sends a request chooses its key, and whom a token names may be chosen by its user: the hash
+    /// has to be one for which nobody finds two that are alike, or one could take another's round.
     fn derive(&self, what: &str, number: u64) -> Option<Uuid> {
         let IdempotencyKey(key) = self.key.as_ref()?;
         let mut bytes = Vec::with_capacity(64);
@@ -78,8 +81,9 @@ impl RequestName {
             bytes.push(0);
             bytes.extend_from_slice(self.caller.name().as_bytes());
         }
-        let hash = xxh3_128(&bytes).to_be_bytes();
-        Some(uuid::Builder::from_random_bytes(hash).into_uuid())
+        let hash = digest::digest(&SHA256, &bytes);
+        let start = hash.as_ref().first_chunk().copied().expect("a digest has 32 bytes");
+        Some(uuid::Builder::from_random_bytes(start).into_uuid())
     }
 }
 

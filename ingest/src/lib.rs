@@ -8,6 +8,7 @@
 //! * `idempotency`: what makes a repeated request the same request.
 //! * `store`: the store node, asked over gRPC.
 //! * `admin`: resources, on the listener for operators.
+//! * `examples`: requests and replies, shown in the descriptions of both.
 //! * `hosts`: the names that both listeners answer to.
 //!
 //! The server keeps no state: whatever dies, a client that repeats its request under the same
@@ -20,6 +21,7 @@ mod document;
 #[cfg(test)]
 mod doubles;
 mod error;
+mod examples;
 mod execute;
 mod expiry;
 mod hosts;

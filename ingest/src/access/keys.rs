@@ -21,7 +21,7 @@ use super::api_key::{ApiKeyHash, ApiToken};
 use super::audit::Sender;
 use super::caller::{Caller, Rules, Validity, declared_claims};
 use super::issuer::Issuer;
-use super::queue::{Queue, stopping};
+use super::queue::Queue;
 use super::shown::{ShownKey, wrong};
 use super::tokens::{TokenKey, TokenKeys, Tokens};
 use crate::error::{Code, Refusal};
@@ -206,7 +206,7 @@ impl Keys {
             let _held = turn;
             looked_at.hash.is_of(&token)
         });
-        if !is_right.await.map_err(|_| stopping())? {
+        if !is_right.await.map_err(|_| Refusal::stopping())? {
             return Err(wrong());
         }
         secret.shown.get_or_init(|| shown);

@@ -41,7 +41,7 @@ impl Queue {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| self.full())?;
         match timeout(WAIT, Arc::clone(&self.turns).acquire_owned()).await {
             Ok(Ok(turn)) => Ok(Turn { _place: place, _turn: turn }),
-            Ok(Err(_)) => Err(stopping()),
+            Ok(Err(_)) => Err(Refusal::stopping()),
             Err(_) => Err(self.full()),
         }
     }
@@ -50,11 +50,6 @@ impl Queue {
         let message = format!("too many {} are shown for the first time", self.what);
         Refusal::new(Code::Overloaded, message)
     }
-}
-
-/// Why nobody is let in any more.
-pub(super) fn stopping() -> Refusal {
-    Refusal::new(Code::ShuttingDown, "the server is being stopped")
 }
 
 #[cfg(test)]

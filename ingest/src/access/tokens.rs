@@ -22,7 +22,7 @@ use ring::hmac;
 
 use super::caller::{Caller, Rules, Validity};
 use super::issuer::{Claimed, Issuer, Unfit, Verified};
-use super::queue::{Queue, stopping};
+use super::queue::Queue;
 use super::shown::{JsonWebToken, wrong};
 use crate::error::{Code, Refusal};
 
@@ -203,7 +203,7 @@ impl Tokens {
             let _held = turn;
             among.caller(&token, &claimed).map(|caller| (caller.weight(), caller))
         });
-        let (weight, caller) = verified.await.map_err(|_| stopping())??;
+        let (weight, caller) = verified.await.map_err(|_| Refusal::stopping())??;
         Ok(self.known.lock().keep(tag, keys, caller, weight))
     }
 }

@@ -1,9 +1,15 @@
-//! What the routes for operators are, as OpenAPI 3.1.
+//! What the routes for operators are, as OpenAPI 3.1, with examples.
 
+use std::sync::LazyLock;
+
+use serde_json::Value;
 use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Info, PathItem};
 
 use super::resources;
+use crate::error::Code;
+use crate::examples;
 use crate::http::{ErrorBody, ErrorCode, ErrorReply};
 
 #[derive(OpenApi)]
@@ -15,7 +21,13 @@ use crate::http::{ErrorBody, ErrorCode, ErrorReply};
         resources::list,
         resources::list_kind,
     ),
-    components(schemas(resources::ResourceList, ErrorReply, ErrorBody, ErrorCode,))
+    components(schemas(
+        resources::ResourceList,
+        resources::ResourceBody,
+        ErrorReply,
+        ErrorBody,
+        ErrorCode,
+    ))
 )]
 struct Api;
 
@@ -23,12 +35,65 @@ struct Api;
 const OF_APP: &str = "/api/v1/resources/{kind}/{app}/{name}";
 const OF_CLUSTER: &str = "/api/v1/resources/cluster/{name}";
 
-pub(super) async fn openapi() -> axum::response::Response {
+/// The requests and replies that are shown.
+pub(super) const STORY: &str = include_str!("examples.json");
+
+/// What is replied where something fails that a new cluster does not have, or that takes long.
+const FAILURES: &[(Code, &str)] = &[
+    (Code::Unauthenticated, "the header Authorization is missing"),
+    (Code::HostNotAllowed, "this server does not answer to the host 'evil.example:8081'"),
+    (Code::RequestTimeout, "the body did not arrive in time"),
+    (Code::BodyTooLarge, "the body is larger than the limit of 1048576 bytes"),
+    (Code::Internal, "a request broke off: task 7 panicked"),
+    (Code::JournalUnavailable, "the journal did not answer within 10s"),
+    (Code::DiskFull, "no space is left for the embedded log in '/data'; free some and retry"),
+];
+
+/// The routes as OpenAPI.
+pub(super) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+    let mut document = serde_json::to_value(described()).expect("it is JSON");
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    let operations = paths.flat_map(|(path, item)| {
+        let operations = item.as_object_mut().into_iter().flat_map(|item| item.values_mut());
+        operations.map(move |operation| (path, operation))
+    });
+    for (path, operation) in operations {
+        // A parameter that is left out is not null.
+        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+        for parameter in parameters.into_iter().flatten() {
+            if parameter["name"] == "name" && path == OF_CLUSTER {
+                parameter["schema"]["pattern"] = "^[a-z][a-z0-9-]{0,63}$".into();
+                parameter["example"] = "east".into();
+            }
+            if parameter["schema"]["type"].is_array() {
+                parameter["schema"]["type"] = parameter["schema"]["type"][0].take();
+            }
+        }
+    }
+    examples::show(&mut document, &examples::read(STORY), FAILURES);
+    document
+});
+
+fn described() -> utoipa::openapi::OpenApi {
     let mut document = Api::openapi();
     document.info = Info::new("Anabranch for operators", env!("CARGO_PKG_VERSION"));
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("The admin key of the server, from the file that it was started with."));
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("adminKey", SecurityScheme::Http(key.build()));
     let item = document.paths.paths.get(OF_APP).cloned().map(for_cluster);
     document.paths.paths.extend(item.map(|item| (OF_CLUSTER.to_owned(), item)));
-    crate::http::json(document)
+    // Of an app nothing has nodes that could be lost.
+    let of_app = document.paths.paths.get_mut(OF_APP).and_then(|item| item.put.as_mut());
+    if let Some(parameters) = of_app.and_then(|operation| operation.parameters.as_mut()) {
+        parameters.retain(|parameter| parameter.name != "lose");
+    }
+    document
+}
+
+pub(super) async fn openapi() -> axum::response::Response {
+    crate::http::json(&*DOCUMENT)
 }
 
 /// The same, under a path that names neither a kind nor an app.

@@ -88,8 +88,48 @@ fn entry(metadata: &MetadataStore, id: &ResourceId) -> Result<Entry, Refusal> {
 /// Resources, each with its status.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ResourceList {
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<ResourceBody>)]
     items: Vec<Value>,
+}
+
+/// What an operator declares.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "it describes what is read and sent as one value")]
+pub(super) struct ResourceBody {
+    /// `anabranch/v1`
+    #[schema(pattern = "^anabranch/v1$")]
+    api_version: String,
+    /// As in the path.
+    kind: ResourceKind,
+    metadata: ResourceMetadata,
+    /// What a resource of this kind declares: of a cluster its partitions, of a replication where the
+    /// other cluster is and what is wanted of it, of a key what its holders may do.
+    #[schema(value_type = Object)]
+    spec: Value,
+    /// How it is doing. It is computed: what is sent is left out.
+    #[schema(value_type = Option<Object>)]
+    status: Option<Value>,
+}
+
+/// The kind of a resource.
+#[derive(Deserialize, ToSchema)]
+#[allow(dead_code, reason = "it describes what is read as one value")]
+pub(super) enum ResourceKind {
+    Cluster,
+    Key,
+    Replication,
+}
+
+/// What a resource is called.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "it describes what is read as one value")]
+pub(super) struct ResourceMetadata {
+    /// As in the path.
+    name: String,
+    /// As in the path. A cluster is of no app.
+    app: Option<uuid::Uuid>,
 }
 
 /// Declares a resource: makes it, or makes it as given.
@@ -97,20 +137,29 @@ pub(super) struct ResourceList {
     put,
     path = "/api/v1/resources/{kind}/{app}/{name}",
     params(
-        ("kind" = String, Path, description = "The kind, such as `replication`"),
-        ("app" = uuid::Uuid, Path, description = "The app"),
-        ("name" = String, Path, description = "The name"),
+        ("kind" = String, Path, description = "The kind", pattern = "^(key|replication)$",
+            example = "replication"),
+        ("app" = uuid::Uuid, Path, description = "The app",
+            example = "2164bef3-37c0-489c-9ac6-c94b034525d7"),
+        ("name" = String, Path, description = "The name",
+            pattern = "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", example = "japanese"),
         ("lose" = Option<bool>, Query,
             description = "Whether a cluster may lose what only nodes have that leave it"),
-        ("If-Match" = Option<String>, Header, description = "The version that is to be replaced"),
-        ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none"),
+        ("If-Match" = Option<String>, Header, description = "The version that is to be replaced",
+            pattern = r#"^"[0-9]{1,19}"$"#),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none. Not with \
+            If-Match", pattern = r"^\*$"),
     ),
-    request_body(content = Object, description = "The resource; a `status` is left out"),
+    request_body(content = ResourceBody, description = "The resource; a `status` is left out"),
+    security(("adminKey" = [])),
     responses(
         (status = 401, description = "The admin key is not shown", body = ErrorReply),
-        (status = 200, description = "It is as given", body = Object,
+        (status = 403, description = "The server does not answer to the host that was asked",
+            body = ErrorReply),
+        (status = 500, description = "The server is at fault", body = ErrorReply),
+        (status = 200, description = "It is as given", body = ResourceBody,
             headers(("ETag" = String, description = "The version"))),
-        (status = 201, description = "It was made", body = Object,
+        (status = 201, description = "It was made", body = ResourceBody,
             headers(("ETag" = String, description = "The version"))),
         (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
@@ -119,6 +168,7 @@ pub(super) struct ResourceList {
         (status = 413, description = "The body is too large", body = ErrorReply),
         (status = 422, description = "It cannot be used", body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply),
+        (status = 507, description = "The server's disk is full", body = ErrorReply),
     ),
 )]
 pub(super) async fn write(
@@ -248,13 +298,20 @@ fn admit(
     get,
     path = "/api/v1/resources/{kind}/{app}/{name}",
     params(
-        ("kind" = String, Path, description = "The kind, such as `replication`"),
-        ("app" = uuid::Uuid, Path, description = "The app"),
-        ("name" = String, Path, description = "The name"),
+        ("kind" = String, Path, description = "The kind", pattern = "^(key|replication)$",
+            example = "replication"),
+        ("app" = uuid::Uuid, Path, description = "The app",
+            example = "2164bef3-37c0-489c-9ac6-c94b034525d7"),
+        ("name" = String, Path, description = "The name",
+            pattern = "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", example = "japanese"),
     ),
+    security(("adminKey" = [])),
     responses(
         (status = 401, description = "The admin key is not shown", body = ErrorReply),
-        (status = 200, description = "The resource with its status", body = Object,
+        (status = 403, description = "The server does not answer to the host that was asked",
+            body = ErrorReply),
+        (status = 500, description = "The server is at fault", body = ErrorReply),
+        (status = 200, description = "The resource with its status", body = ResourceBody,
             headers(("ETag" = String, description = "The version"))),
         (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 404, description = "There is none", body = ErrorReply),
@@ -280,19 +337,28 @@ pub(super) async fn read(
     delete,
     path = "/api/v1/resources/{kind}/{app}/{name}",
     params(
-        ("kind" = String, Path, description = "The kind, such as `replication`"),
-        ("app" = uuid::Uuid, Path, description = "The app"),
-        ("name" = String, Path, description = "The name"),
-        ("If-Match" = Option<String>, Header, description = "The version that is to be removed"),
+        ("kind" = String, Path, description = "The kind", pattern = "^(key|replication)$",
+            example = "replication"),
+        ("app" = uuid::Uuid, Path, description = "The app",
+            example = "2164bef3-37c0-489c-9ac6-c94b034525d7"),
+        ("name" = String, Path, description = "The name",
+            pattern = "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", example = "japanese"),
+        ("If-Match" = Option<String>, Header, description = "The version that is to be removed",
+            pattern = r#"^"[0-9]{1,19}"$"#),
     ),
+    security(("adminKey" = [])),
     responses(
         (status = 401, description = "The admin key is not shown", body = ErrorReply),
+        (status = 403, description = "The server does not answer to the host that was asked",
+            body = ErrorReply),
+        (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 204, description = "It was removed"),
         (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 404, description = "There is none", body = ErrorReply),
         (status = 409, description = "It was changed meanwhile, or data would have to move",
             body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply),
+        (status = 507, description = "The server's disk is full", body = ErrorReply),
     ),
 )]
 pub(super) async fn remove(
@@ -324,8 +390,12 @@ pub(super) async fn remove(
 #[utoipa::path(
     get,
     path = "/api/v1/resources",
+    security(("adminKey" = [])),
     responses(
         (status = 401, description = "The admin key is not shown", body = ErrorReply),
+        (status = 403, description = "The server does not answer to the host that was asked",
+            body = ErrorReply),
+        (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 200, description = "All resources, by kind, app and name; of one \
             that this server cannot read, the `state` is `unreadable`", body = ResourceList),
         (status = 503, description = "Not now", body = ErrorReply),
@@ -339,9 +409,14 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Result<Response, Re
 #[utoipa::path(
     get,
     path = "/api/v1/resources/{kind}",
-    params(("kind" = String, Path, description = "The kind, such as `replications`")),
+    params(("kind" = String, Path, description = "The kind",
+        pattern = "^(cluster|key|replication)$", example = "replication")),
+    security(("adminKey" = [])),
     responses(
         (status = 401, description = "The admin key is not shown", body = ErrorReply),
+        (status = 403, description = "The server does not answer to the host that was asked",
+            body = ErrorReply),
+        (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 200, description = "The resources, by app and name", body = ResourceList),
         (status = 422, description = "The kind is not known", body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply),

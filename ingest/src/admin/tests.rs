@@ -20,6 +20,8 @@ use uuid::Uuid;
 use super::*;
 use crate::doubles::signer::{Signer, jwt};
 use crate::doubles::{APP, Cluster, Reply, read as read_reply};
+use crate::examples;
+use crate::http::tests::openapi::examples_of_each;
 
 fn east() -> ClusterIdentity {
     ClusterIdentity {
@@ -319,6 +321,23 @@ async fn the_routes_are_described() {
     let operations = paths.values().flat_map(|path| path.as_object().unwrap().values());
     let ids: BTreeSet<_> = operations.map(|operation| operation["operationId"].as_str()).collect();
     assert_eq!(ids.len(), described, "no id comes twice");
+}
+
+#[tokio::test]
+async fn the_story_is_what_a_new_cluster_replies() {
+    let (cluster, _) = start().await;
+    let store_nodes = Some(cluster.store.nodes());
+    let operated = operated(cluster.journal.clone(), store_nodes);
+    let router = admin_routes("127.0.0.1:8081".parse().unwrap(), &[], operated);
+    for example in examples::read(openapi::STORY) {
+        let reply = router.clone().oneshot(example.request("")).await.unwrap();
+        example.check(&read_reply(reply).await.unwrap());
+    }
+}
+
+#[test]
+fn there_is_an_example_of_everything_and_it_is_as_described() {
+    examples_of_each(&openapi::DOCUMENT);
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ impl Executor {
         };
         match timeout_at(asked.deadline, working).await.map_err(late)? {
             Ok(done) => done.map_err(|error| Refusal::of_metadata(&error)),
-            Err(_) => Err(Refusal::new(Code::ShuttingDown, "the server is being stopped")),
+            Err(_) => Err(Refusal::stopping()),
         }
     }
 }

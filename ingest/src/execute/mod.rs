@@ -29,11 +29,12 @@ mod select;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::ids::{AppId, TxnId};
 use anabranch_core::query::{self, Args, Select, Statement};
 use anabranch_journal::metadata::OpenedLater;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::access::{Caller, Readable};
 use crate::config::IngestConfig;
@@ -51,6 +52,10 @@ pub(crate) use repeat::RoundLog;
 
 /// How many statements a transaction has at most.
 pub(crate) const MAX_STATEMENTS: usize = 100;
+
+/// How long a transaction is waited for before the log is asked whether it has it: stores are rarely
+/// further behind.
+const LOOK_AFTER: Duration = Duration::from_millis(50);
 
 /// Runs statements.
 pub(crate) struct Executor {
@@ -145,6 +150,34 @@ impl Executor {
         Executor { store, rounds, log, metadata, max_changed_documents, max_round_bytes }
     }
 
+    /// What is read as of `at`. That the log does not have a transaction which is to be seen is said soon:
+    /// waiting for it longer would not help.
+    pub(crate) async fn seen<T>(
+        &self,
+        at: At,
+        read: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let At::Newest(Some(txn)) = at else { return read.await };
+        let mut read = std::pin::pin!(read);
+        let result = tokio::select! {
+            biased;
+            result = &mut read => result,
+            () = sleep(LOOK_AFTER) => {
+                if self.log.ends_before(txn).await {
+                    return Err(unknown(txn));
+                }
+                return read.await;
+            }
+        };
+        match result {
+            Err(refusal) if refusal.code() == Code::TimestampNotReached => {
+                let is_unknown = self.log.ends_before(txn).await;
+                Err(if is_unknown { unknown(txn) } else { refusal })
+            }
+            result => result,
+        }
+    }
+
     /// Runs a request of one statement.
     pub(crate) async fn execute(&self, request: Request) -> Result<Executed, Refusal> {
         let mut request = Parsed::new(request)?;
@@ -198,7 +231,8 @@ impl Executor {
         let Request { app, caller, at_least, deadline, statements, .. } = request;
         let Asked { statement, args, .. } = &statements[0];
         let question = Question { app, statement, args, readable };
-        let rows = self.store.query(question, At::Newest(at_least), deadline).await?;
+        let at = At::Newest(at_least);
+        let rows = self.seen(at, self.store.query(question, at, deadline)).await?;
         Ok(Executed::Rows(Box::new(rows.for_caller(caller)), kind))
     }
 
@@ -218,7 +252,7 @@ impl Executor {
         let (rows, came) = match cursor {
             None => {
                 let at = At::Newest(at_least);
-                (self.store.query(question, at, deadline).await?, 0)
+                (self.seen(at, self.store.query(question, at, deadline)).await?, 0)
             }
             Some(cursor) => {
                 cursor.check(&digest)?;
@@ -241,6 +275,11 @@ impl Executor {
         let written = self.write(&run, statements).await;
         written.map_err(|refusal| if run.round.has_key { keyed(refusal) } else { refusal })
     }
+}
+
+fn unknown(txn: TxnId) -> Refusal {
+    let message = format!("there is no transaction {txn} in this cluster");
+    Refusal::new(Code::TransactionUnknown, message)
 }
 
 /// A request of which the statements were read.

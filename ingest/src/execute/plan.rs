@@ -108,9 +108,11 @@ impl Planning<'_> {
         ids: &[DocumentId],
         readable: &Readable,
     ) -> Result<Vec<Found>, Refusal> {
-        let (store, deadline) = (&self.executor.store, self.run.request.deadline);
+        let (executor, deadline) = (self.executor, self.run.request.deadline);
+        let store = &executor.store;
         let Some((first, rest)) = ids.split_first() else { return Ok(Vec::new()) };
-        let mut found = vec![store.get(first, readable, self.at(), deadline).await?];
+        let at = self.at();
+        let mut found = vec![executor.seen(at, store.get(first, readable, at, deadline)).await?];
         *self.read = self.read.or(found[0].txn);
         let at = self.at();
         for ids in rest.chunks(AT_ONCE) {
@@ -132,7 +134,8 @@ impl Planning<'_> {
     ) -> Result<Rows, Refusal> {
         let Request { app, deadline, .. } = *self.run.request;
         let question = Question { app, statement, args, readable };
-        let rows = self.executor.store.query(question, self.at(), deadline).await?;
+        let (executor, at) = (self.executor, self.at());
+        let rows = executor.seen(at, executor.store.query(question, at, deadline)).await?;
         *self.read = self.read.or(rows.txn);
         Ok(rows)
     }

@@ -10,38 +10,20 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use utoipa::{IntoParams, IntoResponses, ToSchema};
+use utoipa::{IntoResponses, ToSchema};
 
+use super::parameters::{ByKey, OfCollection, OfDocument, ReadHeaders};
 use super::reply::{ErrorReply, set_txn};
 use super::{Api, headers, path_refusal, query_refusal};
-use crate::access::Sender;
+use crate::access::{Caller, Sender};
 use crate::error::{Code, Refusal};
 use crate::store::At;
 
 /// Names a document by an id of any type.
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct KeyParameter {
-    /// The `_id` as JSON.
-    #[param(example = r#"{"n":3,"plant":"x"}"#)]
     key: String,
-}
-
-/// The headers of a read.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Header)]
-#[allow(dead_code, reason = "it only describes them")]
-struct ReadHeaders {
-    /// What is read includes this transaction.
-    #[param(rename = "X-Anabranch-Txn-Id")]
-    txn: Option<u64>,
-    /// The ETag of the version that is known.
-    #[param(rename = "If-None-Match")]
-    known: Option<String>,
-    /// When to give up, in milliseconds, if earlier than the server does.
-    #[param(rename = "X-Anabranch-Timeout-Ms")]
-    timeout: Option<u64>,
 }
 
 /// A document, `_id` included.
@@ -80,6 +62,9 @@ enum ReadReply {
         ("X-Anabranch-Txn-Id" = Option<u64>, description = "The snapshot that was read"),
     ))]
     Missing(ErrorReply),
+    /// There is no transaction of this id in the cluster.
+    #[response(status = 409)]
+    Unknown(ErrorReply),
     /// The server is at fault.
     #[response(status = 500)]
     Failed(ErrorReply),
@@ -100,12 +85,7 @@ enum ReadReply {
     get,
     path = "/apps/{app}/api/v1/collections/{collection}/documents/{id}",
     tag = "documents",
-    params(
-        ("app" = uuid::Uuid, Path, description = "The app"),
-        ("collection" = String, Path, description = "The collection"),
-        ("id" = String, Path, description = "The `_id`: a string, percent-encoded"),
-        ReadHeaders,
-    ),
+    params(OfDocument, ReadHeaders),
     security(("key" = [])),
     responses(ReadReply),
 )]
@@ -116,8 +96,10 @@ pub(super) async fn by_path(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let Path((app, collection, id)) = path.map_err(|rejection| path_refusal(&rejection))?;
-    let (app, collection) = (headers::app(&app)?, headers::collection(&collection)?);
-    read(&api, app, collection, &Value::String(id), &sender, &headers).await
+    let app = headers::app(&app)?;
+    let caller = api.keys.caller(app, &headers, &sender).await?;
+    let collection = headers::collection(&collection)?;
+    read(&api, app, &caller, collection, &Value::String(id), &headers).await
 }
 
 /// Reads one document whose id is of any type.
@@ -125,12 +107,7 @@ pub(super) async fn by_path(
     get,
     path = "/apps/{app}/api/v1/collections/{collection}/documents",
     tag = "documents",
-    params(
-        ("app" = uuid::Uuid, Path, description = "The app"),
-        ("collection" = String, Path, description = "The collection"),
-        KeyParameter,
-        ReadHeaders,
-    ),
+    params(OfCollection, ByKey, ReadHeaders),
     security(("key" = [])),
     responses(ReadReply),
 )]
@@ -142,30 +119,32 @@ pub(super) async fn by_key(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let Path((app, collection)) = path.map_err(|rejection| path_refusal(&rejection))?;
-    let (app, collection) = (headers::app(&app)?, headers::collection(&collection)?);
+    let app = headers::app(&app)?;
+    let caller = api.keys.caller(app, &headers, &sender).await?;
+    let collection = headers::collection(&collection)?;
     let Query(parameter) = parameter.map_err(|rejection| query_refusal(&rejection))?;
     let id = Value::from_json(parameter.key.as_bytes()).map_err(|error| {
         let message = format!("the parameter 'key' is not JSON: {error}");
         Refusal::new(Code::InvalidParameter, message).with_hint("a string stands in double quotes")
     })?;
-    read(&api, app, collection, &id, &sender, &headers).await
+    read(&api, app, &caller, collection, &id, &headers).await
 }
 
 async fn read(
     api: &Api,
     app: AppId,
+    caller: &Caller,
     collection: Collection,
     id: &Value,
-    sender: &Sender,
     headers: &HeaderMap,
 ) -> Result<Response, Refusal> {
     let key = DocumentKey::from_value(id).map_err(|error| Refusal::of_id(&error))?;
     let id = DocumentId { app, collection, key };
     let at_least = headers::at_least(headers)?;
     let deadline = headers::deadline(headers, api.config.request_timeout())?;
-    let caller = api.keys.caller(app, headers, sender).await?;
     let readable = caller.readable(&id.collection)?;
-    let found = api.store.get(&id, &readable, At::Newest(at_least), deadline).await?;
+    let at = At::Newest(at_least);
+    let found = api.executor.seen(at, api.store.get(&id, &readable, at, deadline)).await?;
     let mut response = match found.document {
         None => {
             let message = format!("there is no document {} in '{}'", id.key, id.collection);

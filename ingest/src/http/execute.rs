@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::body::{Shape, Statements};
+use super::parameters::{OfApp, StatementHeaders};
 use super::reply::{ErrorBody, ErrorReply, raw, refused, set_txn};
 use super::{Api, headers, path_refusal, rows};
 use crate::access::{Sender, of_kind};
@@ -30,15 +31,14 @@ use crate::limits::{Whole, discard};
 #[allow(dead_code, reason = "it describes what is read as one value")]
 pub(super) struct ExecuteRequest {
     /// SELECT, INSERT, UPDATE, DELETE, EVICT, CREATE INDEX, DROP INDEX or EXPLAIN.
-    #[schema(example = "SELECT * FROM cars WHERE Origin = :origin LIMIT 10")]
+    #[schema(max_length = 65_536, example = "SELECT * FROM cars WHERE Origin = :origin LIMIT 10")]
     statement: String,
     /// Values for the `:names` in the statement, by name without the colon.
     #[schema(value_type = Option<Object>, example = json!({"origin": "Japan"}))]
     args: Option<Args>,
     /// Everything is to be written or nothing, whatever is there. Refused unless all documents are in
     /// one slice of the keyspace.
-    #[serde(default)]
-    atomic: bool,
+    atomic: Option<bool>,
     /// Of a SELECT: so many rows at most, 1 to 10,000. The reply has a `cursor` if there are more. A page of
     /// large rows may end earlier.
     #[serde(rename = "pageSize")]
@@ -101,19 +101,7 @@ pub(super) enum PartReply {
         without `_id`. An id that stands twice in one INSERT is refused with ON ID CONFLICT FAIL; \
         otherwise the documents apply in order. A SELECT with \
         `Accept: application/x-ndjson` is answered by a row a line; a reply that breaks off is not whole.",
-    params(
-        ("app" = uuid::Uuid, Path, description = "The app"),
-        ("X-Anabranch-Txn-Id" = Option<u64>, Header,
-            description = "What is read includes this transaction"),
-        ("X-Anabranch-If-Match" = Option<u64>, Header,
-            description = "The documents that an UPDATE, DELETE or EVICT names, or an INSERT with ON ID \
-                CONFLICT DO UPDATE gives, have to be there and unchanged since this transaction: the \
-                ETag of one that was read"),
-        ("Idempotency-Key" = Option<String>, Header,
-            description = "Names the request, so that it can be repeated: up to 255 characters"),
-        ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
-            description = "When to give up, if earlier than the server does"),
-    ),
+    params(OfApp, StatementHeaders),
     request_body = ExecuteRequest,
     security(("key" = [])),
     responses(
@@ -128,7 +116,8 @@ pub(super) enum PartReply {
             headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
         (status = 404, description = "There is no index of this name to give up", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
-        (status = 409, description = "There is such an index already; or a condition did not hold: \
+        (status = 409, description = "There is such an index already; the transaction that was to be seen is \
+            not in the cluster; or a condition did not hold: \
             documents are there already, or have changed. `conflicts` says which, and who had changed them; `decided` whether the others \
             were written", body = PartReply,
             headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),

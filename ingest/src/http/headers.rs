@@ -16,6 +16,8 @@ const KEY_HEADER: &str = "idempotency-key";
 const IF_MATCH_HEADER: &str = "x-anabranch-if-match";
 const LAST_EVENT_HEADER: &str = "last-event-id";
 const TIMEOUT_HEADER: &str = "x-anabranch-timeout-ms";
+/// The shortest time that a client may give a request: less would be over before an answer is here.
+pub(super) const LEAST_TIMEOUT_MS: u64 = 100;
 
 /// The value of a header that may stand once.
 fn value<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
@@ -97,8 +99,8 @@ pub(super) fn deadline(headers: &HeaderMap, most: Duration) -> Result<Instant, R
 /// How long a request may take: `most`, or less if the client says so.
 pub(super) fn timeout(headers: &HeaderMap, most: Duration) -> Result<Duration, Refusal> {
     let timeout = match number(headers, TIMEOUT_HEADER)? {
-        Some(0) => {
-            let message = format!("the header {TIMEOUT_HEADER} must be above 0");
+        Some(millis) if millis < LEAST_TIMEOUT_MS => {
+            let message = format!("the header {TIMEOUT_HEADER} is below {LEAST_TIMEOUT_MS}");
             return Err(Refusal::new(Code::InvalidHeader, message));
         }
         Some(millis) => Duration::from_millis(millis).min(most),

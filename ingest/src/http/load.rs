@@ -10,8 +10,9 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, IntoResponses, ToSchema};
+use utoipa::{IntoResponses, ToSchema};
 
+use super::parameters::{LoadBy, LoadHeaders, OfCollection};
 use super::reply::{ErrorBody, ErrorReply, refused, set_txn};
 use super::{Api, headers, path_refusal, query_refusal};
 use crate::access::{Sender, of_kind};
@@ -21,13 +22,9 @@ use crate::limits::discard;
 use crate::load::{Format, LineError, Request};
 
 /// Parameters of a bulk load.
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct LoadParameters {
-    /// The field whose value is a document's id. It stays in the document. By default `_id`, and
-    /// a document without one gets a UUID.
-    #[param(example = "sku")]
     id: Option<String>,
 }
 
@@ -134,19 +131,14 @@ enum BrokenResponse {
         cannot be used is listed and left out. The reply does not wait for the store node: read \
         with the transaction id to see what was written. A load that is refused before its first \
         document has nothing but `error` in its reply.",
-    params(
-        ("app" = uuid::Uuid, Path, description = "The app"),
-        ("collection" = String, Path, description = "The collection"),
-        LoadParameters,
-        ("Idempotency-Key" = Option<String>, Header,
-            description = "Names the load, so that it can be repeated: up to 255 characters"),
-        ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
-            description = "When to give up a round, if earlier than the server does"),
-    ),
+    params(OfCollection, LoadBy, LoadHeaders),
     security(("key" = [])),
     request_body(
-        description = "Documents",
-        content((String = "application/x-ndjson"), (Vec<Object> = "application/json")),
+        description = "Documents. What is none is listed in the reply, with its place",
+        content(
+            (String = "application/x-ndjson"),
+            (Vec<serde_json::Value> = "application/json"),
+        ),
     ),
     responses(
         (status = 200, description = "All documents were written but for those in `errors`",

@@ -9,6 +9,7 @@ mod execute;
 mod headers;
 mod load;
 mod openapi;
+mod parameters;
 mod reply;
 mod rows;
 pub(crate) mod server;
@@ -156,7 +157,8 @@ async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/readyz", tag = "server",
     responses(
         (status = 200, description = "The server can do its work", body = String),
-        (status = 503, description = "What is not ready, and why", body = String),
+        (status = 503, description = "What is not ready, and why", body = String,
+            example = json!("ingest: shutting down\n")),
     ))]
 async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let missing = api.readiness.not_ready();

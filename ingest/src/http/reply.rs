@@ -94,10 +94,15 @@ impl From<&Refusal> for ErrorBody {
     }
 }
 
+impl From<&Refusal> for ErrorReply {
+    fn from(refusal: &Refusal) -> Self {
+        ErrorReply { error: ErrorBody::from(refusal) }
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = ErrorReply { error: ErrorBody::from(&self) };
-        refused(&self, Json(body))
+        refused(&self, Json(ErrorReply::from(&self)))
     }
 }
 

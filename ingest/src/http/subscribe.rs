@@ -13,8 +13,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use futures::stream;
 use serde::Deserialize;
-use utoipa::IntoParams;
 
+use super::parameters::{self, FollowedHeaders, OfApp};
 use super::reply::ErrorReply;
 use super::{Api, headers, path_refusal, query_refusal};
 use crate::access::Sender;
@@ -25,16 +25,26 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// What tells a proxy of the usual kind to pass on events as they come.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
+/// What somebody is sent who follows a query.
+const EXAMPLE: &str = r#"event: result
+id: 1042-9f86d081
+data: {"transactionId":1042,"items":[
+data: {"Name":"mazda mx-5","_id":"mx5"}
+data: ]}
+
+event: change
+id: 1050-9f86d081
+data: {"transactionId":1050,"changes":[
+data: {"type":"remove","_id":"mx5"}
+data: ]}
+
+"#;
+
 /// What to follow.
-#[derive(Deserialize, IntoParams)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct Followed {
-    /// A SELECT.
-    #[param(example = "SELECT * FROM orders WHERE status = :status")]
     query: String,
-    /// Values for the `:names` in it, as a JSON object.
-    #[param(example = r#"{"status":"open"}"#)]
     args: Option<String>,
 }
 
@@ -51,20 +61,11 @@ pub(super) struct Followed {
         `transactionId`; an id without data says how far the rows are. One whose rows are groups gives a `result` each time. Who comes back \
         with the id of the last event gets what changed since, or a `result` if that is not known any more. \
         `end` says in `error` why no more will come.",
-    params(
-        ("app" = uuid::Uuid, Path, description = "The app"),
-        Followed,
-        ("Last-Event-ID" = Option<String>, Header,
-            description = "The id of the last event that came: go on behind it"),
-        ("X-Anabranch-Txn-Id" = Option<u64>, Header,
-            description = "What is sent first includes this transaction"),
-        ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
-            description = "When to give up waiting for the first rows, if earlier than the server does"),
-    ),
+    params(parameters::Followed, FollowedHeaders, OfApp),
     security(("key" = [])),
     responses(
         (status = 200, description = "Events, until one of the two goes away",
-            body = String, content_type = "text/event-stream"),
+            body = String, content_type = "text/event-stream", example = json!(EXAMPLE)),
         (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
         (status = 401, description = "No valid key is shown", body = ErrorReply),
         (status = 403, description = "The key does not allow to read in this collection", body = ErrorReply),

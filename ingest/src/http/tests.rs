@@ -1,6 +1,7 @@
 mod access;
 mod bad_input;
 mod documents;
+mod examples;
 mod indexes;
 pub(crate) mod openapi;
 mod overload;

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::Api;
 use super::body::Shape;
 use super::execute::{answer, request};
+use super::parameters::{OfApp, TransactionHeaders};
 use super::reply::{DocumentBody, ErrorBody, ErrorReply};
 use crate::access::{Sender, of_kind};
 use crate::document::Warning;
@@ -32,8 +33,7 @@ pub(super) struct TransactionRequest {
     statements: Vec<TransactionStatement>,
     /// Everything is to be written or nothing, whatever is there. Refused unless all documents are in
     /// one slice of the keyspace.
-    #[serde(default)]
-    atomic: bool,
+    atomic: Option<bool>,
 }
 
 /// One of the statements.
@@ -42,7 +42,10 @@ pub(super) struct TransactionRequest {
 #[allow(dead_code, reason = "it describes what is read as one value")]
 pub(super) struct TransactionStatement {
     /// INSERT, UPDATE, DELETE or EVICT.
-    #[schema(example = "UPDATE accounts APPLY balance INCREMENT BY :n WHERE _id = 'a'")]
+    #[schema(
+        max_length = 65_536,
+        example = "UPDATE accounts APPLY balance INCREMENT BY :n WHERE _id = 'a'"
+    )]
     statement: String,
     /// Values for the `:names` in the statement, by name without the colon.
     #[schema(value_type = Option<Object>, example = json!({"n": -5}))]
@@ -93,15 +96,7 @@ pub(super) enum TransactionPartReply {
         documents as they were before, all as of one transaction; what they ask of one document \
         applies in their order. A repeat under the same Idempotency-Key is applied once and gets the \
         same reply.",
-    params(
-        ("app" = uuid::Uuid, Path, description = "The app"),
-        ("X-Anabranch-Txn-Id" = Option<u64>, Header,
-            description = "What is read includes this transaction"),
-        ("Idempotency-Key" = Option<String>, Header,
-            description = "Names the request, so that it can be repeated: up to 255 characters"),
-        ("X-Anabranch-Timeout-Ms" = Option<u64>, Header,
-            description = "When to give up, if earlier than the server does"),
-    ),
+    params(OfApp, TransactionHeaders),
     request_body = TransactionRequest,
     security(("key" = [])),
     responses(
@@ -114,7 +109,8 @@ pub(super) enum TransactionPartReply {
             body = TransactionPartReply,
             headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
-        (status = 409, description = "A condition did not hold: `conflicts` says of which documents, \
+        (status = 409, description = "The transaction that was to be seen is not in the cluster; or a condition \
+            did not hold: `conflicts` says of which documents, \
             and who had changed them; `decided` whether the others were written",
             body = TransactionPartReply,
             headers(("X-Anabranch-Txn-Id" = Option<u64>, description = "As `transactionId`"))),

@@ -189,7 +189,7 @@ impl Follower {
         if bytes <= SMALL_BYTES {
             handing_out();
         } else {
-            blocking(handing_out).await.map_err(|_| self.live.stopping())?;
+            blocking(handing_out).await.map_err(|_| Refusal::stopping())?;
         }
         self.live.0.handed_out.store(next.0, Ordering::Release);
         self.next = Some(next);

@@ -60,7 +60,7 @@ pub(super) async fn keep(live: Live, view: Arc<View>, told: mpsc::Receiver<Told>
     let shutdown = live.0.shutdown.clone();
     let ended = tokio::select! {
         biased;
-        () = shutdown.begun() => Err(live.stopping()),
+        () = shutdown.begun() => Err(Refusal::stopping()),
         ended = keeper.keep() => ended,
     };
     drop(keeper);
@@ -229,7 +229,7 @@ impl Keeper {
             let began = Instant::now();
             (Meaning::of(&select, by_document, &changed), began.elapsed())
         });
-        let (meaning, took) = looking.await.map_err(|_| self.live.stopping())?;
+        let (meaning, took) = looking.await.map_err(|_| Refusal::stopping())?;
         if took > SLOW {
             let message = format!("the live query took {took:?} to look at what changed");
             return Err(Refusal::new(Code::QueryTooLarge, message));

@@ -228,10 +228,6 @@ impl Live {
         }
         Ok((next, set))
     }
-
-    fn stopping(&self) -> Refusal {
-        Refusal::new(Code::ShuttingDown, "the server is being stopped")
-    }
 }
 
 impl Registry {

@@ -125,7 +125,7 @@ impl Subscription {
         loop {
             self.caller.check_current()?;
             if shutdown.has_begun() {
-                return Err(self.live.stopping());
+                return Err(Refusal::stopping());
             }
             if let Some(piece) = self.sending.as_mut().and_then(Sending::piece) {
                 return Ok(piece);

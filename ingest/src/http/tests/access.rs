@@ -22,7 +22,15 @@ use crate::doubles::{APP, Cluster, Reply, execute_path, post, until};
 
 /// A server with these keys; each is a name and its permissions. And what shows each of them.
 async fn guarded<const N: usize>(keys: [(&str, Value); N]) -> (Cluster, [String; N]) {
-    let cluster = Cluster::guarded(IngestConfig::default()).await;
+    guarded_with(IngestConfig::default(), keys).await
+}
+
+/// The same, with these settings.
+pub(super) async fn guarded_with<const N: usize>(
+    config: IngestConfig,
+    keys: [(&str, Value); N],
+) -> (Cluster, [String; N]) {
+    let cluster = Cluster::guarded(config).await;
     let tokens = keys.each_ref().map(|(name, _)| ApiToken::draw(name.parse().unwrap()));
     let declared = tokens.iter().zip(keys).map(|(token, (name, permissions))| {
         let spec = json!({

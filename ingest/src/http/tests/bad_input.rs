@@ -210,6 +210,7 @@ async fn headers() {
         ("x-anabranch-txn-id", "one"),
         ("x-anabranch-txn-id", "18446744073709551616"),
         ("x-anabranch-timeout-ms", "0"),
+        ("x-anabranch-timeout-ms", "99"),
         ("x-anabranch-timeout-ms", "+5"),
         ("idempotency-key", ""),
         ("idempotency-key", long.as_str()),

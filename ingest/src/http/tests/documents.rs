@@ -59,6 +59,24 @@ async fn a_read_waits_for_what_was_written() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_is_not_in_the_log_is_not_waited_for_again() {
+    let cluster = Cluster::with(impatient()).await;
+    let written = cluster.load("{\"_id\": \"a\"}", &[]).await;
+    let next = (written.txn().expect("it was written") + 1).to_string();
+    let token = [("x-anabranch-txn-id", next.as_str())];
+    let update = "UPDATE cars SET n = 1 WHERE true";
+    for reply in [
+        cluster.get(&path("/a"), &token).await,
+        cluster.execute_with("SELECT * FROM cars", json!({}), &token).await,
+        cluster.execute_with(update, json!({}), &token).await,
+        cluster.transact(&json!({"statements": [{"statement": update}]}), &token).await,
+    ] {
+        let expected = (StatusCode::CONFLICT, "transaction_unknown".to_owned());
+        assert_eq!((reply.status, reply.code()), expected, "{}", reply.text);
+    }
+}
+
+#[tokio::test]
 async fn an_empty_cluster_has_no_transaction() {
     let cluster = Cluster::start().await;
     let reply = cluster.execute("SELECT * FROM cars", json!({})).await;

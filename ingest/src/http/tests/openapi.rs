@@ -1,8 +1,6 @@
 //! The description of the API is whole and says what is there; every reply in these tests is held
 //! against it.
 
-use std::sync::OnceLock;
-
 use axum::http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -72,10 +70,7 @@ async fn its_references_lead_somewhere_and_its_codes_are_all() {
 
 /// Checks that a reply is as it is described; what is asked for in vain is not described at all.
 pub(crate) fn check(method: &Method, path: &str, reply: &Reply) {
-    static DOCUMENT: OnceLock<Value> = OnceLock::new();
-    let document = DOCUMENT.get_or_init(|| {
-        serde_json::to_value(super::super::openapi::document()).expect("it is JSON")
-    });
+    let document = &*super::super::openapi::DOCUMENT;
     let paths = document["paths"].as_object().expect("paths are an object");
     let routes = paths.iter().filter(|(template, _)| is_path(template, path));
     let Some((template, route)) = routes.max_by_key(|(template, _)| template.matches('/').count())
@@ -112,8 +107,51 @@ fn is_path(template: &str, path: &str) -> bool {
         && template.iter().zip(&path).all(|(want, got)| want.starts_with('{') || want == got)
 }
 
+/// Checks that a description has an example of each body and each parameter that has to be there, and
+/// that all of its examples are as it says.
+pub(crate) fn examples_of_each(document: &Value) {
+    let items = document["paths"].as_object().expect("paths are an object");
+    let operations = items.iter().flat_map(|(path, item)| {
+        let operations = item.as_object().expect("operations are an object");
+        operations.iter().map(move |(method, operation)| (format!("{method} {path}"), operation))
+    });
+    for (name, operation) in operations {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let content = &parameter["content"]["application/json"];
+            let (described, example) = match content.is_null() {
+                true => (&parameter["schema"], &parameter["example"]),
+                false => (&content["schema"], &content["example"]),
+            };
+            let name = format!("the parameter {} of {name}", parameter["name"]);
+            if example.is_null() {
+                assert_eq!(parameter["required"], false, "{name} has no example");
+            } else {
+                assert_eq!(mismatch(document, described, example), None, "{name}");
+            }
+        }
+        let request = ("request".to_owned(), &operation["requestBody"]);
+        let replies = operation["responses"].as_object().expect("responses are an object");
+        let replies = replies.iter().map(|(status, reply)| (format!("reply {status}"), reply));
+        for (part, described) in std::iter::once(request).chain(replies) {
+            for (media_type, content) in described["content"].as_object().into_iter().flatten() {
+                let name = format!("the {part} of {name} as {media_type}");
+                let examples = content["examples"].as_object().into_iter().flat_map(Map::values);
+                let examples =
+                    examples.map(|example| &example["value"]).chain(content.get("example"));
+                let mut count = 0;
+                for example in examples {
+                    let wrong = mismatch(document, &content["schema"], example);
+                    assert_eq!(wrong, None, "an example of {name}: {example}");
+                    count += 1;
+                }
+                assert!(count > 0, "there is no example of {name}");
+            }
+        }
+    }
+}
+
 /// What about a value is not as a schema says, for the part of JSON schema that is used here.
-fn mismatch(document: &Value, schema: &Value, value: &Value) -> Option<String> {
+pub(crate) fn mismatch(document: &Value, schema: &Value, value: &Value) -> Option<String> {
     if let Some(target) = schema["$ref"].as_str() {
         let schema = document.pointer(target.trim_start_matches('#')).expect("it leads somewhere");
         return mismatch(document, schema, value);

@@ -134,7 +134,7 @@ async fn an_answer_that_does_not_come_is_said_to_be_unknown() {
     let reply = cluster.execute(INSERT, json!({})).await;
     let expected = (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown".to_owned());
     assert_eq!((reply.status, reply.code()), expected);
-    let shorter = [("x-anabranch-timeout-ms", "20")];
+    let shorter = [("x-anabranch-timeout-ms", "100")];
     cluster.log.inject([Fault::Hang]);
     let started = std::time::Instant::now();
     let reply = cluster.execute_with(INSERT, json!({}), &shorter).await;
