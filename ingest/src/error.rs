@@ -66,7 +66,7 @@ impl Refusal {
         Refusal { code, message: message.into(), hint, txn, conflicts }
     }
 
-    /// One for what cannot be ended any more.
+    /// Why nothing is begun, and nothing gone on with: the server is being stopped.
     pub(crate) fn stopping() -> Self {
         Refusal::new(Code::ShuttingDown, "the server is being stopped")
     }

@@ -146,6 +146,14 @@ mod tests {
         assert_eq!(distinct.len(), different.len());
     }
 
+    /// A request that was sent before is none that was not: also after an upgrade.
+    #[test]
+    fn names_stay_as_they_are() {
+        let name = name_of(1, &caller("till"), "order 7");
+        assert_eq!(name.round(2).0.to_string(), "73fcc224-9e7c-408a-a3bd-f17a47be272d");
+        assert_eq!(name.document(2), "5a73f331-6816-4a8f-9604-5a28cd07aead");
+    }
+
     #[test]
     fn keys_are_short_and_printable() {
         for key in ["", "a\nb", "é", &"x".repeat(256)] {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::log::{
-    Bounds, Journal, NewRecord, Offset, ReadFrom, Reader, TopicPartition, TopicSpec,
-    TransactionalId, Writer,
+    Bounds, Journal, NewRecord, Offset, OpenTransaction, ReadFrom, Reader, Signature,
+    TopicPartition, TopicSpec, TransactionalId, Writer,
 };
 
 /// What is about to be done, and by the writer of which id.
@@ -28,6 +28,8 @@ pub enum Step<'a> {
     Abort(&'a TransactionalId),
     /// A partition is asked for its ends.
     Bounds(&'a TopicPartition),
+    /// A partition is asked how far it is written.
+    Written(&'a TopicPartition),
 }
 
 /// What becomes of a step.
@@ -94,6 +96,18 @@ impl Journal for FaultyJournal {
 
     fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error> {
         meet((self.decide)(Step::Bounds(at)), || self.inner.bounds(at))
+    }
+
+    fn written(&self, at: &TopicPartition) -> Result<Offset, Error> {
+        meet((self.decide)(Step::Written(at)), || self.inner.written(at))
+    }
+
+    fn open_transactions(&self, at: &[TopicPartition]) -> Result<Vec<OpenTransaction>, Error> {
+        self.inner.open_transactions(at)
+    }
+
+    fn writer_of(&self, open: &OpenTransaction) -> Result<Option<Signature>, Error> {
+        self.inner.writer_of(open)
     }
 
     fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {

@@ -225,6 +225,10 @@ pub trait Journal: Send + Sync + 'static {
     /// The ends of a partition as they are now.
     fn bounds(&self, at: &TopicPartition) -> Result<Bounds, Error>;
 
+    /// Behind every record of a partition that was written by now, be its transaction still open: no
+    /// transaction that was committed before the call stands there. Who asks has little patience.
+    fn written(&self, at: &TopicPartition) -> Result<Offset, Error>;
+
     /// Of each of these partitions the oldest transaction that is open there, if there is one. A log
     /// of a single process has none: whatever was open ended with the process.
     fn open_transactions(&self, _: &[TopicPartition]) -> Result<Vec<OpenTransaction>, Error> {

@@ -169,6 +169,10 @@ impl Journal for MemoryJournal {
         Ok(Bounds { start: partition.start(), end: partition.stable_end() })
     }
 
+    fn written(&self, at: &TopicPartition) -> Result<Offset, Error> {
+        Ok(self.shared.lock().partition(at)?.end())
+    }
+
     fn open_transactions(&self, of: &[TopicPartition]) -> Result<Vec<OpenTransaction>, Error> {
         let state = self.shared.lock();
         let mut found = Vec::new();

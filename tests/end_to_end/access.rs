@@ -425,19 +425,19 @@ fn told(follower: &mut Follower) -> Result<Vec<Value>> {
         let changes = told["changes"].as_array().into_iter().flatten();
         changes.into_iter().any(|change| change["_id"] == LAST)
     };
-    while !follower.told.last().is_some_and(has_last) {
+    while !follower.followed.told.last().is_some_and(has_last) {
         follower.listen()?;
     }
     ensure!(follower.connections == 1, "the connection broke off");
-    Ok(follower.told.clone())
+    Ok(follower.followed.told.clone())
 }
 
 /// The rows that a follower has once the last document is among them.
 fn in_the_end(follower: &mut Follower) -> Result<Vec<Value>> {
-    while !follower.rows().any(|row| row["_id"] == LAST) {
+    while !follower.followed.rows().any(|row| row["_id"] == LAST) {
         follower.listen()?;
     }
-    Ok(follower.rows().cloned().collect())
+    Ok(follower.followed.rows().cloned().collect())
 }
 
 /// A body without its transactions: these are of all apps together.

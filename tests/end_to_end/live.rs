@@ -128,19 +128,21 @@ fn follow(
     last: &AtomicU64,
 ) -> Result<(&'static str, Vec<Value>, usize)> {
     let mut follower = Follower::new(apis, query)?;
-    while follower.txn.is_none_or(|txn| txn < last.load(Ordering::SeqCst)) {
-        follower.listen().with_context(|| format!("'{query}' at {:?}", follower.txn))?;
+    while follower.followed.txn.is_none_or(|txn| txn < last.load(Ordering::SeqCst)) {
+        follower.listen().with_context(|| format!("'{query}' at {:?}", follower.followed.txn))?;
         if is_whole {
-            check_whole(&follower).with_context(|| format!("'{query}' at {:?}", follower.txn))?;
+            check_whole(&follower)
+                .with_context(|| format!("'{query}' at {:?}", follower.followed.txn))?;
         }
     }
-    let (results, changes) = follower.events;
-    Ok((query, follower.rows().cloned().collect(), results + changes))
+    let (results, changes) = follower.followed.events;
+    Ok((query, follower.followed.rows().cloned().collect(), results + changes))
 }
 
 /// Of each pair both have the same number (IN-2).
 fn check_whole(follower: &Follower) -> Result<()> {
-    let mut rows: Vec<_> = follower.rows().map(|row| (row["_id"].as_str(), &row["n"])).collect();
+    let mut rows: Vec<_> =
+        follower.followed.rows().map(|row| (row["_id"].as_str(), &row["n"])).collect();
     rows.sort_by_key(|(id, _)| *id);
     for pair in rows.chunks(2) {
         ensure!(pair.len() == 2 && pair[0].1 == pair[1].1, "a pair came in part: {pair:?}");

@@ -23,7 +23,7 @@ const fn bug(name: &'static str, breaks: &'static str, mix: &'static str) -> Bug
 }
 
 /// All of them.
-pub(crate) const BUGS: [Bug; 31] = [
+pub(crate) const BUGS: [Bug; 33] = [
     // Progress says more than what was applied.
     bug("SpliceBeforeApply", "ST", "crashes"),
     // The stable timestamp is the highest base and not the lowest.
@@ -78,6 +78,10 @@ pub(crate) const BUGS: [Bug; 31] = [
     bug("LeavesNothingUnwritten", "IN", "ingest"),
     // Who repeats a request is told of the documents of this try and not of the first one.
     bug("RepeatsNameTheirOwn", "IN", "ingest"),
+    // A live query reads its rows as of some time before what it was told, and takes them for newer.
+    bug("FollowsWhatIsOlder", "ST", "ingest"),
+    // Who comes back to a live query is not told what changed while nobody wrote it down.
+    bug("ForgetsWhatWasMissed", "ST", "ingest"),
     // How far was received is written before what was.
     bug("ReceivesApart", "BR", "bridge"),
     // What a receiver wrote is not sent back, whatever it may lack.

@@ -12,6 +12,7 @@ mod checks;
 mod cluster;
 mod dice;
 mod faults;
+mod followers;
 mod members;
 mod mix;
 mod model;

@@ -64,6 +64,8 @@ pub(crate) struct Mix {
     /// How many ingest servers there are, and how many use them.
     pub(crate) servers: usize,
     pub(crate) users: usize,
+    /// How many follow a live query of theirs.
+    pub(crate) followers: usize,
     /// Whether nothing happens for which a read may fail.
     pub(crate) reads_succeed: bool,
     /// For how long, in milliseconds.
@@ -87,6 +89,7 @@ const MIX: Mix = Mix {
     readers: 2,
     servers: 0,
     users: 0,
+    followers: 0,
     reads_succeed: false,
     runs_for_ms: 1_400,
     history_ms: 20_000,
@@ -132,6 +135,7 @@ pub(crate) const MIXES: [Mix; 10] = [
         readers: 0,
         servers: 2,
         users: 3,
+        followers: 3,
         faults: &[
             CrashServer,
             CrashServer,
@@ -189,6 +193,7 @@ pub(crate) const MIXES: [Mix; 10] = [
         writers: 2,
         servers: 2,
         users: 2,
+        followers: 2,
         fault_every_ms: 150,
         faults: &[
             CrashServer,

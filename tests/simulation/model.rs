@@ -226,6 +226,13 @@ impl Model {
         seen(self.era(), id, at)
     }
 
+    /// All documents as a reader sees them at a timestamp.
+    pub(crate) fn all_seen(&self, at: TxnId) -> Vec<Value> {
+        let era = self.era();
+        let ids = era.ids().filter_map(|id| DocumentId::from_bytes(id).ok());
+        ids.filter_map(|id| seen(era, &id, at)).collect()
+    }
+
     /// Whether a reader can see this of a document at a timestamp.
     pub(crate) fn may_be_seen(&self, id: &DocumentId, at: TxnId, found: Option<&Value>) -> bool {
         self.eras.iter().any(|era| seen(era, id, at).as_ref() == found)

@@ -116,6 +116,10 @@ impl Journal for NodeLog {
         self.reached()?.bounds(at)
     }
 
+    fn written(&self, at: &TopicPartition) -> Result<Offset, Error> {
+        self.reached()?.written(at)
+    }
+
     fn open_transactions(&self, of: &[TopicPartition]) -> Result<Vec<OpenTransaction>, Error> {
         self.reached()?.open_transactions(of)
     }

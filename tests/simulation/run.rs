@@ -11,6 +11,7 @@ use crate::bugs::Bug;
 use crate::checks;
 use crate::cluster::{BEGAN_MS, Cluster};
 use crate::faults;
+use crate::followers::Follower;
 use crate::mix::Mix;
 use crate::readers::ReaderClient;
 use crate::story::Story;
@@ -73,6 +74,9 @@ async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {
     if let Some(pair) = &pair {
         pair.rest().await;
     }
+    for done in &mut done {
+        done.end_following().await;
+    }
     for (cluster, done) in clusters.iter().zip(&done) {
         if story.violation().is_none() {
             checks::check_end(cluster, &done.acknowledged);
@@ -99,6 +103,7 @@ struct Load {
     writers: Vec<JoinHandle<WriterClient>>,
     readers: Vec<JoinHandle<ReaderClient>>,
     users: Vec<JoinHandle<User>>,
+    followers: Vec<JoinHandle<Follower>>,
     faults: JoinHandle<()>,
 }
 
@@ -106,6 +111,7 @@ struct Load {
 struct Done {
     acknowledged: Vec<(RoundId, TxnId)>,
     told: Vec<Told>,
+    followers: Vec<Follower>,
     read: u64,
     watching: JoinHandle<()>,
 }
@@ -115,6 +121,13 @@ impl Done {
         self.acknowledged.len() + self.told.iter().map(|told| told.written.len()).sum::<usize>()
     }
 
+    /// Followers come back, and hear how it ended.
+    async fn end_following(&mut self) {
+        for follower in std::mem::take(&mut self.followers) {
+            self.read += follower.end().await.heard;
+        }
+    }
+
     fn reads(&self) -> u64 {
         self.read + self.told.iter().map(|told| told.answered).sum::<u64>()
     }
@@ -122,7 +135,7 @@ impl Done {
 
 impl Load {
     fn begin(cluster: Arc<Cluster>) -> Self {
-        let Mix { writers, readers, users, runs_for_ms: until_ms, .. } = cluster.mix;
+        let Mix { writers, readers, users, followers, runs_for_ms: until_ms, .. } = cluster.mix;
         let shared = || Arc::clone(&cluster);
         Load {
             watching: tokio::spawn(checks::watch(shared())),
@@ -138,6 +151,10 @@ impl Load {
                 .map(|number| User::new(shared(), number))
                 .map(|user| tokio::spawn(user.run(until_ms)))
                 .collect(),
+            followers: (0..followers)
+                .map(|number| Follower::new(shared(), number))
+                .map(|follower| tokio::spawn(follower.run(until_ms)))
+                .collect(),
             faults: tokio::spawn(faults::run(shared(), until_ms)),
             cluster,
         }
@@ -145,9 +162,10 @@ impl Load {
 
     /// Waits until it is over and all is well again. Somebody writes once more.
     async fn end(self) -> Done {
-        let Load { cluster, watching, writers, readers, users, faults } = self;
+        let Load { cluster, watching, writers, readers, users, followers, faults } = self;
         faults.await.expect("faults do not panic");
-        let (mut acknowledged, mut told, mut read) = (Vec::new(), Vec::new(), 0);
+        let (mut acknowledged, mut told, mut followed, mut read) =
+            (Vec::new(), Vec::new(), Vec::new(), 0);
         for writer in writers {
             acknowledged.extend(writer.await.expect("a writer does not panic").acknowledged);
         }
@@ -157,10 +175,13 @@ impl Load {
         for user in users {
             told.push(user.await.expect("a user does not panic").told);
         }
+        for follower in followers {
+            followed.push(follower.await.expect("a follower does not panic"));
+        }
         cluster.nodes.iter().for_each(|node| cluster.start_node(node));
         cluster.start_capture();
         let last = WriterClient::new(Arc::clone(&cluster), cluster.mix.writers as u64);
         acknowledged.extend(last.run_once().await.acknowledged);
-        Done { acknowledged, told, read, watching }
+        Done { acknowledged, told, followers: followed, read, watching }
     }
 }

@@ -8,8 +8,9 @@ use anabranch_runtime::admin::Readiness;
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::tasks::Tasks;
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, BodyDataStream, Bytes, to_bytes};
 use axum::http::{Request, StatusCode};
+use futures::StreamExt;
 use parking_lot::Mutex;
 use tower::ServiceExt;
 
@@ -52,21 +53,43 @@ impl Server {
 
     /// Sends it a request. `None` if it is dead, or dies before it has answered.
     pub(crate) async fn ask(&self, request: Request<Body>) -> Option<(StatusCode, Vec<u8>)> {
+        let (status, Streaming { tasks, body }) = self.open(request).await?;
+        let body = unless_dead(&tasks, to_bytes(Body::from_stream(body), MAX_ANSWER)).await?;
+        Some((status, body.ok()?.to_vec()))
+    }
+
+    /// The same, and takes the answer as it comes.
+    pub(crate) async fn open(&self, request: Request<Body>) -> Option<(StatusCode, Streaming)> {
         let (routes, tasks) = {
             let running = self.running.lock();
             let Running { routes, tasks, .. } = running.as_ref()?;
             (routes.clone(), tasks.clone())
         };
-        let answer = async {
-            let response = routes.oneshot(request).await.unwrap_or_else(|never| match never {});
-            let (head, body) = response.into_parts();
-            Some((head.status, to_bytes(body, MAX_ANSWER).await.ok()?.to_vec()))
-        };
-        tokio::select! {
-            biased;
-            () = tasks.shutdown().begun() => None,
-            answer = tasks.run(answer) => answer,
-        }
+        let response = unless_dead(&tasks, routes.oneshot(request)).await?;
+        let (head, body) = response.unwrap_or_else(|never| match never {}).into_parts();
+        Some((head.status, Streaming { tasks, body: body.into_data_stream() }))
+    }
+}
+
+/// An answer that comes in pieces.
+pub(crate) struct Streaming {
+    tasks: Tasks,
+    body: BodyDataStream,
+}
+
+impl Streaming {
+    /// The next piece. `None` if there is none, or the server dies.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        unless_dead(&self.tasks, self.body.next()).await??.ok()
+    }
+}
+
+/// Does something as a part of a server, unless that dies before it is done.
+async fn unless_dead<F: Future>(tasks: &Tasks, what: F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        () = tasks.shutdown().begun() => None,
+        done = tasks.run(what) => Some(done),
     }
 }
 

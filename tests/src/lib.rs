@@ -4,5 +4,6 @@
 //! The library depends on none of our crates, so that any of them can use it in its own tests.
 
 pub mod cluster;
+pub mod followed;
 pub mod history;
 pub mod support;

@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 use crate::access::Keys;
 use crate::config::IngestConfig;
-use crate::execute::{Executor, RoundLog};
+use crate::execute::Executor;
 use crate::http::{self, Api};
 use crate::limits::Limits;
 use crate::live::Live;
@@ -243,11 +243,17 @@ impl Cluster {
         let shutdown = Shutdown::new();
         let name: ClusterName = "east".parse().expect("a name");
         let metadata = OpenedLater::new(journal.clone(), name.clone()).into();
-        let history = RoundLog::new(journal.clone(), name);
         let api = Arc::new(Api {
             keys: Arc::new(Keys::new(config.open_to_all)),
             limits: Limits::new(&config),
-            executor: Executor::new(&config, client.clone(), rounds.clone(), history, metadata),
+            executor: Executor::new(
+                &config,
+                client.clone(),
+                rounds.clone(),
+                &journal,
+                &name,
+                metadata,
+            ),
             loader: Loader::new(&config, client.clone(), rounds, shutdown.clone()),
             live: Live::new(&config, client.clone(), shutdown.clone()),
             store: client,

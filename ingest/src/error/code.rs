@@ -124,7 +124,7 @@ codes! {
     TimestampNotReached "timestamp_not_reached" 503 Retry
         "the store is behind this transaction; ask again later";
     TransactionUnknown "transaction_unknown" 409 Invalid
-        "send the transaction of a reply of this cluster as X-Anabranch-Txn-Id, or none";
+        "send the transaction of a reply of this cluster, or none";
     DeadlineExceeded "deadline_exceeded" 504 Retry
         "nothing was done; ask for less at once, or allow more time";
     OutcomeUnknown "outcome_unknown" 503 Unknown

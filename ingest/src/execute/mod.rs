@@ -24,17 +24,19 @@ mod insert;
 mod plan;
 mod repeat;
 mod run;
+mod seen;
 mod select;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anabranch_core::ids::{AppId, TxnId};
 use anabranch_core::query::{self, Args, Select, Statement};
+use anabranch_journal::Journal;
 use anabranch_journal::metadata::OpenedLater;
-use tokio::time::{Instant, sleep};
+use anabranch_schemas::topics::ClusterName;
+use tokio::time::Instant;
 
 use crate::access::{Caller, Readable};
 use crate::config::IngestConfig;
@@ -45,23 +47,21 @@ use crate::rounds::Rounds;
 use crate::store::{At, Behind, Question, Rows, Store};
 
 use indexes::check_plain;
+use repeat::RoundLog;
 use run::Run;
+use seen::LogEnd;
 
 pub(crate) use cursor::{Cursor, MAX_ROWS, Page, Paged, USUAL_ROWS};
-pub(crate) use repeat::RoundLog;
 
 /// How many statements a transaction has at most.
 pub(crate) const MAX_STATEMENTS: usize = 100;
-
-/// How long a transaction is waited for before the log is asked whether it has it: stores are rarely
-/// further behind.
-const LOOK_AFTER: Duration = Duration::from_millis(50);
 
 /// Runs statements.
 pub(crate) struct Executor {
     store: Store,
     rounds: Rounds,
     log: RoundLog,
+    pub(crate) log_end: LogEnd,
     metadata: Arc<OpenedLater>,
     /// How many documents one request may write.
     max_changed_documents: usize,
@@ -143,39 +143,14 @@ impl Executor {
         config: &IngestConfig,
         store: Store,
         rounds: Rounds,
-        log: RoundLog,
+        journal: &Arc<dyn Journal>,
+        cluster: &ClusterName,
         metadata: Arc<OpenedLater>,
     ) -> Self {
+        let log = RoundLog::new(Arc::clone(journal), cluster.clone());
+        let log_end = LogEnd::new(Arc::clone(journal), cluster);
         let IngestConfig { max_changed_documents, max_round_bytes, .. } = *config;
-        Executor { store, rounds, log, metadata, max_changed_documents, max_round_bytes }
-    }
-
-    /// What is read as of `at`. That the log does not have a transaction which is to be seen is said soon:
-    /// waiting for it longer would not help.
-    pub(crate) async fn seen<T>(
-        &self,
-        at: At,
-        read: impl Future<Output = Result<T, Refusal>>,
-    ) -> Result<T, Refusal> {
-        let At::Newest(Some(txn)) = at else { return read.await };
-        let mut read = std::pin::pin!(read);
-        let result = tokio::select! {
-            biased;
-            result = &mut read => result,
-            () = sleep(LOOK_AFTER) => {
-                if self.log.ends_before(txn).await {
-                    return Err(unknown(txn));
-                }
-                return read.await;
-            }
-        };
-        match result {
-            Err(refusal) if refusal.code() == Code::TimestampNotReached => {
-                let is_unknown = self.log.ends_before(txn).await;
-                Err(if is_unknown { unknown(txn) } else { refusal })
-            }
-            result => result,
-        }
+        Executor { store, rounds, log, log_end, metadata, max_changed_documents, max_round_bytes }
     }
 
     /// Runs a request of one statement.
@@ -232,7 +207,7 @@ impl Executor {
         let Asked { statement, args, .. } = &statements[0];
         let question = Question { app, statement, args, readable };
         let at = At::Newest(at_least);
-        let rows = self.seen(at, self.store.query(question, at, deadline)).await?;
+        let rows = self.log_end.seen(at, self.store.query(question, at, deadline)).await?;
         Ok(Executed::Rows(Box::new(rows.for_caller(caller)), kind))
     }
 
@@ -252,7 +227,7 @@ impl Executor {
         let (rows, came) = match cursor {
             None => {
                 let at = At::Newest(at_least);
-                (self.seen(at, self.store.query(question, at, deadline)).await?, 0)
+                (self.log_end.seen(at, self.store.query(question, at, deadline)).await?, 0)
             }
             Some(cursor) => {
                 cursor.check(&digest)?;
@@ -275,11 +250,6 @@ impl Executor {
         let written = self.write(&run, statements).await;
         written.map_err(|refusal| if run.round.has_key { keyed(refusal) } else { refusal })
     }
-}
-
-fn unknown(txn: TxnId) -> Refusal {
-    let message = format!("there is no transaction {txn} in this cluster");
-    Refusal::new(Code::TransactionUnknown, message)
 }
 
 /// A request of which the statements were read.

@@ -112,7 +112,8 @@ impl Planning<'_> {
         let store = &executor.store;
         let Some((first, rest)) = ids.split_first() else { return Ok(Vec::new()) };
         let at = self.at();
-        let mut found = vec![executor.seen(at, store.get(first, readable, at, deadline)).await?];
+        let mut found =
+            vec![executor.log_end.seen(at, store.get(first, readable, at, deadline)).await?];
         *self.read = self.read.or(found[0].txn);
         let at = self.at();
         for ids in rest.chunks(AT_ONCE) {
@@ -135,7 +136,7 @@ impl Planning<'_> {
         let Request { app, deadline, .. } = *self.run.request;
         let question = Question { app, statement, args, readable };
         let (executor, at) = (self.executor, self.at());
-        let rows = executor.seen(at, executor.store.query(question, at, deadline)).await?;
+        let rows = executor.log_end.seen(at, executor.store.query(question, at, deadline)).await?;
         *self.read = self.read.or(rows.txn);
         Ok(rows)
     }

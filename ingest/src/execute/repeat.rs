@@ -61,36 +61,14 @@ impl Executor {
 
 /// Reads rounds from the log.
 #[derive(Clone)]
-pub(crate) struct RoundLog {
+pub(super) struct RoundLog {
     journal: Arc<dyn Journal>,
     cluster: ClusterName,
 }
 
 impl RoundLog {
-    pub(crate) fn new(journal: Arc<dyn Journal>, cluster: ClusterName) -> Self {
+    pub(super) fn new(journal: Arc<dyn Journal>, cluster: ClusterName) -> Self {
         RoundLog { journal, cluster }
-    }
-
-    /// Whether the log ends before this transaction, as far as it can be told.
-    pub(super) async fn ends_before(&self, txn: TxnId) -> bool {
-        let log = self.clone();
-        match waiting(move || log.end()).await {
-            Ok(Ok(end)) => end.is_some_and(|end| end.0 <= txn.0),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the end of the log could not be found");
-                false
-            }
-            Err(_) => false,
-        }
-    }
-
-    /// Behind what was committed so far; `None` if an open transaction may hide some of it.
-    fn end(&self) -> Result<Option<Offset>, anabranch_journal::Error> {
-        let at = TopicPartition::new(self.cluster.txns(), 0);
-        if !self.journal.open_transactions(std::slice::from_ref(&at))?.is_empty() {
-            return Ok(None);
-        }
-        self.journal.bounds(&at).map(|bounds| Some(bounds.end))
     }
 
     /// The documents of the round that was committed as `txn`, in order of id; `None` if the log

@@ -20,6 +20,7 @@ use super::{Api, headers, path_refusal, query_refusal};
 use crate::access::Sender;
 use crate::error::{Code, Refusal};
 use crate::live::{self, Start, Subscription};
+use crate::store::At;
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// What tells a proxy of the usual kind to pass on events as they come.
@@ -69,6 +70,7 @@ pub(super) struct Followed {
         (status = 400, description = "The statement or the request is wrong", body = ErrorReply),
         (status = 401, description = "No valid key is shown", body = ErrorReply),
         (status = 403, description = "The key does not allow to read in this collection", body = ErrorReply),
+        (status = 409, description = "This cluster has no such transaction", body = ErrorReply),
         (status = 422, description = "The result is too large to be kept", body = ErrorReply),
         (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply,
@@ -86,15 +88,16 @@ pub(super) async fn subscribe(
 ) -> Result<Response, Refusal> {
     let Path(app) = path.map_err(|rejection| path_refusal(&rejection))?;
     let app = headers::app(&app)?;
+    let caller = api.keys.caller(app, &headers, &sender).await?;
     let Query(Followed { query, args }) =
         followed.map_err(|rejection| query_refusal(&rejection))?;
     let args = args.as_deref().map_or_else(|| Ok(Args::new()), arguments)?;
     let start =
         Start { has: headers::last_event(&headers)?, at_least: headers::at_least(&headers)? };
     let deadline = headers::deadline(&headers, api.config.request_timeout())?;
-    let caller = api.keys.caller(app, &headers, &sender).await?;
     let mut subscription = api.live.subscribe(app, caller, query, &args, start)?;
-    subscription.ready(deadline).await?;
+    let at = At::Newest(start.seen());
+    api.executor.log_end.seen(at, subscription.ready(deadline)).await?;
     let mut response = Response::new(events(subscription));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, EVENTS);

@@ -11,6 +11,7 @@ use anabranch_core::ErrorKind;
 use anabranch_core::Value;
 use anabranch_core::ids::TxnId;
 use anabranch_core::query::Select;
+use anabranch_runtime::planted;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::blocking;
 use tokio::sync::mpsc;
@@ -265,7 +266,10 @@ impl Keeper {
         // It is told of all that was not taken yet; and nothing that was told is taken back.
         let taken = self.live.0.taken.get().next.unwrap_or_default();
         let told = self.view.state.get().next();
-        let at_least = self.must_read.unwrap_or_default().max(taken).max(told);
+        let at_least = match planted!(FollowsWhatIsOlder) {
+            true => TxnId(0),
+            false => self.must_read.unwrap_or_default().max(taken).max(told),
+        };
         let at = At::Newest(at_least.0.checked_sub(1).map(TxnId));
         let (next, rows) = self.live.rows(&self.view.asked, at).await?;
         if next < at_least {

@@ -131,6 +131,14 @@ pub(crate) struct Start {
     pub(crate) at_least: Option<TxnId>,
 }
 
+impl Start {
+    /// The newest transaction that the subscriber says it has seen, be it of something else: it is sent
+    /// nothing older.
+    pub(crate) fn seen(&self) -> Option<TxnId> {
+        self.at_least.max(self.has.map(|has| has.txn))
+    }
+}
+
 impl Live {
     pub(crate) fn new(config: &IngestConfig, store: Store, shutdown: Shutdown) -> Self {
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);

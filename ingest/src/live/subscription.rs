@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
+use anabranch_runtime::planted;
 use anabranch_runtime::watched::Watcher;
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -60,9 +61,7 @@ impl Subscription {
         // The rows that somebody has of something else are none of these.
         let has = start.has.filter(|seen| seen.tag.is_none_or(|tag| tag == view.tag));
         let place = has.map_or(Place::Start, |seen| Place::Back(below(seen.txn)));
-        // Nobody is sent anything older than what he has seen, be it of something else.
-        let seen = start.has.map(|seen| seen.txn);
-        let at_least = start.at_least.max(seen).map(below).unwrap_or_default();
+        let at_least = start.seen().map(below).unwrap_or_default();
         let (watcher, counted) = (view.state.watch(), metrics::subscription());
         Subscription {
             live,
@@ -188,6 +187,7 @@ impl Subscription {
         };
         let Some(events) = state.log.after(at) else {
             self.place = match self.place {
+                Place::Back(_) if planted!(ForgetsWhatWasMissed) => Place::At(state.next()),
                 Place::Back(_) if !self.view.is_grouped() => Place::Unknown(at),
                 _ => Place::Start,
             };

@@ -250,6 +250,11 @@ impl Journal for EmbeddedJournal {
         Ok(self.shared.state().partition(index).bounds())
     }
 
+    fn written(&self, at: &TopicPartition) -> Result<Offset, Error> {
+        let state = self.shared.state();
+        Ok(state.partition(state.find(at)?).next())
+    }
+
     fn trim(&self, at: &TopicPartition, before: Offset) -> Result<(), Error> {
         let index = self.shared.state().find(at)?;
         self.shared.trim(index, before)

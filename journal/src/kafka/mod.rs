@@ -119,6 +119,10 @@ impl Journal for KafkaJournal {
         self.shared.bounds(at)
     }
 
+    fn written(&self, at: &TopicPartition) -> Result<Offset, Error> {
+        open::written(&self.shared, at)
+    }
+
     fn open_transactions(&self, at: &[TopicPartition]) -> Result<Vec<OpenTransaction>, Error> {
         open::transactions(&self.shared, at)
     }

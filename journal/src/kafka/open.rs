@@ -14,7 +14,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::{Quiet, Shared, errors};
 use crate::error::Error;
-use crate::log::{OpenTransaction, Signature, TopicPartition, TransactionalId};
+use crate::log::{Offset, OpenTransaction, Signature, TopicPartition, TransactionalId};
 
 /// Names the transactional id of a record's writer.
 const WRITER_HEADER: &str = "anabranch-writer";
@@ -29,6 +29,14 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// How long an answer is waited for: one that comes later is not about now.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Behind all that was written, be it committed or not.
+pub(super) fn written(shared: &Shared, at: &TopicPartition) -> Result<Offset, Error> {
+    let failed = |error| shared.error("end of a partition", &error);
+    let told = shared.uncommitted.ends(&[at], PATIENCE).map_err(failed)?;
+    let end = told.into_iter().next().flatten();
+    end.ok_or_else(|| Error::Unavailable(format!("the end of {at} is not told")))
+}
 
 /// Of each partition the oldest open transaction.
 pub(super) fn transactions(

@@ -108,6 +108,13 @@ async fn nothing_is_done_without_a_key() {
             post(&documents, "application/x-ndjson", headers, "{}"),
             read(&format!("{documents}/a")),
             read(&format!("{documents}?key=1")),
+            // Who asks is looked at before what is asked.
+            read(&format!("{documents}?key=1&key=2")),
+            read(&format!("/apps/{APP}/api/v1/collections/%20/documents/a")),
+            read(&format!("/apps/{APP}/api/v1/store/subscribe?query=SELEC")),
+            read(&format!("/apps/{APP}/api/v1/store/subscribe?args=no")),
+            post(&execute_path(), "text/plain", headers, "{"),
+            post(&documents, "text/plain", headers, "{"),
         ] {
             let path = request.uri().to_string();
             let reply = cluster.send(request).await;
