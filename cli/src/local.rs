@@ -1,5 +1,5 @@
-//! A whole cluster in this process: all its services over one log, asking each other through the
-//! loopback as they would between machines.
+//! A whole cluster in this process: all its services over one log, asking each other as they would
+//! between machines, but without a network.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -60,7 +60,8 @@ pub(crate) struct Local {
     pub(crate) http: SocketAddr,
     pub(crate) api_url: String,
     pub(crate) admin_url: String,
-    pub(crate) store: SocketAddr,
+    /// What the store node answers.
+    pub(crate) store_node: AnyOf,
     pub(crate) bridge: Option<SocketAddr>,
     readiness: Readiness,
 }
@@ -115,8 +116,8 @@ impl Start<'_> {
         let ready = readiness.register("store-node");
         let (identity, log) = (cluster.clone(), journal.clone());
         let store = store_node::run(config, identity, alone(), log, &host.store, ready);
-        let store = store.await.context("start the store node")?;
-        let store_node = AnyOf::new(&store.to_string(), None).context("ask the store node")?;
+        let store_node::Running { routes, .. } = store.await.context("start the store node")?;
+        let store_node = AnyOf::here(routes);
 
         let (config, ready) = (settings.cdc.clone(), readiness.register("cdc"));
         let (identity, log) = (cluster.clone(), journal.clone());
@@ -158,12 +159,12 @@ impl Start<'_> {
         };
         let resources = ingest::admin_routes(addresses.1, hosts, operated);
         let board = Board::new(cluster.clone(), journal, readiness.clone(), links);
-        let board = board.asking(store_node).with_ingest();
+        let board = board.asking(store_node.clone()).with_ingest();
         let board = ingest::guarded(addresses.1, hosts, board::routes(board));
         let routes = resources.merge(board);
         host.serve_admin(admin, readiness.clone(), metrics, routes);
         let http = addresses.0;
-        Ok(Some(Local { cluster, http, api_url, admin_url, store, bridge, readiness }))
+        Ok(Some(Local { cluster, http, api_url, admin_url, store_node, bridge, readiness }))
     }
 }
 

@@ -49,7 +49,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let (cluster, last) = known.map(|known| (known.identity, known.configuration)).unzip();
     service::run(settings, "store-node", None, cluster, async |service| {
         let config = service.settings.store_node.clone();
-        let tls = config.tls.clone();
         let (journal, name) = (service.journal.clone(), service.cluster.name.clone());
         let reading = tokio::task::spawn_blocking(move || {
             MetadataStore::open(journal, &name)?.configuration(&name)
@@ -63,8 +62,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let configurations = follow(declared, &journal, &service.cluster.name, tasks);
         let started =
             store_node::run(config, service.cluster, configurations, journal, tasks, service.ready);
-        let address = started.await.context("start the store node")?;
-        let store_node = AnyOf::new(&address.to_string(), tls.as_ref())?;
+        let store_node::Running { routes, .. } = started.await.context("start the store node")?;
+        let store_node = AnyOf::here(routes);
         Ok(Admin { routes: Router::new(), links: None, ingest: false, store_node })
     })
     .await

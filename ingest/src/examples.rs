@@ -1,7 +1,7 @@
 //! Examples of requests and replies in descriptions of routes.
 //!
-//! They are a story: the requests are sent one after the other to a new cluster, and the replies are what
-//! they get there. A test tells it.
+//! They are a story: the requests are sent one after the other to a new cluster, and the replies
+//! are what they get there. A test tells it.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,9 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Code, Refusal};
 use crate::http::ErrorReply;
+
+/// The app of the examples, and of the tests.
+pub(crate) const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
 
 /// A request and its reply.
 #[derive(Debug, Deserialize)]
@@ -43,8 +46,8 @@ pub(crate) fn read(story: &str) -> Vec<Example> {
     serde_json::from_str(story).expect("the examples of this program are examples")
 }
 
-/// Shows the examples in a description; and replies to failures, a code and a message each, where the story
-/// has no reply of their status.
+/// Shows the examples in a description; and replies to failures, a code and a message each, where
+/// the story has no reply of their status.
 pub(crate) fn show(document: &mut Value, story: &[Example], failures: &[(Code, &str)]) {
     let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
     for operation in paths.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {

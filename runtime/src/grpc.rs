@@ -2,12 +2,11 @@
 //! stable codes.
 
 mod any_of;
+mod transport;
 
 use std::error::Error as _;
 use std::time::Duration;
 
-#[cfg(not(feature = "simulation"))]
-use tonic::transport::Channel;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 
@@ -16,12 +15,7 @@ use crate::simulation;
 use crate::tls::TlsFiles;
 
 pub use any_of::{AnyOf, Turn};
-
-/// How calls get to a node.
-#[cfg(not(feature = "simulation"))]
-pub type Transport = Channel;
-#[cfg(feature = "simulation")]
-pub use simulation::Transport;
+pub use transport::Transport;
 
 /// The metadata key of an error's stable code.
 pub const CODE_KEY: &str = "anabranch-code";
@@ -53,8 +47,8 @@ pub struct GrpcError {
 /// whenever the connection was lost.
 pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Transport, GrpcError> {
     #[cfg(feature = "simulation")]
-    if let Some(simulated) = simulation::transport(address) {
-        return Ok(simulated);
+    if let Some(link) = simulation::link(address) {
+        return Ok(Transport::Simulated(link));
     }
     let wrong = |reason: String| GrpcError { address: address.to_owned(), reason };
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -71,10 +65,7 @@ pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Transport, GrpcE
         let config = client_tls(files).map_err(|error| wrong(error.to_string()))?;
         endpoint = endpoint.tls_config(config).map_err(|error| wrong(error.to_string()))?;
     }
-    let channel = endpoint.connect_lazy();
-    #[cfg(feature = "simulation")]
-    let channel = Transport::Network(channel);
-    Ok(channel)
+    Ok(Transport::Network(endpoint.connect_lazy()))
 }
 
 /// The metadata key of where a feed begins, of an error that says that it does not go back as far

@@ -16,6 +16,7 @@ use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tonic::service::Routes;
 
 use crate::apply::{Apply, Retention};
 use crate::backfill::{ASK_AGAIN, Backfill, Declared, REMOVED_AT_ONCE, Reason, Remote, Source};
@@ -49,7 +50,16 @@ pub struct StoreNode {
     gossip: gossip::Settings,
 }
 
-/// Opens a node and starts it; returns where it listens, with the node catching up meanwhile.
+/// A node that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What answers there, for those who are in the same process.
+    pub routes: Routes,
+}
+
+/// Opens a node and starts it, which may be catching up still when this returns.
 /// Without a configuration it is the only one of its cluster.
 ///
 /// # Errors
@@ -62,7 +72,7 @@ pub async fn run(
     journal: Arc<dyn Journal>,
     tasks: &Tasks,
     ready: ReadyFlag,
-) -> Result<SocketAddr, Error> {
+) -> Result<Running, Error> {
     let node = blocking(move || StoreNode::open(config, identity, configurations, journal)).await?;
     node.start(tasks, ready).await
 }
@@ -117,11 +127,11 @@ impl StoreNode {
         &self.log
     }
 
-    /// Starts it; returns where it listens. It is ready when it has applied what was in the log.
+    /// Starts it. It is ready when it has applied what was in the log.
     ///
     /// # Errors
     /// If its address cannot be listened on, or its certificate cannot be used.
-    pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<SocketAddr, Error> {
+    pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<Running, Error> {
         let (server, listener, address) = listen(&self.config).await?;
         tracing::info!(%address, "the store node listens");
         let (journal, cluster) = (Arc::clone(&self.journal), self.identity.name.clone());
@@ -138,11 +148,10 @@ impl StoreNode {
             upkeep.run().map_err(TaskError::from)
         });
         let shutdown = tasks.shutdown().clone();
-        tasks.spawn("store-node-rpc", async move {
-            let served = rpc::serve(server, listener, services, shutdown);
-            served.await.map_err(TaskError::from)
-        });
-        Ok(address)
+        let routes = rpc::routes(services);
+        let served = rpc::serve(server, listener, routes.clone(), shutdown);
+        tasks.spawn("store-node-rpc", async move { served.await.map_err(TaskError::from) });
+        Ok(Running { address, routes })
     }
 
     /// Starts all but what serves it and what keeps its store up with the log.

@@ -8,7 +8,7 @@ use anabranch_journal::baseline::{self, Consumed, Pair};
 use anabranch_journal::metadata::ClusterIdentity;
 use anabranch_journal::{Journal, ReadFrom};
 use anabranch_runtime::admin::Readiness;
-use anabranch_runtime::grpc;
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::decode;
 use anabranch_schemas::records::RoundPart;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
@@ -117,10 +117,9 @@ async fn catch_up(
     let end = tokio::task::spawn_blocking(move || log.bounds(&txns)).await??.end.0;
     let ready = Readiness::new().register("store-node");
     let (steal, begun) = (Steal::start()?, Instant::now());
-    let address =
-        store_node::run(config, cluster.clone(), alone(), journal.clone(), &host.store, ready)
-            .await?;
-    let mut store = StoreNodeClient::new(grpc::channel(&address.to_string(), None)?);
+    let running =
+        store_node::run(config, cluster.clone(), alone(), journal.clone(), &host.store, ready);
+    let mut store = StoreNodeClient::new(AnyOf::here(running.await?.routes));
     applied(&mut store, end).await?;
     let (elapsed, stolen) = (begun.elapsed(), steal.share()?);
     drop(store);

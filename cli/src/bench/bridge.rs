@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_bridge::identity;
 use anabranch_core::ids::DocumentId;
-use anabranch_runtime::grpc::Transport;
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::resources::Resource;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
 use anabranch_schemas::store::{FeedRequest, StatusRequest};
@@ -188,7 +188,7 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    async fn watch(mut store: StoreNodeClient<Transport>) -> Result<Self> {
+    async fn watch(mut store: StoreNodeClient<AnyOf>) -> Result<Self> {
         let from = store.status(StatusRequest {}).await?.into_inner().applied_next;
         let mut store = store.max_decoding_message_size(MAX_MESSAGE_BYTES);
         let request = FeedRequest { slices: Vec::new(), from, has_part: false };

@@ -9,7 +9,7 @@ use anabranch_ingest::Operators;
 use anabranch_journal::Journal;
 use anabranch_journal::embedded::{EmbeddedConfig, EmbeddedJournal};
 use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
-use anabranch_runtime::grpc::{self, Transport};
+use anabranch_runtime::grpc::AnyOf;
 use anabranch_runtime::telemetry::{self, MetricsHandle};
 use anabranch_schemas::store::StatusRequest;
 use anabranch_schemas::store::store_node_client::StoreNodeClient;
@@ -140,7 +140,7 @@ impl Place {
         };
         let local = start.start_on(journal.clone()).await?.context("told to end")?;
         ensure!(local.ready(host).await, "the cluster ended");
-        let store = StoreNodeClient::new(grpc::channel(&local.store.to_string(), None)?);
+        let store = StoreNodeClient::new(local.store_node.clone());
         let api = Client::new(&local.api_url, &TrustFlags::default())?;
         Ok(Cluster { api, local, journal, store })
     }
@@ -151,7 +151,7 @@ pub(super) struct Cluster {
     pub(super) local: Local,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) api: Client,
-    pub(super) store: StoreNodeClient<Transport>,
+    pub(super) store: StoreNodeClient<AnyOf>,
 }
 
 impl Cluster {
@@ -172,7 +172,7 @@ impl Cluster {
 }
 
 /// Waits until a store node has applied everything below `end`.
-pub(super) async fn applied(store: &mut StoreNodeClient<Transport>, end: u64) -> Result<()> {
+pub(super) async fn applied(store: &mut StoreNodeClient<AnyOf>, end: u64) -> Result<()> {
     let waiting = async {
         while store.status(StatusRequest {}).await?.into_inner().applied_next < end {
             tokio::time::sleep(POLL).await;

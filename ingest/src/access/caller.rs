@@ -328,7 +328,7 @@ mod tests {
         let resource = json!({
             "apiVersion": "anabranch/v1",
             "kind": "Key",
-            "metadata": {"name": "till", "app": "2164bef3-37c0-489c-9ac6-c94b034525d7"},
+            "metadata": {"name": "till", "app": crate::doubles::APP},
             "spec": {
                 "apiKey": {"hash": "$argon2id$x"},
                 "claims": claims,

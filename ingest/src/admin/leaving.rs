@@ -26,8 +26,8 @@ const HINT: &str = "nothing was changed. Change one node of a partition after th
                     `anabranch status` shows that another one is ready; or apply it with --lose \
                     (?lose=true): what only those have that leave is lost then";
 
-/// A partition that some of its nodes leave. Who is to be found at another address may be another one
-/// there, with nothing, so it counts as one that leaves.
+/// A partition that some of its nodes leave. Who is to be found at another address may be another
+/// one there, with nothing, so it counts as one that leaves.
 #[derive(Debug, PartialEq, Eq)]
 struct Left<'a> {
     partition: PartitionId,
@@ -35,8 +35,8 @@ struct Left<'a> {
     stay: Vec<&'a NodeId>,
 }
 
-/// Refuses a change after which a partition may be without what the log no longer has: documents, or
-/// changes from `captured` on, if those before it are in topic `changes`. Blocks.
+/// Refuses a change after which a partition may be without what the log no longer has: documents,
+/// or changes from `captured` on, if those before it are in topic `changes`. Blocks.
 pub(super) fn admit(
     store_nodes: &AnyOf,
     captured: Option<TxnId>,
@@ -108,15 +108,15 @@ fn refused(
     let leave: Vec<_> = leave.iter().map(|node| node.as_str()).collect();
     let why = if why.is_empty() { "there is none".to_owned() } else { why.join("; ") };
     let message = format!(
-        "{} would leave partition {partition}, or its address, and of those that stay where they are \
-         none is known to have its data: {why}",
+        "{} would leave partition {partition}, or its address, and of those that stay where they \
+         are none is known to have its data: {why}",
         leave.join(", "),
     );
     Some(Refusal::new(Code::MayLose, message).with_hint(HINT))
 }
 
-/// Why a node may lack something that is no longer in the log, or changes from `needed` on; `None` if
-/// it does not.
+/// Why a node may lack something that is no longer in the log, or changes from `needed` on; `None`
+/// if it does not.
 fn why_not(node: Option<&proto::NodeStatus>, needed: Option<TxnId>) -> Option<String> {
     let Some(node) = node else { return Some("is not known to the others".to_owned()) };
     let proto::NodeStatus { silent_ms, not_ready, is_whole, history_from, .. } = node;

@@ -1,13 +1,14 @@
 //! What operators declare: resources.
 //!
-//! Served on a listener of its own, on the loopback by default, to whoever shows the admin key: they
-//! may change what is replicated, and who is let in. Calls of the journal block, so they run on threads
-//! for that, and whoever waits for them waits up to a deadline.
+//! Served on a listener of its own, on the loopback by default, to whoever shows the admin key:
+//! they may change what is replicated, and who is let in. Calls of the journal block, so they run
+//! on threads for that, and whoever waits for them waits up to a deadline.
 
 mod cluster;
 mod key;
 mod leaving;
 mod openapi;
+mod parameters;
 mod replication;
 mod resources;
 #[cfg(test)]

@@ -3,10 +3,14 @@
 use std::sync::LazyLock;
 
 use serde_json::Value;
-use utoipa::OpenApi;
+use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Info, PathItem};
+use utoipa::{IntoParams, OpenApi};
 
+use super::parameters::{
+    ListedResource, OfCluster, ResourceBody, ResourceList, ResourceReply, WriteParameters,
+};
 use super::resources;
 use crate::error::Code;
 use crate::examples;
@@ -22,8 +26,10 @@ use crate::http::{ErrorBody, ErrorCode, ErrorReply};
         resources::list_kind,
     ),
     components(schemas(
-        resources::ResourceList,
-        resources::ResourceBody,
+        ResourceBody,
+        ResourceReply,
+        ResourceList,
+        ListedResource,
         ErrorReply,
         ErrorBody,
         ErrorCode,
@@ -52,24 +58,6 @@ const FAILURES: &[(Code, &str)] = &[
 /// The routes as OpenAPI.
 pub(super) static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     let mut document = serde_json::to_value(described()).expect("it is JSON");
-    let paths = document["paths"].as_object_mut().into_iter().flatten();
-    let operations = paths.flat_map(|(path, item)| {
-        let operations = item.as_object_mut().into_iter().flat_map(|item| item.values_mut());
-        operations.map(move |operation| (path, operation))
-    });
-    for (path, operation) in operations {
-        // A parameter that is left out is not null.
-        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
-        for parameter in parameters.into_iter().flatten() {
-            if parameter["name"] == "name" && path == OF_CLUSTER {
-                parameter["schema"]["pattern"] = "^[a-z][a-z0-9-]{0,63}$".into();
-                parameter["example"] = "east".into();
-            }
-            if parameter["schema"]["type"].is_array() {
-                parameter["schema"]["type"] = parameter["schema"]["type"][0].take();
-            }
-        }
-    }
     examples::show(&mut document, &examples::read(STORY), FAILURES);
     document
 });
@@ -84,11 +72,6 @@ fn described() -> utoipa::openapi::OpenApi {
     components.add_security_scheme("adminKey", SecurityScheme::Http(key.build()));
     let item = document.paths.paths.get(OF_APP).cloned().map(for_cluster);
     document.paths.paths.extend(item.map(|item| (OF_CLUSTER.to_owned(), item)));
-    // Of an app nothing has nodes that could be lost.
-    let of_app = document.paths.paths.get_mut(OF_APP).and_then(|item| item.put.as_mut());
-    if let Some(parameters) = of_app.and_then(|operation| operation.parameters.as_mut()) {
-        parameters.retain(|parameter| parameter.name != "lose");
-    }
     document
 }
 
@@ -99,10 +82,19 @@ pub(super) async fn openapi() -> axum::response::Response {
 /// The same, under a path that names neither a kind nor an app.
 fn for_cluster(mut item: PathItem) -> PathItem {
     for operation in [&mut item.get, &mut item.put, &mut item.delete].into_iter().flatten() {
-        let parameters = operation.parameters.take().into_iter().flatten();
-        let kept = parameters.filter(|given| !["kind", "app"].contains(&given.name.as_str()));
-        operation.parameters = Some(kept.collect());
+        let mut parameters = OfCluster::into_params(|| Some(ParameterIn::Path));
+        let given = operation.parameters.take().into_iter().flatten();
+        parameters.extend(given.filter(|given| given.parameter_in != ParameterIn::Path));
+        operation.parameters = Some(parameters);
         operation.operation_id = operation.operation_id.take().map(|id| format!("{id}_cluster"));
+    }
+    for operation in [&mut item.get, &mut item.delete].into_iter().flatten() {
+        // Its kind is known, and who names it wrongly is told otherwise.
+        operation.responses.responses.remove("422");
+    }
+    if let Some(put) = &mut item.put {
+        let lose = WriteParameters::into_params(|| Some(ParameterIn::Query));
+        put.parameters.get_or_insert_default().extend(lose);
     }
     item
 }

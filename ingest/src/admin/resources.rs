@@ -13,14 +13,16 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use utoipa::ToSchema;
 
+use super::parameters::{
+    NotChanged, NotDone, OfKind, OfResource, Parts, RemoveHeaders, ResourceBody, ResourceList,
+    ResourceReply, WriteHeaders, WriteParameters,
+};
 use super::{Admin, cluster, key, replication};
 use crate::error::{Code, Refusal};
-use crate::http::{self, ErrorReply, path_refusal, query_refusal};
+use crate::http::{self, ErrorReply, path_refusal, query_refusal, whole};
 
 /// The largest resource, in bytes of JSON.
 const MAX_BYTES: usize = 1 << 20;
@@ -28,23 +30,6 @@ const MAX_BYTES: usize = 1 << 20;
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// How often a change that others overtake is made again.
 const MAX_TRIES: usize = 10;
-
-/// The parts of a path that names a resource.
-#[derive(Deserialize)]
-pub(super) struct Parts {
-    kind: String,
-    app: Option<String>,
-    name: String,
-}
-
-/// How a resource is declared.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WriteParameters {
-    /// A cluster may lose what only nodes have that leave it.
-    #[serde(default)]
-    lose: bool,
-}
 
 /// A path that is to name a resource.
 type Named = Result<Path<Parts>, PathRejection>;
@@ -85,90 +70,25 @@ fn entry(metadata: &MetadataStore, id: &ResourceId) -> Result<Entry, Refusal> {
     found.ok_or_else(|| Refusal::new(Code::ResourceNotFound, format!("there is no {id}")))
 }
 
-/// Resources, each with its status.
-#[derive(Serialize, ToSchema)]
-pub(super) struct ResourceList {
-    #[schema(value_type = Vec<ResourceBody>)]
-    items: Vec<Value>,
-}
-
-/// What an operator declares.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(dead_code, reason = "it describes what is read and sent as one value")]
-pub(super) struct ResourceBody {
-    /// `anabranch/v1`
-    #[schema(pattern = "^anabranch/v1$")]
-    api_version: String,
-    /// As in the path.
-    kind: ResourceKind,
-    metadata: ResourceMetadata,
-    /// What a resource of this kind declares: of a cluster its partitions, of a replication where the
-    /// other cluster is and what is wanted of it, of a key what its holders may do.
-    #[schema(value_type = Object)]
-    spec: Value,
-    /// How it is doing. It is computed: what is sent is left out.
-    #[schema(value_type = Option<Object>)]
-    status: Option<Value>,
-}
-
-/// The kind of a resource.
-#[derive(Deserialize, ToSchema)]
-#[allow(dead_code, reason = "it describes what is read as one value")]
-pub(super) enum ResourceKind {
-    Cluster,
-    Key,
-    Replication,
-}
-
-/// What a resource is called.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(dead_code, reason = "it describes what is read as one value")]
-pub(super) struct ResourceMetadata {
-    /// As in the path.
-    name: String,
-    /// As in the path. A cluster is of no app.
-    app: Option<uuid::Uuid>,
-}
-
 /// Declares a resource: makes it, or makes it as given.
 #[utoipa::path(
     put,
     path = "/api/v1/resources/{kind}/{app}/{name}",
-    params(
-        ("kind" = String, Path, description = "The kind", pattern = "^(key|replication)$",
-            example = "replication"),
-        ("app" = uuid::Uuid, Path, description = "The app",
-            example = "2164bef3-37c0-489c-9ac6-c94b034525d7"),
-        ("name" = String, Path, description = "The name",
-            pattern = "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", example = "japanese"),
-        ("lose" = Option<bool>, Query,
-            description = "Whether a cluster may lose what only nodes have that leave it"),
-        ("If-Match" = Option<String>, Header, description = "The version that is to be replaced",
-            pattern = r#"^"[0-9]{1,19}"$"#),
-        ("If-None-Match" = Option<String>, Header, description = "`*`: only if there is none. Not with \
-            If-Match", pattern = r"^\*$"),
-    ),
+    params(OfResource, WriteHeaders),
     request_body(content = ResourceBody, description = "The resource; a `status` is left out"),
     security(("adminKey" = [])),
     responses(
-        (status = 401, description = "The admin key is not shown", body = ErrorReply),
-        (status = 403, description = "The server does not answer to the host that was asked",
-            body = ErrorReply),
-        (status = 500, description = "The server is at fault", body = ErrorReply),
-        (status = 200, description = "It is as given", body = ResourceBody,
+        (status = 200, description = "It is as given", body = ResourceReply,
             headers(("ETag" = String, description = "The version"))),
-        (status = 201, description = "It was made", body = ResourceBody,
+        (status = 201, description = "It was made", body = ResourceReply,
             headers(("ETag" = String, description = "The version"))),
-        (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 408, description = "The body did not arrive in time", body = ErrorReply),
-        (status = 409, description = "It is there already, was changed meanwhile, or data would have to \
-            move", body = ErrorReply),
+        (status = 409, description = "It is there already, was changed meanwhile, or data would \
+            have to move", body = ErrorReply),
         (status = 413, description = "The body is too large", body = ErrorReply),
         (status = 422, description = "It cannot be used", body = ErrorReply),
-        (status = 503, description = "Not now", body = ErrorReply),
-        (status = 507, description = "The server's disk is full", body = ErrorReply),
+        NotChanged,
+        NotDone,
     ),
 )]
 pub(super) async fn write(
@@ -297,25 +217,15 @@ fn admit(
 #[utoipa::path(
     get,
     path = "/api/v1/resources/{kind}/{app}/{name}",
-    params(
-        ("kind" = String, Path, description = "The kind", pattern = "^(key|replication)$",
-            example = "replication"),
-        ("app" = uuid::Uuid, Path, description = "The app",
-            example = "2164bef3-37c0-489c-9ac6-c94b034525d7"),
-        ("name" = String, Path, description = "The name",
-            pattern = "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", example = "japanese"),
-    ),
+    params(OfResource),
     security(("adminKey" = [])),
     responses(
-        (status = 401, description = "The admin key is not shown", body = ErrorReply),
-        (status = 403, description = "The server does not answer to the host that was asked",
-            body = ErrorReply),
-        (status = 500, description = "The server is at fault", body = ErrorReply),
-        (status = 200, description = "The resource with its status", body = ResourceBody,
+        (status = 200, description = "The resource with its status", body = ResourceReply,
             headers(("ETag" = String, description = "The version"))),
         (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 404, description = "There is none", body = ErrorReply),
-        (status = 503, description = "Not now", body = ErrorReply),
+        (status = 422, description = "Nothing has such a kind or name", body = ErrorReply),
+        NotDone,
     ),
 )]
 pub(super) async fn read(
@@ -336,29 +246,16 @@ pub(super) async fn read(
 #[utoipa::path(
     delete,
     path = "/api/v1/resources/{kind}/{app}/{name}",
-    params(
-        ("kind" = String, Path, description = "The kind", pattern = "^(key|replication)$",
-            example = "replication"),
-        ("app" = uuid::Uuid, Path, description = "The app",
-            example = "2164bef3-37c0-489c-9ac6-c94b034525d7"),
-        ("name" = String, Path, description = "The name",
-            pattern = "^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", example = "japanese"),
-        ("If-Match" = Option<String>, Header, description = "The version that is to be removed",
-            pattern = r#"^"[0-9]{1,19}"$"#),
-    ),
+    params(OfResource, RemoveHeaders),
     security(("adminKey" = [])),
     responses(
-        (status = 401, description = "The admin key is not shown", body = ErrorReply),
-        (status = 403, description = "The server does not answer to the host that was asked",
-            body = ErrorReply),
-        (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 204, description = "It was removed"),
-        (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 404, description = "There is none", body = ErrorReply),
         (status = 409, description = "It was changed meanwhile, or data would have to move",
             body = ErrorReply),
-        (status = 503, description = "Not now", body = ErrorReply),
-        (status = 507, description = "The server's disk is full", body = ErrorReply),
+        (status = 422, description = "Nothing has such a kind or name", body = ErrorReply),
+        NotChanged,
+        NotDone,
     ),
 )]
 pub(super) async fn remove(
@@ -392,13 +289,8 @@ pub(super) async fn remove(
     path = "/api/v1/resources",
     security(("adminKey" = [])),
     responses(
-        (status = 401, description = "The admin key is not shown", body = ErrorReply),
-        (status = 403, description = "The server does not answer to the host that was asked",
-            body = ErrorReply),
-        (status = 500, description = "The server is at fault", body = ErrorReply),
-        (status = 200, description = "All resources, by kind, app and name; of one \
-            that this server cannot read, the `state` is `unreadable`", body = ResourceList),
-        (status = 503, description = "Not now", body = ErrorReply),
+        (status = 200, description = "All resources, by kind, app and name", body = ResourceList),
+        NotDone,
     ),
 )]
 pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Result<Response, Refusal> {
@@ -409,17 +301,13 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Result<Response, Re
 #[utoipa::path(
     get,
     path = "/api/v1/resources/{kind}",
-    params(("kind" = String, Path, description = "The kind",
-        pattern = "^(cluster|key|replication)$", example = "replication")),
+    params(OfKind),
     security(("adminKey" = [])),
     responses(
-        (status = 401, description = "The admin key is not shown", body = ErrorReply),
-        (status = 403, description = "The server does not answer to the host that was asked",
-            body = ErrorReply),
-        (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 200, description = "The resources, by app and name", body = ResourceList),
+        (status = 400, description = "The request is wrong", body = ErrorReply),
         (status = 422, description = "The kind is not known", body = ErrorReply),
-        (status = 503, description = "Not now", body = ErrorReply),
+        NotDone,
     ),
 )]
 pub(super) async fn list_kind(
@@ -467,8 +355,8 @@ fn with_status(admin: &Admin, entry: &Entry, resource: &Resource) -> Result<Valu
     Ok(value)
 }
 
-/// What a newer server has declared, say: it is in the way of no other. What cannot be read is not shown,
-/// but for the name.
+/// What a newer server has declared, say: it is in the way of no other. What cannot be read is not
+/// shown, but for the name.
 fn unreadable(entry: &Entry, why: &Refusal) -> Value {
     let mut value: Value = serde_json::from_str(&entry.value).unwrap_or_default();
     let mut part = |name: &str| value.get_mut(name).map(Value::take).unwrap_or_default();
@@ -510,7 +398,7 @@ fn if_match(headers: &HeaderMap) -> Result<Option<Version>, Refusal> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-    match number.and_then(|number| number.parse().ok()) {
+    match number.and_then(whole) {
         Some(version) => Ok(Some(Version(version))),
         None => {
             let message = "the header If-Match is not the ETag of a resource, such as \"3\"";

@@ -10,6 +10,7 @@ use anabranch_core::ids::{ActorId, TxnId};
 use anabranch_core::keyspace::SliceCount;
 use anabranch_journal::{cluster_topics, cursors};
 use anabranch_schemas::records::RemoteCursor;
+use anabranch_schemas::resources::Kind;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
@@ -21,7 +22,8 @@ use super::*;
 use crate::doubles::signer::{Signer, jwt};
 use crate::doubles::{APP, Cluster, Reply, read as read_reply};
 use crate::examples;
-use crate::http::tests::openapi::examples_of_each;
+use crate::http::tests::openapi::{check_against, examples_of_each};
+use crate::http::tests::schema::mismatch;
 
 fn east() -> ClusterIdentity {
     ClusterIdentity {
@@ -59,13 +61,15 @@ async fn send(
     body: &Value,
     headers: &[(&str, &str)],
 ) -> Reply {
-    let mut request = Request::builder().method(method).uri(path);
+    let mut request = Request::builder().method(method.clone()).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
     let response = router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
-    read_reply(response).await.unwrap()
+    let reply = read_reply(response).await.unwrap();
+    check_against(&openapi::DOCUMENT, &method, path, &reply);
+    reply
 }
 
 fn replication(query: &str) -> Value {
@@ -100,7 +104,9 @@ async fn a_resource_is_made_changed_shown_and_removed() {
     assert_eq!(put(&second, &[]).await, (StatusCode::OK, "\"2\"".to_owned()));
     assert_eq!(put(&first, &[("if-match", "\"1\"")]).await.0, StatusCode::CONFLICT);
     assert_eq!(put(&first, &[("if-match", "\"2\"")]).await, (StatusCode::OK, "\"3\"".to_owned()));
-    assert_eq!(put(&first, &[("if-match", "2")]).await.0, StatusCode::BAD_REQUEST);
+    for tag in ["2", "\"+2\"", "\"\"", "\"2"] {
+        assert_eq!(put(&first, &[("if-match", tag)]).await.0, StatusCode::BAD_REQUEST, "{tag}");
+    }
 
     let mut shown = send(&router, Method::GET, &path, &Value::Null, &[]).await.json();
     for list in ["/api/v1/resources", "/api/v1/resources/replications"] {
@@ -317,7 +323,7 @@ async fn the_routes_are_described() {
     let cluster = &paths["/api/v1/resources/cluster/{name}"]["put"];
     let parameters = cluster["parameters"].as_array().unwrap();
     let names: Vec<_> = parameters.iter().map(|parameter| &parameter["name"]).collect();
-    assert_eq!(names, ["name", "lose", "If-Match", "If-None-Match"]);
+    assert_eq!(names, ["name", "If-Match", "If-None-Match", "lose"]);
     let operations = paths.values().flat_map(|path| path.as_object().unwrap().values());
     let ids: BTreeSet<_> = operations.map(|operation| operation["operationId"].as_str()).collect();
     assert_eq!(ids.len(), described, "no id comes twice");
@@ -338,6 +344,28 @@ async fn the_story_is_what_a_new_cluster_replies() {
 #[test]
 fn there_is_an_example_of_everything_and_it_is_as_described() {
     examples_of_each(&openapi::DOCUMENT);
+}
+
+/// What the description says of kinds is what is taken for one.
+#[test]
+fn a_kind_is_described_as_it_is_read() {
+    let of = |path: &str| {
+        let parameters = &openapi::DOCUMENT["paths"][path]["get"]["parameters"];
+        let mut parameters = parameters.as_array().unwrap().iter();
+        parameters.find(|parameter| parameter["name"] == "kind").unwrap()["schema"].clone()
+    };
+    let body =
+        openapi::DOCUMENT["components"]["schemas"]["ResourceBody"]["properties"]["kind"].clone();
+    let any = of("/api/v1/resources/{kind}");
+    let of_app = of("/api/v1/resources/{kind}/{app}/{name}");
+    for text in ["key", "Keys", "KEYS", "clusters", "rEpLiCaTiOn", "keyss", "s", "", "stream"] {
+        let kind = text.parse::<Kind>().ok();
+        let is_let_in =
+            |schema: &Value| mismatch(&openapi::DOCUMENT, schema, &json!(text)).is_none();
+        assert_eq!([is_let_in(&any), is_let_in(&body)], [kind.is_some(); 2], "{text}");
+        let has_app = kind.is_some_and(|kind| kind != Kind::Cluster);
+        assert_eq!(is_let_in(&of_app), has_app, "{text}");
+    }
 }
 
 #[tokio::test]

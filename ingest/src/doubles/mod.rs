@@ -44,11 +44,9 @@ use crate::load::Loader;
 use crate::rounds::Rounds;
 use crate::store::Store;
 
+pub(crate) use crate::examples::APP;
 pub(crate) use log::{FakeLog, Fault};
 pub(crate) use store::FakeStore;
-
-/// The app of the tests.
-pub(crate) const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
 
 /// How many snapshots of the past can be read.
 const REMEMBERED: usize = 16;

@@ -9,7 +9,6 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::parameters::{ByKey, OfCollection, OfDocument, ReadHeaders};
@@ -18,13 +17,6 @@ use super::{Api, headers, path_refusal, query_refusal};
 use crate::access::{Caller, Sender};
 use crate::error::{Code, Refusal};
 use crate::store::At;
-
-/// Names a document by an id of any type.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct KeyParameter {
-    key: String,
-}
 
 /// A document, `_id` included.
 #[derive(ToSchema)]
@@ -114,7 +106,7 @@ pub(super) async fn by_path(
 pub(super) async fn by_key(
     State(api): State<Arc<Api>>,
     path: Result<Path<(String, String)>, PathRejection>,
-    parameter: Result<Query<KeyParameter>, QueryRejection>,
+    parameter: Result<Query<ByKey>, QueryRejection>,
     Extension(sender): Extension<Sender>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {

@@ -37,7 +37,8 @@ fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>, Refusal> {
     })
 }
 
-fn whole(text: &str) -> Option<u64> {
+/// A number as it is written: digits, and nothing else.
+pub(crate) fn whole(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number { text.parse().ok() } else { None }
 }

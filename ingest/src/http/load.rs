@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::parameters::{LoadBy, LoadHeaders, OfCollection};
@@ -17,16 +17,9 @@ use super::reply::{ErrorBody, ErrorReply, refused, set_txn};
 use super::{Api, headers, path_refusal, query_refusal};
 use crate::access::{Sender, of_kind};
 use crate::document::Warning;
-use crate::error::Refusal;
+use crate::error::{Code, Refusal};
 use crate::limits::discard;
 use crate::load::{Format, LineError, Request};
-
-/// Parameters of a bulk load.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LoadParameters {
-    id: Option<String>,
-}
 
 /// What a bulk load did.
 #[derive(Serialize, ToSchema)]
@@ -150,7 +143,7 @@ enum BrokenResponse {
 pub(super) async fn load(
     State(api): State<Arc<Api>>,
     path: Result<Path<(String, String)>, PathRejection>,
-    parameters: Result<Query<LoadParameters>, QueryRejection>,
+    parameters: Result<Query<LoadBy>, QueryRejection>,
     Extension(sender): Extension<Sender>,
     headers: HeaderMap,
     body: Body,
@@ -174,7 +167,7 @@ pub(super) async fn load(
 async fn head(
     api: &Api,
     path: Result<Path<(String, String)>, PathRejection>,
-    parameters: Result<Query<LoadParameters>, QueryRejection>,
+    parameters: Result<Query<LoadBy>, QueryRejection>,
     sender: &Sender,
     headers: &HeaderMap,
 ) -> Result<(Request, crate::load::Loader), Refusal> {
@@ -190,12 +183,24 @@ async fn head(
         caller,
         collection,
         format: format(headers)?,
-        id_field: parameters.id.unwrap_or_else(|| "_id".to_owned()),
+        id_field: id_field(parameters)?,
         key: headers::idempotency_key(headers)?,
     };
     let mut loader = api.loader.clone();
     loader.round_timeout = headers::timeout(headers, api.config.request_timeout())?;
     Ok((request, loader))
+}
+
+/// The field whose value is a document's id.
+fn id_field(parameters: LoadBy) -> Result<String, Refusal> {
+    match parameters.id {
+        None => Ok("_id".to_owned()),
+        Some(field) if field.is_empty() => {
+            let refusal = Refusal::new(Code::InvalidParameter, "the parameter 'id' is empty");
+            Err(refusal.with_hint("name the field whose value is a document's id, or leave it out"))
+        }
+        Some(field) => Ok(field),
+    }
 }
 
 fn format(headers: &HeaderMap) -> Result<Format, Refusal> {

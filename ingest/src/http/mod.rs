@@ -9,7 +9,7 @@ mod execute;
 mod headers;
 mod load;
 mod openapi;
-mod parameters;
+pub(crate) mod parameters;
 mod reply;
 mod rows;
 pub(crate) mod server;
@@ -41,6 +41,7 @@ use crate::load::Loader;
 use crate::metrics;
 use crate::store::Store;
 
+pub(crate) use headers::whole;
 pub(crate) use openapi::ErrorCode;
 pub(crate) use reply::{ErrorBody, ErrorReply, TXN_HEADER};
 

@@ -81,8 +81,8 @@ const FAILURES: &[(Code, &str)] = &[
     (Code::QueryTooLarge, "the result of a live query has at most 10000 rows"),
     (
         Code::StoreHalted,
-        "store node: this store node has stopped applying: the record at offset 7 of dev.rounds/3 cannot \
-         be applied: its checksum is wrong",
+        "store node: this store node has stopped applying: the record at offset 7 of dev.rounds/3 \
+         cannot be applied: its checksum is wrong",
     ),
     (Code::Overloaded, "the bodies of running requests take too much memory"),
     (Code::StoreUnavailable, "store node: no replica of a partition answers: 0"),
@@ -110,15 +110,16 @@ fn described() -> utoipa::openapi::OpenApi {
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("anb_NAME_SECRET or JWT")
         .description(Some(
-            "A key of the app, as 'anabranch key create' makes it, or a JSON Web Token of an issuer \
-             that a key of the app names.",
+            "A key of the app, as 'anabranch key create' makes it, or a JSON Web Token of an \
+             issuer that a key of the app names.",
         ));
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("key", SecurityScheme::Http(key.build()));
     document
 }
 
-/// Says what the text of the parameter `key` is: JSON, for which a parameter of utoipa's has no place.
+/// Says what the text of the parameter `key` is: JSON, for which a parameter of utoipa's has no
+/// place.
 fn say_what_keys_are(document: &mut Value) {
     let integer = json!({"type": "integer", "minimum": i64::MIN, "maximum": i64::MAX});
     let part = json!({"$ref": "#/components/schemas/PartOfId"});
@@ -132,7 +133,8 @@ fn say_what_keys_are(document: &mut Value) {
         ],
     });
     schemas["PartOfId"] = json!({
-        "description": "What an `_id` that is an object is made of: anything but numbers with a fraction",
+        "description": "What an `_id` that is an object is made of: anything but numbers with a \
+                        fraction",
         "oneOf": [
             {"type": ["string", "boolean", "null"]},
             integer,

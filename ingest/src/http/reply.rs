@@ -20,8 +20,10 @@ pub(crate) const TXN_HEADER: HeaderName = HeaderName::from_static("x-anabranch-t
 /// When to come again, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// The body of a reply to a request that was refused.
+/// The body of a reply to a request that was refused. It has nothing else: a reply that says what
+/// was done, and why not all of it, has an `error`, too, and has to be told from this one.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ErrorReply {
     error: ErrorBody,
 }

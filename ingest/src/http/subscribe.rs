@@ -12,9 +12,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
 use futures::stream;
-use serde::Deserialize;
 
-use super::parameters::{self, FollowedHeaders, OfApp};
+use super::parameters::{Followed, FollowedHeaders, OfApp};
 use super::reply::ErrorReply;
 use super::{Api, headers, path_refusal, query_refusal};
 use crate::access::Sender;
@@ -41,14 +40,6 @@ data: ]}
 
 "#;
 
-/// What to follow.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Followed {
-    query: String,
-    args: Option<String>,
-}
-
 /// Follows the result of a SELECT.
 #[utoipa::path(
     get,
@@ -62,7 +53,7 @@ pub(super) struct Followed {
         `transactionId`; an id without data says how far the rows are. One whose rows are groups gives a `result` each time. Who comes back \
         with the id of the last event gets what changed since, or a `result` if that is not known any more. \
         `end` says in `error` why no more will come.",
-    params(parameters::Followed, FollowedHeaders, OfApp),
+    params(Followed, FollowedHeaders, OfApp),
     security(("key" = [])),
     responses(
         (status = 200, description = "Events, until one of the two goes away",

@@ -6,3 +6,4 @@ mod indexes;
 pub(crate) mod openapi;
 mod overload;
 mod pages;
+pub(crate) mod schema;

@@ -7,8 +7,8 @@
 //! id alone          nothing changed up to here
 //! ```
 //!
-//! The id of an event is its transaction and a tag of what is asked for: the rows that somebody has may be
-//! those of another question, also if only what he may read has changed.
+//! The id of an event is its transaction and a tag of what is asked for: the rows that somebody has
+//! may be those of another question, also if only what he may read has changed.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::row_set::{Item, RowChange, RowSet};
 use crate::error::Refusal;
-use crate::http::{ErrorBody, PIECE_BYTES};
+use crate::http::{ErrorBody, PIECE_BYTES, whole};
 
 /// About how long a client waits before it comes again, in milliseconds: not all at once.
 const COME_AGAIN_MS: std::ops::Range<u128> = 500..2_500;
@@ -52,16 +52,33 @@ impl fmt::Display for Tag {
     }
 }
 
-impl FromStr for Seen {
-    type Err = std::num::ParseIntError;
+/// A text that is not the id of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is not the id of an event")]
+pub(crate) struct NoEvent;
 
-    /// Reads the id of an event, or a transaction.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+impl FromStr for Seen {
+    type Err = NoEvent;
+
+    /// Reads the id of an event, or a transaction, written as we write them.
+    fn from_str(text: &str) -> Result<Self, NoEvent> {
         let (txn, tag) = match text.split_once('-') {
-            Some((txn, tag)) => (txn, Some(Tag(u32::from_str_radix(tag, 16)?))),
+            Some((txn, tag)) => (txn, Some(tag.parse()?)),
             None => (text, None),
         };
-        Ok(Seen { txn: TxnId(txn.parse()?), tag })
+        Ok(Seen { txn: TxnId(whole(txn).ok_or(NoEvent)?), tag })
+    }
+}
+
+impl FromStr for Tag {
+    type Err = NoEvent;
+
+    fn from_str(text: &str) -> Result<Self, NoEvent> {
+        let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 8 || !text.bytes().all(is_digit) {
+            return Err(NoEvent);
+        }
+        u32::from_str_radix(text, 16).map(Tag).map_err(|_| NoEvent)
     }
 }
 
@@ -201,4 +218,40 @@ fn head(event: &str, next: TxnId, tag: Tag, list: &str) -> String {
 /// The last transaction below this; `None` before the first of a cluster.
 fn last(next: TxnId) -> Option<u64> {
     next.0.checked_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_as_it_is_written_and_not_otherwise() {
+        let (txn, tag) = (TxnId(1042), Tag(0x0f86_d081));
+        for (text, seen) in [
+            (format!("{txn}-{tag}"), Seen { txn, tag: Some(tag) }),
+            ("1042-0f86d081".to_owned(), Seen { txn, tag: Some(tag) }),
+            ("1042".to_owned(), Seen { txn, tag: None }),
+        ] {
+            assert_eq!(text.parse(), Ok(seen), "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            "+5",
+            "-5",
+            " 5",
+            "5-",
+            "5-F",
+            "5-f",
+            "5-+1",
+            "5-+0f86d08",
+            "5-0F86D081",
+            "5-00f86d081",
+            "5-0f86d081-",
+            "-0f86d081",
+            "18446744073709551616",
+        ] {
+            assert_eq!(text.parse::<Seen>(), Err(NoEvent), "{text}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ use axum::http;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
+use tonic::service::Routes;
 use tower::Service;
 
 use super::{CODE_KEY, CUT_OFF, GrpcError, Transport, channel, reason};
@@ -42,6 +43,14 @@ impl AnyOf {
         let any = AnyOf::later(tls);
         any.set(addresses)?;
         Ok(any)
+    }
+
+    /// A channel to a node in this process, without a network between.
+    pub fn here(routes: Routes) -> Self {
+        let any = AnyOf::later(None);
+        let node = Node { address: "this process".to_owned(), transport: Transport::Here(routes) };
+        any.nodes.send_replace(Arc::new([node]));
+        any
     }
 
     /// A channel to nodes that are not known yet: calls wait until they are set.

@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
-pub use self::network::{Network, Transport};
+pub use self::network::{Link, Network};
 pub use self::streams::{Accepting, SimulatedStream};
 pub use self::turns::{may_wait, on_thread};
 
@@ -130,6 +130,6 @@ pub(crate) fn now_millis() -> Option<u64> {
     CURRENT.with_borrow(|world| world.as_ref().map(World::now_millis))
 }
 
-pub(crate) fn transport(address: &str) -> Option<Transport> {
-    CURRENT.with_borrow(|world| world.as_ref().map(|world| world.network().transport(address)))
+pub(crate) fn link(address: &str) -> Option<Link> {
+    CURRENT.with_borrow(|world| world.as_ref().map(|world| world.network().link(address)))
 }

@@ -19,7 +19,6 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::StdError;
 use tonic::service::Routes;
-use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 use super::current;
@@ -123,13 +122,9 @@ impl Network {
         self.0.state.lock().delay_us = delay_us;
     }
 
-    pub(super) fn transport(&self, address: &str) -> Transport {
+    pub(super) fn link(&self, address: &str) -> Link {
         let (to, from) = address.split_once(".from.").unwrap_or((address, "outside"));
-        Transport::Simulated(Link {
-            network: self.clone(),
-            from: from.to_owned(),
-            to: to.to_owned(),
-        })
+        Link { network: self.clone(), from: from.to_owned(), to: to.to_owned() }
     }
 
     fn way(&self, from: &str, to: &str) -> Way {
@@ -272,40 +267,5 @@ impl hyper::body::Body for Breakable {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// How calls get to a node.
-#[derive(Clone, Debug)]
-pub enum Transport {
-    /// Over a real network.
-    Network(Channel),
-    /// Over that of a simulation.
-    Simulated(Link),
-}
-
-impl Service<http::Request<Body>> for Transport {
-    type Response = http::Response<Body>;
-    type Error = StdError;
-    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, StdError>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
-        match self {
-            Transport::Network(channel) => channel.poll_ready(context).map_err(StdError::from),
-            Transport::Simulated(_) => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        match self {
-            Transport::Network(channel) => {
-                let answer = channel.call(request);
-                Box::pin(async move { answer.await.map_err(StdError::from) })
-            }
-            Transport::Simulated(link) => {
-                let answer = link.clone().call(request);
-                Box::pin(async move { answer.await.map_err(StdError::from) })
-            }
-        }
     }
 }

@@ -21,7 +21,7 @@ impl Coordinator {
         request: proto::QueryRequest,
     ) -> Result<Replies<proto::QueryReply>, Status> {
         let select = match refused(parse_question(&request))? {
-            Question::Select(select) => Arc::new(select),
+            Question::Select(select) => select,
             Question::Explain(select, _) => return self.explain(&select, request).await,
         };
         if self.view.is_alone() {
@@ -53,7 +53,8 @@ impl Coordinator {
         let after = request.after.clone();
         let request = of_parts(&select, request);
         let request = proto::QueryRequest { at: self.alone_at(request.at), ..request };
-        let mut found = refused(self.local.query(request).await.map(replies))?;
+        let found = self.local.select(Arc::clone(&select), &request).await;
+        let mut found = refused(found.map(replies))?;
         let first = found.try_next().await?;
         let txn = first.as_ref().and_then(|first| first.txn);
         let found = stream::iter(first.map(Ok)).chain(found).map_ok(|reply| reply.items).boxed();

@@ -1,5 +1,6 @@
 //! How a node finds the documents of a query, and what it takes.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anabranch_core::Value;
@@ -28,7 +29,7 @@ impl Reads {
     pub(crate) fn explain(
         &self,
         app: AppId,
-        select: Select,
+        select: Arc<Select>,
         analyze: bool,
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {

@@ -152,9 +152,9 @@ impl Reads {
 #[derive(Debug)]
 pub(crate) enum Question {
     /// Which there are.
-    Select(Select),
+    Select(Arc<Select>),
     /// How these are found; whether to find them for it.
-    Explain(Select, bool),
+    Explain(Arc<Select>, bool),
 }
 
 /// Reads a SELECT, or an EXPLAIN of one, with its arguments, a JSON object: of those documents that may
@@ -164,7 +164,7 @@ pub(crate) fn parse_question(request: &proto::QueryRequest) -> Result<Question, 
     let mut question = parse_with(statement, args)?;
     if !readable.is_empty() {
         let (Question::Select(select) | Question::Explain(select, _)) = &mut question;
-        select.restrict(parse_filter(readable)?)?;
+        Arc::make_mut(select).restrict(parse_filter(readable)?)?;
     }
     Ok(question)
 }
@@ -181,9 +181,9 @@ fn parse_with(statement: &str, args: &str) -> Result<Question, Error> {
         return Err(Error::InvalidRequest(format!("arguments are an object, not {found}")));
     };
     match parse(statement, &args)? {
-        Statement::Select(select) => Ok(Question::Select(select)),
+        Statement::Select(select) => Ok(Question::Select(Arc::new(select))),
         Statement::Explain(Explain { analyze, statement }) => match *statement {
-            Statement::Select(select) => Ok(Question::Explain(select, analyze)),
+            Statement::Select(select) => Ok(Question::Explain(Arc::new(select), analyze)),
             other => Err(unreadable(&other)),
         },
         other => Err(unreadable(&other)),

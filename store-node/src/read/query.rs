@@ -49,12 +49,11 @@ impl QueryCursor {
     /// From the first row on, or from the one that follows the place `after`.
     pub(super) fn new(
         app: AppId,
-        select: Select,
+        select: Arc<Select>,
         after: Vec<u8>,
         at: TxnId,
         wishes: Arc<Wishes>,
     ) -> Result<Self, Error> {
-        let select = Arc::new(select);
         let needed = select.needed();
         let (make, from) = if select.is_grouped() {
             (Make::Grouped { groups: Groups::new(Arc::clone(&select)), after }, None)

@@ -118,7 +118,7 @@ impl Reads {
     pub(crate) fn query(
         &self,
         app: AppId,
-        select: Select,
+        select: Arc<Select>,
         after: Vec<u8>,
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {
@@ -130,7 +130,7 @@ impl Reads {
     pub(super) fn cursor(
         &self,
         app: AppId,
-        select: Select,
+        select: Arc<Select>,
         after: Vec<u8>,
         at: TxnId,
     ) -> Result<QueryCursor, Error> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, RoundId, TxnId};
-use anabranch_core::query::parse_filter;
+use anabranch_core::query::{Select, parse_filter};
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::replica_server::Replica;
 use tonic::{Request, Response, Status};
@@ -69,17 +69,25 @@ impl Local {
     }
 
     pub(crate) async fn query(&self, request: proto::QueryRequest) -> Result<QueryStream, Error> {
-        let app = app(&request.app)?;
-        let question = parse_question(&request)?;
-        let snapshot = self.reads.snapshot(request.at).await?;
-        match question {
-            Question::Select(select) => {
-                self.reads.query(app, select, request.after.to_vec(), snapshot)
-            }
+        match parse_question(&request)? {
+            Question::Select(select) => self.select(select, &request).await,
             Question::Explain(select, analyze) => {
+                let app = app(&request.app)?;
+                let snapshot = self.reads.snapshot(request.at).await?;
                 self.reads.explain(app, select, analyze, snapshot)
             }
         }
+    }
+
+    /// The same of a SELECT that was read already.
+    pub(crate) async fn select(
+        &self,
+        select: Arc<Select>,
+        request: &proto::QueryRequest,
+    ) -> Result<QueryStream, Error> {
+        let app = app(&request.app)?;
+        let snapshot = self.reads.snapshot(request.at).await?;
+        self.reads.query(app, select, request.after.to_vec(), snapshot)
     }
 
     pub(crate) async fn scan(&self, request: proto::ScanRequest) -> Result<ScanStream, Error> {

@@ -83,7 +83,7 @@ pub(crate) struct Services {
 pub(crate) async fn serve(
     mut server: Server,
     listener: TcpListener,
-    services: Services,
+    routes: Routes,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
     // The server's own setting is ignored for a listener that is given to it. Without this, small
@@ -91,7 +91,7 @@ pub(crate) async fn serve(
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let late = shutdown.clone();
     let served = server
-        .add_routes(routes(services))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, async move { shutdown.begun().await });
     tokio::select! {
         served = served => served,

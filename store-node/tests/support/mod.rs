@@ -102,10 +102,10 @@ impl Node {
         let ready = readiness.register("store node");
         let (configurations, declared) = watch::channel(configuration);
         let started = run(config, log::identity(), declared, journal, &tasks, ready);
-        let address = started.await.unwrap();
+        let running = started.await.unwrap();
         // The certificates of tests are for this name.
         let host = if tls.is_some() { "localhost" } else { "127.0.0.1" };
-        let address = format!("{host}:{}", address.port());
+        let address = format!("{host}:{}", running.address.port());
         let client = client(&address, tls);
         Node { client, readiness, address, configurations, tasks }
     }

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::doubles::APP;
 use crate::doubles::signer::{AUDIENCE, ISSUER, Signer, claims, encode, jwt, seconds, with};
 
 /// The issuer that a key declares.
@@ -10,7 +11,7 @@ fn declared(jwt: &serde_json::Value) -> Result<Issuer, String> {
     let resource = json!({
         "apiVersion": "anabranch/v1",
         "kind": "Key",
-        "metadata": {"name": "tills", "app": "2164bef3-37c0-489c-9ac6-c94b034525d7"},
+        "metadata": {"name": "tills", "app": APP},
         "spec": {"jwt": jwt, "permissions": {}},
     });
     let resource = Resource::from_value(&resource).unwrap();

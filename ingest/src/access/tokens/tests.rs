@@ -3,9 +3,8 @@ use serde_json::json;
 
 use super::super::caller::{Permissions, TEXT_WEIGHT, declared_claims};
 use super::*;
+use crate::doubles::APP;
 use crate::doubles::signer::{Signer, claims, seconds, with};
-
-const APP: &str = "2164bef3-37c0-489c-9ac6-c94b034525d7";
 
 fn keys(signer: &Signer) -> Arc<TokenKeys> {
     let resource = json!({

@@ -162,6 +162,9 @@ async fn paths() {
         let reply = cluster.get(&path, &[]).await;
         refused(&cluster, &reply, status, code);
     }
+    let path = format!("/apps/{APP}/api/v1/collections/cars/documents?id=");
+    let reply = cluster.send(post(&path, "application/x-ndjson", &[], "{}")).await;
+    refused(&cluster, &reply, 400, "invalid_parameter");
     let request = Request::builder().method(Method::DELETE).uri("/healthz");
     let reply = cluster.send(request.body(Body::empty()).unwrap()).await;
     refused(&cluster, &reply, 405, "method_not_allowed");

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::access::guarded_with;
-use super::openapi::{examples_of_each, mismatch};
+use super::openapi::examples_of_each;
+use super::schema::mismatch;
 use crate::doubles::impatient;
 use crate::examples;
 use crate::http::openapi::{DOCUMENT, STORY};
