@@ -19,7 +19,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::StdError;
 use tonic::service::Routes;
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 
 use super::current;
 use super::streams::Listening;
@@ -208,7 +208,10 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    async fn call(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+    pub(crate) async fn call(
+        self,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Status> {
         let Link { network, from, to } = self;
         let number = network.carry(&from, &to).await?;
         let broken = network.clone().broken(from.clone(), to.clone(), number);

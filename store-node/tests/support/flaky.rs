@@ -21,7 +21,9 @@ fn make(inner: Arc<dyn Journal>, is_silent: bool) -> (Arc<dyn Journal>, Arc<Atom
     let down = Arc::new(AtomicBool::new(false));
     let (of_steps, of_readers) = (Arc::clone(&down), Arc::clone(&down));
     let journal = FaultyJournal::new(inner, move |step| match step {
-        Step::Bounds(_) => check(&of_steps).map_or_else(Fate::Fails, |()| Fate::Done),
+        Step::Bounds(_) | Step::Written(_) => {
+            check(&of_steps).map_or_else(Fate::Fails, |()| Fate::Done)
+        }
         _ => Fate::Done,
     });
     let journal = journal.with_readers(move |inner, from| {

@@ -134,7 +134,7 @@ impl ScriptedLog {
             Step::Append(id) | Step::Flush(id) | Step::Commit(id) => {
                 fate(script.current[id], step, id)
             }
-            Step::Abort(_) | Step::Bounds(_) => Fate::Done,
+            Step::Abort(_) | Step::Bounds(_) | Step::Written(_) => Fate::Done,
         }
     }
 }
