@@ -37,6 +37,7 @@ pub struct IngestConfig {
     /// How many bulk loads run at once; more are refused.
     pub max_loads: usize,
     /// How many clients follow live queries at once, each of which has a connection; more are refused.
+    /// Those of one app are three quarters of them at most.
     pub max_subscriptions: usize,
     /// How many live queries are kept at once, each for all that follow it; those of one app are half
     /// of them at most.

@@ -185,6 +185,12 @@ impl Error {
         }
     }
 
+    /// Whether it is only that the disk was not to be waited for: there it can be read.
+    pub(crate) fn is_of_haste(&self) -> bool {
+        let Error::Storage { source, .. } = self else { return false };
+        source.kind() == rocksdb::ErrorKind::Incomplete
+    }
+
     /// The stable code that clients find in the metadata key `anabranch-code`.
     pub fn code(&self) -> &'static str {
         match self {

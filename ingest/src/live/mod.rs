@@ -79,6 +79,7 @@ struct Shared {
     store: Store,
     read_timeout: Duration,
     max_queries: usize,
+    max_subscriptions: usize,
     shutdown: Shutdown,
     registry: Mutex<Registry>,
     taken: Watched<Taken>,
@@ -146,6 +147,7 @@ impl Live {
             store,
             read_timeout: config.request_timeout(),
             max_queries: config.max_live_queries,
+            max_subscriptions: config.max_subscriptions,
             shutdown,
             registry: Mutex::default(),
             taken: Watched::new(Taken::default()),
@@ -188,6 +190,7 @@ impl Live {
         check_cost(&select)?;
         let shared = &self.0;
         let mut registry = shared.registry.lock();
+        registry.admit(asked.app, shared.max_subscriptions)?;
         if let Some(view) = registry.views.get(&asked) {
             view.subscribers.fetch_add(1, Ordering::Relaxed);
             return Ok(Arc::clone(view));
@@ -259,9 +262,25 @@ impl Registry {
         }
     }
 
+    fn of_app(&self, app: AppId) -> impl Iterator<Item = &Arc<View>> {
+        self.views.values().filter(move |view| view.asked.app == app)
+    }
+
+    /// Refuses one subscriber more of an app that has three of four places of all: the others are for
+    /// other apps.
+    fn admit(&self, app: AppId, most: usize) -> Result<(), Refusal> {
+        let own = self.of_app(app).map(|view| view.subscribers.load(Ordering::Relaxed));
+        if own.sum::<usize>() < most - most / 4 {
+            return Ok(());
+        }
+        let message = "as many follow live queries of the app as may at once";
+        Err(Refusal::new(Code::Overloaded, message)
+            .with_hint("follow at another server, or allow more with ingest.max_subscriptions"))
+    }
+
     /// Makes room for another view of an app: one that nobody follows goes before its time.
     fn make_room(&mut self, app: AppId, most: usize) -> Result<(), Refusal> {
-        let own = self.views.keys().filter(|asked| asked.app == app).count();
+        let own = self.of_app(app).count();
         let (is_full, is_over) = (self.views.len() >= most, own >= most / 2);
         if !is_full && !is_over {
             return Ok(());

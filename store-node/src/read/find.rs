@@ -143,9 +143,6 @@ impl Find {
         if let Left::Unchosen(behind) = &mut self.left {
             let behind = behind.take();
             let (access, chosen) = choose(self.app, &self.select, self.at, indexes);
-            if let Some(index) = chosen.automatic {
-                self.wishes.served(index);
-            }
             self.missed = chosen.would_serve.clone().map(|paths| IndexOver {
                 app: self.app,
                 collection: self.select.collection.clone(),
@@ -155,6 +152,17 @@ impl Find {
             self.chosen = Some(chosen);
         }
         self.chosen.as_ref().expect("it was chosen")
+    }
+
+    /// Whether it is known where they are, and not only that they are somewhere in the collection.
+    pub(super) fn is_narrow(&mut self, storage: &Storage) -> bool {
+        self.choose(&storage.indexes());
+        matches!(self.left, Left::Keys(_) | Left::Point(_))
+    }
+
+    /// What was looked at does not count: all of it is looked at again.
+    pub(super) fn say_nothing(&mut self) {
+        self.chosen = None;
     }
 
     /// Gives documents that match to `take`, until that breaks off or as much was looked at as fits
@@ -428,6 +436,9 @@ impl Drop for Find {
         let Some(chosen) = &self.chosen else { return };
         let Counts { examined, matched } = self.counts;
         metrics::record_examined(chosen.name, examined);
+        if let Some(index) = chosen.automatic {
+            self.wishes.served(index);
+        }
         if let Some(over) = &self.missed {
             self.wishes.missed(over, examined, matched);
         }

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::status::Status;
-use crate::storage::{Hold, Storage, decode_state};
+use crate::storage::{Hold, Storage, decode_state, in_haste};
 use crate::wishes::Wishes;
 
 pub(crate) use self::checksum::{ChecksumStream, Cut, Sum};
@@ -133,8 +133,13 @@ impl Reads {
         snapshot: &Snapshot,
     ) -> Result<Option<Found>, Error> {
         let Some(at) = snapshot.txn else { return Ok(None) };
-        let storage = Arc::clone(&self.storage);
-        let found = blocking(move || find(&storage, &id, at)).await?;
+        let found = match in_haste(|| find(&self.storage, &id, at)) {
+            Err(error) if error.is_of_haste() => {
+                let storage = Arc::clone(&self.storage);
+                blocking(move || find(&storage, &id, at)).await?
+            }
+            found => found?,
+        };
         Ok(found.filter(|found| readable.is_none_or(|readable| readable.matches(&found.value))))
     }
 

@@ -36,9 +36,29 @@ impl<T> Page<T> {
     }
 }
 
+/// How much is looked at for an answer that comes at once: it keeps a thread from other things. Of what is
+/// large, too, not more than one document.
+const AT_ONCE: Most = Most { documents: 16, looked_bytes: 64 << 10, evaluated: 2_000, passed: 64 };
+const PAGE: Most = Most {
+    documents: PAGE_DOCUMENTS,
+    looked_bytes: PAGE_LOOKED_BYTES,
+    evaluated: PAGE_EVALUATED,
+    passed: PAGE_PASSED,
+};
+
+/// How much is looked at at most.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    documents: usize,
+    looked_bytes: usize,
+    evaluated: usize,
+    passed: usize,
+}
+
 /// How much of a page is used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Used {
+    most: Most,
     pub(super) items: usize,
     pub(super) bytes: usize,
     pub(super) documents: usize,
@@ -48,6 +68,20 @@ pub(super) struct Used {
 }
 
 impl Used {
+    /// Nothing of a page.
+    pub(super) fn of_page() -> Self {
+        Used::of(PAGE)
+    }
+
+    /// Nothing of what an answer may take that comes at once.
+    pub(super) fn at_once() -> Self {
+        Used::of(AT_ONCE)
+    }
+
+    fn of(most: Most) -> Self {
+        Used { most, items: 0, bytes: 0, documents: 0, looked_bytes: 0, evaluated: 0, passed: 0 }
+    }
+
     /// Whether to go on.
     pub(super) fn flow(&self) -> ControlFlow<()> {
         if self.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -56,10 +90,10 @@ impl Used {
     pub(super) fn is_full(&self) -> bool {
         self.items >= PAGE_ITEMS
             || self.bytes >= PAGE_BYTES
-            || self.documents >= PAGE_DOCUMENTS
-            || self.looked_bytes >= PAGE_LOOKED_BYTES
-            || self.evaluated >= PAGE_EVALUATED
-            || self.passed >= PAGE_PASSED
+            || self.documents >= self.most.documents
+            || self.looked_bytes >= self.most.looked_bytes
+            || self.evaluated >= self.most.evaluated
+            || self.passed >= self.most.passed
     }
 }
 
@@ -79,7 +113,7 @@ impl ScanCursor {
     /// The next page.
     pub(super) fn next(&mut self, storage: &Storage) -> Result<Page<proto::ScanItem>, Error> {
         let mut page = Page::new();
-        let mut used = Used::default();
+        let mut used = Used::of_page();
         let start = self.after.take();
         storage.documents(&self.prefix, start.as_deref(), self.at, |id, _, state| {
             used.items += 1;

@@ -15,7 +15,7 @@ use anabranch_schemas::store as proto;
 use super::find::Find;
 use super::page::{Page, Used};
 use crate::error::Error;
-use crate::storage::Storage;
+use crate::storage::{Storage, in_haste};
 use crate::wishes::Wishes;
 
 /// What a query keeps before its first row, in bytes.
@@ -66,17 +66,56 @@ impl QueryCursor {
         Ok(QueryCursor { find, make })
     }
 
+    /// All of it, if it can be found at once: it is known where it is, and there is little. This waits for
+    /// no disk. `None` if it has to be read page by page, from the start.
+    pub(super) fn at_once(
+        mut self,
+        storage: &Storage,
+    ) -> Result<Option<Vec<proto::QueryItem>>, Error> {
+        if !self.find.is_narrow(storage) {
+            self.find.say_nothing();
+            return Ok(None);
+        }
+        let mut used = Used::at_once();
+        let read = in_haste(|| {
+            let mut items = Vec::new();
+            while !used.is_full() {
+                let page = self.page(storage, &mut used)?;
+                items.extend(page.items);
+                if page.is_last {
+                    return Ok(Some(items));
+                }
+            }
+            Ok(None)
+        });
+        match read {
+            Ok(Some(items)) => Ok(Some(items)),
+            Err(error) if !error.is_of_haste() => Err(error),
+            Ok(None) | Err(_) => {
+                self.find.say_nothing();
+                Ok(None)
+            }
+        }
+    }
+
     /// The next page.
     pub(super) fn next(&mut self, storage: &Storage) -> Result<Page<proto::QueryItem>, Error> {
+        self.page(storage, &mut Used::of_page())
+    }
+
+    fn page(
+        &mut self,
+        storage: &Storage,
+        used: &mut Used,
+    ) -> Result<Page<proto::QueryItem>, Error> {
         let mut page = Page::new();
-        let mut used = Used::default();
         match &mut self.make {
             Make::Rows { left } => {
-                page.is_last = rows(&mut self.find, storage, left, &mut used, &mut page.items)?;
+                page.is_last = rows(&mut self.find, storage, left, used, &mut page.items)?;
             }
             Make::Sorted { rows, after, bytes } => {
                 page.is_last = false;
-                if sort(&mut self.find, storage, (rows, bytes), after, &mut used)? {
+                if sort(&mut self.find, storage, (rows, bytes), after, used)? {
                     let rows = std::mem::replace(rows, SortedRows::new(None)).into_sorted();
                     self.make = Make::give(rows.map(sorted_item).collect());
                 }
@@ -84,7 +123,7 @@ impl QueryCursor {
             Make::Grouped { groups, after } => {
                 page.is_last = false;
                 let select = Arc::clone(&self.find.select);
-                let is_over = self.find.next(storage, &mut used, |_, _, document| {
+                let is_over = self.find.next(storage, used, |_, _, document| {
                     groups.add(&document);
                     check("the groups", groups.bytes()).map(ControlFlow::Continue)
                 })?;
@@ -223,14 +262,22 @@ pub(crate) fn all_rows(
     let question = super::parse_with(statement, "").unwrap();
     let super::Question::Select(select) = question else { panic!("{statement} is no SELECT") };
     let wishes = Arc::new(Wishes::new(0));
-    let mut cursor = QueryCursor::new(app, select, after.to_vec(), at, wishes).unwrap();
-    cursor.find.choose(indexes);
-    let mut rows = Vec::new();
+    let cursor = || {
+        let (select, after, wishes) = (Arc::clone(&select), after.to_vec(), Arc::clone(&wishes));
+        let mut cursor = QueryCursor::new(app, select, after, at, wishes).unwrap();
+        cursor.find.choose(indexes);
+        cursor
+    };
+    let (mut paged, mut rows) = (cursor(), Vec::new());
     loop {
-        let page = cursor.next(storage).unwrap();
+        let page = paged.next(storage).unwrap();
         rows.extend(page.items);
         if page.is_last {
-            return (rows, cursor.find.counts.examined);
+            break;
         }
     }
+    if let Some(at_once) = cursor().at_once(storage).unwrap() {
+        assert_eq!(at_once, rows, "{statement} at once");
+    }
+    (rows, paged.find.counts.examined)
 }

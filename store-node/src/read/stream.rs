@@ -12,7 +12,8 @@ use anabranch_core::ids::{AppId, Collection, DocumentId, TxnId};
 use anabranch_core::query::Select;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::store as proto;
-use futures::{Stream, stream};
+use futures::future::ready;
+use futures::{Stream, StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -114,16 +115,23 @@ impl Reads {
         })))
     }
 
-    /// What a SELECT finds here, behind the place `after`. There is always at least one reply.
+    /// What a SELECT finds here, behind the place `after`. There is always at least one reply. If it
+    /// `is_short`, to look at it takes no time.
     pub(crate) fn query(
         &self,
         app: AppId,
-        select: Arc<Select>,
+        (select, is_short): (Arc<Select>, bool),
         after: Vec<u8>,
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {
-        let cursor = snapshot.txn.map(|at| self.cursor(app, select, after, at)).transpose()?;
         let reply = |txn, items| proto::QueryReply { txn, items, stable: None };
+        let cursor = |at| self.cursor(app, Arc::clone(&select), after.clone(), at);
+        if let Some(at) = snapshot.txn.filter(|_| is_short)
+            && let Some(items) = cursor(at)?.at_once(&self.storage)?
+        {
+            return Ok(stream::once(ready(Ok(reply(Some(at.0), items)))).boxed());
+        }
+        let cursor = snapshot.txn.map(cursor).transpose()?;
         self.open(Kind::Query, self.max_read, snapshot, cursor, QueryCursor::next, reply)
     }
 

@@ -23,6 +23,9 @@ use crate::read::{
 use crate::status;
 use crate::storage::{Conflict, Outcome, Reason, Storage};
 
+/// What is no longer than this is looked at in no time: its conditions have few parts.
+const SHORT_BYTES: usize = 4 << 10;
+
 /// What this node holds.
 #[derive(Clone)]
 pub(crate) struct Local {
@@ -87,7 +90,9 @@ impl Local {
     ) -> Result<QueryStream, Error> {
         let app = app(&request.app)?;
         let snapshot = self.reads.snapshot(request.at).await?;
-        self.reads.query(app, select, request.after.to_vec(), snapshot)
+        let proto::QueryRequest { statement, args, readable, .. } = request;
+        let is_short = statement.len() + args.len() + readable.len() <= SHORT_BYTES;
+        self.reads.query(app, (select, is_short), request.after.to_vec(), snapshot)
     }
 
     pub(crate) async fn scan(&self, request: proto::ScanRequest) -> Result<ScanStream, Error> {

@@ -39,6 +39,7 @@ pub(crate) use self::batch::Batch;
 pub(crate) use self::collect::{History, Hold};
 #[cfg(any(test, feature = "simulation"))]
 pub use self::engine::MemoryDisk;
+pub(crate) use self::engine::in_haste;
 pub(crate) use self::handover::{Entry, Table};
 pub(crate) use self::indexes::{Catalog, Index, IndexNumber, IndexState, Moved, Place};
 pub(crate) use self::open::{Head, Opened, StoreOptions};

@@ -9,8 +9,10 @@ use anabranch_core::keyspace::{Intervals, SliceCount};
 use rocksdb::DB;
 use uuid::Uuid;
 
-use super::engine::{Family, Scope};
-use super::{Batch, FORGOTTEN, Opened, Progress, Storage, StoreOptions, keys};
+use super::engine::{Family, Scope, is_in_haste};
+use super::{
+    Batch, FORGOTTEN, Opened, Progress, STATE_PREFIX, Storage, StoreOptions, in_haste, keys,
+};
 use crate::error::Error;
 use crate::log::Log;
 
@@ -180,4 +182,26 @@ fn a_version_is_dropped_only_once_what_gave_it_up_is_durable() {
     assert_eq!(versions(), [5, 4, 3, 2, 1, 0]);
     storage.flush().unwrap();
     assert_eq!(versions(), [5, 4]);
+}
+
+#[test]
+fn in_haste_only_what_is_in_memory_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = |storage: &Storage| storage.document(b"document", TxnId(9), |txn, _| Ok(txn));
+    {
+        let Opened { storage, .. } = open(dir.path(), 1, 16).unwrap();
+        let mut batch = Batch::new(&storage, 1024);
+        batch.put_version(b"document", TxnId(1), &[STATE_PREFIX, b"state"].concat());
+        batch.write(&Progress::start(16), Err).unwrap();
+        assert_eq!(in_haste(|| read(&storage)).unwrap(), Some(TxnId(1)), "it was just written");
+        storage.flush().unwrap();
+    }
+    let Opened { storage, .. } = open(dir.path(), 1, 16).unwrap();
+    let error = in_haste(|| read(&storage)).unwrap_err();
+    assert!(error.is_of_haste(), "{error}");
+    assert_eq!(read(&storage).unwrap(), Some(TxnId(1)), "there is no haste any more");
+    assert_eq!(in_haste(|| read(&storage)).unwrap(), Some(TxnId(1)), "by now it is in memory");
+    let haste = std::panic::catch_unwind(|| in_haste(|| panic!("within")));
+    assert!(haste.is_err());
+    assert!(!is_in_haste(), "it is over, whatever came of it");
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::config::IngestConfig;
 use crate::doubles::followed::{Event, Followed, path, request};
-use crate::doubles::{Cluster, delete, insert};
+use crate::doubles::{APP, Cluster, delete, insert};
 
 async fn follow(cluster: &Cluster, query: &str, headers: &[(&str, &str)]) -> Followed {
     Followed::begin(cluster, request(query, headers)).await
@@ -311,6 +311,28 @@ async fn there_is_room_for_so_many_and_so_much() {
         assert!(event.name == "change" || event.data["error"]["code"] == "overloaded");
     }
     drop(first);
+}
+
+#[tokio::test]
+async fn an_app_has_so_many_followers() {
+    let config = IngestConfig { max_subscriptions: 4, ..Default::default() };
+    let cluster = Cluster::with(config).await;
+    put(&cluster, json!([{"_id": "a"}])).await;
+    let [cars, other] = ["SELECT * FROM cars", "SELECT _id FROM cars"];
+    let (one, two) = (follow(&cluster, cars, &[]).await, follow(&cluster, cars, &[]).await);
+    let mut three = follow(&cluster, other, &[]).await;
+    let reply = cluster.send(request(cars, &[])).await;
+    assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "overloaded"), "{}", reply.text);
+    // There is a place left for another app.
+    let mut other_app = request(cars, &[]);
+    let uri = other_app.uri().to_string().replace(APP, &uuid::Uuid::nil().to_string());
+    *other_app.uri_mut() = uri.parse().unwrap();
+    let _other_app = Followed::begin(&cluster, other_app).await;
+    drop(one);
+    let mut again = follow(&cluster, cars, &[]).await;
+    again.result().await;
+    three.result().await;
+    drop(two);
 }
 
 #[tokio::test]

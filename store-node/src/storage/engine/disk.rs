@@ -5,10 +5,10 @@ use std::path::Path;
 
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, FlushOptions, Options, ReadOptions,
-    WriteBatch, WriteOptions,
+    ReadTier, WriteBatch, WriteOptions,
 };
 
-use super::{FAMILIES, Family, Scope};
+use super::{FAMILIES, Family, Scope, is_in_haste};
 
 /// Where a write batch says how many entries it has, in RocksDB's own format.
 const COUNT: Range<usize> = 8..12;
@@ -47,11 +47,11 @@ impl Disk {
         family: Family,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, rocksdb::Error> {
-        self.db.get_cf(self.family(family), key)
+        self.db.get_cf_opt(self.family(family), key, &read_options())
     }
 
     pub(super) fn cursor(&self, family: Family, scope: Scope) -> DBRawIterator<'_> {
-        let mut options = ReadOptions::default();
+        let mut options = read_options();
         match scope {
             Scope::Prefix => options.set_prefix_same_as_start(true),
             Scope::Below(end) => {
@@ -91,6 +91,14 @@ impl Disk {
             self.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
         }
     }
+}
+
+fn read_options() -> ReadOptions {
+    let mut options = ReadOptions::default();
+    if is_in_haste() {
+        options.set_read_tier(ReadTier::BlockCache);
+    }
+    options
 }
 
 /// The first entries of a batch, which take so many bytes.

@@ -4,6 +4,7 @@
 //! It is RocksDB; in simulations, which are to be fast and the same each time, maps in memory.
 
 mod disk;
+mod haste;
 #[cfg(any(test, feature = "simulation"))]
 mod memory;
 
@@ -15,6 +16,8 @@ use rocksdb::{ColumnFamily, DBRawIterator, WriteBatch};
 use super::collect::Collected;
 
 pub(super) use self::disk::Disk;
+pub(crate) use self::haste::in_haste;
+pub(super) use self::haste::is_in_haste;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use self::memory::Memory;
 #[cfg(any(test, feature = "simulation"))]
