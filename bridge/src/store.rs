@@ -66,9 +66,8 @@ impl Store {
     /// How far the store node has come.
     pub(crate) async fn applied(&self) -> Result<Applied, Error> {
         let mut client = self.0.clone();
-        let mut request = tonic::Request::new(StatusRequest {});
-        request.set_timeout(CALL_TIMEOUT);
-        let reply = client.status(request).await.map_err(|status| failed(&status))?.into_inner();
+        let reply = tokio::time::timeout(CALL_TIMEOUT, client.status(StatusRequest {})).await;
+        let reply = reply.map_err(|_| late())?.map_err(|status| failed(&status))?.into_inner();
         Ok(Applied { next: TxnId(reply.applied_next), hlc: Hlc(reply.applied_hlc) })
     }
 

@@ -1,7 +1,7 @@
 //! A whole cluster in this process: all its services over one log, asking each other as they would
 //! between machines, but without a network.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,6 @@ use anabranch_schemas::topics::ClusterName;
 use anabranch_store_node as store_node;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use crate::board::{self, Board};
 use crate::client::EXAMPLE_APP;
@@ -29,9 +28,6 @@ use crate::host::{self, Host};
 use crate::https::Https;
 use crate::key;
 use crate::settings::Settings;
-
-/// Any free port.
-const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// How often it is looked whether everything is ready.
 const POLL: Duration = Duration::from_millis(10);
@@ -64,11 +60,6 @@ pub(crate) struct Local {
     pub(crate) store_node: AnyOf,
     pub(crate) bridge: Option<SocketAddr>,
     readiness: Readiness,
-}
-
-/// The configuration of a cluster with one store node.
-pub(crate) fn alone() -> store_node::Configurations {
-    watch::channel(None).1
 }
 
 /// Opens the embedded log in `dir`, on a thread that may block.
@@ -112,12 +103,10 @@ impl Start<'_> {
         }
         let mut config = settings.store_node.clone();
         config.data_dir = store_dir;
-        config.listen = LOOPBACK;
         let ready = readiness.register("store-node");
         let (identity, log) = (cluster.clone(), journal.clone());
-        let store = store_node::run(config, identity, alone(), log, &host.store, ready);
-        let store_node::Running { routes, .. } = store.await.context("start the store node")?;
-        let store_node = AnyOf::here(routes);
+        let store = store_node::run_here(config, identity, log, &host.store, ready);
+        let store_node = AnyOf::here(store.await.context("start the store node")?);
 
         let (config, ready) = (settings.cdc.clone(), readiness.register("cdc"));
         let (identity, log) = (cluster.clone(), journal.clone());

@@ -62,8 +62,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let configurations = follow(declared, &journal, &service.cluster.name, tasks);
         let started =
             store_node::run(config, service.cluster, configurations, journal, tasks, service.ready);
-        let store_node::Running { routes, .. } = started.await.context("start the store node")?;
-        let store_node = AnyOf::here(routes);
+        let store_node::Running { here, .. } = started.await.context("start the store node")?;
+        let store_node = AnyOf::here(here);
         Ok(Admin { routes: Router::new(), links: None, ingest: false, store_node })
     })
     .await

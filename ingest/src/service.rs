@@ -28,7 +28,7 @@ use uuid::Uuid;
 use crate::access::{Keys, Readable};
 use crate::config::IngestConfig;
 use crate::error::{Error, Refusal};
-use crate::execute::Executor;
+use crate::execute::{Executor, LogEnd, RoundLog};
 use crate::expiry;
 use crate::hosts::Hosts;
 use crate::http::{self, Api, server};
@@ -103,6 +103,8 @@ pub(crate) fn start(
     let writer = RoundWriter::open(journal.clone(), &cluster.name, appender.clone(), settings)?;
     let writer = Arc::new(writer);
     let rounds = Rounds::new(writer.clone(), store.clone());
+    let log = RoundLog::new(journal.clone(), cluster.name.clone());
+    let log_end = LogEnd::new(journal.clone(), &cluster.name);
     let metadata = Arc::new(OpenedLater::new(journal.clone(), cluster.name.clone()));
     let keys = Arc::new(Keys::new(config.open_to_all));
     let api = Arc::new(Api {
@@ -112,10 +114,11 @@ pub(crate) fn start(
             config,
             store.clone(),
             rounds.clone(),
-            &journal,
-            &cluster.name,
+            log,
+            log_end.clone(),
             metadata,
         ),
+        log_end,
         loader: Loader::new(config, store.clone(), rounds, tasks.shutdown().clone()),
         live: Live::new(config, store.clone(), tasks.shutdown().clone()),
         store: store.clone(),

@@ -256,11 +256,16 @@ pub fn rocksdb_write(path: &Path, sync: bool, batches: &[Vec<Pair>]) -> Result<M
 }
 
 /// Gets these keys one after the other of the RocksDB in `path`, which nobody has open, then goes
-/// through all that is in it. Before that it is compacted, so that both read files and little else.
+/// through all that is in it, so many times. Before that it is compacted, so that both read files and
+/// little else.
 ///
 /// # Errors
 /// [`Error::Unavailable`] with what RocksDB says, or if a key is not there.
-pub fn rocksdb_read(path: &Path, keys: &[Vec<u8>]) -> Result<(Measured, Measured), Error> {
+pub fn rocksdb_read(
+    path: &Path,
+    keys: &[Vec<u8>],
+    scans: usize,
+) -> Result<(Measured, Measured), Error> {
     let failed = |error: rocksdb::Error| Error::Unavailable(error.to_string());
     let db = DB::open_default(path).map_err(failed)?;
     db.compact_range(None::<&[u8]>, None::<&[u8]>);
@@ -273,7 +278,18 @@ pub fn rocksdb_read(path: &Path, keys: &[Vec<u8>]) -> Result<(Measured, Measured
         latencies.push(begun.elapsed());
     }
     let gets = Measured { elapsed: begun.elapsed(), latencies };
-    let begun = Instant::now();
+    let (begun, mut latencies) = (Instant::now(), Vec::with_capacity(scans));
+    for _ in 0..scans {
+        let begun = Instant::now();
+        let bytes = rocksdb_bytes(&db).map_err(failed)?;
+        tracing::debug!(bytes, "RocksDB was gone through");
+        latencies.push(begun.elapsed());
+    }
+    Ok((gets, Measured { elapsed: begun.elapsed(), latencies }))
+}
+
+/// How many bytes the keys and values have, by going through all of them.
+fn rocksdb_bytes(db: &DB) -> Result<usize, rocksdb::Error> {
     let mut all = db.raw_iterator();
     all.seek_to_first();
     let mut bytes = 0;
@@ -281,9 +297,7 @@ pub fn rocksdb_read(path: &Path, keys: &[Vec<u8>]) -> Result<(Measured, Measured
         bytes += key.len() + value.len();
         all.next();
     }
-    all.status().map_err(failed)?;
-    tracing::debug!(bytes, "RocksDB was gone through");
-    Ok((gets, Measured { elapsed: begun.elapsed(), latencies: Vec::new() }))
+    all.status().map(|()| bytes)
 }
 
 /// Makes a checkpoint of the RocksDB in `from`, which nobody has open, and copies its files to

@@ -2,6 +2,7 @@
 //! stable codes.
 
 mod any_of;
+mod here;
 mod transport;
 
 use std::error::Error as _;
@@ -15,6 +16,7 @@ use crate::simulation;
 use crate::tls::TlsFiles;
 
 pub use any_of::{AnyOf, Turn};
+pub use here::Here;
 pub use transport::Transport;
 
 /// The metadata key of an error's stable code.

@@ -37,4 +37,4 @@ pub use config::StoreNodeConfig;
 pub use error::Error;
 pub use known::Known;
 pub use membership::Configurations;
-pub use node::{Running, StoreNode, run};
+pub use node::{Running, StoreNode, run, run_here};

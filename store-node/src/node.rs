@@ -12,10 +12,12 @@ use anabranch_journal::metadata::{ClusterIdentity, follow_indexes};
 use anabranch_journal::{Journal, TopicPartition};
 use anabranch_runtime::admin::ReadyFlag;
 use anabranch_runtime::clock::now_millis;
+use anabranch_runtime::grpc::Here;
 use anabranch_runtime::tasks::{Shutdown, TaskError, Tasks};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tonic::service::Routes;
 
 use crate::apply::{Apply, Retention};
@@ -55,8 +57,8 @@ pub struct StoreNode {
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
-    /// What answers there, for those who are in the same process.
-    pub routes: Routes,
+    /// What answers those who are in the same process, until it is stopped.
+    pub here: Here,
 }
 
 /// Opens a node and starts it, which may be catching up still when this returns.
@@ -75,6 +77,34 @@ pub async fn run(
 ) -> Result<Running, Error> {
     let node = blocking(move || StoreNode::open(config, identity, configurations, journal)).await?;
     node.start(tasks, ready).await
+}
+
+/// The same of the only node of a cluster, all of which is in this process: it listens nowhere.
+///
+/// # Errors
+/// If its data directory cannot be used.
+pub async fn run_here(
+    config: StoreNodeConfig,
+    identity: ClusterIdentity,
+    journal: Arc<dyn Journal>,
+    tasks: &Tasks,
+    ready: ReadyFlag,
+) -> Result<Here, Error> {
+    let alone = watch::channel(None).1;
+    let node = blocking(move || StoreNode::open(config, identity, alone, journal)).await?;
+    Ok(here(node.start_all(tasks, ready), tasks))
+}
+
+/// What answers in this process until its shutdown begins.
+fn here(routes: Routes, tasks: &Tasks) -> Here {
+    let here = Here::new(routes);
+    let (closing, shutdown) = (here.clone(), tasks.shutdown().clone());
+    tasks.spawn("store-node-here", async move {
+        shutdown.begun().await;
+        closing.close();
+        Ok(())
+    });
+    here
 }
 
 impl StoreNode {
@@ -134,6 +164,14 @@ impl StoreNode {
     pub async fn start(self, tasks: &Tasks, ready: ReadyFlag) -> Result<Running, Error> {
         let (server, listener, address) = listen(&self.config).await?;
         tracing::info!(%address, "the store node listens");
+        let routes = self.start_all(tasks, ready);
+        let served = rpc::serve(server, listener, routes.clone(), tasks.shutdown().clone());
+        tasks.spawn("store-node-rpc", async move { served.await.map_err(TaskError::from) });
+        Ok(Running { address, here: here(routes, tasks) })
+    }
+
+    /// Starts all but what listens. Returns what answers.
+    fn start_all(self, tasks: &Tasks, ready: ReadyFlag) -> Routes {
         let (journal, cluster) = (Arc::clone(&self.journal), self.identity.name.clone());
         let (services, upkeep) = self.begin(tasks, ready);
         let (wishes, shutdown) = (Arc::clone(&upkeep.apply.wishes), tasks.shutdown().clone());
@@ -147,11 +185,7 @@ impl StoreNode {
             let _entered = runtime.enter();
             upkeep.run().map_err(TaskError::from)
         });
-        let shutdown = tasks.shutdown().clone();
-        let routes = rpc::routes(services);
-        let served = rpc::serve(server, listener, routes.clone(), shutdown);
-        tasks.spawn("store-node-rpc", async move { served.await.map_err(TaskError::from) });
-        Ok(Running { address, routes })
+        rpc::routes(services)
     }
 
     /// Starts all but what serves it and what keeps its store up with the log.

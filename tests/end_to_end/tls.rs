@@ -52,8 +52,10 @@ impl Cluster {
             api: format!("https://127.0.0.1:{http}"),
             admin: format!("https://127.0.0.1:{admin}"),
         };
-        wait_until("the cluster is ready", PATIENCE, || Ok(cluster.query(COUNT, DONE).is_ok()))
-            .with_context(|| cluster.process.output().unwrap_or_default())?;
+        wait_until("the cluster is ready", PATIENCE, || {
+            Ok(cluster.query(COUNT, DONE).is_ok() && cluster.manage(&["status"]).is_ok())
+        })
+        .with_context(|| cluster.process.output().unwrap_or_default())?;
         Ok(cluster)
     }
 

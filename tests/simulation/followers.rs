@@ -1,6 +1,6 @@
-//! Clients that follow live queries: whatever dies, and wherever they go on, after each event their rows
-//! are what the log says as of its transaction (ST-4), of which nothing is left out (IN-2); and at the
-//! end they are those of its end.
+//! Clients that follow live queries: whatever dies, and wherever they go on, after each event their
+//! rows are what the log says as of its transaction (ST-4), of which nothing is left out (IN-2). Who
+//! stays hears how it ends, and so does who comes back then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,10 @@ use crate::writers::{APP, COLLECTION};
 const PATIENCE_MS: u64 = 60_000;
 /// How long nothing more comes of what is there already, in milliseconds.
 const QUIET_MS: u64 = 300;
+
+/// Why a live query may end: it may go on elsewhere, or later.
+const PASSING: [&str; 4] =
+    ["shutting_down", "store_unavailable", "timestamp_not_reached", "overloaded"];
 
 /// Somebody who follows a live query.
 pub(crate) struct Follower {
@@ -130,14 +134,27 @@ impl Follower {
         self
     }
 
-    /// Comes back when all is well, and hears how it ended.
+    /// When all is well it hears how it ended, where it is; and once more when it comes back.
     pub(crate) async fn end(mut self) -> Self {
         self.cluster.follow();
         let Some(last) = self.cluster.model.lock().last() else { return self };
         let began = self.cluster.world.elapsed_ms();
+        let is_late = |follower: &Self| {
+            follower.cluster.world.elapsed_ms() - began > PATIENCE_MS
+                || follower.cluster.violation().is_some()
+        };
+        // How far it is is told after ten seconds only, which take a while to simulate.
+        let stays = self.dice.once_in(8);
+        while stays && self.stream.is_some() && self.followed.txn.map(TxnId) < Some(last) {
+            self.listen(QUIET_MS).await;
+            if is_late(&self) {
+                self.violate("ST-4: it is told nothing any more");
+                return self;
+            }
+        }
         self.leave();
         while !self.connect(Some(last)).await {
-            if self.cluster.world.elapsed_ms() - began > PATIENCE_MS {
+            if is_late(&self) {
                 self.violate("ST-4: no server lets it follow once all is well");
                 return self;
             }
@@ -171,7 +188,10 @@ impl Follower {
         let (name, id) = (&self.name, self.followed.last_event_id());
         self.cluster.tell(&format!("{name} comes to {} at {id:?}: {status:?}", server.name));
         self.stream = stream.filter(|_| status == Some(StatusCode::OK));
-        if status.is_some_and(|status| status.is_client_error()) {
+        let is_wrong = |status: StatusCode| {
+            status.is_client_error() || status == StatusCode::INTERNAL_SERVER_ERROR
+        };
+        if status.is_some_and(is_wrong) {
             self.violate(&format!("ST-4: it may not follow {:?}: {status:?}", self.query));
         }
         self.stream.is_some()
@@ -209,6 +229,9 @@ impl Follower {
                 }
                 Ok(Some(Heard::End(reason))) => {
                     self.cluster.tell(&format!("{}: {reason}", self.name));
+                    if !PASSING.iter().any(|code| reason.contains(code)) {
+                        self.violate(&format!("ST-4: a live query ends: {reason}"));
+                    }
                 }
                 Ok(None) => {}
                 Err(error) => self.violate(&format!("ST-4: {error:#}")),

@@ -161,13 +161,14 @@ fn every_planted_bug_is_found() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for mix in MIXES {
-        let (mut writes, mut reads) = (0, 0);
+        let (mut writes, mut reads, mut heard) = (0, 0, 0);
         for seed in 3..8 {
             let (one, two) = (run(mix, seed, None, false), run(mix, seed, None, false));
             assert_eq!(one, two, "mix '{}'", mix.name);
-            (writes, reads) = (writes + one.writes, reads + one.reads);
+            (writes, reads, heard) = (writes + one.writes, reads + one.reads, heard + one.heard);
         }
         assert!(writes > 100, "{writes} writes of mix '{}'", mix.name);
+        assert!(heard > 50 || mix.followers == 0, "{heard} events of '{}'", mix.name);
         assert!(reads > 3 || mix.readers + mix.users == 0, "{reads} reads of '{}'", mix.name);
     }
 }

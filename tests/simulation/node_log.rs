@@ -117,6 +117,10 @@ impl Journal for NodeLog {
     }
 
     fn written(&self, at: &TopicPartition) -> Result<Offset, Error> {
+        take_time();
+        if self.way.is_cut() {
+            wait(TIMEOUT);
+        }
         self.reached()?.written(at)
     }
 

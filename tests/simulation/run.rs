@@ -30,6 +30,8 @@ pub(crate) struct Report {
     /// How many rounds were acknowledged and how many reads answered.
     pub(crate) writes: usize,
     pub(crate) reads: u64,
+    /// How many events came of live queries.
+    pub(crate) heard: u64,
     /// All that happened, as a number.
     pub(crate) fingerprint: u64,
 }
@@ -92,6 +94,7 @@ async fn run_in(mix: Mix, world: World, is_printed: bool) -> Report {
         violation: story.violation(),
         writes: done.iter().map(Done::writes).sum(),
         reads: done.iter().map(Done::reads).sum(),
+        heard: done.iter().map(|done| done.heard).sum(),
         fingerprint: story.fingerprint(),
     }
 }
@@ -112,6 +115,7 @@ struct Done {
     acknowledged: Vec<(RoundId, TxnId)>,
     told: Vec<Told>,
     followers: Vec<Follower>,
+    heard: u64,
     read: u64,
     watching: JoinHandle<()>,
 }
@@ -124,7 +128,7 @@ impl Done {
     /// Followers come back, and hear how it ended.
     async fn end_following(&mut self) {
         for follower in std::mem::take(&mut self.followers) {
-            self.read += follower.end().await.heard;
+            self.heard += follower.end().await.heard;
         }
     }
 
@@ -182,6 +186,6 @@ impl Load {
         cluster.start_capture();
         let last = WriterClient::new(Arc::clone(&cluster), cluster.mix.writers as u64);
         acknowledged.extend(last.run_once().await.acknowledged);
-        Done { acknowledged, told, followers: followed, read, watching }
+        Done { acknowledged, told, followers: followed, heard: 0, read, watching }
     }
 }

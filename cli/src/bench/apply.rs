@@ -20,7 +20,6 @@ use super::raw::{Mark, WrittenRound, partitions};
 use super::report::{Measurement, Steal, histogram, spread, table};
 use super::requests::bulk_loads;
 use crate::host::Host;
-use crate::local::alone;
 use crate::output::{print, say};
 use crate::settings::Settings;
 
@@ -118,8 +117,8 @@ async fn catch_up(
     let ready = Readiness::new().register("store-node");
     let (steal, begun) = (Steal::start()?, Instant::now());
     let running =
-        store_node::run(config, cluster.clone(), alone(), journal.clone(), &host.store, ready);
-    let mut store = StoreNodeClient::new(AnyOf::here(running.await?.routes));
+        store_node::run_here(config, cluster.clone(), journal.clone(), &host.store, ready);
+    let mut store = StoreNodeClient::new(AnyOf::here(running.await?));
     applied(&mut store, end).await?;
     let (elapsed, stolen) = (begun.elapsed(), steal.share()?);
     drop(store);

@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 use crate::access::Keys;
 use crate::config::IngestConfig;
-use crate::execute::Executor;
+use crate::execute::{Executor, LogEnd, RoundLog};
 use crate::http::{self, Api};
 use crate::limits::Limits;
 use crate::live::Live;
@@ -241,6 +241,8 @@ impl Cluster {
         let shutdown = Shutdown::new();
         let name: ClusterName = "east".parse().expect("a name");
         let metadata = OpenedLater::new(journal.clone(), name.clone()).into();
+        let log_end = LogEnd::new(journal.clone(), &name);
+        let history = RoundLog::new(journal.clone(), name);
         let api = Arc::new(Api {
             keys: Arc::new(Keys::new(config.open_to_all)),
             limits: Limits::new(&config),
@@ -248,10 +250,11 @@ impl Cluster {
                 &config,
                 client.clone(),
                 rounds.clone(),
-                &journal,
-                &name,
+                history,
+                log_end.clone(),
                 metadata,
             ),
+            log_end,
             loader: Loader::new(&config, client.clone(), rounds, shutdown.clone()),
             live: Live::new(&config, client.clone(), shutdown.clone()),
             store: client,

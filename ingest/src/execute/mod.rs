@@ -33,9 +33,7 @@ use std::sync::Arc;
 
 use anabranch_core::ids::{AppId, TxnId};
 use anabranch_core::query::{self, Args, Select, Statement};
-use anabranch_journal::Journal;
 use anabranch_journal::metadata::OpenedLater;
-use anabranch_schemas::topics::ClusterName;
 use tokio::time::Instant;
 
 use crate::access::{Caller, Readable};
@@ -47,11 +45,11 @@ use crate::rounds::Rounds;
 use crate::store::{At, Behind, Question, Rows, Store};
 
 use indexes::check_plain;
-use repeat::RoundLog;
 use run::Run;
-use seen::LogEnd;
 
 pub(crate) use cursor::{Cursor, MAX_ROWS, Page, Paged, USUAL_ROWS};
+pub(crate) use repeat::RoundLog;
+pub(crate) use seen::LogEnd;
 
 /// How many statements a transaction has at most.
 pub(crate) const MAX_STATEMENTS: usize = 100;
@@ -61,7 +59,7 @@ pub(crate) struct Executor {
     store: Store,
     rounds: Rounds,
     log: RoundLog,
-    pub(crate) log_end: LogEnd,
+    log_end: LogEnd,
     metadata: Arc<OpenedLater>,
     /// How many documents one request may write.
     max_changed_documents: usize,
@@ -143,12 +141,10 @@ impl Executor {
         config: &IngestConfig,
         store: Store,
         rounds: Rounds,
-        journal: &Arc<dyn Journal>,
-        cluster: &ClusterName,
+        log: RoundLog,
+        log_end: LogEnd,
         metadata: Arc<OpenedLater>,
     ) -> Self {
-        let log = RoundLog::new(Arc::clone(journal), cluster.clone());
-        let log_end = LogEnd::new(Arc::clone(journal), cluster);
         let IngestConfig { max_changed_documents, max_round_bytes, .. } = *config;
         Executor { store, rounds, log, log_end, metadata, max_changed_documents, max_round_bytes }
     }

@@ -61,13 +61,13 @@ impl Executor {
 
 /// Reads rounds from the log.
 #[derive(Clone)]
-pub(super) struct RoundLog {
+pub(crate) struct RoundLog {
     journal: Arc<dyn Journal>,
     cluster: ClusterName,
 }
 
 impl RoundLog {
-    pub(super) fn new(journal: Arc<dyn Journal>, cluster: ClusterName) -> Self {
+    pub(crate) fn new(journal: Arc<dyn Journal>, cluster: ClusterName) -> Self {
         RoundLog { journal, cluster }
     }
 

@@ -1,5 +1,5 @@
-//! Transactions that a client says it has seen. One that the log does not have is refused soon: waiting for
-//! it longer would not help.
+//! Transactions that a client says it has seen. One that the log does not have is refused soon:
+//! waiting for it longer would not help.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::ids::TxnId;
-use anabranch_journal::{Journal, TopicPartition};
+use anabranch_journal::{self as journal, Journal, TopicPartition};
 use anabranch_runtime::tasks::waiting;
 use anabranch_schemas::topics::ClusterName;
 use tokio::sync::Mutex;
@@ -25,7 +25,7 @@ const LOOK_AFTER: Duration = Duration::from_millis(50);
 pub(crate) struct LogEnd {
     journal: Arc<dyn Journal>,
     txns: TopicPartition,
-    /// The log has every transaction below this, if it ever was one.
+    /// The log is written up to here, at least.
     known: Arc<AtomicU64>,
     /// When the log was asked last. One asks it at a time, for all who wait: the log may be slow, and
     /// there are only so many threads to wait for it.
@@ -46,18 +46,14 @@ impl LogEnd {
     ) -> Result<T, Refusal> {
         let At::Newest(Some(txn)) = at else { return read.await };
         let mut read = pin!(read);
-        let result = tokio::select! {
+        tokio::select! {
             biased;
             result = &mut read => result,
             is_beyond = self.is_before(txn) => match is_beyond {
-                true => return Err(unknown(txn)),
+                true => Err(unknown(txn)),
                 false => read.await,
             },
-        };
-        if result.is_ok() {
-            self.note(txn.next());
         }
-        result
     }
 
     /// Whether the log ends before this transaction. That it cannot be asked is no answer.
@@ -76,22 +72,20 @@ impl LogEnd {
             return true;
         }
         let (journal, txns) = (Arc::clone(&self.journal), self.txns.clone());
-        // It is held until there is an answer, also if nobody waits for that any more.
+        let known = Arc::clone(&self.known);
+        // Whoever asked may be gone when there is an answer, which is for all who wait: it is noted
+        // before the next of them has his turn.
         let asking = waiting(move || {
             let now = Instant::now();
-            let written = journal.written(&txns);
-            if written.is_ok() {
-                *asked = Some(now);
-            }
-            written
+            let written = journal.written(&txns)?;
+            known.fetch_max(written.0, Ordering::Release);
+            *asked = Some(now);
+            Ok::<_, journal::Error>(())
         });
         match asking.await {
-            Ok(Ok(written)) => {
-                self.note(TxnId(written.0));
-                !self.has(txn)
-            }
+            Ok(Ok(())) => !self.has(txn),
             Ok(Err(error)) => {
-                tracing::debug!(%error, "the end of the log could not be found");
+                tracing::warn!(%error, "the end of the log could not be found");
                 false
             }
             Err(_shutting_down) => false,
@@ -99,12 +93,7 @@ impl LogEnd {
     }
 
     fn has(&self, txn: TxnId) -> bool {
-        txn.0 < self.known.load(Ordering::Relaxed)
-    }
-
-    /// The log has everything below this.
-    fn note(&self, next: TxnId) {
-        self.known.fetch_max(next.0, Ordering::Relaxed);
+        txn.0 < self.known.load(Ordering::Acquire)
     }
 }
 
@@ -115,7 +104,7 @@ fn unknown(txn: TxnId) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::future::pending;
     use std::sync::mpsc;
 
     use anabranch_core::keyspace::SliceCount;
@@ -124,8 +113,12 @@ mod tests {
     use anabranch_journal::{Error, NewRecord, TransactionalId, Writer, cluster_topics};
     use bytes::Bytes;
     use futures::future::join_all;
+    use tokio::sync::watch;
 
     use super::*;
+
+    /// Longer than a transaction is waited for before the log is asked, and has answered.
+    const LONG: Duration = Duration::from_millis(400);
 
     fn name() -> ClusterName {
         "east".parse().unwrap()
@@ -135,6 +128,22 @@ mod tests {
         let journal = MemoryJournal::new();
         journal.ensure_topics(&cluster_topics(&name(), SliceCount::default(), None)).unwrap();
         Arc::new(journal)
+    }
+
+    /// One that counts how often it is asked, and does something meanwhile.
+    fn asked_journal(
+        inner: &Arc<dyn Journal>,
+        meanwhile: impl Fn() -> Fate + Send + Sync + 'static,
+    ) -> (LogEnd, watch::Receiver<usize>) {
+        let (asked, count) = watch::channel(0);
+        let journal = FaultyJournal::new(Arc::clone(inner), move |step| match step {
+            Step::Written(_) => {
+                asked.send_modify(|asked| *asked += 1);
+                meanwhile()
+            }
+            _ => Fate::Done,
+        });
+        (LogEnd::new(Arc::new(journal), &name()), count)
     }
 
     /// Writes a commit record in a transaction that stays open.
@@ -147,14 +156,22 @@ mod tests {
         (writer, txn)
     }
 
-    /// What comes of a read that takes longer than a transaction is waited for.
+    async fn seen(
+        log_end: &LogEnd,
+        txn: TxnId,
+        read: impl Future<Output = Result<(), Refusal>>,
+    ) -> Result<(), Code> {
+        let seen = log_end.seen(At::Newest(Some(txn)), read).await;
+        seen.map_err(|refusal| refusal.code())
+    }
+
+    /// What comes of a read for which there is time to ask the log.
     async fn read_slowly(log_end: &LogEnd, txn: TxnId) -> Result<(), Code> {
         let read = async {
-            sleep(3 * LOOK_AFTER).await;
+            sleep(LONG).await;
             Ok(())
         };
-        let read = log_end.seen(At::Newest(Some(txn)), read).await;
-        read.map_err(|refusal| refusal.code())
+        seen(log_end, txn, read).await
     }
 
     #[tokio::test]
@@ -168,60 +185,75 @@ mod tests {
         assert_eq!(read_slowly(&log_end, txn).await, Ok(()));
         // Behind it is only where it ends.
         let next = TxnId(txn.0 + 2);
-        assert_eq!(read_slowly(&log_end, next).await, Err(Code::TransactionUnknown));
+        assert_eq!(seen(&log_end, next, pending()).await, Err(Code::TransactionUnknown));
         let (mut writer, _) = write(&*journal, "fast");
         writer.commit().unwrap();
         assert_eq!(read_slowly(&log_end, next).await, Ok(()), "it is there by now");
     }
 
     #[tokio::test]
+    async fn what_was_read_says_nothing_of_the_log() {
+        let log_end = LogEnd::new(journal(), &name());
+        let far = TxnId(u64::MAX);
+        assert_eq!(seen(&log_end, far, async { Ok(()) }).await, Ok(()));
+        assert_eq!(seen(&log_end, far, pending()).await, Err(Code::TransactionUnknown));
+    }
+
+    #[tokio::test]
     async fn a_log_that_cannot_be_asked_is_no_reason_to_refuse() {
-        let failing = FaultyJournal::new(journal(), |step| match step {
-            Step::Written(_) => Fate::Fails(Error::Unavailable("no broker".to_owned())),
-            _ => Fate::Done,
-        });
-        let log_end = LogEnd::new(Arc::new(failing), &name());
+        let fails = || Fate::Fails(Error::Unavailable("no broker".to_owned()));
+        let (log_end, asked) = asked_journal(&journal(), fails);
         assert_eq!(read_slowly(&log_end, TxnId(9)).await, Ok(()));
+        assert_eq!(*asked.borrow(), 1);
     }
 
     #[tokio::test]
     async fn a_slow_log_is_asked_by_one_at_a_time_and_waited_for_by_none() {
-        let asked = Arc::new(AtomicUsize::new(0));
         let (answer, answers) = mpsc::channel::<()>();
-        let (count, answers) = (Arc::clone(&asked), parking_lot::Mutex::new(answers));
-        let slow = FaultyJournal::new(journal(), move |step| {
-            if matches!(step, Step::Written(_)) {
-                count.fetch_add(1, Ordering::Relaxed);
-                // The end of the test, too.
-                let _ = answers.lock().recv();
-            }
+        let answers = parking_lot::Mutex::new(answers);
+        let (log_end, asked) = asked_journal(&journal(), move || {
+            // Or the end of the test.
+            let _ = answers.lock().recv();
             Fate::Done
         });
-        let log_end = LogEnd::new(Arc::new(slow), &name());
         let reads = join_all((0..50).map(|_| read_slowly(&log_end, TxnId(9)))).await;
         assert!(reads.iter().all(Result::is_ok), "they have what they read");
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
-        // What was read with is known to be there.
-        assert_eq!(read_slowly(&log_end, TxnId(9)).await, Ok(()));
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(*asked.borrow(), 1);
         drop(answer);
     }
 
+    /// Whoever asked has his answer from elsewhere meanwhile, and is gone.
     #[tokio::test]
-    async fn one_answer_is_for_all_who_wait_for_it() {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
-        let counting = FaultyJournal::new(journal(), move |step| {
-            if matches!(step, Step::Written(_)) {
-                count.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(LOOK_AFTER / 2);
-            }
+    async fn an_answer_is_for_all_who_wait_for_it() {
+        let journal = journal();
+        let (mut writer, txn) = write(&*journal, "lane");
+        writer.commit().unwrap();
+        let (answer, answers) = mpsc::channel::<()>();
+        let answers = parking_lot::Mutex::new(answers);
+        let (log_end, asked) = asked_journal(&journal, move || {
+            let _ = answers.lock().recv();
             Fate::Done
         });
-        let log_end = LogEnd::new(Arc::new(counting), &name());
-        let reads = join_all((0..50).map(|_| read_slowly(&log_end, TxnId(9)))).await;
-        let refused = reads.iter().filter(|read| **read == Err(Code::TransactionUnknown)).count();
-        assert_eq!(refused, 50);
-        assert!(asked.load(Ordering::Relaxed) <= 3, "{asked:?} questions");
+        let (mut first, all) = (asked.clone(), asked.clone());
+        let goes = seen(&log_end, txn, async move {
+            first.wait_for(|asked| *asked > 0).await.unwrap();
+            // The others wait by now.
+            sleep(LONG).await;
+            answer.send(()).unwrap();
+            Ok(())
+        });
+        let stay = (0..50).map(|_| {
+            let mut first = all.clone();
+            let log_end = &log_end;
+            seen(log_end, txn, async move {
+                first.wait_for(|asked| *asked > 0).await.unwrap();
+                sleep(2 * LONG).await;
+                Ok(())
+            })
+        });
+        let (gone, stayed) = tokio::join!(goes, join_all(stay));
+        assert_eq!(gone, Ok(()));
+        assert!(stayed.iter().all(Result::is_ok), "{stayed:?}");
+        assert_eq!(*asked.borrow(), 1);
     }
 }

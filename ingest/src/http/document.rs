@@ -136,7 +136,7 @@ async fn read(
     let deadline = headers::deadline(headers, api.config.request_timeout())?;
     let readable = caller.readable(&id.collection)?;
     let at = At::Newest(at_least);
-    let found = api.executor.log_end.seen(at, api.store.get(&id, &readable, at, deadline)).await?;
+    let found = api.log_end.seen(at, api.store.get(&id, &readable, at, deadline)).await?;
     let mut response = match found.document {
         None => {
             let message = format!("there is no document {} in '{}'", id.key, id.collection);

@@ -35,6 +35,7 @@ use futures::{StreamExt, stream};
 use crate::access::{Asked, Keys};
 use crate::config::IngestConfig;
 use crate::error::{Code, Refusal};
+use crate::execute::{Executor, LogEnd};
 use crate::limits::{Limits, Place, discard};
 use crate::live::Live;
 use crate::load::Loader;
@@ -50,10 +51,11 @@ pub(crate) struct Api {
     pub(crate) config: IngestConfig,
     pub(crate) keys: Arc<Keys>,
     pub(crate) limits: Limits,
-    pub(crate) executor: crate::execute::Executor,
+    pub(crate) executor: Executor,
     pub(crate) loader: Loader,
     pub(crate) live: Live,
     pub(crate) store: Store,
+    pub(crate) log_end: LogEnd,
     pub(crate) readiness: Readiness,
 }
 

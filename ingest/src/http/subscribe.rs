@@ -88,7 +88,7 @@ pub(super) async fn subscribe(
     let deadline = headers::deadline(&headers, api.config.request_timeout())?;
     let mut subscription = api.live.subscribe(app, caller, query, &args, start)?;
     let at = At::Newest(start.seen());
-    api.executor.log_end.seen(at, subscription.ready(deadline)).await?;
+    api.log_end.seen(at, subscription.ready(deadline)).await?;
     let mut response = Response::new(events(subscription));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, EVENTS);

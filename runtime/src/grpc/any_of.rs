@@ -14,10 +14,9 @@ use axum::http;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::service::Routes;
 use tower::Service;
 
-use super::{CODE_KEY, CUT_OFF, GrpcError, Transport, channel, reason};
+use super::{CODE_KEY, CUT_OFF, GrpcError, Here, Transport, channel, reason};
 use crate::chance;
 use crate::tls::TlsFiles;
 
@@ -46,9 +45,9 @@ impl AnyOf {
     }
 
     /// A channel to a node in this process, without a network between.
-    pub fn here(routes: Routes) -> Self {
+    pub fn here(here: Here) -> Self {
         let any = AnyOf::later(None);
-        let node = Node { address: "this process".to_owned(), transport: Transport::Here(routes) };
+        let node = Node { address: "this process".to_owned(), transport: Transport::Here(here) };
         any.nodes.send_replace(Arc::new([node]));
         any
     }

@@ -5,10 +5,10 @@ use std::task::{Context, Poll};
 
 use axum::http;
 use tonic::body::Body;
-use tonic::service::Routes;
 use tonic::transport::Channel;
 use tower::Service;
 
+use super::Here;
 #[cfg(feature = "simulation")]
 use crate::simulation::Link;
 
@@ -19,8 +19,8 @@ type StdError = Box<dyn std::error::Error + Send + Sync>;
 pub enum Transport {
     /// Over the network.
     Network(Channel),
-    /// It is in this process: they are handed to what answers them.
-    Here(Routes),
+    /// It is in this process.
+    Here(Here),
     /// Over the network of a simulation.
     #[cfg(feature = "simulation")]
     Simulated(Link),
@@ -34,7 +34,6 @@ impl Service<http::Request<Body>> for Transport {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
         match self {
             Transport::Network(channel) => channel.poll_ready(context).map_err(StdError::from),
-            // Routes are always ready.
             Transport::Here(_) => Poll::Ready(Ok(())),
             #[cfg(feature = "simulation")]
             Transport::Simulated(_) => Poll::Ready(Ok(())),
@@ -47,9 +46,9 @@ impl Service<http::Request<Body>> for Transport {
                 let answer = channel.call(request);
                 Box::pin(async move { answer.await.map_err(StdError::from) })
             }
-            Transport::Here(routes) => {
-                let answer = routes.call(request);
-                Box::pin(async move { answer.await.map_err(|never| match never {}) })
+            Transport::Here(here) => {
+                let answer = here.clone().call(request);
+                Box::pin(async move { Ok(answer.await) })
             }
             #[cfg(feature = "simulation")]
             Transport::Simulated(link) => {

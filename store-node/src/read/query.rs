@@ -77,7 +77,7 @@ impl QueryCursor {
             return Ok(None);
         }
         let mut used = Used::at_once();
-        let read = in_haste(|| {
+        let read: Result<_, Error> = in_haste(|| {
             let mut items = Vec::new();
             while !used.is_full() {
                 let page = self.page(storage, &mut used)?;

@@ -121,11 +121,11 @@ impl Reads {
         &self,
         app: AppId,
         (select, is_short): (Arc<Select>, bool),
-        after: Vec<u8>,
+        after: &[u8],
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {
         let reply = |txn, items| proto::QueryReply { txn, items, stable: None };
-        let cursor = |at| self.cursor(app, Arc::clone(&select), after.clone(), at);
+        let cursor = |at| self.cursor(app, Arc::clone(&select), after.to_vec(), at);
         if let Some(at) = snapshot.txn.filter(|_| is_short)
             && let Some(items) = cursor(at)?.at_once(&self.storage)?
         {
