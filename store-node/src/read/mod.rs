@@ -133,13 +133,7 @@ impl Reads {
         snapshot: &Snapshot,
     ) -> Result<Option<Found>, Error> {
         let Some(at) = snapshot.txn else { return Ok(None) };
-        let found = match in_haste(|| find(&self.storage, &id, at)) {
-            Err(error) if error.is_of_haste() => {
-                let storage = Arc::clone(&self.storage);
-                blocking(move || find(&storage, &id, at)).await?
-            }
-            found => found?,
-        };
+        let found = soon(&self.storage, move |storage| find(storage, &id, at)).await?;
         Ok(found.filter(|found| readable.is_none_or(|readable| readable.matches(&found.value))))
     }
 
@@ -197,6 +191,20 @@ fn parse_with(statement: &str, args: &str) -> Result<Question, Error> {
 
 fn unreadable(statement: &Statement) -> Error {
     Error::InvalidRequest(format!("only SELECT can be read, not {}", statement.kind()))
+}
+
+/// Runs what reads little: here if that is in memory, else where it may wait for the disk.
+async fn soon<T: Send + 'static>(
+    storage: &Arc<Storage>,
+    work: impl Fn(&Storage) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match in_haste(|| work(storage)) {
+        Err(error) if error.is_of_haste() => {
+            let storage = Arc::clone(storage);
+            blocking(move || work(&storage)).await
+        }
+        done => done,
+    }
 }
 
 /// Runs what blocks where that is allowed.

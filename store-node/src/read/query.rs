@@ -15,7 +15,7 @@ use anabranch_schemas::store as proto;
 use super::find::Find;
 use super::page::{Page, Used};
 use crate::error::Error;
-use crate::storage::{Storage, in_haste};
+use crate::storage::Storage;
 use crate::wishes::Wishes;
 
 /// What a query keeps before its first row, in bytes.
@@ -66,36 +66,30 @@ impl QueryCursor {
         Ok(QueryCursor { find, make })
     }
 
-    /// All of it, if it can be found at once: it is known where it is, and there is little. This waits for
-    /// no disk. `None` if it has to be read page by page, from the start.
+    /// All of it, if it is known where that is and there is little; `None` if it has to be read page by
+    /// page, from the start.
     pub(super) fn at_once(
         mut self,
         storage: &Storage,
     ) -> Result<Option<Vec<proto::QueryItem>>, Error> {
-        if !self.find.is_narrow(storage) {
+        let all = if self.find.is_narrow(storage) { self.short(storage) } else { Ok(None) };
+        if !matches!(all, Ok(Some(_))) {
             self.find.say_nothing();
-            return Ok(None);
         }
-        let mut used = Used::at_once();
-        let read: Result<_, Error> = in_haste(|| {
-            let mut items = Vec::new();
-            while !used.is_full() {
-                let page = self.page(storage, &mut used)?;
-                items.extend(page.items);
-                if page.is_last {
-                    return Ok(Some(items));
-                }
-            }
-            Ok(None)
-        });
-        match read {
-            Ok(Some(items)) => Ok(Some(items)),
-            Err(error) if !error.is_of_haste() => Err(error),
-            Ok(None) | Err(_) => {
-                self.find.say_nothing();
-                Ok(None)
+        all
+    }
+
+    /// All of it, if there is little.
+    fn short(&mut self, storage: &Storage) -> Result<Option<Vec<proto::QueryItem>>, Error> {
+        let (mut used, mut items) = (Used::at_once(), Vec::new());
+        while !used.is_full() {
+            let page = self.page(storage, &mut used)?;
+            items.extend(page.items);
+            if page.is_last {
+                return Ok(Some(items));
             }
         }
+        Ok(None)
     }
 
     /// The next page.

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::page::{Page, ScanCursor};
 use super::query::QueryCursor;
-use super::{Reads, Snapshot, blocking};
+use super::{Reads, Snapshot, blocking, soon};
 use crate::error::Error;
 use crate::metrics::OpenStream;
 use crate::storage::Storage;
@@ -117,7 +117,7 @@ impl Reads {
 
     /// What a SELECT finds here, behind the place `after`. There is always at least one reply. If it
     /// `is_short`, to look at it takes no time.
-    pub(crate) fn query(
+    pub(crate) async fn query(
         &self,
         app: AppId,
         (select, is_short): (Arc<Select>, bool),
@@ -125,12 +125,18 @@ impl Reads {
         snapshot: Snapshot,
     ) -> Result<QueryStream, Error> {
         let reply = |txn, items| proto::QueryReply { txn, items, stable: None };
-        let cursor = |at| self.cursor(app, Arc::clone(&select), after.to_vec(), at);
-        if let Some(at) = snapshot.txn.filter(|_| is_short)
-            && let Some(items) = cursor(at)?.at_once(&self.storage)?
-        {
-            return Ok(stream::once(ready(Ok(reply(Some(at.0), items)))).boxed());
+        if let Some(at) = snapshot.txn.filter(|_| is_short) {
+            let (select, after) = (Arc::clone(&select), after.to_vec());
+            let wishes = Arc::clone(&self.wishes);
+            let at_once = move |storage: &Storage| {
+                let (select, wishes) = (Arc::clone(&select), Arc::clone(&wishes));
+                QueryCursor::new(app, select, after.clone(), at, wishes)?.at_once(storage)
+            };
+            if let Some(items) = soon(&self.storage, at_once).await? {
+                return Ok(stream::once(ready(Ok(reply(Some(at.0), items)))).boxed());
+            }
         }
+        let cursor = |at| self.cursor(app, select, after.to_vec(), at);
         let cursor = snapshot.txn.map(cursor).transpose()?;
         self.open(Kind::Query, self.max_read, snapshot, cursor, QueryCursor::next, reply)
     }

@@ -92,7 +92,7 @@ impl Local {
         let snapshot = self.reads.snapshot(request.at).await?;
         let proto::QueryRequest { statement, args, readable, .. } = request;
         let is_short = statement.len() + args.len() + readable.len() <= SHORT_BYTES;
-        self.reads.query(app, (select, is_short), &request.after, snapshot)
+        self.reads.query(app, (select, is_short), &request.after, snapshot).await
     }
 
     pub(crate) async fn scan(&self, request: proto::ScanRequest) -> Result<ScanStream, Error> {
