@@ -7,8 +7,8 @@ use crate::client::ApiFlags;
 use crate::failure::Failure;
 use crate::output::{print, say};
 
-/// Run one statement. Documents are printed as JSON, one a line; of a statement that changes
-/// documents, its transaction and their ids.
+/// Run one statement. Documents, and what an EXPLAIN says, are printed as JSON, one a line; of a
+/// statement that changes documents, its transaction and their ids.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The statement, such as "SELECT * FROM cars WHERE Origin = :origin".
@@ -55,7 +55,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     for item in items {
         print(item)?;
     }
-    if reply["queryType"].as_str().is_some_and(|kind| !kind.eq_ignore_ascii_case("select")) {
+    // What only reads has said everything with its rows.
+    if reply["queryType"].as_str().is_some_and(|kind| !["select", "explain"].contains(&kind)) {
         print(json!({
             "transactionId": reply["transactionId"],
             "mutatedDocumentIds": reply["mutatedDocumentIds"],

@@ -27,6 +27,8 @@ pub fn check_statement(input: &Input) {
         }
         Err(error) => {
             assert!(!error.to_string().is_empty() && !error.code().is_empty());
+            // What is wrong with a part of it is told with its place.
+            assert!(error.location().is_some() || text.len() > MAX_STATEMENT_BYTES, "{error}");
         }
     }
 }

@@ -339,11 +339,15 @@ fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Whether the same call may succeed soon: the store node is away, starts, stops or catches up. One
-/// that has too much to do is not asked again from here: that would only be more.
+/// Whether the same call may succeed soon: the store node is away, starts, stops or catches up, or
+/// it gave up on rows that a slow client did not take. One that has too much to do is not asked
+/// again from here: that would only be more.
 fn may_pass(status: &Status) -> bool {
     match grpc::code_of(status) {
-        Some(code) => matches!(code, "catching_up" | "shutting_down" | "partition_away"),
+        Some(code) => {
+            let passing = ["catching_up", "shutting_down", "partition_away", "read_untaken"];
+            passing.contains(&code)
+        }
         // Of the transport: it could not be reached, or the connection was lost.
         None => matches!(
             status.code(),

@@ -2,6 +2,7 @@
 //! end.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -49,12 +50,25 @@ fn write(dir: &Path, name: &str, text: &str) -> Result<String> {
 fn a_user_declares_loads_asks_and_looks() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let certificates = Certificates::make(Path::new(BINARY), &dir.path().join("ca"), &["dev"])?;
-    let dev = embedded::start(dir.path(), "dev", &certificates, &["dev"])?;
+    let mut dev = embedded::start(dir.path(), "dev", &certificates, &["dev"])?;
+    own_key(dir.path(), &mut dev.process)?;
     resources(dir.path(), &dev.api)?;
     documents(dir.path(), &dev.api)?;
     keys(dir.path(), &dev.api)?;
     cluster(dir.path(), &dev.api)?;
     status(&dev.api)
+}
+
+/// Whoever starts it is shown a key, which is kept where nobody else may read it.
+fn own_key(dir: &Path, process: &mut Process) -> Result<()> {
+    let file = dir.join("dev").join("dev.key");
+    let key = fs::read_to_string(&file)?;
+    ensure!(key.starts_with("anb_dev_"), "it is no key of 'dev'");
+    let kept = format!("{}  (kept in {})", key.trim(), file.display());
+    process.wait_for_output(&kept, PATIENCE)?;
+    let mode = fs::metadata(&file)?.permissions().mode() & 0o777;
+    ensure!(mode == 0o600, "{mode:o}");
+    Ok(())
 }
 
 fn resources(dir: &Path, api: &Api) -> Result<()> {
@@ -116,6 +130,7 @@ fn documents(dir: &Path, api: &Api) -> Result<()> {
     let again = self::events(api)?;
     ensure!(again == events, "{again} events after the same file again");
 
+    explained(&server)?;
     let japanese = "SELECT * FROM cars WHERE Origin = :origin";
     let arguments = [japanese, "--args", r#"{"origin": "Japan"}"#];
     let (stdout, _) = run(&[&["query"], &server[..], &arguments[..]].concat(), DONE)?;
@@ -131,6 +146,23 @@ fn documents(dir: &Path, api: &Api) -> Result<()> {
     has(&stderr, "rows.json:2: ")?;
     has(&stderr, "rows.json:3: ")?;
     load("no-such-file", WRONG_USAGE)?;
+    Ok(())
+}
+
+/// What would be done is told in one row, and not done.
+fn explained(server: &[&str]) -> Result<()> {
+    for (statement, access) in [
+        ("EXPLAIN SELECT * FROM cars WHERE Origin = :origin", "scan"),
+        ("EXPLAIN UPDATE cars SET Origin = 'none' WHERE Origin = :origin", "scan"),
+        ("EXPLAIN DELETE FROM cars WHERE Origin = :origin", "scan"),
+        ("EXPLAIN EVICT FROM cars WHERE Origin = :origin", "scan"),
+        ("EXPLAIN DELETE FROM cars WHERE _id = :origin", "ids"),
+    ] {
+        let arguments = ["query", statement, "--args", r#"{"origin": "Japan"}"#];
+        let (stdout, _) = run(&[&arguments[..], server].concat(), DONE)?;
+        let row: Value = serde_json::from_str(&stdout).with_context(|| stdout.clone())?;
+        ensure!(row["partitions"][0]["access"] == access, "{statement}: {row}");
+    }
     Ok(())
 }
 
@@ -232,6 +264,20 @@ fn wrong_settings_and_servers_that_are_away_are_told_by_exit_codes() -> Result<(
     let impatient = ["load", CARS, "--collection", "cars", "--patience", "0", "--server", &away];
     run(&impatient, UNAVAILABLE)?;
     run(&["query", "SELECT 1", "--server", "ftp://nowhere"], WRONG_USAGE)?;
+    Ok(())
+}
+
+/// Whatever is served, unless it is told where, is served to this machine only.
+#[test]
+fn services_listen_on_the_loopback_by_default() -> Result<()> {
+    for service in ["dev", "ingest", "store-node", "cdc", "bridge"] {
+        let on_kafka: &[&str] =
+            if service == "dev" { &[] } else { &["--kafka", "127.0.0.1:1", "--cluster", "east"] };
+        let (settings, _) = run(&[&[service, "--dump-config"][..], on_kafka].concat(), DONE)?;
+        has(&settings, "listen_admin = \"127.0.0.1:8081\"")?;
+        let mut listening = settings.lines().filter(|line| line.starts_with("listen"));
+        ensure!(listening.all(|line| line.contains("= \"127.0.0.1:")), "{settings}");
+    }
     Ok(())
 }
 

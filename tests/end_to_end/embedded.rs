@@ -12,7 +12,7 @@ use crate::{BINARY, pipe};
 
 /// A cluster in one process, with a bridge.
 pub(crate) struct Bridged {
-    process: Process,
+    pub(crate) process: Process,
     pub(crate) api: Api,
     bridge: String,
 }

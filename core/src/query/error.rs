@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::ErrorKind;
 
-/// A place in a statement, from 1; columns count characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A place in a statement, from 1; columns count characters. What stands behind another is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
     /// The line.
     pub line: u64,
@@ -101,7 +101,7 @@ impl QueryError {
         &self.message
     }
 
-    /// Where in the text, if one place is to blame.
+    /// Where in the text: of everything but what is wrong with the text as a whole.
     pub fn location(&self) -> Option<Location> {
         self.location
     }

@@ -77,7 +77,8 @@ pub struct Insert {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnConflict {
-    /// The whole statement fails; nothing is written.
+    /// The document that is there stays as it is, and the statement is told to have failed. The
+    /// others are written all the same, unless all of them are decided as a whole.
     #[default]
     Fail,
     /// The document that is there stays as it is.

@@ -1,11 +1,11 @@
 //! The audit log: who asked for what, and what came of it. It is part of the log of the process, with
 //! the target `audit`; never bodies, never secrets. What was written stands in the journal, as the
-//! transaction that is noted.
+//! transaction that is noted, and what was declared in the metadata, as that version.
 
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::Request;
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +74,21 @@ impl Asked {
         }
     }
 
+    /// Notes what came of a request for resources, whatever is noted of those for documents, if it
+    /// was to change one or is denied: few are, and they decide who is let in at all.
+    pub(crate) fn note_declared(&self, response: &Response) {
+        let (status, Asked { method, path, .. }) = (response.status(), self);
+        if method.is_safe() && !is_denied(status) {
+            return;
+        }
+        let (kind, code) = (kind_of(response), code_of(response));
+        let version = header_of(response, &header::ETAG).map(|tag| tag.trim_matches('"'));
+        let (key, status) = (self.key(), status.as_u16());
+        tracing::info!(
+            target: "audit", key, %method, path, kind, status, code, version, "resource"
+        );
+    }
+
     /// Who sends it: a token tells only once it is verified.
     fn key(&self) -> Option<&str> {
         let sender = self.sender.0.get().filter(|name| !name.is_empty());
@@ -85,18 +100,17 @@ impl Audit {
     /// Notes a request that was answered, if it is one of those.
     pub(crate) fn note(self, asked: &Asked, response: &Response) {
         let (status, Asked { method, path, .. }) = (response.status(), asked);
-        let kind = response.extensions().get::<Kind>().map(|Kind(kind)| *kind);
+        let kind = kind_of(response);
         if !self.concerns(method, status, kind) {
             return;
         }
-        let code = response.extensions().get::<Code>().map(|code| code.as_str());
-        let txn = response.headers().get(TXN_HEADER).and_then(|txn| txn.to_str().ok());
+        let (code, txn) = (code_of(response), header_of(response, &TXN_HEADER));
         let (key, status) = (asked.key(), status.as_u16());
         tracing::info!(target: "audit", key, %method, path, kind, status, code, txn, "request");
     }
 
     fn concerns(self, method: &Method, status: StatusCode, kind: Option<&str>) -> bool {
-        let is_denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let is_denied = is_denied(status);
         // Of what failed the kind is not known.
         let reads = method == Method::GET || matches!(kind, Some("select" | "explain"));
         match self {
@@ -106,6 +120,22 @@ impl Audit {
             Audit::All => true,
         }
     }
+}
+
+fn is_denied(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+fn kind_of(response: &Response) -> Option<&'static str> {
+    response.extensions().get::<Kind>().map(|Kind(kind)| *kind)
+}
+
+fn code_of(response: &Response) -> Option<&'static str> {
+    response.extensions().get::<Code>().map(|code| code.as_str())
+}
+
+fn header_of<'a>(response: &'a Response, name: &HeaderName) -> Option<&'a str> {
+    response.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
 #[cfg(test)]

@@ -26,11 +26,12 @@ use anabranch_schemas::resources::ResourceName;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 
-use crate::access::{ApiToken, ShownKey, shown_key};
+use crate::access::{ApiToken, Asked, ShownKey, shown_key};
 use crate::error::{Code, Refusal};
 use crate::hosts::Hosts;
 use crate::http::{method_not_allowed, unknown_route};
@@ -109,34 +110,48 @@ fn routes(operated: Operated) -> Router {
         .with_state(admin)
 }
 
-/// Lets in those who may declare resources.
-async fn admit(
-    State(admin): State<Arc<Admin>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Refusal> {
-    let refuse = |message: &str| Refusal::new(Code::Unauthenticated, message);
-    match &admin.operators {
-        Operators::Anyone => {}
-        Operators::Nobody => {
-            return Err(refuse("this server was started without an admin key").with_hint(
-                "start it with --admin-key-file FILE; the file is made if it is not there",
-            ));
-        }
-        Operators::Holding(token) => {
-            const HINT: &str = "send the admin key with -H 'Authorization: Bearer KEY'; commands \
-                                take --admin-key-file";
-            let shown = shown_key(request.headers()).map_err(|refusal| refusal.with_hint(HINT))?;
-            let is_right = match &shown {
-                ShownKey::ApiKey(shown) => shown.is_same_as(token),
-                ShownKey::Token(_) => false,
-            };
-            if !is_right {
-                return Err(refuse("this is not the admin key").with_hint(HINT));
+/// Lets in those who may declare resources, and notes what they change. A change is made also for
+/// those who go away before it is, so this goes on without them.
+async fn admit(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
+    let asked = Asked::of(&mut request);
+    let answering = tokio::spawn(async move {
+        let response = match admin.operators.admit(&request) {
+            Ok(()) => next.run(request).await,
+            Err(refusal) => refusal.into_response(),
+        };
+        asked.note_declared(&response);
+        response
+    });
+    answering.await.unwrap_or_else(|error| broken_off(&error).into_response())
+}
+
+fn broken_off(error: &JoinError) -> Refusal {
+    Refusal::new(Code::Internal, format!("a request broke off: {error}"))
+}
+
+impl Operators {
+    /// Refuses whoever is none of them.
+    fn admit(&self, request: &Request) -> Result<(), Refusal> {
+        const HINT: &str = "send the admin key with -H 'Authorization: Bearer KEY'; commands take \
+                            --admin-key-file";
+        let refuse = |message: &str| Refusal::new(Code::Unauthenticated, message);
+        match self {
+            Operators::Anyone => Ok(()),
+            Operators::Nobody => Err(refuse("this server was started without an admin key")
+                .with_hint(
+                    "start it with --admin-key-file FILE; the file is made if it is not there",
+                )),
+            Operators::Holding(token) => {
+                let shown = shown_key(request.headers());
+                match shown.map_err(|refusal| refusal.with_hint(HINT))? {
+                    ShownKey::ApiKey(shown) if shown.is_same_as(token) => Ok(()),
+                    ShownKey::ApiKey(_) | ShownKey::Token(_) => {
+                        Err(refuse("this is not the admin key").with_hint(HINT))
+                    }
+                }
             }
         }
     }
-    Ok(next.run(request).await)
 }
 
 impl Admin {
@@ -154,9 +169,7 @@ impl Admin {
         let work = tokio::task::spawn_blocking(move || what(&admin));
         match timeout_at(Instant::now() + DEADLINE, work).await {
             Ok(Ok(result)) => result,
-            Ok(Err(error)) => {
-                Err(Refusal::new(Code::Internal, format!("a request broke off: {error}")))
-            }
+            Ok(Err(error)) => Err(broken_off(&error)),
             Err(_) => Err(Refusal::new(
                 Code::JournalUnavailable,
                 format!("the journal did not answer within {DEADLINE:?}"),

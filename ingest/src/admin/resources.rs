@@ -21,6 +21,7 @@ use super::parameters::{
     ResourceReply, WriteHeaders, WriteParameters,
 };
 use super::{Admin, cluster, key, replication};
+use crate::access::of_kind;
 use crate::error::{Code, Refusal};
 use crate::http::{self, ErrorReply, path_refusal, query_refusal, whole};
 
@@ -110,10 +111,13 @@ pub(super) async fn write(
             .with_hint("put a resource under its own kind, app and name"));
     }
     let shown = resource.to_value();
-    let (version, made) = admin.blocking(move |admin| put(admin, wanted, &resource, lose)).await?;
-    tracing::info!(key = id.key(), %version, "resource declared");
-    let status = if made { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(with_version(status, http::json(shown), version))
+    let (version, done) = admin.blocking(move |admin| put(admin, wanted, &resource, lose)).await?;
+    let (status, kind) = match done {
+        Done::Made => (StatusCode::CREATED, "create"),
+        Done::Changed => (StatusCode::OK, "change"),
+        Done::Nothing => (StatusCode::OK, "keep"),
+    };
+    Ok(of_kind(kind, with_version(status, http::json(shown), version)))
 }
 
 /// A connection that breaks is told from a body that is too large: only the latter would be refused
@@ -149,13 +153,22 @@ enum Expected {
     At(Version),
 }
 
-/// Sets an entry, if it is as expected. Whether it is new.
+/// What was done with an entry for it to be as given.
+#[derive(Clone, Copy)]
+enum Done {
+    Made,
+    Changed,
+    /// It was so already.
+    Nothing,
+}
+
+/// Sets an entry, if it is as expected.
 fn put(
     admin: &Admin,
     wanted: Expected,
     resource: &Resource,
     may_lose: bool,
-) -> Result<(Version, bool), Refusal> {
+) -> Result<(Version, Done), Refusal> {
     let metadata = admin.metadata()?;
     let (key, text) = (resource.id().key(), resource.to_json());
     let mut tries = 0;
@@ -177,11 +190,11 @@ fn put(
         }
         // As it is to be: a file that is applied twice changes nothing.
         if let Some(entry) = found.as_ref().filter(|entry| entry.value == text) {
-            return Ok((entry.version, false));
+            return Ok((entry.version, Done::Nothing));
         }
         admit(admin, &key, found.as_ref(), resource, may_lose)?;
         match metadata.compare_and_set(&key, version, Some(text.clone())) {
-            Ok(set) => return Ok((set, version.is_none())),
+            Ok(set) => return Ok((set, version.map_or(Done::Made, |_| Done::Changed))),
             Err(MetadataError::Conflict { .. })
                 if wanted == Expected::Anything && tries < MAX_TRIES => {}
             Err(error) => return Err(Refusal::of_metadata(&error)),
@@ -262,25 +275,21 @@ pub(super) async fn remove(
     State(admin): State<Arc<Admin>>,
     path: Named,
     headers: HeaderMap,
-) -> Result<StatusCode, Refusal> {
+) -> Result<Response, Refusal> {
     let id = named(path)?;
     let wanted = if_match(&headers)?;
-    admin
-        .blocking(move |admin| {
-            let (metadata, key) = (admin.metadata()?, id.key());
-            let entry = entry(metadata, &id)?;
-            match &id {
-                ResourceId::Cluster(_) => cluster::admit_removal(admin)?,
-                ResourceId::Replication(..) | ResourceId::Key(..) => {}
-            }
-            let expected = Some(wanted.unwrap_or(entry.version));
-            metadata
-                .compare_and_set(&key, expected, None)
-                .map_err(|error| Refusal::of_metadata(&error))?;
-            tracing::info!(key, "resource removed");
-            Ok(StatusCode::NO_CONTENT)
-        })
-        .await
+    let removing = admin.blocking(move |admin| {
+        let (metadata, key) = (admin.metadata()?, id.key());
+        let entry = entry(metadata, &id)?;
+        match &id {
+            ResourceId::Cluster(_) => cluster::admit_removal(admin)?,
+            ResourceId::Replication(..) | ResourceId::Key(..) => {}
+        }
+        let expected = Some(wanted.unwrap_or(entry.version));
+        metadata.compare_and_set(&key, expected, None).map_err(|error| Refusal::of_metadata(&error))
+    });
+    removing.await?;
+    Ok(of_kind("remove", StatusCode::NO_CONTENT.into_response()))
 }
 
 /// Shows all resources.

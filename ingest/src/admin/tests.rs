@@ -1,5 +1,6 @@
 //! Resources, over a log of their own.
 
+mod audit;
 mod cluster;
 
 use std::collections::BTreeSet;

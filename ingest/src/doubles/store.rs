@@ -11,6 +11,7 @@ use anabranch_core::query::{self, Args, Groups, Predicate, Statement, parse_filt
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_server::{StoreNode, StoreNodeServer};
+use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -51,8 +52,8 @@ pub(crate) struct Node {
     shared: Arc<Shared>,
     /// Calls of Outcome that look without waiting answer that they know nothing, so many times.
     forgets: Arc<AtomicUsize>,
-    /// Queries break off after so many messages.
-    breaks_after: Arc<AtomicUsize>,
+    /// Queries break off after so many messages, with this code.
+    breaks: Arc<Mutex<Option<(usize, &'static str)>>>,
     /// The connection of the next query is lost after so many.
     lost_after: Arc<Mutex<Option<usize>>>,
     /// How many reads were asked for, and the code with which all are refused, if they are.
@@ -78,7 +79,7 @@ impl FakeStore {
         let node = Node {
             shared,
             forgets: Arc::default(),
-            breaks_after: Arc::new(AtomicUsize::new(usize::MAX)),
+            breaks: Arc::default(),
             lost_after: Arc::default(),
             reads: Arc::default(),
             refuses: Arc::default(),
@@ -147,9 +148,14 @@ impl Node {
         self.forgets.store(looks, Ordering::SeqCst);
     }
 
-    /// Queries break off after so many messages.
+    /// Queries break off after so many messages, for good.
     pub(crate) fn break_after(&self, messages: usize) {
-        self.breaks_after.store(messages, Ordering::SeqCst);
+        self.break_with("storage_failed", messages);
+    }
+
+    /// Queries break off after so many messages, with this code.
+    pub(crate) fn break_with(&self, code: &'static str, messages: usize) {
+        *self.breaks.lock() = Some((messages, code));
     }
 
     /// The connection of the next query is lost after so many messages.
@@ -227,7 +233,11 @@ impl Node {
         let args: Args = serde_json::from_str(&request.args).map_err(|_| failed("args"))?;
         let parsed = query::parse(&request.statement, &args)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let Statement::Select(mut select) = parsed else { return Err(failed("statement")) };
+        let mut select = match parsed {
+            Statement::Select(select) => select,
+            Statement::Explain(explain) => return explained(&explain.statement),
+            _ => return Err(failed("statement")),
+        };
         if let Some(readable) = readable(&request.readable) {
             select.restrict(readable).map_err(|_| failed("readable"))?;
         }
@@ -277,6 +287,13 @@ impl Node {
         rows.truncate(most.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap()));
         Ok(rows)
     }
+}
+
+/// The one row that says how a SELECT finds its documents: here it looks at all of them.
+fn explained(statement: &Statement) -> Result<Vec<proto::QueryItem>, Status> {
+    let Statement::Select(_) = statement else { return Err(failed("statement")) };
+    let item = r#"{"partitions":[{"access":"scan"}]}"#.to_owned();
+    Ok(vec![proto::QueryItem { key: String::new(), item, place: Bytes::new() }])
 }
 
 fn readable(text: &str) -> Option<Predicate> {
@@ -330,10 +347,11 @@ impl StoreNode for Node {
         if replies.is_empty() {
             replies.push(Ok(proto::QueryReply { txn, items: Vec::new(), stable: None }));
         }
-        let most = self.breaks_after.load(Ordering::SeqCst);
-        if most < replies.len() {
+        if let Some((most, code)) = *self.breaks.lock()
+            && most < replies.len()
+        {
             replies.truncate(most);
-            replies.push(Err(failed("storage_failed")));
+            replies.push(Err(failed(code)));
         }
         if let Some(most) = self.lost_after.lock().take() {
             replies.truncate(most);

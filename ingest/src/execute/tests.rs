@@ -226,6 +226,35 @@ async fn a_document_is_changed_only_if_it_is_as_it_was_read() {
     }
 }
 
+/// An ETag is sent back as it came, and is the same as its number.
+#[tokio::test]
+async fn a_document_is_unchanged_since_its_etag() {
+    let cluster = Cluster::start().await;
+    cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 'a', 'n': 1})", json!({})).await;
+    let path = format!("/apps/{APP}/api/v1/collections/cars/documents/a");
+    let etag = async || {
+        let reply = cluster.get(&path, &[]).await;
+        reply.headers["etag"].to_str().unwrap().to_owned()
+    };
+    let first = etag().await;
+    assert!(first.starts_with('"') && first.ends_with('"') && first.len() > 2, "{first}");
+    let update = "UPDATE cars APPLY n INCREMENT BY 1 WHERE _id = 'a'";
+    let since = async |etag: &str| {
+        let headers = [("x-anabranch-if-match", etag)];
+        let reply = cluster.execute_with(update, json!({}), &headers).await;
+        (reply.status.as_u16(), reply.code())
+    };
+    assert_eq!(since(&first).await, (200, String::new()));
+    assert_eq!(since(&first).await, (409, "document_changed".to_owned()));
+    let second = etag().await;
+    assert_ne!(second, first);
+    for torn in [&second[1..], &second[..second.len() - 1], "\"\"", "\"", "W/\"1\"", "\"x\""] {
+        assert_eq!(since(torn).await, (400, "invalid_header".to_owned()), "{torn}");
+    }
+    assert_eq!(since(&second).await, (200, String::new()));
+    assert_eq!(cluster.cars().await, [json!({"_id": "a", "n": 3})]);
+}
+
 #[tokio::test]
 async fn what_no_longer_matches_as_it_was_read_is_left_alone() {
     let cluster = Cluster::start().await;

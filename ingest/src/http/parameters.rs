@@ -47,11 +47,7 @@ pub(super) struct LoadBy {
 #[into_params(parameter_in = Query)]
 pub(super) struct Followed {
     /// A SELECT
-    #[param(
-        min_length = 1,
-        max_length = 65_536,
-        example = "SELECT * FROM cars WHERE Origin = :origin"
-    )]
+    #[param(min_length = 1, example = "SELECT * FROM cars WHERE Origin = :origin")]
     pub(super) query: String,
     /// Values for the `:names` in it, as a JSON object
     pub(super) args: Option<String>,
@@ -135,8 +131,9 @@ fn idempotency_key() -> Parameter {
 }
 
 fn timeout() -> Parameter {
-    let description = "When to give up, in milliseconds, if earlier than the server does. Of a \
-                       bulk load: to give up a round";
+    let description = "When to give up as long as the reply has not begun, in milliseconds, if \
+                       earlier than the server does; a reply that has begun is sent to its end. Of \
+                       a bulk load: when to give up a round";
     header("X-Anabranch-Timeout-Ms", description, number(LEAST_TIMEOUT_MS))
 }
 

@@ -62,6 +62,7 @@ data: ]}
         (status = 401, description = "No valid key is shown", body = ErrorReply),
         (status = 403, description = "The key does not allow to read in this collection", body = ErrorReply),
         (status = 409, description = "This cluster has no such transaction", body = ErrorReply),
+        (status = 414, description = "The address is longer than 64 KiB"),
         (status = 422, description = "The result is too large to be kept", body = ErrorReply),
         (status = 500, description = "The server is at fault", body = ErrorReply),
         (status = 503, description = "Not now", body = ErrorReply,

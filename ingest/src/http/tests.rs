@@ -1,4 +1,5 @@
 mod access;
+pub(crate) mod audit;
 mod bad_input;
 mod documents;
 mod examples;

@@ -114,8 +114,8 @@ impl Rows {
         Rows { caller: Some(caller), ..self }
     }
 
-    /// The next rows, at least one; `None` at the end. If the node that gave them dies another one
-    /// goes on.
+    /// The next rows, at least one; `None` at the end. If the node that gave them dies, or does not
+    /// wait any longer for rows to be taken, another one goes on, or the same one.
     pub(crate) async fn next(
         &mut self,
         deadline: Instant,
@@ -150,7 +150,7 @@ impl Rows {
         }
     }
 
-    /// Asks another node for what is left, of the same snapshot.
+    /// Asks a node for what is left, of the same snapshot.
     async fn go_on(&mut self, deadline: Instant) -> Result<(), Refusal> {
         if Instant::now() >= deadline {
             return Err(too_late());

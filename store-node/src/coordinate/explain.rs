@@ -90,3 +90,84 @@ fn row(
     let items = vec![proto::QueryItem { key: String::new(), item, place: Default::default() }];
     stream::iter([Ok(proto::QueryReply { txn, items, stable })]).boxed()
 }
+
+#[cfg(test)]
+mod tests {
+    use anabranch_core::query::{Args, Statement, parse};
+
+    use super::*;
+
+    /// Two partitions of one cluster, as their replicas tell of themselves after a run.
+    const RUN: [&str; 2] = [
+        r#"{"access":"index","why":"a","index":"by_n (n)","examined":4,"matched":3,"rows":2,
+            "elapsedMs":1.5}"#,
+        r#"{"access":"scan","why":"b","examined":700,"matched":1,"rows":1,"elapsedMs":0.25}"#,
+    ];
+    const NOT_RUN: [&str; 2] =
+        [r#"{"access":"ids","why":"a"}"#, r#"{"access":"scan","why":"there is no condition"}"#];
+
+    fn said(text: &str) -> Items<proto::QueryItem> {
+        let item = proto::QueryItem { item: text.to_owned(), ..Default::default() };
+        // While a replica is at work it says so with replies that have nothing in them.
+        stream::iter([Ok(vec![]), Ok(vec![]), Ok(vec![item]), Ok(vec![])]).boxed()
+    }
+
+    /// What the cluster says of a statement of which its partitions say this.
+    async fn explained(statement: &str, of_parts: [&str; 2]) -> String {
+        let parsed = parse(statement, &Args::new());
+        let Ok(Statement::Select(select)) = parsed else { panic!("{parsed:?}") };
+        let mut parts = Vec::new();
+        for (number, text) in (3..).zip(of_parts) {
+            parts.push(part(PartitionId(number), said(text)).await.unwrap());
+        }
+        let replies = row(&select, parts, Some(7), Some(8)).try_collect::<Vec<_>>().await.unwrap();
+        let [proto::QueryReply { txn: Some(7), stable: Some(8), items }] = &replies[..] else {
+            panic!("one reply, with its timestamps: {replies:?}")
+        };
+        assert_eq!(items.len(), 1, "one row");
+        items[0].item.clone()
+    }
+
+    #[tokio::test]
+    async fn what_each_partition_says_is_there_and_what_all_looked_at_together() {
+        let found = explained("SELECT * FROM c WHERE n = 1", RUN).await;
+        let expected = [
+            r#"{"examined":704,"#,
+            r#""order":"each partition has its rows in the order of _id, and they are merged","#,
+            r#""partitions":[{"access":"index","elapsedMs":1.5,"examined":4,"index":"by_n (n)","#,
+            r#""matched":3,"partition":3,"rows":2,"why":"a"},"#,
+            r#"{"access":"scan","elapsedMs":0.25,"examined":700,"matched":1,"partition":4,"#,
+            r#""rows":1,"why":"b"}]}"#,
+        ];
+        assert_eq!(found, expected.concat());
+        let found = explained("SELECT * FROM c", NOT_RUN).await;
+        let expected = [
+            r#"{"order":"each partition has its rows in the order of _id, and they are merged","#,
+            r#""partitions":[{"access":"ids","partition":3,"why":"a"},"#,
+            r#"{"access":"scan","partition":4,"why":"there is no condition"}]}"#,
+        ];
+        assert_eq!(found, expected.concat(), "nothing was looked at");
+    }
+
+    #[tokio::test]
+    async fn it_is_told_how_rows_are_put_in_order() {
+        let grouped = "the groups of all partitions are merged, then sorted";
+        for (statement, order) in [
+            ("SELECT a FROM c ORDER BY a", "each partition sorts its rows, which are merged"),
+            ("SELECT a FROM c GROUP BY a", grouped),
+            ("SELECT DISTINCT a FROM c ORDER BY a", grouped),
+        ] {
+            let found = Value::from_json(explained(statement, RUN).await.as_bytes()).unwrap();
+            assert_eq!(found.get(&["order"]), Some(&order.into()), "{statement}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_explanation_is_refused() {
+        let nothing = stream::iter([Ok(vec![])]).boxed();
+        for found in [said("[]"), said("{"), nothing] {
+            let status = part(PartitionId(0), found).await.unwrap_err();
+            assert!(status.message().contains("what is no explanation"), "{status}");
+        }
+    }
+}

@@ -33,14 +33,14 @@ pub(super) trait Take: FnMut(&mut Used, &DocumentKey, Value) -> Visit {}
 
 impl<F: FnMut(&mut Used, &DocumentKey, Value) -> Visit> Take for F {}
 
-/// How many bytes of ids are taken from an index to be sorted: about half a million.
-const MAX_SORTED_BYTES: usize = 32 << 20;
+/// How many bytes of ids are taken from an index to be sorted: about half a million, in tests 57.
+const MAX_SORTED_BYTES: usize = if cfg!(test) { 1_500 } else { 32 << 20 };
 /// About what an id takes beside its text.
 const ID_BYTES: usize = 24;
 /// How many ids are taken from an index to be sorted for each row that is needed at most, and beside
 /// them: else a scan that ends early is faster.
 const SORTED_PER_ROW: u64 = 20;
-const SORTED_BESIDE: u64 = 50_000;
+const SORTED_BESIDE: u64 = if cfg!(test) { 4 } else { 50_000 };
 
 /// The documents that match.
 #[derive(Debug)]

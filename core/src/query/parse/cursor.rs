@@ -48,6 +48,7 @@ impl<'a> Cursor<'a> {
         limit: usize,
     ) -> Result<Self, QueryError> {
         if text.len() > limit {
+            // Of all of the text: no part of it is too long.
             let message = format!("the text is {} bytes long; the limit is {limit}", text.len());
             let error = QueryError::new(QueryErrorCode::TooLong, message);
             return Err(match args {
@@ -191,6 +192,15 @@ impl<'a> Cursor<'a> {
             items.push(read(self)?);
         }
         Ok(items)
+    }
+
+    /// Reads something, and tells where it begins.
+    pub(super) fn placed<T>(
+        &mut self,
+        read: fn(&mut Self) -> Result<T, QueryError>,
+    ) -> Result<(Location, T), QueryError> {
+        let location = self.location();
+        read(self).map(|read| (location, read))
     }
 
     /// Reads something one level deeper, if that is not too deep.

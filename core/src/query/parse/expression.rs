@@ -15,7 +15,9 @@ use crate::Value;
 impl Cursor<'_> {
     /// Reads a condition.
     pub(super) fn predicate(&mut self) -> Result<Predicate, QueryError> {
-        Predicate::new(self.expression()?.into_condition()?)
+        let location = self.location();
+        let condition = self.expression()?.into_condition()?;
+        Predicate::new(condition).map_err(|error| error.at(location))
     }
 
     /// Reads a condition that is all there is.

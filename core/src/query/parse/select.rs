@@ -3,10 +3,10 @@
 use sqlparser::tokenizer::Token;
 
 use super::super::error::QueryError;
-use super::super::expr::Expr;
-use super::super::select::{Clauses, Direction, Item, Select};
+use super::super::select::{Clauses, Direction, Item, Part, Select};
 use super::calls::Aggregates;
 use super::cursor::Cursor;
+use super::term::Term;
 
 /// The clauses that may follow a collection's name, in order.
 const CLAUSES: [&str; 6] = ["WHERE", "GROUP BY", "HAVING", "ORDER BY", "LIMIT", "OFFSET"];
@@ -33,12 +33,13 @@ impl Cursor<'_> {
         if self.take_keyword("GROUP") {
             self.expect_keyword("BY")?;
             let keys = self.list(Self::expression)?;
-            clauses.group_by = keys.into_iter().map(|key| key.expr).collect();
+            clauses.group_by = keys.into_iter().map(Term::into_part).collect();
             (next, more) = (2, "',', ");
         }
         if self.take_keyword("HAVING") {
             let having = self.with_aggregates(Self::expression)?;
-            clauses.having = Some(having.into_condition()?);
+            let location = having.location;
+            clauses.having = Some(Part { expr: having.into_condition()?, location });
             (next, more) = (3, "AND, OR, ");
         }
         if self.take_keyword("ORDER") {
@@ -73,24 +74,25 @@ impl Cursor<'_> {
     }
 
     fn item(&mut self) -> Result<Item, QueryError> {
+        let location = self.location();
         if self.take(&Token::Mul) {
-            return Ok(Item::Document);
+            return Ok(Item::Document(location));
         }
         if self.at_keyword("FROM") || *self.peek() == Token::EOF {
             return Err(self.expected("'*' or what to select"));
         }
-        let expr = self.expression()?.expr;
+        let part = self.expression()?.into_part();
         let name = if self.take_keyword("AS") { Some(self.name("a name after AS")?) } else { None };
-        Ok(Item::Column { expr, name })
+        Ok(Item::Column { part, name })
     }
 
-    fn sort_key(&mut self) -> Result<(Expr, Direction), QueryError> {
-        let expr = self.expression()?.expr;
+    fn sort_key(&mut self) -> Result<(Part, Direction), QueryError> {
+        let key = self.expression()?.into_part();
         if self.take_keyword("DESC") {
-            return Ok((expr, Direction::Descending));
+            return Ok((key, Direction::Descending));
         }
         self.take_keyword("ASC");
-        Ok((expr, Direction::Ascending))
+        Ok((key, Direction::Ascending))
     }
 
     fn whole_number(&mut self, clause: &str) -> Result<u64, QueryError> {

@@ -2,7 +2,7 @@
 
 use sqlparser::tokenizer::Token;
 
-use super::super::error::{QueryError, QueryErrorCode};
+use super::super::error::{Location, QueryError, QueryErrorCode};
 use super::super::path::FieldPath;
 use super::super::predicate::Predicate;
 use super::super::statement::{Delete, Evict, Insert, OnConflict, Statement, Update};
@@ -125,11 +125,11 @@ impl Cursor<'_> {
         let (mut set, mut unset, mut increment) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             if self.take_keyword("SET") {
-                set.extend(self.list(Self::assignment)?);
+                set.extend(self.list(|cursor| cursor.placed(Self::assignment))?);
             } else if self.take_keyword("UNSET") {
-                unset.extend(self.list(Self::changed_path)?);
+                unset.extend(self.list(|cursor| cursor.placed(Self::changed_path))?);
             } else if self.take_keyword("APPLY") {
-                increment.extend(self.list(Self::increment)?);
+                increment.extend(self.list(|cursor| cursor.placed(Self::increment))?);
             } else {
                 break;
             }
@@ -137,9 +137,12 @@ impl Cursor<'_> {
         if set.is_empty() && unset.is_empty() && increment.is_empty() {
             return Err(self.expected("SET, UNSET or APPLY"));
         }
-        check_disjoint(
-            set.iter().map(|(path, _)| path).chain(&unset).chain(increment.iter().map(|(p, _)| p)),
-        )?;
+        let assigned = set.iter().map(|(at, (path, _))| (path, *at));
+        let removed = unset.iter().map(|(at, path)| (path, *at));
+        let added_to = increment.iter().map(|(at, (path, _))| (path, *at));
+        check_disjoint(assigned.chain(removed).chain(added_to))?;
+        let (set, unset, increment) =
+            (without_places(set), without_places(unset), without_places(increment));
         let filter = self.required_filter("UPDATE", "',', SET, UNSET, APPLY or WHERE")?;
         Ok(Update { collection, set, unset, increment, filter })
     }
@@ -220,20 +223,25 @@ impl Cursor<'_> {
     }
 }
 
+/// What was read, without where it stood.
+fn without_places<T>(placed: Vec<(Location, T)>) -> Vec<T> {
+    placed.into_iter().map(|(_, read)| read).collect()
+}
+
 /// Refuses fields that are named twice or lie inside another. Sorted, a field stands directly
-/// before those inside it.
-fn check_disjoint<'a>(paths: impl Iterator<Item = &'a FieldPath>) -> Result<(), QueryError> {
+/// before those inside it. What is wrong stands where the later of the two does.
+fn check_disjoint<'a>(
+    paths: impl Iterator<Item = (&'a FieldPath, Location)>,
+) -> Result<(), QueryError> {
     let mut paths: Vec<_> = paths.collect();
     paths.sort();
-    match paths.windows(2).find(|pair| pair[0].contains(pair[1])) {
-        Some(pair) => {
-            let message = if pair[0] == pair[1] {
-                format!("the statement changes '{}' twice", pair[0])
-            } else {
-                format!("the statement changes both '{}' and '{}' inside it", pair[0], pair[1])
-            };
-            Err(QueryError::new(QueryErrorCode::ConflictingPaths, message))
-        }
-        None => Ok(()),
-    }
+    let conflict = paths.windows(2).find(|pair| pair[0].0.contains(pair[1].0));
+    let Some([(outer, one), (inner, other)]) = conflict else { return Ok(()) };
+    let message = if outer == inner {
+        format!("the statement changes '{outer}' twice")
+    } else {
+        format!("the statement changes both '{outer}' and '{inner}' inside it")
+    };
+    let error = QueryError::new(QueryErrorCode::ConflictingPaths, message);
+    Err(error.at(*one.max(other)))
 }

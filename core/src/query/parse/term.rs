@@ -2,6 +2,7 @@
 
 use super::super::error::{Location, QueryError, QueryErrorCode};
 use super::super::expr::Expr;
+use super::super::select::Part;
 use super::cursor::shorten;
 use crate::Value;
 
@@ -29,6 +30,11 @@ impl Term {
     /// What can be true or false.
     pub(super) fn into_condition(self) -> Result<Expr, QueryError> {
         if self.expr.may_be_condition() { Ok(self.expr) } else { Err(self.unfit("a condition")) }
+    }
+
+    /// What a clause is made of.
+    pub(super) fn into_part(self) -> Part {
+        Part { expr: self.expr, location: self.location }
     }
 
     /// The error that something else belongs here.

@@ -3,9 +3,13 @@
 //! A name that a column was given with AS stands for that column in GROUP BY, HAVING and ORDER BY. What
 //! is computed of a group may be made of the keys of the group and of aggregates only. DISTINCT is a
 //! GROUP BY of all columns.
+//!
+//! Every expression comes with where it stood: what is wrong with it is told with its place.
+
+use std::collections::BTreeSet;
 
 use super::super::aggregate::Aggregate;
-use super::super::error::{QueryError, QueryErrorCode};
+use super::super::error::{Location, QueryError, QueryErrorCode};
 use super::super::expr::{Expr, Step};
 use super::super::parse::shorten;
 use super::super::predicate::Predicate;
@@ -19,9 +23,9 @@ pub(in super::super) struct Clauses {
     pub(in super::super) is_distinct: bool,
     pub(in super::super) items: Vec<Item>,
     pub(in super::super) filter: Option<Predicate>,
-    pub(in super::super) group_by: Vec<Expr>,
-    pub(in super::super) having: Option<Expr>,
-    pub(in super::super) order_by: Vec<(Expr, Direction)>,
+    pub(in super::super) group_by: Vec<Part>,
+    pub(in super::super) having: Option<Part>,
+    pub(in super::super) order_by: Vec<(Part, Direction)>,
     pub(in super::super) limit: Option<u64>,
     pub(in super::super) offset: u64,
 }
@@ -29,9 +33,27 @@ pub(in super::super) struct Clauses {
 /// What is selected.
 pub(in super::super) enum Item {
     /// `*`.
-    Document,
+    Document(Location),
     /// `expression [AS name]`.
-    Column { expr: Expr, name: Option<String> },
+    Column { part: Part, name: Option<String> },
+}
+
+/// An expression, and where it stood.
+pub(in super::super) struct Part {
+    pub(in super::super) expr: Expr,
+    pub(in super::super) location: Location,
+}
+
+impl Part {
+    /// The same with what `change` makes of the expression; what it finds wrong is wrong here.
+    fn try_map(
+        self,
+        change: impl FnOnce(Expr) -> Result<Expr, QueryError>,
+    ) -> Result<Self, QueryError> {
+        let Part { expr, location } = self;
+        let expr = change(expr).map_err(|error| error.at(location))?;
+        Ok(Part { expr, location })
+    }
 }
 
 /// How rows are sorted.
@@ -49,58 +71,52 @@ impl Select {
         let Clauses { is_distinct, items, filter, group_by, having, order_by, limit, offset } =
             clauses;
         let mut aliases = Aliases::of(&items);
-        let replace = |expr| aliases.replace(expr);
-        let group_by = group_by.into_iter().map(replace).collect::<Result<Vec<_>, _>>()?;
-        let having = having.map(|having| aliases.replace(having)).transpose()?;
+        let mut replace = |part: Part| part.try_map(|expr| aliases.replace(expr));
+        let group_by = group_by.into_iter().map(&mut replace).collect::<Result<Vec<_>, _>>()?;
+        let having = having.map(&mut replace).transpose()?;
         let mut order = Vec::with_capacity(order_by.len());
-        for (expr, direction) in order_by {
-            order.push((aliases.replace(expr)?, direction));
+        for (key, direction) in order_by {
+            order.push((replace(key)?, direction));
         }
-        for key in &group_by {
-            check_key(key, "GROUP BY")?;
-            if has_aggregate(key) {
-                let message = format!(
-                    "rows cannot be grouped by '{}', which is of a group",
-                    shorten(&key.to_string())
-                );
-                return Err(QueryError::new(QueryErrorCode::InvalidArgument, message)
-                    .with_hint("what is asked of groups stands in HAVING"));
-            }
-        }
+        group_by.iter().try_for_each(check_group_key)?;
         order.iter().try_for_each(|(key, _)| check_key(key, "ORDER BY"))?;
-        let columns = columns(items)?;
-        let mut written = columns.computed.iter().map(|(_, expr)| expr);
+        let (document, columns) = columns(items)?;
+        let mut written = columns.iter().map(|(_, column)| column);
         let is_grouped = !group_by.is_empty()
             || having.is_some()
-            || written.any(has_aggregate)
-            || order.iter().any(|(expr, _)| has_aggregate(expr));
+            || written.any(|column| has_aggregate(&column.expr))
+            || order.iter().any(|(key, _)| has_aggregate(&key.expr));
         // Documents differ in their ids, so with all of them nothing comes twice.
-        let has_id =
-            columns.has_document && !columns.computed.iter().any(|(name, _)| name == "_id");
+        let has_id = document.is_some() && !columns.iter().any(|(name, _)| name == "_id");
         if !is_grouped && (!is_distinct || has_id) {
+            let computed = columns.into_iter().map(|(name, column)| (name, column.expr)).collect();
+            let columns = Columns { has_document: document.is_some(), computed };
+            let order = order.into_iter().map(|(key, direction)| (key.expr, direction)).collect();
             let grouping = None;
             return Ok(Select { collection, filter, limit, offset, columns, grouping, order });
         }
-        if columns.has_document {
-            let message = "'*' is of documents, and rows are groups of them here";
+        if let Some(location) = document {
+            let message = "'*' is of documents, but the rows are groups of them";
             return Err(QueryError::new(QueryErrorCode::InvalidArgument, message)
+                .at(location)
                 .with_hint("name what to select: what stands in GROUP BY, and aggregates"));
         }
-        let keys = if is_grouped {
-            group_by
+        let keys: Vec<Expr> = if is_grouped {
+            group_by.into_iter().map(|key| key.expr).collect()
         } else {
-            columns.computed.iter().map(|(_, expr)| expr.clone()).collect()
+            columns.iter().map(|(_, column)| column.expr.clone()).collect()
         };
         let by = if is_grouped { By::GroupBy } else { By::Distinct };
         let mut slots = Slots { keys: &keys, aggregates: Vec::new(), by };
-        let mut computed = Vec::with_capacity(columns.computed.len());
-        for (name, expr) in columns.computed {
-            computed.push((name, slots.take(expr)?));
+        let mut take = |part: Part| part.try_map(|expr| slots.take(expr)).map(|part| part.expr);
+        let mut computed = Vec::with_capacity(columns.len());
+        for (name, column) in columns {
+            computed.push((name, take(column)?));
         }
-        let having = having.map(|having| slots.take(having)).transpose()?;
+        let having = having.map(&mut take).transpose()?;
         let mut ordered = Vec::with_capacity(order.len());
-        for (expr, direction) in order {
-            ordered.push((slots.take(expr)?, direction));
+        for (key, direction) in order {
+            ordered.push((take(key)?, direction));
         }
         let aggregates = slots.aggregates;
         let is_distinct = is_distinct && is_grouped;
@@ -115,11 +131,25 @@ fn has_aggregate(expr: &Expr) -> bool {
 }
 
 /// Refuses what SQL takes for the number of a column, and what would be the same of every row.
-fn check_key(key: &Expr, clause: &str) -> Result<(), QueryError> {
-    let Expr::Literal(value) = key else { return Ok(()) };
+fn check_key(key: &Part, clause: &str) -> Result<(), QueryError> {
+    let Expr::Literal(value) = &key.expr else { return Ok(()) };
     let message = format!("{clause} {} is the same for all rows", shorten(&value.to_json()));
     Err(QueryError::new(QueryErrorCode::InvalidArgument, message)
+        .at(key.location)
         .with_hint("name a column, or write what it is computed of"))
+}
+
+/// Refuses to group by that, too, and by what is of a group.
+fn check_group_key(key: &Part) -> Result<(), QueryError> {
+    check_key(key, "GROUP BY")?;
+    if !has_aggregate(&key.expr) {
+        return Ok(());
+    }
+    let by = shorten(&key.expr.to_string());
+    let message = format!("rows cannot be grouped by '{by}', which is of a group");
+    Err(QueryError::new(QueryErrorCode::InvalidArgument, message)
+        .at(key.location)
+        .with_hint("what is asked of groups stands in HAVING"))
 }
 
 /// The names that columns were given, and the columns.
@@ -132,7 +162,7 @@ struct Aliases {
 impl Aliases {
     fn of(items: &[Item]) -> Self {
         let given = items.iter().filter_map(|item| match item {
-            Item::Column { expr, name: Some(name) } => Some((name.clone(), expr.clone())),
+            Item::Column { part, name: Some(name) } => Some((name.clone(), part.expr.clone())),
             _ => None,
         });
         Aliases { columns: given.collect(), left: MAX_FILTER_BYTES }
@@ -207,7 +237,7 @@ impl Slots<'_> {
                 }
                 let (message, hint) = match self.by {
                     By::GroupBy => (
-                        format!("'{path}' is of documents, and rows are groups of them here"),
+                        format!("'{path}' is of documents, but the rows are groups of them"),
                         format!("put it into GROUP BY, or into an aggregate: MIN({path})"),
                     ),
                     By::Distinct => (
@@ -225,31 +255,33 @@ impl Slots<'_> {
     }
 }
 
-fn columns(items: Vec<Item>) -> Result<Columns, QueryError> {
-    let mut columns = Columns { has_document: false, computed: Vec::new() };
+/// A column with its name.
+type Column = (String, Part);
+
+/// Where the document itself is selected, if it is, and the columns.
+fn columns(items: Vec<Item>) -> Result<(Option<Location>, Vec<Column>), QueryError> {
+    let (mut document, mut columns, mut names) = (None, Vec::new(), BTreeSet::new());
     for item in items {
         match item {
-            Item::Document if columns.has_document => {
-                let message = "'*' stands twice";
-                return Err(QueryError::new(QueryErrorCode::DuplicateName, message));
+            Item::Document(location) => {
+                if document.replace(location).is_some() {
+                    let error = QueryError::new(QueryErrorCode::DuplicateName, "'*' stands twice");
+                    return Err(error.at(location));
+                }
             }
-            Item::Document => columns.has_document = true,
-            Item::Column { expr, name } => {
-                let name = name.unwrap_or_else(|| name_of(&expr));
-                columns.computed.push((name, expr));
+            Item::Column { part, name } => {
+                let name = name.unwrap_or_else(|| name_of(&part.expr));
+                if !names.insert(name.clone()) {
+                    let message = format!("two columns have the name '{}'", shorten(&name));
+                    return Err(QueryError::new(QueryErrorCode::DuplicateName, message)
+                        .at(part.location)
+                        .with_hint("give one another name: AS .."));
+                }
+                columns.push((name, part));
             }
         }
     }
-    let mut names: Vec<_> = columns.computed.iter().map(|(name, _)| name).collect();
-    names.sort();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => {
-            let message = format!("two columns have the name '{}'", shorten(pair[0]));
-            Err(QueryError::new(QueryErrorCode::DuplicateName, message)
-                .with_hint("give one another name: AS .."))
-        }
-        None => Ok(columns),
-    }
+    Ok((document, columns))
 }
 
 /// What a column is called that was given no name: like its field, else like it is written.

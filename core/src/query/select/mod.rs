@@ -8,7 +8,7 @@ mod clauses;
 mod groups;
 mod sorted;
 
-pub(super) use self::clauses::{Clauses, Direction, Item};
+pub(super) use self::clauses::{Clauses, Direction, Item, Part};
 pub use self::groups::{Group, Groups, TooLarge};
 pub use self::sorted::{SortedRow, SortedRows, place};
 use super::aggregate::Aggregate;
@@ -74,7 +74,7 @@ impl Select {
     /// Reads as if there were no other documents than those of which this holds.
     ///
     /// # Errors
-    /// If both conditions together are too long.
+    /// If both conditions together are too long: at no place, since neither is alone.
     pub fn restrict(&mut self, readable: Predicate) -> Result<(), QueryError> {
         self.filter = Some(match self.filter.take() {
             Some(filter) => readable.and(filter)?,

@@ -21,7 +21,7 @@ const CASES: &[(&str, &str, &str)] = &[
         "syntax_error",
         "expected '*' or what to select, found 'FROM' at line 1, column 8",
     ),
-    ("SELECT *, a, * FROM c", "duplicate_name", "'*' stands twice"),
+    ("SELECT *, a, * FROM c", "duplicate_name", "'*' stands twice at line 1, column 14"),
     (
         "SELECT a b FROM c",
         "syntax_error",
@@ -39,7 +39,11 @@ const CASES: &[(&str, &str, &str)] = &[
         "syntax_error",
         "expected a field after '.', found the number .0 at line 1, column 9",
     ),
-    ("SELECT a, b.a FROM c", "duplicate_name", "two columns have the name 'a'"),
+    (
+        "SELECT a, b.a FROM c",
+        "duplicate_name",
+        "two columns have the name 'a' at line 1, column 11",
+    ),
     (
         "SELECT * FROM 'c'",
         "syntax_error",
@@ -261,17 +265,17 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "SELECT a, COUNT(*) FROM c GROUP BY b",
         "invalid_argument",
-        "'a' is of documents, and rows are groups of them here",
+        "'a' is of documents, but the rows are groups of them at line 1, column 8",
     ),
     (
         "SELECT * FROM c GROUP BY b",
         "invalid_argument",
-        "'*' is of documents, and rows are groups of them here",
+        "'*' is of documents, but the rows are groups of them at line 1, column 8",
     ),
     (
         "SELECT DISTINCT a FROM c ORDER BY b",
         "invalid_argument",
-        "with DISTINCT rows are not sorted by 'b', which is not selected",
+        "with DISTINCT rows are not sorted by 'b', which is not selected at line 1, column 35",
     ),
     (
         "SELECT CASE a WHEN 1 THEN 2 FROM c",
@@ -297,13 +301,57 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "SELECT COUNT(*) AS n FROM c GROUP BY n",
         "invalid_argument",
-        "rows cannot be grouped by 'COUNT(*)', which is of a group",
+        "rows cannot be grouped by 'COUNT(*)', which is of a group at line 1, column 38",
     ),
-    ("SELECT a FROM c ORDER BY 1", "invalid_argument", "ORDER BY 1 is the same for all rows"),
+    (
+        "SELECT a FROM c ORDER BY 1",
+        "invalid_argument",
+        "ORDER BY 1 is the same for all rows at line 1, column 26",
+    ),
     (
         "SELECT DISTINCT *, 1 AS _id FROM c",
         "invalid_argument",
-        "'*' is of documents, and rows are groups of them here",
+        "'*' is of documents, but the rows are groups of them at line 1, column 17",
+    ),
+    (
+        "SELECT a, COUNT(*) AS n FROM c GROUP BY a\nHAVING n > 1 AND b = 1",
+        "invalid_argument",
+        "'b' is of documents, but the rows are groups of them at line 2, column 8",
+    ),
+    (
+        "SELECT a FROM c\nGROUP BY a\nORDER BY a,\n b DESC",
+        "invalid_argument",
+        "'b' is of documents, but the rows are groups of them at line 4, column 2",
+    ),
+    (
+        "SELECT a, COUNT(*) + b AS n FROM c GROUP BY a",
+        "invalid_argument",
+        "'b' is of documents, but the rows are groups of them at line 1, column 11",
+    ),
+    (
+        "SELECT a AS x, b AS y,\n c AS x FROM c",
+        "duplicate_name",
+        "two columns have the name 'x' at line 2, column 2",
+    ),
+    (
+        "SELECT a, 2 AS b FROM c GROUP BY a, b",
+        "invalid_argument",
+        "GROUP BY 2 is the same for all rows at line 1, column 37",
+    ),
+    (
+        "UPDATE c SET a = 1,\n b = 2, a = 3 WHERE true",
+        "conflicting_paths",
+        "the statement changes 'a' twice at line 2, column 9",
+    ),
+    (
+        "UPDATE c SET a.b = 1 APPLY a INCREMENT BY 1 WHERE true",
+        "conflicting_paths",
+        "the statement changes both 'a' and 'a.b' inside it at line 1, column 28",
+    ),
+    (
+        "UPDATE c UNSET a SET b = 1, a.b.c = 1 WHERE true",
+        "conflicting_paths",
+        "the statement changes both 'a' and 'a.b.c' inside it at line 1, column 29",
     ),
 ];
 
@@ -348,17 +396,23 @@ fn length_is_limited() {
     let error = fail(&format!("SELECT * FROM c{spaces}"), "{}");
     assert_eq!(error.code(), "too_long");
     assert!(error.to_string().contains("65536"), "{error}");
+    // It is about all of the text: there is no part of it to point at.
+    assert_eq!(error.location(), None);
     assert!(parse_filter(&format!("true{spaces}")).is_ok());
     assert_eq!(parse_filter(&" ".repeat(MAX_FILTER_BYTES + 1)).unwrap_err().code(), "too_long");
 
     // Arguments count where the condition's text would have to hold them.
     let large = args(&format!(r#"{{"x": "{}"}}"#, "x".repeat(MAX_FILTER_BYTES)));
-    let error = parse("SELECT * FROM c WHERE a = :x", &large).unwrap_err();
-    assert_eq!(error.code(), "too_long");
+    for statement in ["SELECT * FROM c\n  WHERE a = :x", "DELETE FROM c\n  WHERE b = 1 OR a = :x"] {
+        let error = parse(statement, &large).unwrap_err();
+        assert_eq!(error.code(), "too_long");
+        assert_eq!(error.location(), Some(Location { line: 2, column: 9 }), "{statement}: {error}");
+    }
     assert!(parse("UPDATE c SET a = :x WHERE true", &large).is_ok());
 
     let error = parse_filter(&format!("a LIKE '{}'", "x".repeat(257))).unwrap_err();
     assert_eq!(error.code(), "too_long");
+    assert_eq!(error.location(), Some(Location { line: 1, column: 8 }), "where the pattern is");
 }
 
 #[test]
@@ -404,13 +458,15 @@ fn what_a_statement_computes_and_repeats_is_limited() {
     };
     let sum = vec!["a"; 2_000].join("+");
     let by = vec!["x"; 2_000].join(",");
-    for statement in [
-        columns("replace(:a, 'x', :b)", 100),
-        columns("split(replace(:a, 'x', :b), 'y')", 4),
-        format!("SELECT {sum} AS x FROM c ORDER BY {by}"),
-        format!("SELECT replace(:a, 'x', 'yy') AS x, :b AS z FROM c ORDER BY {by}"),
+    for (statement, line) in [
+        (columns("replace(:a, 'x', :b)", 100), 1),
+        (columns("split(replace(:a, 'x', :b), 'y')", 4), 1),
+        (format!("SELECT {sum} AS x FROM c\nORDER BY {by}"), 2),
+        (format!("SELECT replace(:a, 'x', 'yy') AS x, :b AS z FROM c\nORDER BY {by}"), 2),
     ] {
-        assert_eq!(parse(&statement, &args).unwrap_err().code(), "too_long");
+        let error = parse(&statement, &args).unwrap_err();
+        assert_eq!(error.code(), "too_long");
+        assert_eq!(error.location().map(|at| at.line), Some(line), "{error}");
     }
     assert!(parse(&columns("replace(:a, 'x', :b)", 3), &args).is_ok());
 }

@@ -1,3 +1,5 @@
+mod followed;
+
 use anabranch_journal::metadata::Version;
 use anabranch_schemas::resources::{ApiKey, PermissionScope, PermissionSpec, Resource};
 use jiff::{SignedDuration, Timestamp};

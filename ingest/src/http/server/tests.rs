@@ -107,6 +107,22 @@ async fn who_is_turned_away_reads_so() {
     assert!(text.starts_with("HTTP/1.1 503") && text.contains("retry-after: 1"), "{text}");
 }
 
+/// A statement that is followed stands in the address.
+#[tokio::test]
+async fn an_address_that_is_too_long_is_refused_as_such() {
+    let (_cluster, address, _server) = start(IngestConfig::default()).await;
+    let path = format!("/apps/{}/api/v1/store/subscribe", crate::doubles::APP);
+    for (bytes, status) in [(60_000, "400"), (1 << 16, "414")] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let query = "a".repeat(bytes);
+        let get = format!("GET {path}?query={query} HTTP/1.1\r\nhost: x\r\n");
+        let request = format!("{get}connection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let text = rest(&mut stream).await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{bytes}: {text}");
+    }
+}
+
 /// Runs while a reply that is larger than any buffer on the way is not taken.
 #[tokio::test]
 async fn a_reply_that_is_not_taken_holds_its_place() {

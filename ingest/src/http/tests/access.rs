@@ -2,8 +2,6 @@
 //! what may be written stands in the round.
 
 use std::io;
-use std::mem;
-use std::sync::Arc;
 
 use anabranch_journal::metadata::{DeclaredKey, Version};
 use anabranch_schemas::resources::{Resource, ResourceName};
@@ -11,9 +9,9 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures::channel::mpsc;
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::audit::Log;
 use crate::access::ApiToken;
 use crate::config::IngestConfig;
 use crate::doubles::followed::{Event, Followed, request};
@@ -165,6 +163,43 @@ async fn who_may_read_a_part_is_answered_as_if_it_were_all() {
     }
 }
 
+/// It says where to go on, and nothing of who may.
+#[tokio::test]
+async fn a_cursor_reads_what_its_holder_may_read() {
+    let (cluster, [admin, till, other]) = guarded([
+        ("admin", everything()),
+        ("till", own()),
+        ("other", json!({"cars": {"read": true}})),
+    ])
+    .await;
+    let orders: Vec<_> =
+        (10..16).map(|id| json!({"_id": id, "store": 17 + id % 2, "open": true})).collect();
+    let insert = "INSERT INTO orders DOCUMENTS (:d)";
+    assert_eq!(execute(&cluster, &admin, insert, json!({"d": orders})).await.status, 200);
+    let page = async |key: &str, cursor: &Value| {
+        let select = "SELECT _id FROM orders";
+        let body = json!({"statement": select, "pageSize": 2, "cursor": cursor}).to_string();
+        let headers = [("authorization", key)];
+        let reply = cluster.send(post(&execute_path(), "application/json", &headers, body)).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        let mut reply = reply.json();
+        let ids = reply["items"].as_array().unwrap().iter().map(|item| item["_id"].clone());
+        (ids.collect::<Vec<_>>(), reply["cursor"].take())
+    };
+    let (all, of_all) = page(&admin, &Value::Null).await;
+    let (own, of_own) = page(&till, &Value::Null).await;
+    assert_eq!((all, own), (vec![json!(10), json!(11)], vec![json!(10), json!(12)]));
+    // Each goes on with the other's.
+    assert_eq!(page(&till, &of_all).await.0, [json!(12), json!(14)]);
+    assert_eq!(page(&admin, &of_own).await.0, [json!(13), json!(14)]);
+    // Who may read nothing of it is not helped by one, and without a key nobody is.
+    for (headers, status) in [(&[("authorization", other.as_str())][..], 403), (&[], 401)] {
+        let body = json!({"statement": "SELECT _id FROM orders", "cursor": of_all}).to_string();
+        let request = post(&execute_path(), "application/json", headers, body);
+        assert_eq!(cluster.send(request).await.status.as_u16(), status);
+    }
+}
+
 #[tokio::test]
 async fn what_a_round_may_do_stands_in_it() {
     let (cluster, [admin, till]) = guarded([("admin", everything()), ("till", own())]).await;
@@ -213,6 +248,9 @@ async fn what_no_rule_allows_is_forbidden_whatever_is_there() {
         // How a collection is looked through depends on all of it.
         (&till, "EXPLAIN SELECT * FROM orders"),
         (&till, "EXPLAIN ANALYZE SELECT * FROM orders WHERE _id = 'b'"),
+        (&till, "EXPLAIN UPDATE orders SET n = 1 WHERE _id = 'a'"),
+        (&till, "EXPLAIN DELETE FROM orders WHERE TRUE"),
+        (&till, "EXPLAIN EVICT FROM orders WHERE TRUE"),
         (&till, "CREATE INDEX i ON orders (store)"),
         (&till, "DROP INDEX i ON orders"),
         (&writer, "SELECT * FROM orders"),
@@ -338,35 +376,9 @@ async fn the_idempotency_key_is_of_one_subject_whatever_token_they_show() {
     assert_ne!(ids(claims("bob")).await, first);
 }
 
-/// What is written to the log.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// What was noted of requests since the last time.
-    fn audited(&self) -> Vec<Value> {
-        let text = mem::take(&mut *self.0.lock());
-        let lines = serde_json::Deserializer::from_slice(&text).into_iter::<Value>();
-        lines.map(Result::unwrap).filter(|line| line["target"] == "audit").collect()
-    }
-}
-
 #[tokio::test]
 async fn who_is_refused_with_a_signed_token_is_noted_by_name() {
-    let log = Log::default();
-    let written = log.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || written.clone());
-    let _noted = tracing::subscriber::set_default(subscriber.finish());
+    let (log, _noted) = Log::begin();
     let signer = Signer::p256();
     let cluster = trusting(&signer, &json!({"*": {"read": "name LIKE :pattern"}})).await;
     let over = with(claims("ann"), "exp", json!(seconds(-60)));

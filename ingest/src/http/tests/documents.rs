@@ -1,7 +1,9 @@
 //! Reading single documents, and reading what was written.
 
+use std::collections::BTreeSet;
+
 use axum::http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::doubles::{APP, Cluster, impatient, read};
 
@@ -158,4 +160,28 @@ async fn a_result_that_breaks_off_is_not_taken_for_a_whole_one() {
     let response = cluster.raw(lines).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert!(read(response).await.is_err(), "so do lines");
+}
+
+/// A store node waits only so long for its rows to be taken: then the same or another one goes on.
+#[tokio::test]
+async fn a_result_that_is_taken_slowly_comes_whole() {
+    let cluster = Cluster::start().await;
+    large(&cluster).await;
+    cluster.store.node.break_with("read_untaken", 4);
+    let select = "SELECT _id, text FROM cars";
+    let object = cluster.execute(select, json!({})).await;
+    assert_eq!((object.status, &object.json()["error"]), (StatusCode::OK, &Value::Null));
+    let items = object.json()["items"].as_array().cloned().unwrap();
+    let ids: BTreeSet<_> = items.iter().map(|item| item["_id"].to_string()).collect();
+    assert_eq!((items.len(), ids.len()), (1_000, 1_000), "none is missing or comes twice");
+    let accepted = [("accept", "application/x-ndjson")];
+    let lines = cluster.execute_with(select, json!({}), &accepted).await;
+    let rows: Vec<Value> =
+        lines.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(rows == items, "lines have the same rows");
+    let queries = cluster.store.node.queries.lock();
+    assert_eq!(queries.len(), 2 * 3, "each gave a part of them");
+    let snapshots: BTreeSet<_> =
+        queries.iter().filter_map(|query| query.at.and_then(|at| at.exactly)).collect();
+    assert_eq!(snapshots.into_iter().collect::<Vec<_>>(), [object.txn().unwrap()]);
 }

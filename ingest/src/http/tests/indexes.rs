@@ -88,3 +88,42 @@ async fn conditions_and_transactions_are_of_documents() {
     }
     assert!(declared(&cluster).is_empty());
 }
+
+/// What would be changed is found like the rows of a SELECT, and stays as it is.
+#[tokio::test]
+async fn what_finds_documents_to_change_is_explained_and_changes_none() {
+    let cluster = Cluster::start().await;
+    cluster.load("{\"_id\": 1, \"n\": 1}", &[]).await;
+    let before = cluster.cars().await;
+    let committed = || cluster.shared.world.lock().committed.len();
+    let written = committed();
+    let args = json!({"n": 1, "large": "x".repeat(1_000)});
+    for (statement, args) in [
+        ("EXPLAIN UPDATE cars SET text = :large APPLY n INCREMENT BY 1 WHERE n = :n", args),
+        ("EXPLAIN DELETE FROM cars WHERE n = :n", json!({"n": 1})),
+        ("explain evict from cars where n = :n", json!({"n": 1})),
+    ] {
+        cluster.store.node.queries.lock().clear();
+        let reply = cluster.execute(statement, args).await;
+        assert_eq!(reply.status, StatusCode::OK, "{statement}: {}", reply.text);
+        let body = reply.json();
+        assert_eq!(body["queryType"], "explain", "{statement}");
+        assert_eq!(body["items"], json!([{"partitions": [{"access": "scan"}]}]), "{statement}");
+        assert_eq!(body["mutatedDocumentIds"], json!([]), "{statement}");
+        let asked = cluster.store.node.queries.lock().clone();
+        let [asked] = &asked[..] else { panic!("{statement} is asked once: {asked:?}") };
+        let select = "EXPLAIN SELECT _id FROM `cars` WHERE n = 1";
+        assert_eq!((&*asked.statement, &*asked.args), (select, "{}"), "only what finds them");
+    }
+    // One that is longer than a statement with its arguments in place stays as it was written.
+    let list: Vec<_> = (0..5_000).map(|n| format!("where-{n:020}")).collect();
+    let statement = "EXPLAIN DELETE FROM cars WHERE text IN (:list)";
+    let reply = cluster.execute(statement, json!({"list": list})).await;
+    assert_eq!(reply.json()["queryType"], "explain", "{}", reply.text);
+    let asked = cluster.store.node.queries.lock().last().cloned().unwrap();
+    assert_eq!(asked.statement, "EXPLAIN SELECT _id FROM `cars` WHERE  text IN (:list)");
+    assert!(asked.args.contains("where-00000000000000000007"));
+    assert_eq!((committed(), cluster.cars().await), (written, before));
+    let insert = run(&cluster, "EXPLAIN INSERT INTO cars DOCUMENTS ({})").await;
+    assert_eq!((insert.status.as_u16(), insert.code()), (400, "syntax_error".to_owned()));
+}

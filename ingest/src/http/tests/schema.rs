@@ -31,6 +31,9 @@ const KNOWN: &[&str] = &[
     "type",
 ];
 
+/// What only tells a reader something.
+const TOLD: &[&str] = &["description", "example", "examples"];
+
 /// What about a value is not as a schema of this document says, or is not described by it.
 pub(crate) fn mismatch(document: &Value, schema: &Value, value: &Value) -> Option<String> {
     Reader { document, is_strict: true }.mismatch(schema, value)
@@ -49,9 +52,11 @@ impl<'a> Reader<'a> {
     fn mismatch(self, schema: &Value, value: &Value) -> Option<String> {
         let schema = self.resolved(schema);
         if let Some(schemas) = schema["oneOf"].as_array() {
+            has_only(schema, &["oneOf"]);
             return self.mismatch_of_one(schemas, value);
         }
         if let Some(parts) = schema["allOf"].as_array() {
+            has_only(schema, &["allOf"]);
             return self.mismatch(&self.together(parts), value);
         }
         let is_of = |wanted: &Value| wanted.as_str().is_some_and(|name| is_of_type(name, value));
@@ -86,6 +91,7 @@ impl<'a> Reader<'a> {
         match schema["$ref"].as_str() {
             None => schema,
             Some(target) => {
+                has_only(schema, &["$ref"]);
                 let target = self.document.pointer(target.trim_start_matches('#'));
                 self.resolved(target.expect("it leads somewhere"))
             }
@@ -109,6 +115,7 @@ impl<'a> Reader<'a> {
         let (mut properties, mut required) = (Map::new(), Vec::new());
         for part in parts.iter().map(|part| self.resolved(part)) {
             assert_eq!(part["type"], "object", "of others nobody knows how: {part}");
+            has_only(part, &["type", "properties", "required"]);
             properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
             required.extend(part["required"].as_array().cloned().unwrap_or_default());
         }
@@ -145,6 +152,16 @@ impl<'a> Reader<'a> {
             (!is_let_in).then(|| format!("'{name}' is not described"))
         })
     }
+}
+
+/// Fails if a schema has more than these, and what tells a reader something: beside them nobody
+/// looks at it.
+#[track_caller]
+fn has_only(schema: &Value, names: &[&str]) {
+    let fields = schema.as_object().expect("a schema is an object");
+    let is_known = |name: &&String| names.iter().chain(TOLD).any(|known| known == name);
+    let more = fields.keys().find(|name| !is_known(name));
+    assert_eq!(more, None, "nobody looks at it: {schema}");
 }
 
 fn is_of_type(name: &str, value: &Value) -> bool {
@@ -265,4 +282,35 @@ fn what_is_out_of_bounds_is_noticed() {
     tell(&none, &map, &[json!({"a": null})], &[json!({}), json!({"a": 1})]);
     let closed = json!({"type": "object", "additionalProperties": false});
     tell(&none, &closed, &[json!({})], &[json!({"a": 1})]);
+}
+
+#[test]
+fn what_nobody_would_look_at_is_not_passed_over() {
+    let document = json!({
+        "a": {"type": "object", "description": "told"},
+        "closed": {"type": "object", "additionalProperties": false},
+    });
+    let told = [("description", json!("told")), ("example", json!({})), ("examples", json!([{}]))];
+    let ways = [
+        json!({"$ref": "#/a"}),
+        json!({"oneOf": [{"$ref": "#/a"}]}),
+        json!({"allOf": [{"$ref": "#/a"}]}),
+    ];
+    for way in ways {
+        let with = |name: &str, more: &Value| {
+            let mut schema = way.clone();
+            schema[name] = more.clone();
+            schema
+        };
+        for (name, more) in &told {
+            assert_eq!(mismatch(&document, &with(name, more), &json!({})), None, "{name}");
+        }
+        for (name, more) in [("maxProperties", json!(1)), ("required", json!(["n"]))] {
+            let schema = with(name, &more);
+            let looked = std::panic::catch_unwind(|| mismatch(&document, &schema, &json!({})));
+            assert!(looked.is_err(), "{schema}");
+        }
+    }
+    let parts = json!({"allOf": [{"$ref": "#/a"}, {"$ref": "#/closed"}]});
+    assert!(std::panic::catch_unwind(|| mismatch(&document, &parts, &json!({}))).is_err());
 }
