@@ -84,12 +84,17 @@ enum Step {
 #[derive(Clone, Debug)]
 enum Ask {
     Statement(String, Since),
-    /// Several statements as one.
-    Transaction(Vec<String>),
+    /// Several statements as one, also as a whole or not at all; sent once more under its key.
+    Transaction(Vec<(String, Since)>, Atomic, Again),
     Pages(String),
     Document(i64),
     Load(Vec<(i64, i64, bool)>),
 }
+
+/// Whether all of it is written or nothing.
+type Atomic = bool;
+/// Whether it has a key, and is sent twice.
+type Again = bool;
 
 /// Since when documents have to be unchanged, if at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,9 +181,10 @@ fn arbitrary_ask() -> impl Strategy<Value = Ask> {
     prop_oneof![
         3 => select.clone().prop_map(statement),
         1 => grouped.prop_map(statement),
-        2 => (change, since).prop_map(|(text, since)| Ask::Statement(text, since)),
+        2 => (change, since.clone()).prop_map(|(text, since)| Ask::Statement(text, since)),
         2 => insert.prop_map(statement),
-        1 => prop::collection::vec(written, 1..4).prop_map(Ask::Transaction),
+        2 => (prop::collection::vec((written, since), 1..4), any::<bool>(), any::<bool>())
+            .prop_map(|(statements, atomic, again)| Ask::Transaction(statements, atomic, again)),
         1 => select.prop_map(Ask::Pages),
         1 => arbitrary_id().prop_map(Ask::Document),
         1 => prop::collection::vec(document, 1..3).prop_map(Ask::Load),
@@ -194,6 +200,24 @@ struct World {
     callers: Vec<String>,
     /// The last transaction that was written or read.
     seen: RefCell<u64>,
+    /// How often the caller has asked both apps.
+    asks: Cell<u64>,
+}
+
+impl Since {
+    /// The transaction, if this is the last one.
+    fn txn(self, last: u64) -> Option<u64> {
+        match self {
+            Since::Whenever => None,
+            Since::TheBeginning => Some(1),
+            Since::Now => Some(last),
+        }
+    }
+}
+
+/// What was answered, without what tells the time.
+fn answer((status, body): (u16, Value)) -> Value {
+    json!({ "status": status, "body": timeless(body) })
 }
 
 impl World {
@@ -211,7 +235,8 @@ impl World {
             (made("admin", &["--all"]), made("till", &rules));
         let (url, seen) = (dev.api.url().to_owned(), RefCell::new(0));
         let (client, api) = (plain_client().build()?, dev.api.clone());
-        let world = World { client, api, url, admins: admins?, callers: callers?, seen };
+        let asks = Cell::new(0);
+        let world = World { client, api, url, admins: admins?, callers: callers?, seen, asks };
         wait_until("the keys are known", PATIENCE, || {
             let known = |app: usize| {
                 let select = "SELECT * FROM things";
@@ -311,7 +336,9 @@ impl World {
         let inserts = match ask {
             Ask::Statement(text, _) => text.starts_with("INSERT"),
             Ask::Load(_) => true,
-            Ask::Transaction(texts) => texts.iter().any(|text| text.starts_with("INSERT")),
+            Ask::Transaction(statements, ..) => {
+                statements.iter().any(|(text, _)| text.starts_with("INSERT"))
+            }
             Ask::Pages(_) | Ask::Document(_) => false,
         };
         if inserts {
@@ -319,6 +346,7 @@ impl World {
             self.execute(0, &self.admins[0], collection, left, None)?;
         }
         let now = *self.seen.borrow();
+        self.asks.set(self.asks.get() + 1);
         let [with, without] = [0, 1].map(|app| self.ask(app, collection, ask, now));
         let (with, without) = (with?, without?);
         ensure!(
@@ -336,19 +364,25 @@ impl World {
             format!("{}/apps/{}/api/v1/collections/{collection}/documents", self.url, APPS[app]);
         let (status, body) = match ask {
             Ask::Statement(text, since) => {
-                let since = match since {
-                    Since::Whenever => None,
-                    Since::TheBeginning => Some(1),
-                    Since::Now => Some(now),
-                };
-                self.execute(app, key, collection, text, since)?
+                self.execute(app, key, collection, text, since.txn(now))?
             }
-            Ask::Transaction(texts) => {
-                let statement =
-                    |text: &String| json!({"statement": text.replace("things", collection)});
-                let statements: Vec<_> = texts.iter().map(statement).collect();
+            Ask::Transaction(statements, atomic, again) => {
+                let statement = |(text, since): &(String, Since)| {
+                    let text = text.replace("things", collection);
+                    json!({"statement": text, "ifMatch": since.txn(now)})
+                };
+                let statements: Vec<_> = statements.iter().map(statement).collect();
+                let body = json!({"statements": statements, "atomic": atomic});
                 let url = format!("{}/apps/{}/api/v1/store/transaction", self.url, APPS[app]);
-                self.send(self.client.post(url).json(&json!({"statements": statements})), key)?
+                let request = self.client.post(url).json(&body);
+                if !again {
+                    return Ok(answer(self.send(request, key)?));
+                }
+                let request = request.header("Idempotency-Key", self.asks.get());
+                let repeated = request.try_clone().context("a body that is no stream")?;
+                let first = answer(self.send(request, key)?);
+                let second = answer(self.send(repeated, key)?);
+                return Ok(json!({"status": first["status"], "first": first, "second": second}));
             }
             Ask::Document(id) => {
                 self.send(self.client.get(format!("{documents}?key={id}")), key)?
@@ -363,7 +397,7 @@ impl World {
             }
             Ask::Pages(text) => self.pages(app, key, collection, text)?,
         };
-        Ok(json!({ "status": status, "body": timeless(body) }))
+        Ok(answer((status, body)))
     }
 
     /// All pages of a SELECT, one row each.

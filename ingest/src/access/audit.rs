@@ -96,9 +96,47 @@ impl Asked {
     }
 }
 
+/// A request that is noted once it is answered, or its sender has gone away before that: what it was to
+/// write may be written all the same.
+pub(crate) struct Noting {
+    audit: Audit,
+    asked: Asked,
+    is_answered: bool,
+}
+
+impl Noting {
+    /// This is the answer.
+    pub(crate) fn answered(mut self, response: &Response) {
+        self.is_answered = true;
+        self.audit.note(&self.asked, response);
+    }
+}
+
+impl Drop for Noting {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.audit.note_gone(&self.asked);
+        }
+    }
+}
+
 impl Audit {
+    /// A request has come.
+    pub(crate) fn begin(self, asked: Asked) -> Noting {
+        Noting { audit: self, asked, is_answered: false }
+    }
+
+    /// Notes a request whose sender does not wait for the answer, if it may be one of those.
+    fn note_gone(self, asked: &Asked) {
+        let Asked { method, path, .. } = asked;
+        // What came of it is not known: it may have been done.
+        if self.concerns(method, StatusCode::OK, None) {
+            tracing::info!(target: "audit", key = asked.key(), %method, path, "gone");
+        }
+    }
+
     /// Notes a request that was answered, if it is one of those.
-    pub(crate) fn note(self, asked: &Asked, response: &Response) {
+    fn note(self, asked: &Asked, response: &Response) {
         let (status, Asked { method, path, .. }) = (response.status(), asked);
         let kind = kind_of(response);
         if !self.concerns(method, status, kind) {

@@ -108,7 +108,7 @@ async fn admit_to(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let asked = Asked::of(&mut request);
+    let noting = api.config.audit.begin(Asked::of(&mut request));
     let response = match place {
         Ok(place) => hold(place, next.run(request).await),
         Err(refusal) => {
@@ -118,7 +118,7 @@ async fn admit_to(
             refusal.into_response()
         }
     };
-    api.config.audit.note(&asked, &response);
+    noting.answered(&response);
     response
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use parking_lot::Mutex;
@@ -94,5 +95,30 @@ async fn what_writes_and_what_reads_is_noted_as_the_setting_says() {
             let expected = if is_noted { vec![expected] } else { Vec::new() };
             assert_eq!(noted, expected, "{audit:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn who_goes_away_is_noted_as_one_who_may_have_written() {
+    let (log, _noted) = Log::begin();
+    for (audit, is_noted) in [(Audit::Denied, false), (Audit::Writes, true)] {
+        let config = IngestConfig { audit, ..IngestConfig::default() };
+        let everything = json!({"*": {"read": true, "write": true}});
+        let (cluster, [key]) = guarded_with(config, [("till", everything)]).await;
+        cluster.log.set_lagging(true);
+        let body = json!({"statement": "INSERT INTO orders DOCUMENTS ({'_id': 1})"}).to_string();
+        let headers = [("authorization", key.as_str())];
+        let request = post(&execute_path(), "application/json", &headers, body);
+        let mut asking = Box::pin(cluster.send(request));
+        // It is written, and nobody answers yet.
+        while cluster.shared.world.lock().committed.is_empty() {
+            assert!(futures::poll!(&mut asking).is_pending());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(asking);
+        let fields: Vec<_> = log.audited().iter().map(|line| line["fields"].clone()).collect();
+        let expected =
+            json!({"message": "gone", "key": "till", "method": "POST", "path": execute_path()});
+        assert_eq!(fields, if is_noted { vec![expected] } else { Vec::new() }, "{audit:?}");
     }
 }
