@@ -137,6 +137,9 @@ pub enum Error {
     /// The request makes no sense.
     #[error("{0}")]
     InvalidRequest(String),
+    /// What is to be read at once is too large for that. It never gets to a client.
+    #[error("a document of {0} bytes is not read in haste")]
+    TooLargeForHaste(usize),
     /// The node is stopping.
     #[error("the store node is shutting down")]
     Shutdown,
@@ -166,6 +169,7 @@ impl Error {
             | Error::PartitionAway(_)
             | Error::Expired(_)
             | Error::Untaken(_)
+            | Error::TooLargeForHaste(_)
             | Error::Overloaded(_) => ErrorKind::Retry,
             Error::CorruptStore(_) | Error::CorruptRecord { .. } | Error::Halted(_) => {
                 ErrorKind::Corrupt
@@ -185,10 +189,13 @@ impl Error {
         }
     }
 
-    /// Whether it is only that the disk was not to be waited for: there it can be read.
+    /// Whether it is only that it was not to take long: where it may, it can be read.
     pub(crate) fn is_of_haste(&self) -> bool {
-        let Error::Storage { source, .. } = self else { return false };
-        source.kind() == rocksdb::ErrorKind::Incomplete
+        match self {
+            Error::TooLargeForHaste(_) => true,
+            Error::Storage { source, .. } => source.kind() == rocksdb::ErrorKind::Incomplete,
+            _ => false,
+        }
     }
 
     /// The stable code that clients find in the metadata key `anabranch-code`.
@@ -209,6 +216,7 @@ impl Error {
             Error::FeedTrimmed { .. } => "feed_trimmed",
             Error::Expired(_) => "read_expired",
             Error::Untaken(_) => "read_untaken",
+            Error::TooLargeForHaste(_) => "too_large_for_haste",
             Error::Overloaded(_) => "overloaded",
             Error::QueryTooLarge { .. } => "query_too_large",
             Error::Statement(error) => error.code(),

@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, Range};
 use anabranch_core::ids::TxnId;
 use anabranch_core::keyspace::Slice;
 
-use super::engine::{Cursor, Family, Scope};
+use super::engine::{Cursor, Family, Scope, check_haste};
 use super::values::{IndexedChange, Version, decode_changes, decode_version};
 use super::{Storage, keys};
 use crate::error::Error;
@@ -76,6 +76,7 @@ impl Storage {
         if found != id {
             return Ok(None);
         }
+        check_haste(value.len())?;
         match decode_version(value)? {
             Version::State(state) => read(txn, state).map(Some),
             Version::Evicted => Ok(None),

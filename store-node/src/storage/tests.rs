@@ -194,6 +194,12 @@ fn in_haste_only_what_is_in_memory_is_read() {
         batch.put_version(b"document", TxnId(1), &[STATE_PREFIX, b"state"].concat());
         batch.write(&Progress::start(16), Err).unwrap();
         assert_eq!(in_haste(|| read(&storage)).unwrap(), Some(TxnId(1)), "it was just written");
+        let large = |storage: &Storage| storage.document(b"large", TxnId(9), |txn, _| Ok(txn));
+        let mut batch = Batch::new(&storage, 1024);
+        batch.put_version(b"large", TxnId(1), &[STATE_PREFIX, &vec![b'x'; 100_000]].concat());
+        batch.write(&Progress::start(16), Err).unwrap();
+        assert!(in_haste(|| large(&storage)).unwrap_err().is_of_haste(), "it is large");
+        assert_eq!(large(&storage).unwrap(), Some(TxnId(1)));
         storage.flush().unwrap();
     }
     let Opened { storage, .. } = open(dir.path(), 1, 16).unwrap();

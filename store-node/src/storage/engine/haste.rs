@@ -6,6 +6,11 @@
 
 use std::cell::Cell;
 
+use crate::error::Error;
+
+/// What is larger takes a while to decode.
+const LARGE: usize = 64 << 10;
+
 thread_local! {
     static IN_HASTE: Cell<bool> = const { Cell::new(false) };
 }
@@ -30,4 +35,12 @@ pub(crate) fn in_haste<T>(work: impl FnOnce() -> T) -> T {
 /// Whether this thread may not wait.
 pub(in crate::storage) fn is_in_haste() -> bool {
     IN_HASTE.get()
+}
+
+/// Refuses what is too large for a thread that may not wait.
+pub(in crate::storage) fn check_haste(bytes: usize) -> Result<(), Error> {
+    if bytes > LARGE && is_in_haste() {
+        return Err(Error::TooLargeForHaste(bytes));
+    }
+    Ok(())
 }

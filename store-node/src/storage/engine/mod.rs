@@ -17,7 +17,7 @@ use super::collect::Collected;
 
 pub(super) use self::disk::Disk;
 pub(crate) use self::haste::in_haste;
-pub(super) use self::haste::is_in_haste;
+pub(super) use self::haste::{check_haste, is_in_haste};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use self::memory::Memory;
 #[cfg(any(test, feature = "simulation"))]
