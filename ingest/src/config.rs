@@ -19,9 +19,11 @@ pub struct IngestConfig {
     /// Names this server among the ingest servers of its cluster, the same after a restart: it
     /// takes over what a server of the same name left open, so no two may share a name.
     pub server_name: String,
-    /// How long a request may take until its reply begins, in milliseconds; the header
-    /// `X-Anabranch-Timeout-Ms` shortens it. Of a bulk load, each round has this long.
+    /// How long a request may take until its reply begins, in milliseconds, unless the header
+    /// `X-Anabranch-Timeout-Ms` says otherwise. Of a bulk load, each round has this long.
     pub request_timeout_ms: u64,
+    /// The most that the header may say, in milliseconds.
+    pub max_request_timeout_ms: u64,
     /// How long a read waits at most for the transaction in `X-Anabranch-Txn-Id`, in milliseconds.
     pub read_wait_ms: u64,
     /// How long a client may take to send the head of a request, in milliseconds; also how long a
@@ -81,6 +83,7 @@ impl Default for IngestConfig {
         IngestConfig {
             server_name: "ingest-1".to_owned(),
             request_timeout_ms: 10_000,
+            max_request_timeout_ms: 10 * 60 * 1000,
             read_wait_ms: 5_000,
             header_timeout_ms: 30_000,
             body_idle_timeout_ms: 30_000,
@@ -112,6 +115,7 @@ impl IngestConfig {
         let IngestConfig {
             server_name,
             request_timeout_ms,
+            max_request_timeout_ms,
             read_wait_ms: _,
             header_timeout_ms,
             body_idle_timeout_ms,
@@ -166,6 +170,9 @@ impl IngestConfig {
         if let Err(reason) = hosts::check_setting(allowed_hosts) {
             return Err(wrong("allowed_hosts", reason));
         }
+        if max_request_timeout_ms < request_timeout_ms {
+            return Err(wrong("max_request_timeout_ms", "must be at least request_timeout_ms"));
+        }
         if max_buffered_bytes < max_body_bytes {
             return Err(wrong("max_buffered_bytes", "must be at least max_body_bytes"));
         }
@@ -187,6 +194,10 @@ impl IngestConfig {
 
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
+    }
+
+    pub(crate) fn max_request_timeout(&self) -> Duration {
+        Duration::from_millis(self.max_request_timeout_ms)
     }
 
     pub(crate) fn read_wait(&self) -> Duration {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anabranch_core::Value;
 use anabranch_core::document::{MAX_BYTES, MAX_DEPTH, WARN_BYTES};
-use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey};
+use anabranch_core::ids::{AppId, Collection, DocumentId, DocumentKey, TxnId};
 use anabranch_schemas::records::DocumentMutation;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -17,7 +17,8 @@ const MAX_WARNINGS: usize = 100;
 /// A document that was taken although something about it is not well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Warning {
-    /// A stable code: `large_document`, `ids_unknown` or `more_warnings`.
+    /// A stable code: `large_document`, `effect_unknown`, `ids_unknown`, `index_exists`, `index_not_found` or
+    /// `more_warnings`.
     #[schema(example = "large_document")]
     code: &'static str,
     /// What is not well.
@@ -27,6 +28,16 @@ pub(crate) struct Warning {
 impl Warning {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Warning { code, message: message.into() }
+    }
+
+    /// That no store node has told which documents of a transaction have become too large.
+    pub(crate) fn effect_unknown(txn: TxnId) -> Self {
+        let message = format!(
+            "transaction {txn} is written, but no store node has told yet whether documents were left as \
+             they were, which happens where one would become larger than {MAX_BYTES} bytes: read them \
+             with this transaction"
+        );
+        Warning::new("effect_unknown", message)
     }
 }
 

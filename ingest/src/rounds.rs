@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Code, Refusal};
 use crate::metrics;
-use crate::store::Store;
+use crate::store::{Outcome, Store};
 
 /// Where rounds go. Beside the round writer of the journal, tests have one that fails on purpose.
 pub(crate) trait RoundSink: Send + Sync + 'static {
@@ -39,6 +39,10 @@ impl RoundSink for RoundWriter {
         Box::pin(self.write_by(round, deadline))
     }
 }
+
+/// How long whoever wrote documents that are merged into others waits to be told which of them have become too
+/// large.
+const EFFECT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What to do when the journal does not take a round at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +91,20 @@ impl Rounds {
             Ok(Some(outcome)) => Ok(outcome.txn),
             Ok(None) | Err(_) => Ok(txn),
         }
+    }
+
+    /// What became of a round that was written as `txn`, where only documents that have become too large
+    /// can have been left out; `None` if no store node says so soon. What was written stays written then,
+    /// and the client is told that this is not known.
+    pub(crate) async fn effect(
+        &self,
+        round: &Round,
+        txn: TxnId,
+        deadline: Instant,
+    ) -> Option<Outcome> {
+        let deadline = deadline.min(Instant::now() + EFFECT_PATIENCE);
+        let slices = self.store.slices_of(round);
+        self.store.outcome(round.id, Some(txn), &slices, deadline).await.ok().flatten()
     }
 
     /// Writes a round and says as which transaction: not the first one that it is in, if it was

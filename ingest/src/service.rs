@@ -95,7 +95,7 @@ pub(crate) fn start(
     config.check()?;
     metrics::describe();
     let Context { journal, cluster, store_node, readiness, ready } = context;
-    let store = Store::new(store_node, cluster.slices, config.read_wait());
+    let store = Store::new(store_node, cluster.actor, cluster.slices, config.read_wait());
     let clock = Arc::new(HlcClock::system());
     let appender = RoundAppender::new(&cluster.name, cluster.actor, cluster.slices, clock);
     let mut settings = RoundWriterConfig::new(&config.server_name);

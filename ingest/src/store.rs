@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anabranch_core::ids::{DocumentId, RoundId, TxnId};
+use anabranch_core::ids::{ActorId, DocumentId, RoundId, TxnId};
 use anabranch_core::keyspace::{Slice, SliceCount};
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::grpc::{self, AnyOf, Turn};
@@ -57,6 +57,7 @@ type Client = StoreNodeClient<AnyOf>;
 pub(crate) struct Store {
     nodes: AnyOf,
     client: Client,
+    cluster: ActorId,
     slices: SliceCount,
     read_wait: Duration,
     /// Every transaction below this was stable when some node answered. Nodes hear of each other a
@@ -126,11 +127,22 @@ pub(crate) struct Found {
 }
 
 impl Store {
-    /// A client of these store nodes. Does not connect yet.
-    pub(crate) fn new(nodes: AnyOf, slices: SliceCount, read_wait: Duration) -> Self {
+    /// A client of the store nodes of this cluster. Does not connect yet.
+    pub(crate) fn new(
+        nodes: AnyOf,
+        cluster: ActorId,
+        slices: SliceCount,
+        read_wait: Duration,
+    ) -> Self {
         let client = client(nodes.clone());
         let extra = Arc::new(Budget::new(CALLS_PER_EXTRA, MOST_EXTRA));
-        Store { nodes, client, slices, read_wait, stable: Arc::default(), extra }
+        Store { nodes, client, cluster, slices, read_wait, stable: Arc::default(), extra }
+    }
+
+    /// Whose transactions these are: other clusters have others of the same numbers, and so has this one
+    /// if its log was made anew.
+    pub(crate) fn cluster(&self) -> ActorId {
+        self.cluster
     }
 
     /// The slices in which these documents are.
@@ -392,7 +404,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::doubles::{APP, Cluster};
+    use crate::doubles::{APP, Cluster, EAST};
 
     #[tokio::test]
     async fn the_next_node_is_asked_beside_one_that_does_not_answer() {
@@ -407,7 +419,7 @@ mod tests {
         let patience = Duration::from_secs(60);
         let addresses = format!("{},{}", silent.store.address, other.store.address);
         let nodes = AnyOf::new(&addresses, None).unwrap();
-        let store = Store::new(nodes.clone(), SliceCount::default(), patience);
+        let store = Store::new(nodes.clone(), EAST, SliceCount::default(), patience);
         for _ in 0..2 {
             let found = store
                 .get(&id, &Readable::ALL, At::Newest(at_least), Instant::now() + patience)

@@ -8,6 +8,7 @@ mod transport;
 use std::error::Error as _;
 use std::time::Duration;
 
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
 
@@ -96,6 +97,13 @@ pub fn refusal(code: Code, text: impl Into<String>) -> Status {
         text.push_str("...");
     }
     Status::new(code, text)
+}
+
+/// An error of a service, with its stable code.
+pub fn coded(code: Code, stable: &'static str, text: impl Into<String>) -> Status {
+    let mut status = refusal(code, text);
+    status.metadata_mut().insert(CODE_KEY, MetadataValue::from_static(stable));
+    status
 }
 
 /// What an error says, with the innermost cause if it is of the connection: that a name is not known,

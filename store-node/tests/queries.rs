@@ -67,8 +67,14 @@ fn expected(statement: &str, documents: &BTreeMap<String, Value>) -> Vec<Value> 
     rows.take(select.limit.map_or(usize::MAX, count)).collect()
 }
 
-/// The rows behind a place.
-async fn rows(node: &Node, statement: &str, at: TxnId, after: Bytes) -> Vec<proto::QueryItem> {
+/// The rows behind a place, of which so many are taken.
+async fn page(
+    node: &Node,
+    statement: &str,
+    at: TxnId,
+    after: Bytes,
+    most: Option<u64>,
+) -> Result<Vec<proto::QueryItem>, tonic::Status> {
     let request = proto::QueryRequest {
         app: APP.0.as_bytes().to_vec().into(),
         statement: statement.to_owned(),
@@ -76,14 +82,26 @@ async fn rows(node: &Node, statement: &str, at: TxnId, after: Bytes) -> Vec<prot
         at: Some(exactly(at)),
         after,
         readable: String::new(),
+        most,
     };
-    let mut stream = node.client.clone().query(request).await.unwrap().into_inner();
+    let mut stream = node.client.clone().query(request).await?.into_inner();
     let mut items = Vec::new();
-    while let Some(reply) = stream.message().await.unwrap() {
+    while let Some(reply) = stream.message().await? {
         assert_eq!(reply.txn, Some(at.0));
         items.extend(reply.items);
     }
-    items
+    Ok(items)
+}
+
+/// All rows behind a place.
+async fn rows(node: &Node, statement: &str, at: TxnId, after: Bytes) -> Vec<proto::QueryItem> {
+    page(node, statement, at, after, None).await.unwrap()
+}
+
+/// A page of two rows, or of more where that is no more work, has the first of these.
+fn begins_with(page: &[proto::QueryItem], rows: &[proto::QueryItem], statement: &str) {
+    assert!(page.len() >= rows.len().min(2), "{statement}: {}", page.len());
+    assert_eq!(page, &rows[..page.len()], "{statement}");
 }
 
 async fn check(cluster: &mut Cluster) {
@@ -110,9 +128,13 @@ async fn check(cluster: &mut Cluster) {
         let values: Vec<_> =
             all.iter().map(|item| Value::from_json(item.item.as_bytes()).unwrap()).collect();
         assert_eq!(values, expected, "{statement}");
+        let first = page(nodes.next().unwrap(), statement, last, Bytes::new(), Some(2)).await;
+        begins_with(&first.unwrap(), &all, statement);
         for (number, item) in all.iter().enumerate() {
             let after = Bytes::copy_from_slice(item.stands_at());
-            let rest = rows(nodes.next().unwrap(), statement, last, after).await;
+            let rest = rows(nodes.next().unwrap(), statement, last, after.clone()).await;
+            let next = page(nodes.next().unwrap(), statement, last, after, Some(2)).await;
+            begins_with(&next.unwrap(), &rest, statement);
             // Whoever goes on counts by itself how many rows a LIMIT still lets come.
             let has_limit = statement.contains("LIMIT");
             let left = if has_limit { all.len() - number - 1 } else { rest.len() };
@@ -175,5 +197,15 @@ async fn what_would_take_too_much_memory_is_refused() {
             }
         }
     }
+    // Page by page it is not.
+    let statement = "SELECT text || text || text AS t FROM cars ORDER BY t";
+    let (mut after, mut count) = (Bytes::new(), 0);
+    loop {
+        let rows = page(node, statement, last, after, Some(5)).await.unwrap();
+        let Some(item) = rows.last() else { break };
+        after = Bytes::copy_from_slice(item.stands_at());
+        count += rows.len();
+    }
+    assert_eq!(count, 30);
     cluster.stop().await;
 }

@@ -1,17 +1,20 @@
 //! What a plain Kafka console consumer sees of a cluster's topics.
 
+use std::process::Output;
 use std::thread;
 
 use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
 use anabranch_journal::{Journal, NewRecord, TopicPartition, TransactionalId, Writer};
 use anabranch_tests::support::Broker;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use serde_json::json;
 
 use crate::kafka::clusters;
 
 const ROUNDS: usize = 25;
+/// How often a consumer is started that sees nothing.
+const STARTS: usize = 5;
 /// What is in the log beside the rounds, in transactions that are aborted and left open.
 const ABORTED: &str = "written and aborted";
 const OPEN: &str = "written and left open";
@@ -86,9 +89,25 @@ fn write(topics: &[String], text: &'static str) -> Result<Box<dyn Writer>> {
     Ok(writer)
 }
 
-/// The records of a topic.
+/// The records of a topic that is not empty. Whoever has seen none of them has not come as far as to read: four
+/// consumers start at once, on a machine that may be busy, and what they wait for includes that.
 fn consume(topic: &str, isolation: &str) -> Result<Vec<String>> {
-    let output = Broker::shared().tool(
+    let mut said = String::new();
+    for _ in 0..STARTS {
+        let output = consume_once(topic, isolation)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        // What follows the last record is the consumer's own summary.
+        if let Some((records, _)) = text.rsplit_once("<END>") {
+            return Ok(records.split("<END>").map(str::to_owned).collect());
+        }
+        said = String::from_utf8_lossy(&output.stderr).into_owned();
+    }
+    bail!("{STARTS} consumers saw no record of {topic} ({isolation}); the last one said: {said}")
+}
+
+/// What the console consumer prints of a topic until nothing more comes.
+fn consume_once(topic: &str, isolation: &str) -> Result<Output> {
+    Broker::shared().tool(
         "kafka-console-consumer",
         &[
             "--topic",
@@ -100,15 +119,8 @@ fn consume(topic: &str, isolation: &str) -> Result<Vec<String>> {
             "print.value=true",
             "--formatter-property",
             "line.separator=<END>",
-            // Four start at once, on a machine that may be busy.
             "--timeout-ms",
             "20000",
         ],
-    )?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    // What follows the last record is the consumer's own summary.
-    let (records, _) = text
-        .rsplit_once("<END>")
-        .with_context(|| format!("no records: {}", String::from_utf8_lossy(&output.stderr)))?;
-    Ok(records.split("<END>").map(str::to_owned).collect())
+    )
 }

@@ -168,7 +168,8 @@ impl Follower {
 
     /// Whether a server lets it follow, from where it is.
     async fn connect(&mut self, seen: Option<TxnId>) -> bool {
-        let statement = percent_encoded(&self.query.statement());
+        let encoded = |byte| format!("%{byte:02X}");
+        let statement: String = self.query.statement().bytes().map(encoded).collect();
         let path = format!("/apps/{}/api/v1/store/subscribe?query={statement}", APP.0);
         let mut request = Request::get(path);
         if let Some(id) = self.followed.last_event_id() {
@@ -262,15 +263,4 @@ impl Follower {
     fn violate(&self, what: &str) {
         self.cluster.violate(&format!("{what} ({})", self.name));
     }
-}
-
-/// As a part of a URL.
-fn percent_encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-        encoded
-    })
 }

@@ -10,11 +10,15 @@ pub(super) fn document_id(series: &str, number: u64) -> String {
     format!("{series}-{number:09}")
 }
 
+/// Of documents without an id.
+pub(super) const WITHOUT_IDS: &str = "";
+
 /// The `number`th document, always the same, with its id in `series`.
 pub(super) fn document(series: &str, number: u64) -> String {
     let id = document_id(series, number);
+    let field = if series == WITHOUT_IDS { "id" } else { "_id" };
     let mut text = format!(
-        r#"{{"_id":"{id}","number":{number},"price":{},"open":{},"note":""#,
+        r#"{{"{field}":"{id}","number":{number},"price":{},"open":{},"note":""#,
         number % 9973,
         number.is_multiple_of(3),
     );

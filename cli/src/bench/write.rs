@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anabranch_journal::baseline::Producers;
 use anyhow::Result;
 
+use super::documents::WITHOUT_IDS;
 use super::place::{Cluster, PATIENCE, Place, PlaceFlags};
 use super::raw::{self, Mark, Raw};
 use super::report::{Measurement, spread, table};
@@ -154,7 +155,11 @@ impl Bench<'_> {
     /// Measures us, then the raw clients with the same records.
     async fn measure(&mut self, phase: Phase, raw_rounds: usize) -> Result<Vec<Measurement>> {
         self.phases += 1;
-        let series = format!("p{}", self.phases);
+        // Documents that are merged into others the store node is asked about: without one there is none.
+        let series = match self.is_whole {
+            true => format!("p{}", self.phases),
+            false => WITHOUT_IDS.to_owned(),
+        };
         let Cluster { api, journal, local, .. } = self.cluster;
         let identity = local.cluster.clone();
         let (log, who) = (journal.clone(), identity.clone());

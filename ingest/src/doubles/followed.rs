@@ -40,7 +40,28 @@ impl Followed {
     /// The next event that has data; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
-            while let Some((event, rest)) = self.text.split_once("\n\n") {
+            let (name, data) = self.any().await?;
+            if !data.is_empty() {
+                let data = serde_json::from_str(&data).unwrap_or_else(|_| panic!("{data}"));
+                return Some(Event { name, id: self.last, data });
+            }
+        }
+    }
+
+    /// Up to where it is told that nothing has changed: by an id, and nothing else.
+    pub(crate) async fn progress(&mut self) -> Option<u64> {
+        let before = self.id.clone();
+        while self.id == before {
+            let nothing = (String::new(), String::new());
+            assert_eq!(self.any().await, Some(nothing), "only how far it is");
+        }
+        self.last
+    }
+
+    /// The name and the data of what comes next; `None` at the end.
+    async fn any(&mut self) -> Option<(String, String)> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let event = event.to_owned();
                 self.text = rest.to_owned();
                 let (mut name, mut data) = (String::new(), String::new());
@@ -57,10 +78,7 @@ impl Followed {
                         other => panic!("{other:?}"),
                     }
                 }
-                if !data.is_empty() {
-                    let data = serde_json::from_str(&data).unwrap_or_else(|_| panic!("{data}"));
-                    return Some(Event { name, id: self.last, data });
-                }
+                return Some((name, data));
             }
             let next = timeout(Duration::from_secs(30), self.stream.next());
             let bytes = next.await.expect("something is sent").transpose().unwrap()?;

@@ -108,7 +108,7 @@ impl FakeLog {
         let commit = Commit {
             round: round.id,
             app: round.app,
-            origin: anabranch_core::ids::ActorId(uuid::Uuid::from_u128(1)),
+            origin: super::EAST,
             origin_txn: None,
             hlc: anabranch_core::hlc::Hlc::from_millis(1),
             digest: round.digest.to_vec(),

@@ -48,6 +48,8 @@ pub(crate) use crate::examples::APP;
 pub(crate) use log::{FakeLog, Fault};
 pub(crate) use store::FakeStore;
 
+/// The cluster.
+pub(crate) const EAST: ActorId = ActorId(Uuid::from_u128(1));
 /// How many snapshots of the past can be read.
 const REMEMBERED: usize = 16;
 
@@ -91,8 +93,7 @@ impl World {
         if self.outcomes.contains_key(&round.id) {
             return;
         }
-        let actor = ActorId(Uuid::from_u128(1));
-        let commit = Commit { hlc: Hlc::from_millis(txn + 1), actor, sequence: txn };
+        let commit = Commit { hlc: Hlc::from_millis(txn + 1), actor: EAST, sequence: txn };
         let before = self.documents.clone();
         let seen = |id: &Vec<u8>| before.get(id).filter(|(document, _)| document.is_visible());
         let (mut conflicts, mut kept, mut too_large) = (BTreeMap::new(), Vec::new(), Vec::new());
@@ -236,7 +237,7 @@ impl Cluster {
         journal: Arc<dyn Journal>,
         directory: tempfile::TempDir,
     ) -> Self {
-        let client = Store::new(store.nodes(), SliceCount::default(), config.read_wait());
+        let client = Store::new(store.nodes(), EAST, SliceCount::default(), config.read_wait());
         let rounds = Rounds::new(log.clone(), client.clone());
         let shutdown = Shutdown::new();
         let name: ClusterName = "east".parse().expect("a name");

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anabranch_core::Value;
@@ -56,6 +56,12 @@ pub(crate) struct Node {
     breaks: Arc<Mutex<Option<(usize, &'static str)>>>,
     /// The connection of the next query is lost after so many.
     lost_after: Arc<Mutex<Option<usize>>>,
+    /// Reads answer so many messages, and then nothing any more.
+    stalls_after: Arc<Mutex<Option<usize>>>,
+    /// Queries answer their first message again and again.
+    repeats: Arc<AtomicBool>,
+    /// How many messages of queries were taken.
+    pub(crate) taken: Arc<AtomicUsize>,
     /// How many reads were asked for, and the code with which all are refused, if they are.
     pub(crate) reads: Arc<AtomicUsize>,
     refuses: Arc<Mutex<Option<&'static str>>>,
@@ -81,6 +87,9 @@ impl FakeStore {
             forgets: Arc::default(),
             breaks: Arc::default(),
             lost_after: Arc::default(),
+            stalls_after: Arc::default(),
+            repeats: Arc::default(),
+            taken: Arc::default(),
             reads: Arc::default(),
             refuses: Arc::default(),
             epoch: Arc::default(),
@@ -161,6 +170,16 @@ impl Node {
     /// The connection of the next query is lost after so many messages.
     pub(crate) fn lose_after(&self, messages: usize) {
         *self.lost_after.lock() = Some(messages);
+    }
+
+    /// From now on reads answer so many messages, and then nothing; or all of them.
+    pub(crate) fn stall_after(&self, messages: Option<usize>) {
+        *self.stalls_after.lock() = messages;
+    }
+
+    /// Queries do not end: their first message comes again and again.
+    pub(crate) fn repeat(&self) {
+        self.repeats.store(true, Ordering::SeqCst);
     }
 
     /// Whether every read is refused, and with which code.
@@ -319,6 +338,9 @@ impl StoreNode for Node {
         let request = request.into_inner();
         let txn = self.reach_at(request.at).await?;
         let id = DocumentId::from_bytes(&request.document_id).expect("an id");
+        if *self.stalls_after.lock() == Some(0) {
+            std::future::pending::<()>().await;
+        }
         let found = self.shared.world.lock().read(&id);
         let readable = readable(&request.readable);
         let found = found.filter(|(value, _)| readable.is_none_or(|it| it.matches(value)));
@@ -357,7 +379,18 @@ impl StoreNode for Node {
             replies.truncate(most);
             replies.push(Err(Status::unavailable("the connection is lost, on purpose")));
         }
-        Ok(Response::new(stream::iter(replies).boxed()))
+        let replies = match self.repeats.load(Ordering::SeqCst) {
+            true => stream::iter(replies.into_iter().take(1).cycle()).left_stream(),
+            false => stream::iter(replies).right_stream(),
+        };
+        let taken = Arc::clone(&self.taken);
+        let replies = replies.inspect(move |_| {
+            taken.fetch_add(1, Ordering::SeqCst);
+        });
+        Ok(Response::new(match *self.stalls_after.lock() {
+            Some(most) => replies.take(most).chain(stream::pending()).boxed(),
+            None => replies.boxed(),
+        }))
     }
 
     async fn scan(

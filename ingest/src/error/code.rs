@@ -126,7 +126,7 @@ codes! {
     TransactionUnknown "transaction_unknown" 409 Invalid
         "send the transaction of a reply of this cluster, or none";
     DeadlineExceeded "deadline_exceeded" 504 Retry
-        "nothing was done; ask for less at once, or allow more time";
+        "nothing was done; ask for less at once, or allow more time in X-Anabranch-Timeout-Ms";
     OutcomeUnknown "outcome_unknown" 503 Unknown
         "repeat the request with the same Idempotency-Key, or read back what became of it";
     ShuttingDown "shutting_down" 503 Shutdown

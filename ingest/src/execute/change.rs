@@ -9,6 +9,7 @@ use anabranch_core::Value;
 use anabranch_core::document::{MAX_DEPTH, Mutation, WARN_BYTES};
 use anabranch_core::ids::{Collection, DocumentKey};
 use anabranch_core::query::{Args, Delete, Evict, FieldPath, Predicate, Update};
+use anabranch_runtime::tasks::blocking;
 use anabranch_schemas::records::DocumentMutation;
 use anabranch_schemas::store::QueryItem;
 
@@ -95,6 +96,7 @@ impl Planning<'_> {
         let app = self.run.request.app;
         let ids: Vec<_> = keys.iter().map(|key| name(key).id(app)).collect();
         let found = self.get(&ids, readable).await?;
+        let found = matching(&change.filter, found).await?;
         // Of several documents the others may be as they have to be, and under a key an earlier try may
         // have been written: then the log is asked.
         let is_alone =
@@ -110,10 +112,10 @@ impl Planning<'_> {
         asked: &Asked,
         change: &Change,
         name: DocumentName,
-        found: Found,
+        (found, does_match): (Found, bool),
         is_alone: bool,
     ) -> Result<(), Refusal> {
-        let Change { filter, mutation, bytes, .. } = change;
+        let Change { mutation, bytes, .. } = change;
         let since = asked.unchanged_since;
         match found.document {
             None if since.is_none() => Ok(()),
@@ -123,7 +125,7 @@ impl Planning<'_> {
                 Err(conflict::refusal(Conflict { document: name, winner, reason }))
             }
             Some((text, version)) if since.is_none() || version <= since => {
-                if !filter.matches(&stored(&text)?) {
+                if !does_match {
                     return Ok(());
                 }
                 let key = name.key.as_str().to_owned();
@@ -149,9 +151,25 @@ impl Planning<'_> {
         let Change { collection, mutation, bytes, .. } = change;
         let key = key(item)?;
         check(&key, item, mutation, *bytes, &mut self.plan.warnings)?;
+        // By the time that it is written there may be more.
+        self.plan.may_outgrow |= *bytes > 0 && item.item.len() + bytes > WARN_BYTES;
         let mutation = DocumentMutation::new(collection.clone(), key, mutation.clone());
         self.add(mutation, *bytes, asked)
     }
+}
+
+/// Of each document that was found whether the condition holds of it: not where others wait for the thread.
+async fn matching(filter: &Predicate, found: Vec<Found>) -> Result<Vec<(Found, bool)>, Refusal> {
+    let filter = filter.clone();
+    let matched = blocking(move || {
+        let matches = |found: Found| {
+            let document = found.document.as_ref().map(|(text, _)| stored(text)).transpose()?;
+            let does_match = document.is_some_and(|document| filter.matches(&document));
+            Ok((found, does_match))
+        };
+        found.into_iter().map(matches).collect()
+    });
+    matched.await.map_err(|_| Refusal::stopping())?
 }
 
 fn unnamed() -> Refusal {

@@ -14,9 +14,11 @@ use crate::store::{Conflict, Outcome, Reason};
 const MAX_LISTED: usize = 10;
 
 impl Written {
-    /// Takes out the documents that were not written, and says why if that is a failure.
+    /// Says as which transaction it was applied; takes out the documents that were not written, and says
+    /// why if that is a failure.
     pub(super) fn settle(&mut self, run: &Run<'_>, outcome: Outcome) {
         let Outcome { txn, is_atomic, conflicts, kept, too_large, digest: _ } = outcome;
+        self.txn = Some(txn);
         if run.is_conditional {
             self.decided = Some(if is_atomic { Decided::Whole } else { Decided::PerDocument });
         }

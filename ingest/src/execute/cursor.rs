@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anabranch_core::ids::{AppId, TxnId};
+use anabranch_core::ids::{ActorId, AppId, TxnId};
 use anabranch_core::query::Args;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
@@ -151,20 +151,42 @@ impl Cursor {
         if self.digest == digest {
             return Ok(());
         }
-        let message = "the cursor is of another statement, or of other arguments";
+        let message =
+            "the cursor is of another statement, of other arguments or of another cluster";
         Err(Refusal::new(Code::InvalidCursor, message))
     }
 }
 
-/// What says which statement of which app a cursor is of.
-pub(super) fn digest(app: AppId, statement: &str, args: &Args) -> Vec<u8> {
+/// What says which statement of which cluster and app a cursor is of.
+pub(super) fn digest(cluster: ActorId, app: AppId, statement: &str, args: &Args) -> Vec<u8> {
     let args = serde_json::to_vec(args).expect("arguments have string keys");
-    Digest::default().with(app.0.as_bytes()).with(statement.as_bytes()).with(&args).finish()
+    let digest = Digest::default().with(cluster.0.as_bytes()).with(app.0.as_bytes());
+    digest.with(statement.as_bytes()).with(&args).finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use uuid::Uuid;
+
     use super::*;
+
+    #[test]
+    fn it_is_of_one_statement_of_one_cluster() {
+        let (east, west) = (ActorId(Uuid::from_u128(1)), ActorId(Uuid::from_u128(2)));
+        let (one, two) = (AppId(Uuid::from_u128(1)), AppId(Uuid::from_u128(2)));
+        let args = Args::from([("a".to_owned(), anabranch_core::Value::Null)]);
+        let digests = [
+            digest(east, one, "SELECT * FROM c", &Args::new()),
+            digest(west, one, "SELECT * FROM c", &Args::new()),
+            digest(east, two, "SELECT * FROM c", &Args::new()),
+            digest(east, one, "SELECT * FROM d", &Args::new()),
+            digest(east, one, "SELECT * FROM c", &args),
+        ];
+        let different: HashSet<_> = digests.iter().collect();
+        assert_eq!(different.len(), digests.len());
+    }
 
     #[test]
     fn it_reads_back_and_nothing_else_is_one() {

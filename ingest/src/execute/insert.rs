@@ -5,21 +5,28 @@
 //! the others are not even sent, with DO UPDATE the later one's fields win.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use anabranch_core::Value;
 use anabranch_core::document::{Mutation, WARN_BYTES};
 use anabranch_core::ids::DocumentKey;
 use anabranch_core::query::{Insert, OnConflict, Statement};
 use anabranch_schemas::records::DocumentMutation;
+use futures::future::join_all;
+use tokio::time::Instant;
 
-use super::Asked;
-use super::plan::Planning;
+use super::plan::{Plan, Planning};
+use super::{Asked, Executor, Request};
+use crate::access::Readable;
 use crate::document::{DocumentName, NewDocument};
 use crate::error::{Code, Refusal};
 use crate::idempotency::RequestName;
+use crate::store::At;
 
-/// Documents of so many bytes together are asked for what became of them.
-const MAY_OUTGROW_BYTES: usize = WARN_BYTES;
+/// Of so many documents at most it is looked at how large they are.
+const FEW: usize = 16;
+/// How long that may take.
+const LOOK_PATIENCE: Duration = Duration::from_millis(200);
 /// What to do about an INSERT that is too large.
 const BULK: &str = "send many documents to the bulk endpoint, \
                     POST /apps/{app}/api/v1/collections/{collection}/documents";
@@ -40,6 +47,7 @@ impl Planning<'_> {
             let index = self.plan.given;
             self.plan.given += 1;
             let draw = || drawn_key(&self.run.name, index);
+            self.plan.merges |= is_update && document.get(&["_id"]).is_some();
             let document = NewDocument::new(document, "_id", draw, &mut self.plan.warnings)?;
             let NewDocument { key, fields, bytes } = document;
             let name = DocumentName { collection: collection.clone(), key: key.clone() };
@@ -53,8 +61,34 @@ impl Planning<'_> {
             let mutation = DocumentMutation::new(collection.clone(), key, insert);
             self.add(mutation, bytes, asked).map_err(too_large)?;
         }
-        self.plan.may_outgrow |= self.plan.bytes >= MAY_OUTGROW_BYTES;
         Ok(())
+    }
+}
+
+impl Executor {
+    /// Whether documents may become too large with what is there already, so that the store nodes are to be
+    /// asked once they are written. Of a few, into which little is merged, it is looked at how large they
+    /// are instead, which takes less time: only another write at the same moment can make a small one so
+    /// large.
+    pub(super) async fn may_outgrow(&self, request: &Request, plan: &Plan) -> bool {
+        let Plan { mutations, bytes, may_outgrow, merges, .. } = plan;
+        if *may_outgrow || !*merges {
+            return *may_outgrow;
+        }
+        if mutations.len() > FEW || *bytes > WARN_BYTES {
+            return true;
+        }
+        let deadline = request.deadline.min(Instant::now() + LOOK_PATIENCE);
+        let looks = mutations.iter().map(async |mutation| {
+            let id = mutation.id(request.app);
+            self.store.get(&id, &Readable::ALL, At::Newest(None), deadline).await
+        });
+        let found = join_all(looks).await;
+        let is_large = |text: &str| text.len() + bytes > WARN_BYTES;
+        found.iter().any(|found| match found {
+            Ok(found) => found.document.as_ref().is_some_and(|(text, _)| is_large(text)),
+            Err(_) => true,
+        })
     }
 }
 

@@ -151,7 +151,7 @@ impl Executor {
 
     /// Runs a request of one statement.
     pub(crate) async fn execute(&self, request: Request) -> Result<Executed, Refusal> {
-        let mut request = Parsed::new(request)?;
+        let mut request = Parsed::new(request).await?;
         if let Some(page) = request.asked.page.take() {
             return self.page(request, page).await.map(Executed::Page);
         }
@@ -173,7 +173,7 @@ impl Executor {
 
     /// Runs a request that only writes.
     pub(crate) async fn transact(&self, request: Request) -> Result<Written, Refusal> {
-        let request = Parsed::new(request)?;
+        let request = Parsed::new(request).await?;
         for (number, statement) in (1..).zip(&request.statements) {
             let message = match statement {
                 Statement::Select(_) | Statement::Explain(_) => "a SELECT writes nothing",
@@ -201,7 +201,7 @@ impl Executor {
         check_plain(&request, kind)?;
         let Request { app, caller, at_least, deadline, statements, .. } = request;
         let Asked { statement, args, .. } = &statements[0];
-        let question = Question { app, statement, args, readable };
+        let question = Question { app, statement, args, readable, most: None };
         let at = At::Newest(at_least);
         let rows = self.log_end.seen(at, self.store.query(question, at, deadline)).await?;
         Ok(Executed::Rows(Box::new(rows.for_caller(caller)), kind))
@@ -217,8 +217,10 @@ impl Executor {
         let Request { app, at_least, deadline, ref statements, ref caller, .. } = request.asked;
         let Asked { statement, args, .. } = &statements[0];
         let readable = &caller.readable(collection)?;
-        let question = Question { app, statement, args, readable };
-        let digest = cursor::digest(app, statement, args);
+        // One more tells whether the page is the last.
+        let most = Some(page.rows as u64 + 1);
+        let question = Question { app, statement, args, readable, most };
+        let digest = cursor::digest(self.store.cluster(), app, statement, args);
         let Page { rows: most, cursor } = page;
         let (rows, came) = match cursor {
             None => {
@@ -257,12 +259,16 @@ struct Parsed {
 }
 
 impl Parsed {
-    fn new(mut asked: Request) -> Result<Self, Refusal> {
+    async fn new(mut asked: Request) -> Result<Self, Refusal> {
         let name = RequestName::new(asked.app, &asked.caller, asked.key.take());
         // Parsing may take documents out of the arguments.
         let digest = if name.has_key() { digest(&asked) } else { Vec::new() };
         let mut statements = Vec::with_capacity(asked.statements.len());
         for index in 0..asked.statements.len() {
+            // Many long ones take a while, in which others are to go on.
+            if index > 0 {
+                tokio::task::yield_now().await;
+            }
             let Asked { statement, args, .. } = &mut asked.statements[index];
             let parsed = query::parse_taking(statement, args).map_err(Refusal::from);
             statements.push(parsed.map_err(|refusal| asked.of_statement(index + 1, refusal))?);

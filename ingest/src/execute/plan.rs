@@ -33,9 +33,10 @@ pub(super) struct Plan {
     pub(super) given: u64,
     /// All of it applies or nothing.
     pub(super) is_atomic: bool,
-    /// Whether documents may become too large with what is there already. Who writes a little at a
-    /// time is not asked for the outcome, which would double the time of each write.
+    /// Whether documents that were read may become too large.
     pub(super) may_outgrow: bool,
+    /// Whether documents are merged into others that were not read.
+    pub(super) merges: bool,
 }
 
 impl Plan {
@@ -134,7 +135,7 @@ impl Planning<'_> {
         readable: &Readable,
     ) -> Result<Rows, Refusal> {
         let Request { app, deadline, .. } = *self.run.request;
-        let question = Question { app, statement, args, readable };
+        let question = Question { app, statement, args, readable, most: None };
         let (executor, at) = (self.executor, self.at());
         let rows = executor.log_end.seen(at, executor.store.query(question, at, deadline)).await?;
         *self.read = self.read.or(rows.txn);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::plan::Plan;
 use super::{Executor, Request, Written, insert};
-use crate::document::{DocumentName, Warnings};
+use crate::document::{DocumentName, Warning, Warnings};
 use crate::error::{Code, Refusal};
 use crate::idempotency::RequestName;
 use crate::rounds::{Committed, Patience};
@@ -143,17 +143,24 @@ impl Executor {
     async fn commit(&self, run: &Run<'_>, plan: Plan) -> Result<Written, Refusal> {
         let documents = plan.documents();
         let Run { request, round, .. } = run;
+        let has_outcome = round.has_key || run.is_conditional || run.may_keep || request.atomic;
+        let may_outgrow = !has_outcome && self.may_outgrow(request, &plan).await;
         let entry = run.entry(round.digest.clone(), plan.is_atomic, plan.mutations);
-        let has_outcome = round.has_key
-            || run.is_conditional
-            || run.may_keep
-            || plan.may_outgrow
-            || request.atomic;
-        if !has_outcome {
-            let txn = self.rounds.write(entry, request.deadline, Patience::None).await?;
-            return Ok(run.written(Some(txn), documents, plan.warnings));
-        }
         let mut written = run.written(None, documents, plan.warnings);
+        if !has_outcome && !may_outgrow {
+            written.txn = Some(self.rounds.write(entry, request.deadline, Patience::None).await?);
+            return Ok(written);
+        }
+        if !has_outcome {
+            let committed = self.rounds.commit(&entry, request.deadline, Patience::None);
+            let txn = committed.await?.txn;
+            written.txn = Some(txn);
+            match self.rounds.effect(&entry, txn, request.deadline).await {
+                Some(outcome) => written.settle(run, outcome),
+                None => written.warnings.push(Warning::effect_unknown(txn)),
+            }
+            return Ok(written);
+        }
         let (txn, outcome) = self.write_settled(run, &entry).await?;
         check_digest(&outcome, round)?;
         if round.has_key && outcome.txn != txn && !planted!(RepeatsNameTheirOwn) {
@@ -165,7 +172,6 @@ impl Executor {
             };
             return self.repeated(run, outcome).await;
         }
-        written.txn = Some(outcome.txn);
         written.settle(run, outcome);
         Ok(written)
     }

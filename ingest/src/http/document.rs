@@ -133,7 +133,7 @@ async fn read(
     let key = DocumentKey::from_value(id).map_err(|error| Refusal::of_id(&error))?;
     let id = DocumentId { app, collection, key };
     let at_least = headers::at_least(headers)?;
-    let deadline = headers::deadline(headers, api.config.request_timeout())?;
+    let deadline = headers::deadline(headers, &api.config)?;
     let readable = caller.readable(&id.collection)?;
     let at = At::Newest(at_least);
     let found = api.log_end.seen(at, api.store.get(&id, &readable, at, deadline)).await?;

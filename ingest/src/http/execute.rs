@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::body::{Shape, Statements};
@@ -177,7 +178,9 @@ pub(super) async fn request(
             return Err(refusal);
         }
     };
-    let whole = api.limits.read(headers, body, request.deadline).await?;
+    // The time that a client asks for is for what the server has to do.
+    let arrived_by = request.deadline.min(Instant::now() + api.config.request_timeout());
+    let whole = api.limits.read(headers, body, arrived_by).await?;
     let Statements { statements, atomic, page } = shape.read(whole.bytes.clone()).await?;
     request.statements = statements;
     request.atomic = atomic;
@@ -218,7 +221,7 @@ async fn head(
         page: None,
         at_least: headers::at_least(headers)?,
         key: headers::idempotency_key(headers)?,
-        deadline: headers::deadline(headers, api.config.request_timeout())?,
+        deadline: headers::deadline(headers, &api.config)?,
     };
     Ok((request, since))
 }

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, header};
 use tokio::time::Instant;
 
 use super::reply::TXN_HEADER;
+use crate::config::IngestConfig;
 use crate::error::{Code, Refusal};
 use crate::idempotency::IdempotencyKey;
 use crate::live::Seen;
@@ -93,19 +94,19 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyK
 }
 
 /// When the request is given up.
-pub(super) fn deadline(headers: &HeaderMap, most: Duration) -> Result<Instant, Refusal> {
-    Ok(Instant::now() + timeout(headers, most)?)
+pub(super) fn deadline(headers: &HeaderMap, config: &IngestConfig) -> Result<Instant, Refusal> {
+    Ok(Instant::now() + timeout(headers, config)?)
 }
 
-/// How long a request may take: `most`, or less if the client says so.
-pub(super) fn timeout(headers: &HeaderMap, most: Duration) -> Result<Duration, Refusal> {
+/// How long a request may take: as long as the client says, within limits.
+pub(super) fn timeout(headers: &HeaderMap, config: &IngestConfig) -> Result<Duration, Refusal> {
     let timeout = match number(headers, TIMEOUT_HEADER)? {
         Some(millis) if millis < LEAST_TIMEOUT_MS => {
             let message = format!("the header {TIMEOUT_HEADER} is below {LEAST_TIMEOUT_MS}");
             return Err(Refusal::new(Code::InvalidHeader, message));
         }
-        Some(millis) => Duration::from_millis(millis).min(most),
-        None => most,
+        Some(millis) => Duration::from_millis(millis).min(config.max_request_timeout()),
+        None => config.request_timeout(),
     };
     Ok(timeout)
 }
@@ -150,4 +151,25 @@ pub(super) fn app(text: &str) -> Result<AppId, Refusal> {
 /// The collection in a path.
 pub(super) fn collection(text: &str) -> Result<Collection, Refusal> {
     text.parse().map_err(|error| Refusal::new(Code::InvalidCollection, format!("{error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_request_may_take_longer_if_that_is_said_within_limits() {
+        let config = IngestConfig::default();
+        let taking = |millis: u64| {
+            let header = (TIMEOUT_HEADER.parse().unwrap(), HeaderValue::from(millis));
+            timeout(&HeaderMap::from_iter([header]), &config).map(|time| time.as_millis())
+        };
+        assert_eq!(timeout(&HeaderMap::new(), &config).unwrap().as_millis(), 10_000);
+        assert_eq!(taking(LEAST_TIMEOUT_MS).unwrap(), LEAST_TIMEOUT_MS.into());
+        assert_eq!(taking(60_000).unwrap(), 60_000);
+        assert_eq!(taking(u64::MAX).unwrap(), 600_000);
+        assert_eq!(taking(LEAST_TIMEOUT_MS - 1).unwrap_err().code(), Code::InvalidHeader);
+    }
 }

@@ -121,8 +121,8 @@ enum BrokenResponse {
     description = "Writes many documents: one a line, or one array, of any length. They are \
         merged into those that are there; an equal one changes nothing. Documents are written in \
         rounds of at most 1,000; of two with the same id the later one wins. A document that \
-        cannot be used is listed and left out. The reply does not wait for the store node: read \
-        with the transaction id to see what was written. A load that is refused before its first \
+        cannot be used is listed and left out, as is one that would become too large with what is there. \
+        Read with the transaction id to see what was written. A load that is refused before its first \
         document has nothing but `error` in its reply.",
     params(OfCollection, LoadBy, LoadHeaders),
     security(("key" = [])),
@@ -187,7 +187,7 @@ async fn head(
         key: headers::idempotency_key(headers)?,
     };
     let mut loader = api.loader.clone();
-    loader.round_timeout = headers::timeout(headers, api.config.request_timeout())?;
+    loader.round_timeout = headers::timeout(headers, &api.config)?;
     Ok((request, loader))
 }
 

@@ -131,8 +131,8 @@ fn idempotency_key() -> Parameter {
 }
 
 fn timeout() -> Parameter {
-    let description = "When to give up as long as the reply has not begun, in milliseconds, if \
-                       earlier than the server does; a reply that has begun is sent to its end. Of \
+    let description = "When to give up as long as the reply has not begun, in milliseconds: 10,000 if \
+                       that is not said, 600,000 at most; a reply that has begun is sent to its end. Of \
                        a bulk load: when to give up a round";
     header("X-Anabranch-Timeout-Ms", description, number(LEAST_TIMEOUT_MS))
 }

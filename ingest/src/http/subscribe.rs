@@ -86,7 +86,7 @@ pub(super) async fn subscribe(
     let args = args.as_deref().map_or_else(|| Ok(Args::new()), arguments)?;
     let start =
         Start { has: headers::last_event(&headers)?, at_least: headers::at_least(&headers)? };
-    let deadline = headers::deadline(&headers, api.config.request_timeout())?;
+    let deadline = headers::deadline(&headers, &api.config)?;
     let mut subscription = api.live.subscribe(app, caller, query, &args, start)?;
     let at = At::Newest(start.seen());
     api.log_end.seen(at, subscription.ready(deadline)).await?;

@@ -38,6 +38,13 @@ pub(crate) struct Seen {
     pub(super) tag: Option<Tag>,
 }
 
+impl Seen {
+    /// Everything below `next`; `None` before the first transaction of a cluster.
+    fn below(next: TxnId, tag: Tag) -> Option<Self> {
+        Some(Seen { txn: TxnId(next.0.checked_sub(1)?), tag: Some(tag) })
+    }
+}
+
 impl Tag {
     /// Of what has this digest.
     pub(super) fn of(digest: &[u8]) -> Self {
@@ -56,6 +63,14 @@ impl fmt::Display for Tag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not the id of an event")]
 pub(crate) struct NoEvent;
+
+impl fmt::Display for Seen {
+    /// Writes the id of an event.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.txn)?;
+        self.tag.map_or(Ok(()), |tag| write!(f, "-{tag}"))
+    }
+}
 
 impl FromStr for Seen {
     type Err = NoEvent;
@@ -176,8 +191,8 @@ pub(super) fn change(next: TxnId, tag: Tag, changes: &[RowChange], is_sorted: bo
 
 /// That nothing changed in the rows up to a transaction: whoever comes back says this one.
 pub(super) fn progress(next: TxnId, tag: Tag) -> Bytes {
-    match last(next) {
-        Some(txn) => format!("id: {txn}-{tag}\n\n").into(),
+    match Seen::below(next, tag) {
+        Some(seen) => format!("id: {seen}\n\n").into(),
         None => alive(),
     }
 }
@@ -204,20 +219,15 @@ const TAIL: &str = "data: ]}\n\n";
 
 fn head(event: &str, next: TxnId, tag: Tag, list: &str) -> String {
     let mut text = format!("event: {event}\n");
-    let txn = match last(next) {
-        Some(txn) => {
-            writeln!(text, "id: {txn}-{tag}").expect("a string grows");
-            txn.to_string()
+    let txn = match Seen::below(next, tag) {
+        Some(seen) => {
+            writeln!(text, "id: {seen}").expect("a string grows");
+            seen.txn.to_string()
         }
         None => "null".to_owned(),
     };
     writeln!(text, r#"data: {{"transactionId":{txn},"{list}":["#).expect("a string grows");
     text
-}
-
-/// The last transaction below this; `None` before the first of a cluster.
-fn last(next: TxnId) -> Option<u64> {
-    next.0.checked_sub(1)
 }
 
 #[cfg(test)]
@@ -227,12 +237,10 @@ mod tests {
     #[test]
     fn an_id_is_read_as_it_is_written_and_not_otherwise() {
         let (txn, tag) = (TxnId(1042), Tag(0x0f86_d081));
-        for (text, seen) in [
-            (format!("{txn}-{tag}"), Seen { txn, tag: Some(tag) }),
-            ("1042-0f86d081".to_owned(), Seen { txn, tag: Some(tag) }),
-            ("1042".to_owned(), Seen { txn, tag: None }),
-        ] {
-            assert_eq!(text.parse(), Ok(seen), "{text}");
+        for (text, seen) in
+            [("1042-0f86d081", Seen { txn, tag: Some(tag) }), ("1042", Seen { txn, tag: None })]
+        {
+            assert_eq!((text.parse(), seen.to_string().as_str()), (Ok(seen), text));
         }
         for text in [
             "",

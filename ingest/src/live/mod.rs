@@ -38,7 +38,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anabranch_core::ids::{AppId, TxnId};
+use anabranch_core::ids::{ActorId, AppId, TxnId};
 use anabranch_core::query::{self, Args, Select, Statement, parse_filter};
 use anabranch_runtime::tasks::{self, Shutdown};
 use anabranch_runtime::watched::Watched;
@@ -116,6 +116,7 @@ type ByCollection = HashMap<Vec<u8>, Vec<Arc<View>>>;
 /// What is asked for: whoever asks for the same shares a view.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Asked {
+    cluster: ActorId,
     app: AppId,
     statement: String,
     /// As JSON.
@@ -178,7 +179,8 @@ impl Live {
         };
         let readable = caller.readable(&select.collection)?;
         let args = serde_json::to_string(args).expect("arguments have string keys");
-        let view = self.view(Asked { app, statement, args, readable }, select)?;
+        let cluster = self.0.store.cluster();
+        let view = self.view(Asked { cluster, app, statement, args, readable }, select)?;
         Ok(Subscription::new(self.clone(), view, caller, start))
     }
 
@@ -307,8 +309,8 @@ impl Registry {
 impl Asked {
     /// It as store nodes are asked.
     fn question<'a>(&'a self, args: &'a Args) -> Question<'a> {
-        let Asked { app, statement, args: _, readable } = self;
-        Question { app: *app, statement, args, readable }
+        let Asked { cluster: _, app, statement, args: _, readable } = self;
+        Question { app: *app, statement, args, readable, most: None }
     }
 
     fn args(&self) -> Args {
@@ -317,8 +319,9 @@ impl Asked {
 
     /// What tells it from others in the ids of events.
     fn tag(&self) -> Tag {
-        let Asked { app, statement, args, readable } = self;
-        let digest = Digest::default().with(app.0.as_bytes()).with(statement.as_bytes());
+        let Asked { cluster, app, statement, args, readable } = self;
+        let digest = Digest::default().with(cluster.0.as_bytes()).with(app.0.as_bytes());
+        let digest = digest.with(statement.as_bytes());
         Tag::of(&digest.with(args.as_bytes()).with(readable.as_str().as_bytes()).finish())
     }
 

@@ -199,20 +199,29 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use anabranch_core::ids::AppId;
+    use anabranch_core::ids::{ActorId, AppId};
     use anabranch_core::query::{self, Args, Statement};
     use uuid::Uuid;
 
     use super::*;
     use crate::access::Readable;
+    use crate::doubles::EAST;
+
+    #[test]
+    fn what_another_cluster_sent_has_another_tag() {
+        let (view, _told) = view();
+        let asked = Asked { cluster: ActorId(Uuid::from_u128(2)), ..view.asked.clone() };
+        assert_ne!(asked.cluster, view.asked.cluster);
+        assert_ne!(asked.tag(), view.tag);
+    }
 
     fn view() -> (View, mpsc::Receiver<Told>) {
         let (statement, args) = ("SELECT * FROM c".to_owned(), String::new());
         let Ok(Statement::Select(select)) = query::parse(&statement, &Args::new()) else {
             panic!("it is a SELECT")
         };
-        let asked =
-            Asked { app: AppId(Uuid::nil()), statement, args, readable: Readable::default() };
+        let (cluster, app, readable) = (EAST, AppId(Uuid::nil()), Readable::default());
+        let asked = Asked { cluster, app, statement, args, readable };
         View::new(asked, select)
     }
 

@@ -16,7 +16,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use anabranch_core::document::MAX_BYTES;
 use anabranch_core::ids::{AppId, Collection, DocumentKey, TxnId};
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::tasks::Shutdown;
-use anabranch_schemas::records::Restriction;
+use anabranch_schemas::records::{DocumentMutation, Restriction};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tokio::task::{JoinError, JoinHandle};
@@ -105,25 +105,33 @@ struct InFlight {
 }
 
 /// What became of a round.
+#[derive(Default)]
 struct Applied {
     txn: TxnId,
     /// Documents that the caller may not write.
     forbidden: Vec<DocumentKey>,
+    /// Documents that would have become too large with what was there.
+    too_large: Vec<DocumentKey>,
     /// How many were to be written to them.
     left_out: u64,
+    /// No store node has told.
+    is_unknown: bool,
 }
 
 impl Applied {
-    fn whole(txn: TxnId) -> Self {
-        Applied { txn, forbidden: Vec::new(), left_out: 0 }
+    fn unknown(txn: TxnId) -> Self {
+        Applied { txn, is_unknown: true, ..Applied::default() }
     }
 
-    /// What became of a round with documents of these keys.
-    fn of(outcome: Outcome, keys: &[DocumentKey]) -> Self {
-        let forbidden = outcome.conflicts.into_iter().map(|conflict| conflict.document.key);
-        let forbidden: Vec<_> = forbidden.collect();
-        let left_out = keys.iter().filter(|key| forbidden.contains(key)).count() as u64;
-        Applied { txn: outcome.txn, forbidden, left_out }
+    fn of(outcome: Outcome, round: &Round) -> Self {
+        let Outcome { txn, digest: _, is_atomic: _, conflicts, kept: _, too_large } = outcome;
+        let forbidden: Vec<_> =
+            conflicts.into_iter().map(|conflict| conflict.document.key).collect();
+        let too_large: Vec<_> = too_large.into_iter().map(|name| name.key).collect();
+        let left: HashSet<_> = forbidden.iter().chain(&too_large).collect();
+        let is_left = |mutation: &&DocumentMutation| left.contains(&mutation.key);
+        let left_out = round.mutations.iter().filter(is_left).count() as u64;
+        Applied { txn, forbidden, too_large, left_out, is_unknown: false }
     }
 }
 
@@ -161,6 +169,7 @@ impl Loader {
             restriction: request.restriction,
             part: 0,
             in_flight: VecDeque::new(),
+            has_stores: true,
             loaded: Loaded::default(),
         };
         if let Err(refusal) = run.feed(request.format, body).await {
@@ -173,44 +182,50 @@ impl Loader {
     }
 
     /// Writes one round, unless it was applied under its key before.
-    async fn write(&self, round: Round, has_key: bool) -> Result<Applied, Refusal> {
+    async fn write(&self, round: Round, ask: Ask) -> Result<Applied, Refusal> {
         let deadline = Instant::now() + self.round_timeout;
-        let (id, digest) = (round.id, round.digest.clone());
-        let keys: Vec<_> = match round.restrictions.is_empty() {
-            true => Vec::new(),
-            false => round.mutations.iter().map(|mutation| mutation.key.clone()).collect(),
-        };
         let check = |outcome: Outcome| {
-            if outcome.digest == digest {
-                return Ok(Applied::of(outcome, &keys));
+            if outcome.digest == round.digest {
+                return Ok(Applied::of(outcome, &round));
             }
             let message = "this Idempotency-Key was used for another load";
             Err(Refusal::new(Code::KeyReused, message))
         };
-        let is_restricted = !round.restrictions.is_empty();
-        let has_outcome = has_key || is_restricted;
-        let slices = if has_outcome { self.store.slices_of(&round) } else { BTreeSet::new() };
-        if has_key && let Some(outcome) = self.store.outcome(id, None, &slices, deadline).await? {
+        let slices = self.store.slices_of(&round);
+        if ask.has_key
+            && let Some(outcome) = self.store.outcome(round.id, None, &slices, deadline).await?
+        {
             return check(outcome);
         }
-        let txn = self.rounds.write(round, deadline, Patience::UntilDeadline).await?;
-        if !has_outcome {
-            return Ok(Applied::whole(txn));
-        }
-        let outcome = self.store.outcome(id, Some(txn), &slices, deadline).await;
-        let outcome = outcome.map_err(|refusal| {
-            let message = format!("transaction {txn} was written, but not its effect: {refusal}");
-            Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
-        })?;
-        match outcome {
-            Some(outcome) => check(outcome),
-            None if is_restricted => {
-                let message = format!("transaction {txn} was written, but not its effect");
-                Err(Refusal::new(Code::OutcomeUnknown, message).with_txn(txn))
+        let committed = self.rounds.commit(&round, deadline, Patience::UntilDeadline);
+        let txn = committed.await?.txn;
+        if !ask.has_key && round.restrictions.is_empty() {
+            if !ask.may_outgrow {
+                return Ok(Applied { txn, ..Applied::default() });
             }
-            None => Ok(Applied::whole(txn)),
+            let effect = self.rounds.effect(&round, txn, deadline).await;
+            return effect.map_or_else(|| Ok(Applied::unknown(txn)), check);
+        }
+        let outcome = self.store.outcome(round.id, Some(txn), &slices, deadline).await;
+        let unknown = |reason: &str| {
+            let message = format!("transaction {txn} was written, but not its effect: {reason}");
+            Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
+        };
+        match outcome {
+            Ok(Some(outcome)) => check(outcome),
+            Ok(None) => Err(unknown("the store node does not know the round")),
+            Err(refusal) => Err(unknown(refusal.message())),
         }
     }
+}
+
+/// What is known of a round before it is written.
+#[derive(Clone, Copy)]
+struct Ask {
+    /// It may have been applied before.
+    has_key: bool,
+    /// Its documents may become too large with what is there, and store nodes have told such things so far.
+    may_outgrow: bool,
 }
 
 /// A load that runs.
@@ -223,6 +238,8 @@ struct Run<'a> {
     /// The number of the next round.
     part: u64,
     in_flight: VecDeque<InFlight>,
+    /// Store nodes tell what becomes of rounds.
+    has_stores: bool,
     loaded: Loaded,
 }
 
@@ -304,7 +321,7 @@ impl Run<'_> {
         self.loaded.received += elements.len() as u64;
         let shape = self.shape.clone();
         let parsed = tokio::task::spawn_blocking(move || shape.parse(&elements)).await;
-        let Parsed { mutations, hashes, digest, errors, warnings } =
+        let Parsed { mutations, hashes, merges, digest, errors, warnings } =
             parsed.map_err(|error| broken_off(&error))?;
         errors.into_iter().for_each(|error| self.loaded.list(error));
         self.loaded.warnings.extend(warnings);
@@ -327,8 +344,10 @@ impl Run<'_> {
         let restrictions = self.restriction.iter().cloned().collect();
         let (app, origin, atomic) = (self.app, None, false);
         let round = Round { id, app, origin, digest, atomic, mutations, restrictions };
-        let (loader, has_key) = (self.loader.clone(), self.shape.name.has_key());
-        let task: JoinHandle<_> = tokio::spawn(async move { loader.write(round, has_key).await });
+        let has_key = self.shape.name.has_key();
+        let ask = Ask { has_key, may_outgrow: merges && self.has_stores };
+        let loader = self.loader.clone();
+        let task: JoinHandle<_> = tokio::spawn(async move { loader.write(round, ask).await });
         let task = AbortOnDropHandle::new(task);
         self.in_flight.push_back(InFlight { hashes, documents, first_line, last_line, task });
         Ok(())
@@ -342,11 +361,18 @@ impl Run<'_> {
             let result =
                 round.task.await.map_err(|error| broken_off(&error)).and_then(|result| result);
             match result {
-                Ok(Applied { txn, forbidden, left_out }) => {
+                Ok(Applied { txn, forbidden, too_large, left_out, is_unknown }) => {
                     self.loaded.txn = self.loaded.txn.max(Some(txn));
                     self.loaded.written += round.documents - left_out;
                     for key in &forbidden {
                         self.loaded.list_forbidden(round.first_line, round.last_line, key);
+                    }
+                    for key in &too_large {
+                        self.loaded.list_too_large(round.first_line, round.last_line, key);
+                    }
+                    // Whoever is not told once does not wait for each of the rounds that follow.
+                    if is_unknown && std::mem::replace(&mut self.has_stores, false) {
+                        self.loaded.warnings.push(Warning::effect_unknown(txn));
                     }
                 }
                 Err(refusal) => {
@@ -385,6 +411,15 @@ impl Loaded {
             "of documents {first} to {last} you may not write {key} as it is, or as it would become"
         );
         self.list(LineError { line: first, code: Code::Forbidden.as_str(), message });
+    }
+
+    /// Lists a document that was left as it was.
+    fn list_too_large(&mut self, first: u64, last: u64, key: &DocumentKey) {
+        let message = format!(
+            "of documents {first} to {last} {key} was left as it was: with what is there already it would \
+             become larger than {MAX_BYTES} bytes"
+        );
+        self.list(LineError { line: first, code: Code::DocumentTooLarge.as_str(), message });
     }
 
     /// Lists documents of which the round failed.

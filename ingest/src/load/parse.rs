@@ -49,6 +49,8 @@ pub(super) struct Parsed {
     pub(super) mutations: Vec<DocumentMutation>,
     /// Hashes of their ids.
     pub(super) hashes: HashSet<u64>,
+    /// Some bring ids, and so may be merged into others.
+    pub(super) merges: bool,
     /// Of what is written, if the load has a key.
     pub(super) digest: Vec<u8>,
     pub(super) errors: Vec<LineError>,
@@ -61,7 +63,7 @@ impl Shape {
         let mut parsed = Parsed::default();
         let mut digest = Digest::default().with(b"load").with(self.collection.as_str().as_bytes());
         for element in elements {
-            match self.document(element, &mut parsed.warnings) {
+            match self.document(element, &mut parsed) {
                 Ok(document) => {
                     if self.name.has_key() {
                         digest.add(document.key.as_str().as_bytes());
@@ -79,17 +81,18 @@ impl Shape {
         parsed
     }
 
-    fn document(&self, element: &Element, warnings: &mut Warnings) -> Result<NewDocument, Refusal> {
+    fn document(&self, element: &Element, parsed: &mut Parsed) -> Result<NewDocument, Refusal> {
         let Some(text) = &element.text else {
             let message = format!("the document is larger than {MAX_BYTES} bytes");
             return Err(Refusal::new(Code::DocumentTooLarge, message));
         };
         let value = Value::from_json(text).map_err(|error| Refusal::of_json(&error))?;
+        parsed.merges |= value.get(&[self.id_field.as_str()]).is_some();
         let draw = || {
             let id = Value::String(self.name.document(element.number));
             DocumentKey::from_value(&id).map_err(|error| Refusal::of_id(&error))
         };
-        NewDocument::new(value, &self.id_field, draw, warnings)
+        NewDocument::new(value, &self.id_field, draw, &mut parsed.warnings)
     }
 
     fn mutation(&self, document: NewDocument) -> DocumentMutation {

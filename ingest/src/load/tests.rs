@@ -232,3 +232,35 @@ async fn an_empty_load_is_none() {
     let reply = cluster.load("\n \n", &[]).await;
     assert_eq!((reply.status, &reply.json()["received"]), (StatusCode::OK, &json!(0)));
 }
+
+#[tokio::test]
+async fn a_document_that_would_become_too_large_is_listed() {
+    let cluster = Cluster::start().await;
+    let large = "x".repeat(3 << 20);
+    cluster.load(json!({"_id": "a", "x": large}).to_string(), &[]).await;
+    let body = format!("{}\n{}", json!({"_id": "a", "y": large}), json!({"_id": "b"}));
+    for key in [None, Some(("idempotency-key", "again"))] {
+        let headers: Vec<_> = key.into_iter().collect();
+        let reply = cluster.load(body.clone(), &headers).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        let reply = reply.json();
+        assert_eq!((&reply["received"], &reply["written"]), (&json!(2), &json!(1)));
+        assert_eq!(reply["errors"][0]["code"], "document_too_large");
+        let message = reply["errors"][0]["message"].as_str().unwrap();
+        assert!(message.contains("\"a\""), "{message}");
+    }
+    assert!(cluster.cars().await.iter().all(|car| car["y"].is_null()));
+}
+
+#[tokio::test]
+async fn a_load_goes_on_while_no_store_node_tells_what_fitted() {
+    let config = IngestConfig { load_round_documents: 10, ..IngestConfig::default() };
+    let cluster = Cluster::with(config).await;
+    cluster.store.stop().await;
+    let reply = cluster.load(lines(0..500), &[]).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let reply = reply.json();
+    assert_eq!((&reply["written"], &reply["errors"]), (&json!(500), &json!([])));
+    let warnings = reply["warnings"].as_array().unwrap();
+    assert_eq!(warnings.iter().map(|it| &it["code"]).collect::<Vec<_>>(), ["effect_unknown"]);
+}

@@ -38,6 +38,8 @@ pub(crate) struct Question<'a> {
     pub(crate) args: &'a Args,
     /// What of its collection may be read.
     pub(crate) readable: &'a Readable,
+    /// How many rows are taken at most, if fewer than the statement asks for.
+    pub(crate) most: Option<u64>,
 }
 
 /// Where rows are read on.
@@ -175,7 +177,7 @@ impl Rows {
 impl Question<'_> {
     /// It as it is sent, behind a place.
     fn request(self, after: Bytes) -> proto::QueryRequest {
-        let Question { app, statement, args, readable } = self;
+        let Question { app, statement, args, readable, most } = self;
         proto::QueryRequest {
             app: Bytes::copy_from_slice(app.0.as_bytes()),
             statement: statement.to_owned(),
@@ -183,6 +185,7 @@ impl Question<'_> {
             at: None,
             after,
             readable: readable.as_str().to_owned(),
+            most,
         }
     }
 }

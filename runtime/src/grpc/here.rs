@@ -14,12 +14,11 @@ use axum::http;
 use hyper::body::Frame;
 use parking_lot::Mutex;
 use tonic::body::Body;
-use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::{CODE_KEY, refusal};
+use super::{coded, refusal};
 
 /// What answers calls in this process, until it is closed.
 #[derive(Clone, Debug)]
@@ -55,9 +54,7 @@ impl Here {
 }
 
 fn closed() -> Status {
-    let mut status = refusal(Code::Unavailable, "it is being stopped");
-    status.metadata_mut().insert(CODE_KEY, MetadataValue::from_static("shutting_down"));
-    status
+    coded(Code::Unavailable, "shutting_down", "it is being stopped")
 }
 
 /// What a broken connection would have said.

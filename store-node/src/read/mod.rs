@@ -159,8 +159,15 @@ pub(crate) enum Question {
 /// Reads a SELECT, or an EXPLAIN of one, with its arguments, a JSON object: of those documents that may
 /// be read.
 pub(crate) fn parse_question(request: &proto::QueryRequest) -> Result<Question, Error> {
-    let proto::QueryRequest { statement, args, readable, .. } = request;
+    let proto::QueryRequest { statement, args, readable, most, .. } = request;
     let mut question = parse_with(statement, args)?;
+    // Rows that are made of groups are numbered from the first on, also for who has come behind some.
+    if let (Some(most), Question::Select(select)) = (*most, &mut question)
+        && !select.is_grouped()
+    {
+        let limit = select.limit.map_or(most, |limit| limit.min(most));
+        Arc::make_mut(select).limit = Some(limit);
+    }
     if !readable.is_empty() {
         let (Question::Select(select) | Question::Explain(select, _)) = &mut question;
         Arc::make_mut(select).restrict(parse_filter(readable)?)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::TxnId;
-use anabranch_runtime::grpc::{self, CODE_KEY};
+use anabranch_runtime::grpc;
 use anabranch_runtime::tasks::Shutdown;
 use anabranch_runtime::tls::TlsFiles;
 use anabranch_schemas::store::replica_server::ReplicaServer;
@@ -130,8 +130,8 @@ pub(crate) fn refuse(error: &Error) -> Status {
         Error::Statement(error) => error.hint().map(|hint| format!(" ({hint})")),
         _ => None,
     };
-    let mut status = grpc::refusal(code, format!("{error}{}", hint.unwrap_or_default()));
-    status.metadata_mut().insert(CODE_KEY, MetadataValue::from_static(error.code()));
+    let text = format!("{error}{}", hint.unwrap_or_default());
+    let mut status = grpc::coded(code, error.code(), text);
     if let Error::TooOld { oldest, .. } = error {
         status.metadata_mut().insert(OLDEST_KEY, MetadataValue::from(oldest.0));
     }

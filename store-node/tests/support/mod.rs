@@ -167,6 +167,7 @@ impl Node {
             args: args.to_owned(),
             at: Some(at),
             readable: String::new(),
+            most: None,
         };
         let mut stream = self.client.clone().query(request).await?.into_inner();
         let mut replies = Vec::new();

@@ -1,6 +1,7 @@
 //! More than the server can do, and a log or store that is away.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 use anabranch_journal as journal;
 
 use crate::config::IngestConfig;
-use crate::doubles::{Cluster, Fault, execute_path, impatient, post, until};
+use crate::doubles::{APP, Cluster, Fault, execute_path, impatient, insert, post, until};
 
 const INSERT: &str = "INSERT INTO cars DOCUMENTS ({'_id': 'a'}) ON ID CONFLICT DO UPDATE";
 
@@ -202,4 +203,59 @@ async fn a_store_node_that_cannot_is_not_asked_again() {
     }
     cluster.store.node.refuse(None);
     assert!(cluster.cars().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_store_node_that_does_not_answer_is_given_up() {
+    let cluster = Cluster::start().await;
+    cluster.log.commit_now(&insert(&json!({"_id": "a"})));
+    cluster.store.node.stall_after(Some(0));
+    let in_time = [("x-anabranch-timeout-ms", "300")];
+    let statement = |statement: &str| json!({"statement": statement}).to_string();
+    let path = format!("/apps/{APP}/api/v1/collections/cars/documents/a");
+    let mut replies = vec![cluster.get(&path, &in_time).await];
+    for text in ["SELECT * FROM cars", "UPDATE cars SET n = 1 WHERE true"] {
+        let request = post(&execute_path(), "application/json", &in_time, statement(text));
+        replies.push(cluster.send(request).await);
+    }
+    for reply in replies {
+        let told = (reply.status.as_u16(), reply.code());
+        assert_eq!(told, (504, "deadline_exceeded".to_owned()), "{}", reply.text);
+        assert!(reply.headers.contains_key("retry-after"));
+    }
+    cluster.store.node.stall_after(None);
+    let reply = cluster.execute("SELECT * FROM cars", json!({})).await;
+    assert_eq!(reply.json()["items"], json!([{"_id": "a"}]), "nothing was written");
+}
+
+/// Rows are asked of the store nodes as fast as they are taken, and no faster.
+#[tokio::test]
+async fn nothing_is_read_ahead_while_nobody_takes_it() {
+    const ROW_BYTES: usize = 64 << 10;
+    const MOST_BYTES: usize = 16 << 20;
+    let cluster = Cluster::start().await;
+    let car = json!({"_id": "a", "text": "x".repeat(ROW_BYTES)});
+    cluster.log.commit_now(&insert(&car));
+    cluster.store.node.repeat();
+    let body = json!({"statement": "SELECT * FROM cars"}).to_string();
+    let reply = cluster.raw(post(&execute_path(), "application/json", &[], body)).await;
+    let taken = || cluster.store.node.taken.load(Ordering::SeqCst);
+    let at_rest = async || {
+        let mut before = 0;
+        while before != taken() {
+            before = taken();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        before
+    };
+    let ahead = at_rest().await;
+    assert!(ahead * ROW_BYTES < MOST_BYTES, "{ahead} rows were read, and none was taken");
+    let mut body = reply.into_body().into_data_stream();
+    let mut bytes = 0;
+    while bytes < 2 * MOST_BYTES {
+        bytes += body.next().await.expect("it does not end").unwrap().len();
+    }
+    let more = at_rest().await;
+    assert!(more > ahead, "what is taken makes room for more");
+    assert!(more * ROW_BYTES - bytes < MOST_BYTES, "{more} rows were read for {bytes} bytes");
 }

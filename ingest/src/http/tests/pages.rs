@@ -1,5 +1,7 @@
 //! A SELECT page by page: all pages together are the whole, and a cursor is of its statement only.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
@@ -51,6 +53,45 @@ async fn all_pages_together_are_the_whole() {
     assert_eq!(pages(&cluster, "SELECT * FROM bikes", 5).await, [Vec::<i64>::new()]);
     let reply = ask(&cluster, &json!({"statement": statement}), &[]).await;
     assert!(reply.json().get("cursor").is_none(), "nobody asked for pages");
+}
+
+#[tokio::test]
+async fn a_page_whose_time_is_over_has_what_came_and_the_next_goes_on() {
+    let cluster = some_cars(250).await;
+    let statement = "SELECT * FROM cars";
+    let in_time = [("x-anabranch-timeout-ms", "500")];
+    // A message of rows comes, and then nothing.
+    cluster.store.node.stall_after(Some(1));
+    let mut body = json!({"statement": statement, "pageSize": 200});
+    let first = ask(&cluster, &body, &in_time).await;
+    assert_eq!(first.status, StatusCode::OK, "{}", first.text);
+    let first = first.json();
+    assert_eq!(first["items"].as_array().unwrap().len(), 100);
+    // Behind a row that is not there nobody can go on.
+    body["cursor"] = first["cursor"].clone();
+    cluster.store.node.stall_after(Some(0));
+    let none = ask(&cluster, &body, &in_time).await;
+    assert_eq!((none.status.as_u16(), none.code().as_str()), (504, "deadline_exceeded"));
+    cluster.store.node.stall_after(None);
+    let rest = ask(&cluster, &body, &[]).await.json();
+    let ids: Vec<_> =
+        [&first, &rest].into_iter().flat_map(|page| page["items"].as_array().unwrap()).collect();
+    assert_eq!(ids.len(), 250);
+    assert!(ids.iter().zip(10..).all(|(item, id)| item["_id"] == id));
+    assert_eq!(rest["cursor"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_page_that_is_full_is_not_held_back_for_the_row_behind_it() {
+    let cluster = some_cars(250).await;
+    cluster.store.node.stall_after(Some(1));
+    let body = json!({"statement": "SELECT * FROM cars", "pageSize": 100});
+    let page = ask(&cluster, &body, &[("x-anabranch-timeout-ms", "60000")]);
+    // Long before its own time is over.
+    let page = tokio::time::timeout(Duration::from_secs(30), page).await.expect("it is given");
+    let page = page.json();
+    assert_eq!(page["items"].as_array().unwrap().len(), 100);
+    assert!(page["cursor"].is_string(), "it cannot tell that this is the last");
 }
 
 #[tokio::test]

@@ -54,6 +54,24 @@ async fn first_comes_the_result_and_then_what_changes_it() {
 }
 
 #[tokio::test]
+async fn who_hears_nothing_is_told_how_far_that_is() {
+    let cluster = Cluster::start().await;
+    put(&cluster, json!({"_id": "a", "hp": 70})).await;
+    let query = "SELECT _id FROM cars WHERE hp > 60";
+    let mut followed = follow(&cluster, query, &[]).await;
+    assert_eq!(followed.result().await, json!([{"_id": "a"}]));
+    let read = queries(&cluster);
+    let quiet = put(&cluster, json!({"_id": "b", "hp": 50})).await;
+    assert_eq!(followed.progress().await, Some(quiet));
+    // Whoever comes back with that is behind nothing, and nothing is read for it.
+    let id = followed.id.clone();
+    let mut back = follow(&cluster, query, &[("last-event-id", &id)]).await;
+    put(&cluster, json!({"_id": "b", "hp": 80})).await;
+    assert_eq!(back.changes().await[0]["_id"], "b");
+    assert_eq!(queries(&cluster), read);
+}
+
+#[tokio::test]
 async fn rows_that_are_ordered_say_behind_which_they_stand() {
     let cluster = Cluster::start().await;
     put(&cluster, json!([{"_id": 1, "hp": 10}, {"_id": 2, "hp": 20}, {"_id": 3, "hp": 30}])).await;
