@@ -17,8 +17,8 @@ const MAX_WARNINGS: usize = 100;
 /// A document that was taken although something about it is not well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Warning {
-    /// A stable code: `large_document`, `effect_unknown`, `ids_unknown`, `index_exists`, `index_not_found` or
-    /// `more_warnings`.
+    /// A stable code: `large_document`, `unused_argument`, `effect_unknown`, `ids_unknown`, `index_exists`,
+    /// `index_not_found` or `more_warnings`.
     #[schema(example = "large_document")]
     code: &'static str,
     /// What is not well.

@@ -1,17 +1,20 @@
 //! What keeps a server up when more comes than it can do: everything that waits is counted.
 //!
 //! Requests, loads and subscriptions that run are limited in number, the bodies of statements in bytes
-//! together.
+//! together, with what their values take once they are parsed: of short values that is many
+//! times as much.
 //! Whoever comes above a limit is told at once to come again, and nothing of it was done. Bodies
 //! that are too large, pause too long or only trickle are given up.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_core::Value;
 use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, Stream, StreamExt};
+use memchr::memchr3;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -41,6 +44,7 @@ pub(crate) struct Limits {
     #[cfg(test)]
     max_requests: usize,
     max_body_bytes: usize,
+    max_buffered_bytes: usize,
     max_load_bytes: u64,
     pause: Duration,
 }
@@ -50,10 +54,22 @@ pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A body that was read whole, and its share of the memory for bodies.
+/// A body that was read whole. Its share of the memory for bodies is free again when nobody has its
+/// bytes any more: they may still be parsed when who sent them has gone away.
 pub(crate) struct Whole {
     pub(crate) bytes: Bytes,
-    _share: Vec<OwnedSemaphorePermit>,
+}
+
+/// The bytes of a body, and its share of the memory for bodies.
+struct Shared {
+    bytes: BytesMut,
+    _share: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Limits {
@@ -67,6 +83,7 @@ impl Limits {
             #[cfg(test)]
             max_requests: config.max_requests,
             max_body_bytes: config.max_body_bytes,
+            max_buffered_bytes: config.max_buffered_bytes,
             max_load_bytes: config.max_load_bytes,
             pause: config.body_idle_timeout(),
         }
@@ -120,8 +137,8 @@ impl Limits {
         if expected.is_some_and(|bytes| bytes > most) {
             return Err(too_large(most as u64));
         }
-        let mut share = Vec::new();
-        let mut reserved = 0;
+        let mut share = self.reserve(0)?;
+        let (mut reserved, mut values) = (0, Values::default());
         let mut bytes = BytesMut::with_capacity(expected.unwrap_or(0).min(STEP_BYTES));
         loop {
             let until = deadline.min(Instant::now() + self.pause);
@@ -134,16 +151,22 @@ impl Limits {
             if length > most {
                 return Err(too_large(most as u64));
             }
-            if length > reserved {
-                // A step ahead, but not beyond the end.
-                let step = STEP_BYTES.min(expected.unwrap_or(most).saturating_sub(reserved));
-                let step = step.max(length - reserved).next_multiple_of(UNIT);
-                share.push(self.reserve(step)?);
+            values.arrived(&chunk);
+            let taken = length.saturating_add(values.bytes);
+            if taken > self.max_buffered_bytes {
+                return Err(too_many_values(self.max_buffered_bytes));
+            }
+            if taken > reserved {
+                // A step ahead, but not beyond the end, nor beyond what there is.
+                let end = expected.unwrap_or(most).saturating_add(values.bytes);
+                let ahead = end.min(self.max_buffered_bytes).saturating_sub(reserved);
+                let step = STEP_BYTES.min(ahead).max(taken - reserved).next_multiple_of(UNIT);
+                share.merge(self.reserve(step)?);
                 reserved += step;
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Whole { bytes: bytes.freeze(), _share: share })
+        Ok(Whole { bytes: Bytes::from_owner(Shared { bytes, _share: share }) })
     }
 
     /// A share of the memory for bodies.
@@ -187,6 +210,64 @@ impl Limits {
             Some((Ok(chunk), Some((stream, taken, pace))))
         });
         Ok(Box::pin(chunks.fuse()))
+    }
+}
+
+/// What the values of a body take once it is parsed, beside its bytes: about, by the marks between
+/// them, since it has to be known before.
+#[derive(Default)]
+struct Values {
+    bytes: usize,
+    within: Within,
+}
+
+/// Where in JSON a chunk ends.
+#[derive(Clone, Copy, Default)]
+enum Within {
+    #[default]
+    Values,
+    Text,
+    /// Behind a backslash in a text.
+    Escape,
+}
+
+impl Values {
+    fn arrived(&mut self, chunk: &[u8]) {
+        let mut rest = chunk;
+        while let Some((&mark, behind)) = rest.split_first() {
+            rest = behind;
+            self.within = match (self.within, mark) {
+                (Within::Values, b'"') | (Within::Escape, _) => Within::Text,
+                (Within::Values, _) => {
+                    self.bytes += taken_behind(mark);
+                    Within::Values
+                }
+                (Within::Text, b'"') => Within::Values,
+                (Within::Text, b'\\') => Within::Escape,
+                (Within::Text, _) => {
+                    // A statement is a text, and has values in it, too.
+                    self.bytes += if mark == b',' { size_of::<Value>() } else { 0 };
+                    let next = memchr3(b'"', b'\\', b',', rest).unwrap_or(rest.len());
+                    rest = rest.get(next..).unwrap_or_default();
+                    Within::Text
+                }
+            };
+        }
+    }
+}
+
+/// What memory, in bytes, a value takes that is behind such a mark.
+fn taken_behind(mark: u8) -> usize {
+    const VALUE: usize = size_of::<Value>();
+    const NAME: usize = size_of::<String>();
+    match mark {
+        b',' => VALUE,
+        b':' => NAME,
+        // With its first item an array has room for four.
+        b'[' => 4 * VALUE,
+        // With its first field an object has room for eleven.
+        b'{' => 11 * (NAME + VALUE),
+        _ => 0,
     }
 }
 
@@ -254,6 +335,11 @@ fn too_large(most: u64) -> Refusal {
     Refusal::new(Code::BodyTooLarge, format!("the body is larger than the limit of {most} bytes"))
 }
 
+fn too_many_values(most: usize) -> Refusal {
+    let message = "the values of the body would take more memory than all bodies may, which is";
+    Refusal::new(Code::BodyTooLarge, format!("{message} {most} bytes"))
+}
+
 fn too_slow(pause: Duration) -> Refusal {
     let message = format!("the body did not arrive in time; it may pause for {pause:?} at most");
     Refusal::new(Code::RequestTimeout, message)
@@ -274,96 +360,4 @@ fn broken(error: &axum::Error) -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(20)
-    }
-
-    fn body(chunks: Vec<Bytes>) -> Body {
-        Body::from_stream(stream::iter(chunks.into_iter().map(Ok::<_, io::Error>)))
-    }
-
-    fn length(bytes: usize) -> HeaderMap {
-        HeaderMap::from_iter([(header::CONTENT_LENGTH, bytes.into())])
-    }
-
-    #[tokio::test]
-    async fn a_promise_takes_no_memory() {
-        let limits = Limits::new(&IngestConfig {
-            max_body_bytes: 1 << 20,
-            max_buffered_bytes: 1 << 20,
-            ..IngestConfig::default()
-        });
-        let promised = Body::from_stream(stream::pending::<io::Result<Bytes>>());
-        let headers = length(1 << 20);
-        let idle = limits.read(&headers, promised, soon());
-        let other = async {
-            tokio::task::yield_now().await;
-            limits.read(&headers, body(vec![vec![b'x'; 1 << 20].into()]), soon()).await
-        };
-        tokio::select! {
-            biased;
-            _ = idle => unreachable!("nothing comes"),
-            whole = other => assert_eq!(whole.unwrap().bytes.len(), 1 << 20),
-        }
-    }
-
-    #[tokio::test]
-    async fn small_chunks_take_the_memory_that_they_fill() {
-        let limits = Limits::new(&IngestConfig {
-            max_body_bytes: 128 << 10,
-            max_buffered_bytes: 128 << 10,
-            ..IngestConfig::default()
-        });
-        let chunks = vec![Bytes::from_static(&[b'x'; 8]); 16 << 10];
-        let whole = limits.read(&HeaderMap::new(), body(chunks), soon()).await.unwrap();
-        assert_eq!(whole.bytes.len(), 128 << 10);
-        assert_eq!(limits.reserve(1).unwrap_err().code(), Code::Overloaded);
-        drop(whole);
-        assert!(limits.reserve(128 << 10).is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_deadline_is_not_called_a_pause() {
-        let limits = Limits::new(&IngestConfig::default());
-        let pending = || Body::from_stream(stream::pending::<io::Result<Bytes>>());
-        let soon = Instant::now() + Duration::from_millis(5);
-        let refusal = limits.read(&HeaderMap::new(), pending(), soon).await.err().unwrap();
-        assert_eq!(refusal.code(), Code::RequestTimeout);
-        assert!(refusal.message().contains("deadline"), "{refusal}");
-    }
-
-    #[test]
-    fn who_trickles_has_less_and_less_time() {
-        let second = Duration::from_secs(1);
-        let mut pace = Pace { pause: 30 * second, left: 30 * second, bytes: 0 };
-        for waited in 1..=20 {
-            pace.arrived(1, second);
-            assert_eq!(pace.left, (30 - waited) * second);
-        }
-        pace.arrived(PACE_BYTES, second);
-        assert_eq!((pace.left, pace.bytes), (30 * second, 0));
-    }
-
-    #[tokio::test]
-    async fn a_load_that_trickles_is_given_up() {
-        let config = IngestConfig { body_idle_timeout_ms: 50, ..IngestConfig::default() };
-        let trickle = stream::unfold((), |()| async {
-            // Far shorter than the pause that is allowed, however slow this machine is.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            Some((Ok::<_, io::Error>(Bytes::from_static(b" ")), ()))
-        });
-        let mut chunks =
-            Limits::new(&config).chunks(&HeaderMap::new(), Body::from_stream(trickle)).unwrap();
-        let refusal = loop {
-            if let Err(refusal) = chunks.next().await.expect("it does not end") {
-                break refusal;
-            }
-        };
-        assert_eq!(refusal.code(), Code::RequestTimeout);
-    }
-}
+mod tests;

@@ -336,10 +336,10 @@ fn too_late() -> Refusal {
     Refusal::new(Code::DeadlineExceeded, "the store node did not answer in time")
 }
 
-/// A request that a store node elsewhere gives up on at the deadline, too.
+/// A request that a store node elsewhere gives up on, too, once whoever asks has done so.
 fn until<T>(message: T, deadline: Instant) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()) + ANSWER_TIME);
     request
 }
 

@@ -4,9 +4,10 @@
 //! It says one step after the other that leads there. Pure, but for who says what is declared and what
 //! was looked at.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anabranch_core::ids::AppId;
 use anabranch_core::query::{IndexName, IndexOver};
 use anabranch_journal::metadata::DeclaredIndexes;
 use parking_lot::Mutex;
@@ -24,6 +25,8 @@ const WANTED_SHARE: u64 = 10;
 const APP_SHARE: usize = 2;
 /// Of how many indexes that are not there it is remembered what they would have spared.
 const MISSED_AT_MOST: usize = 1_000;
+/// Of how many of these for one app: nothing of others is forgotten for its ever new fields.
+const MISSED_OF_APP: usize = 100;
 
 /// What is wished for.
 #[derive(Debug)]
@@ -39,7 +42,7 @@ pub(crate) struct Wishes {
 struct State {
     /// `None` until it is known.
     declared: Option<DeclaredIndexes>,
-    missed: HashMap<IndexOver, Missed>,
+    missed: BTreeMap<IndexOver, Missed>,
     /// Those of them that are worth it.
     automatic: Vec<IndexOver>,
     /// How many queries each index served that the node has made by itself, since it last made one.
@@ -88,8 +91,8 @@ impl Wishes {
             return;
         }
         let mut state = self.state.lock();
-        if state.missed.len() >= MISSED_AT_MOST && !state.missed.contains_key(over) {
-            state.missed.clear();
+        if !state.missed.contains_key(over) {
+            state.make_room(over.app);
         }
         let missed = state.missed.entry(over.clone()).or_default();
         missed.documents += looked_at - wanted;
@@ -180,6 +183,43 @@ impl Wishes {
             }
         }
         None
+    }
+}
+
+impl State {
+    /// Makes room for one more index of an app that would have spared something. What is furthest
+    /// from being worth it is forgotten: of the app if that has its share, else of the one that has
+    /// most.
+    fn make_room(&mut self, app: AppId) {
+        let of_app = self.missed.keys().filter(|over| over.app == app).count();
+        let crowding = if of_app >= MISSED_OF_APP {
+            Some(app)
+        } else if self.missed.len() >= MISSED_AT_MOST {
+            self.app_with_most()
+        } else {
+            None
+        };
+        let of_it = self.missed.iter().filter(|(over, _)| Some(over.app) == crowding);
+        let least = of_it.min_by_key(|(_, missed)| missed.worth()).map(|(over, _)| over.clone());
+        if let Some(over) = least {
+            self.missed.remove(&over);
+        }
+    }
+
+    fn app_with_most(&self) -> Option<AppId> {
+        let mut counts: BTreeMap<AppId, usize> = BTreeMap::new();
+        for over in self.missed.keys() {
+            *counts.entry(over.app).or_default() += 1;
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(app, _)| app)
+    }
+}
+
+impl Missed {
+    /// How near it is to being worth an index, in documents: many queries that look at few are as
+    /// far from that as few that look at many.
+    fn worth(&self) -> u64 {
+        self.documents.min(self.queries.saturating_mul(IN_VAIN_DOCUMENTS / IN_VAIN_QUERIES))
     }
 }
 
@@ -330,5 +370,46 @@ mod tests {
         miss_often(&none, &over("a"));
         assert_eq!(follow(&none, &mut catalog).len(), 3);
         assert_eq!(made(&catalog), "f", "what is declared stays");
+    }
+
+    #[test]
+    fn an_app_that_asks_for_ever_new_fields_is_in_no_other_ones_way() {
+        let (wishes, mut catalog) = (Wishes::new(4), Catalog::default());
+        for query in 0..IN_VAIN_QUERIES {
+            for field in 0..MISSED_AT_MOST {
+                wishes.missed(&over(&format!("{query}-{field}")), 2 * IN_VAIN_DOCUMENTS, 1);
+            }
+            assert_eq!(wishes.state.lock().missed.len(), MISSED_OF_APP + usize::from(query > 0));
+            wishes.missed(&over_in(8, "a"), IN_VAIN_DOCUMENTS, 1);
+        }
+        assert_eq!(follow(&wishes, &mut catalog), ["begin a", "fill a"]);
+    }
+
+    #[test]
+    fn of_what_an_app_asks_for_that_is_forgotten_which_is_the_least_worth() {
+        let (wishes, mut catalog) = (Wishes::new(4), Catalog::default());
+        let miss_a = |times| (0..times).for_each(|_| wishes.missed(&over("a"), 200_000, 1));
+        miss_a(IN_VAIN_QUERIES - 1);
+        for field in 0..MISSED_AT_MOST {
+            let [small, once] = ["small", "once"].map(|name| over(&format!("{name}-{field}")));
+            (0..IN_VAIN_QUERIES).for_each(|_| wishes.missed(&small, 1_000, 1));
+            wishes.missed(&once, 100 * IN_VAIN_DOCUMENTS, 1);
+        }
+        miss_a(1);
+        assert_eq!(follow(&wishes, &mut catalog), ["begin a", "fill a"]);
+    }
+
+    #[test]
+    fn of_many_apps_the_one_that_asks_for_most_makes_room() {
+        let (wishes, mut catalog) = (Wishes::new(4), Catalog::default());
+        for app in 100..130 {
+            wishes.missed(&over_in(app, "a"), IN_VAIN_DOCUMENTS, 1);
+        }
+        for (app, field) in (10..30).flat_map(|app| (0..200).map(move |field| (app, field))) {
+            wishes.missed(&over_in(app, &field.to_string()), 2 * IN_VAIN_DOCUMENTS, 1);
+        }
+        assert_eq!(wishes.state.lock().missed.len(), MISSED_AT_MOST);
+        (1..IN_VAIN_QUERIES).for_each(|_| wishes.missed(&over_in(100, "a"), IN_VAIN_DOCUMENTS, 1));
+        assert_eq!(follow(&wishes, &mut catalog), ["begin a", "fill a"]);
     }
 }

@@ -3,7 +3,8 @@
 //! A secret is compared with its slow hash once, and the signature of a token verified once; then both
 //! are known again by a fast hash, with a key of this process. Who shows something for the first time
 //! waits in a [`Queue`], for tokens in another one than for secrets, and may be refused if there are
-//! too many: guessing slows down nobody who was let in before.
+//! too many: guessing slows down nobody who was let in before. Of the places for secrets one key has
+//! a few only: who guesses at one leaves room for those who show another for the first time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -21,7 +22,7 @@ use super::api_key::{ApiKeyHash, ApiToken};
 use super::audit::Sender;
 use super::caller::{Caller, Rules, Validity, declared_claims};
 use super::issuer::Issuer;
-use super::queue::Queue;
+use super::queue::{Queue, Share};
 use super::shown::{ShownKey, wrong};
 use super::tokens::{TokenKey, TokenKeys, Tokens};
 use crate::error::{Code, Refusal};
@@ -29,6 +30,8 @@ use crate::error::{Code, Refusal};
 /// How many secrets wait to be compared with a slow hash: they are compared one after the other,
 /// whatever becomes of who asks.
 const SLOW_WAITING: usize = 16;
+/// How many of them are for the same key.
+const SLOW_OF_KEY: usize = SLOW_WAITING / 4;
 
 /// Says who sends a request.
 pub(crate) struct Keys {
@@ -71,6 +74,8 @@ struct Secret {
     validity: Validity,
     /// Its fast hash, once it was shown.
     shown: OnceLock<hmac::Tag>,
+    /// Of the places of those who show it for the first time.
+    share: Share,
 }
 
 impl Keys {
@@ -196,7 +201,7 @@ impl Keys {
         if secret.shown.get().is_some() {
             return Err(wrong());
         }
-        let turn = self.slow.turn().await?;
+        let turn = self.slow.turn_within(&secret.share).await?;
         if secret.shown.get().is_some() {
             return if self.is_shown(secret, &token) { Ok(()) } else { Err(wrong()) };
         }
@@ -241,7 +246,8 @@ impl OpenedBy {
                     .map_err(|reason| format!("apiKey.hash: {reason}"))?;
                 let validity = Validity::of_key(spec.expires_at);
                 let caller = Caller::new(name.to_string(), permissions, validity.clone());
-                let secret = Secret { hash, caller, validity, shown: OnceLock::new() };
+                let (shown, share) = (OnceLock::new(), Share::new(SLOW_OF_KEY));
+                let secret = Secret { hash, caller, validity, shown, share };
                 Ok(OpenedBy::Secret(Arc::new(secret)))
             }
             Credential::Jwt(issuer) => Ok(OpenedBy::Tokens(Arc::new(TokenKey {

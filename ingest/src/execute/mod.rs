@@ -38,7 +38,7 @@ use tokio::time::Instant;
 
 use crate::access::{Caller, Readable};
 use crate::config::IngestConfig;
-use crate::document::{DocumentName, Warning};
+use crate::document::{DocumentName, Warning, Warnings};
 use crate::error::{Code, Refusal};
 use crate::idempotency::{Digest, IdempotencyKey, RequestName};
 use crate::rounds::Rounds;
@@ -51,6 +51,8 @@ pub(crate) use cursor::{Cursor, MAX_ROWS, Page, Paged, USUAL_ROWS};
 pub(crate) use repeat::RoundLog;
 pub(crate) use seen::LogEnd;
 
+/// How much of an argument's name is told.
+const MAX_NAME_BYTES: usize = 64;
 /// How many statements a transaction has at most.
 pub(crate) const MAX_STATEMENTS: usize = 100;
 
@@ -149,9 +151,17 @@ impl Executor {
         Executor { store, rounds, log, log_end, metadata, max_changed_documents, max_round_bytes }
     }
 
-    /// Runs a request of one statement.
-    pub(crate) async fn execute(&self, request: Request) -> Result<Executed, Refusal> {
+    /// Runs a request of one statement. Says what it did, and what is not well about the statement.
+    pub(crate) async fn execute(
+        &self,
+        request: Request,
+    ) -> Result<(Executed, Vec<Warning>), Refusal> {
         let mut request = Parsed::new(request).await?;
+        let warnings = std::mem::take(&mut request.warnings).into_list();
+        Ok((self.execute_parsed(request).await?, warnings))
+    }
+
+    async fn execute_parsed(&self, mut request: Parsed) -> Result<Executed, Refusal> {
         if let Some(page) = request.asked.page.take() {
             return self.page(request, page).await.map(Executed::Page);
         }
@@ -173,7 +183,7 @@ impl Executor {
 
     /// Runs a request that only writes.
     pub(crate) async fn transact(&self, request: Request) -> Result<Written, Refusal> {
-        let request = Parsed::new(request).await?;
+        let mut request = Parsed::new(request).await?;
         for (number, statement) in (1..).zip(&request.statements) {
             let message = match statement {
                 Statement::Select(_) | Statement::Explain(_) => "a SELECT writes nothing",
@@ -189,7 +199,10 @@ impl Executor {
             let refusal = refusal.with_hint("send it by itself, to store/execute");
             return Err(request.asked.of_statement(number, refusal));
         }
-        self.run(request).await
+        let warnings = std::mem::take(&mut request.warnings).into_list();
+        let mut written = self.run(request).await?;
+        written.warnings.extend(warnings);
+        Ok(written)
     }
 
     async fn select(
@@ -243,7 +256,7 @@ impl Executor {
     }
 
     async fn run(&self, request: Parsed) -> Result<Written, Refusal> {
-        let Parsed { asked, statements, name, digest } = request;
+        let Parsed { asked, statements, name, digest, warnings: _ } = request;
         let run = Run::new(&asked, &statements, name, digest)?;
         let written = self.write(&run, statements).await;
         written.map_err(|refusal| if run.round.has_key { keyed(refusal) } else { refusal })
@@ -256,6 +269,8 @@ struct Parsed {
     statements: Vec<Statement>,
     name: RequestName,
     digest: Vec<u8>,
+    /// What is not well about how they are asked.
+    warnings: Warnings,
 }
 
 impl Parsed {
@@ -264,16 +279,29 @@ impl Parsed {
         // Parsing may take documents out of the arguments.
         let digest = if name.has_key() { digest(&asked) } else { Vec::new() };
         let mut statements = Vec::with_capacity(asked.statements.len());
+        let mut warnings = Warnings::default();
         for index in 0..asked.statements.len() {
             // Many long ones take a while, in which others are to go on.
             if index > 0 {
                 tokio::task::yield_now().await;
             }
             let Asked { statement, args, .. } = &mut asked.statements[index];
+            warn_of_unused(statement, args, &mut warnings);
             let parsed = query::parse_taking(statement, args).map_err(Refusal::from);
             statements.push(parsed.map_err(|refusal| asked.of_statement(index + 1, refusal))?);
         }
-        Ok(Parsed { asked, statements, name, digest })
+        Ok(Parsed { asked, statements, name, digest, warnings })
+    }
+}
+
+/// Warns of arguments that stand nowhere in a statement: one may have been meant that does.
+fn warn_of_unused(statement: &str, args: &Args, warnings: &mut Warnings) {
+    for name in args.keys().map(|name| format!(":{name}")) {
+        if !statement.contains(&name) {
+            let name = &name[..name.floor_char_boundary(MAX_NAME_BYTES)];
+            let message = format!("the statement does not name the argument '{name}'");
+            warnings.push(Warning::new("unused_argument", message));
+        }
     }
 }
 

@@ -154,10 +154,16 @@ pub(super) async fn execute(
 ) -> Result<Response, Refusal> {
     let (request, _body) = request(&api, path, &sender, &headers, body, Shape::Execute).await?;
     let (form, deadline) = (rows::Form::of(&headers), request.deadline);
-    let (kind, response) = match Box::pin(api.executor.execute(request)).await? {
-        Executed::Page(page) => ("select", rows::page(&page, form)),
-        Executed::Rows(rows, kind) => (kind, rows::reply(*rows, kind, form, deadline).await?),
-        Executed::Written(written) => (written.query_type, reply(written)),
+    let (executed, warnings) = Box::pin(api.executor.execute(request)).await?;
+    let (kind, response) = match executed {
+        Executed::Page(page) => ("select", rows::page(&page, &warnings, form)),
+        Executed::Rows(rows, kind) => {
+            (kind, rows::reply(*rows, kind, &warnings, form, deadline).await?)
+        }
+        Executed::Written(mut written) => {
+            written.warnings.extend(warnings);
+            (written.query_type, reply(written))
+        }
     };
     Ok(of_kind(kind, response))
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::headers;
 use super::reply::{ErrorBody, set_txn};
+use crate::document::Warning;
 use crate::error::Refusal;
 use crate::execute::{Cursor, Paged};
 use crate::store::Rows;
@@ -67,6 +68,8 @@ struct Text {
     bytes: Vec<u8>,
     form: Form,
     is_first: bool,
+    /// As JSON, for the end of an object.
+    warnings: String,
 }
 
 /// What is still to be sent.
@@ -81,10 +84,11 @@ enum Rest {
 pub(super) async fn reply(
     mut rows: Rows,
     kind: &str,
+    warnings: &[Warning],
     form: Form,
     deadline: Instant,
 ) -> Result<Response, Refusal> {
-    let mut text = Text::new(rows.txn, kind, form);
+    let mut text = Text::new(rows.txn, kind, warnings, form);
     let txn = rows.txn;
     let body = loop {
         match rows.next(deadline).await? {
@@ -107,9 +111,9 @@ fn response(body: Body, form: Form, txn: Option<TxnId>) -> Response {
 }
 
 /// The reply with a page of rows.
-pub(super) fn page(page: &Paged, form: Form) -> Response {
+pub(super) fn page(page: &Paged, warnings: &[Warning], form: Form) -> Response {
     let Paged { txn, items, cursor } = page;
-    let mut text = Text::new(*txn, "select", form);
+    let mut text = Text::new(*txn, "select", warnings, form);
     text.add(items.iter().map(String::as_str));
     let cursor = cursor.as_ref().map(Cursor::encode);
     let body = Body::from(text.end_of_page(cursor.as_deref()));
@@ -149,7 +153,7 @@ fn texts(items: &[QueryItem]) -> impl Iterator<Item = &str> {
 }
 
 impl Text {
-    fn new(txn: Option<TxnId>, kind: &str, form: Form) -> Self {
+    fn new(txn: Option<TxnId>, kind: &str, warnings: &[Warning], form: Form) -> Self {
         let head = match form {
             Form::Object => {
                 let txn = txn.map_or_else(|| "null".to_owned(), |txn| txn.to_string());
@@ -157,7 +161,8 @@ impl Text {
             }
             Form::Lines => String::new(),
         };
-        Text { bytes: head.into_bytes(), form, is_first: true }
+        let warnings = serde_json::to_string(warnings).expect("warnings are made of strings");
+        Text { bytes: head.into_bytes(), form, is_first: true, warnings }
     }
 
     /// Rows are JSON text as they come.
@@ -186,7 +191,9 @@ impl Text {
         if self.form == Form::Object {
             let error = serde_json::to_vec(&refusal.map(ErrorBody::from))
                 .expect("an error is made of strings");
-            self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":[],"#);
+            self.bytes.extend_from_slice(br#"],"mutatedDocumentIds":[],"warnings":"#);
+            self.bytes.extend_from_slice(self.warnings.as_bytes());
+            self.bytes.push(b',');
             self.bytes.extend_from_slice(more.as_bytes());
             self.bytes.extend_from_slice(br#""error":"#);
             self.bytes.extend_from_slice(&error);

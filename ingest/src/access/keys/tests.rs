@@ -1,5 +1,7 @@
 mod followed;
 
+use std::task::Poll;
+
 use anabranch_journal::metadata::Version;
 use anabranch_schemas::resources::{ApiKey, PermissionScope, PermissionSpec, Resource};
 use jiff::{SignedDuration, Timestamp};
@@ -153,6 +155,35 @@ async fn who_guesses_is_in_nobodys_way_who_was_let_in_before() {
     assert_eq!(code(&keys, 1, &bearer(&token.reveal())).await, None);
     let told: Vec<_> = futures::StreamExt::collect(asked).await;
     assert!(told.iter().all(|told| [UNAUTHENTICATED, Some(Code::Overloaded)].contains(told)));
+}
+
+#[tokio::test]
+async fn who_guesses_at_one_key_leaves_room_for_who_shows_another_for_the_first_time() {
+    let (keys, token) = (Keys::new(false), ApiToken::draw(name("till")));
+    let guessed = ApiToken::draw(name("guessed"));
+    keys.replace(vec![declared(&token, 1, None), declared(&guessed, 1, None)]);
+    // Nobody else has a turn for now.
+    let held = keys.slow.turn().await.unwrap();
+    let guess = || bearer(&ApiToken::draw(name("guessed")).reveal());
+    let headers: Vec<_> = (0..SLOW_WAITING * 2).map(|_| guess()).collect();
+    let mut waiting = Vec::new();
+    for headers in &headers {
+        let mut asked = Box::pin(code(&keys, 1, headers));
+        match futures::poll!(&mut asked) {
+            Poll::Ready(told) => assert_eq!(told, Some(Code::Overloaded)),
+            Poll::Pending => waiting.push(asked),
+        }
+    }
+    assert_eq!(waiting.len(), SLOW_OF_KEY);
+    let (good, right) = (bearer(&token.reveal()), bearer(&guessed.reveal()));
+    let mut other = Box::pin(code(&keys, 1, &good));
+    assert!(futures::poll!(&mut other).is_pending(), "it is not refused");
+    assert_eq!(code(&keys, 1, &right).await, Some(Code::Overloaded));
+    drop(held);
+    let (told, guesses) = futures::join!(other, futures::future::join_all(waiting));
+    assert_eq!(told, None);
+    assert!(guesses.iter().all(|told| *told == UNAUTHENTICATED), "{guesses:?}");
+    assert_eq!(code(&keys, 1, &right).await, None, "those who are gone have left their places");
 }
 
 /// A key of an app that tokens open.

@@ -37,6 +37,30 @@ async fn statements_write_and_say_what() {
 }
 
 #[tokio::test]
+async fn an_argument_that_is_not_used_is_told() {
+    let cluster = Cluster::start().await;
+    for statement in [
+        "SELECT * FROM cars WHERE n = :n",
+        "SELECT COUNT(*) AS count FROM cars WHERE n = :n",
+        "EXPLAIN SELECT * FROM cars WHERE n = :n",
+        "INSERT INTO cars DOCUMENTS (:n)",
+        "DELETE FROM cars WHERE n = :n",
+    ] {
+        for (more, warned) in
+            [(json!({}), json!([])), (json!({"m": 1}), json!(["unused_argument"]))]
+        {
+            let mut args = more;
+            args["n"] = json!({"a": 1});
+            let reply = cluster.execute(statement, args).await;
+            assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+            let reply = reply.json();
+            let codes = reply["warnings"].as_array().unwrap().iter().map(|it| it["code"].clone());
+            assert_eq!(Value::from_iter(codes), warned, "{statement}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_matches_nothing_writes_nothing() {
     let cluster = Cluster::start().await;
     let first = cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 1})", json!({})).await;
