@@ -36,7 +36,8 @@ pub enum QueryErrorCode {
     ConflictingPaths,
     /// Two columns of a SELECT or two keys of an object have the same name.
     DuplicateName,
-    /// The text, or a condition with its arguments, is too long.
+    /// The text, a condition with its arguments, or a list is too long, or what is computed of
+    /// constants is too much.
     TooLong,
     /// The text or an argument nests too deeply.
     TooDeep,

@@ -4,55 +4,13 @@
 //! documents, which are bounded too.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::cmp::Ordering;
 
 use super::MAX_DEPTH;
+use super::budget::Budget;
 use super::expr::{Case, Comparison, Expr, Operator, Step};
-use super::order::{compare, total_cmp, type_rank};
+use super::order::type_rank;
 use crate::Value;
-
-/// How many bytes of strings, arrays and objects may be made for one row, what is made on the way
-/// included; what would be more is NULL. A short statement could else make gigabytes of a document.
-const MAX_MADE_BYTES: usize = 16 * 1024 * 1024;
-
-/// What may still be made for a row.
-pub(super) struct Budget(Cell<usize>);
-
-impl Budget {
-    pub(super) fn new() -> Self {
-        Budget(Cell::new(MAX_MADE_BYTES))
-    }
-
-    /// Takes so many bytes, if they are left.
-    fn take(&self, bytes: usize) -> bool {
-        let left = self.0.get().checked_sub(bytes);
-        self.0.set(left.unwrap_or(0));
-        left.is_some()
-    }
-
-    /// The value, or NULL if it is too much.
-    fn keep(&self, made: Value) -> Value {
-        if self.take(bytes(&made)) { made } else { Value::Null }
-    }
-
-    /// A value of one's own; `None` if that would be too much.
-    pub(super) fn own(&self, value: Cow<'_, Value>) -> Option<Value> {
-        match value {
-            Cow::Owned(value) => Some(value),
-            Cow::Borrowed(value) => self.take(bytes(value)).then(|| value.clone()),
-        }
-    }
-}
-
-/// What a value takes beside itself.
-fn bytes(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
-        Value::String(text) => text.len(),
-        Value::Array(_) | Value::Object(_) => value.json_len(),
-    }
-}
 
 /// What an expression is evaluated over.
 #[derive(Clone, Copy)]
@@ -78,13 +36,24 @@ impl<'a> Scope<'a> {
 type Found<'a> = Option<Cow<'a, Value>>;
 
 impl Expr {
-    /// Its value; `None` is MISSING. What is unknown is NULL.
+    /// Its value; `None` is MISSING. What is unknown is NULL, and so is all that is computed once
+    /// the work is used up.
     pub(super) fn value<'a>(&'a self, scope: &Scope<'a>) -> Found<'a> {
         match self {
             Expr::Literal(value) => Some(Cow::Borrowed(value)),
             Expr::Path(path) => scope.document.get(path.steps()).map(Cow::Borrowed),
-            Expr::Access(base, steps) => access(base.value(scope)?, steps),
             Expr::Slot(slot) => scope.slots.get(*slot)?.as_ref().map(Cow::Borrowed),
+            computed => {
+                let value = scope.budget.within(|| computed.computed(scope));
+                value.unwrap_or(Some(Cow::Owned(Value::Null)))
+            }
+        }
+    }
+
+    /// The value of what is not there as it is.
+    fn computed<'a>(&'a self, scope: &Scope<'a>) -> Found<'a> {
+        match self {
+            Expr::Access(base, steps) => access(base.value(scope)?, steps),
             Expr::Chain(first, rest) => {
                 let first = first.value(scope);
                 rest.iter().fold(first, |left, (operator, right)| {
@@ -96,6 +65,9 @@ impl Expr {
             Expr::Call(function, arguments) => {
                 let values: Vec<_> =
                     arguments.iter().map(|argument| argument.value(scope)).collect();
+                if !function.charge(&values, scope.budget) {
+                    return None;
+                }
                 let made = function.call(&values)?;
                 Some(Cow::Owned(scope.budget.keep(made)))
             }
@@ -105,7 +77,8 @@ impl Expr {
                     None => Some(Value::Null),
                 });
                 let made: Option<Vec<Value>> = items.collect();
-                Some(Cow::Owned(made.map_or(Value::Null, |made| shallow(Value::Array(made)))))
+                let array = |made| shallow(Value::Array(made), scope.budget);
+                Some(Cow::Owned(made.map_or(Value::Null, array)))
             }
             Expr::Object(fields) => {
                 let fields = fields.iter().filter_map(|(name, field)| {
@@ -113,11 +86,14 @@ impl Expr {
                     Some(field.map(|field| (name.clone(), field)))
                 });
                 let made: Option<Vec<(String, Value)>> = fields.collect();
-                let object = |made: Vec<_>| shallow(made.into_iter().collect::<Value>());
+                let object = |made: Vec<_>| shallow(made.into_iter().collect(), scope.budget);
                 Some(Cow::Owned(made.map_or(Value::Null, object)))
             }
             // What is left are conditions; an aggregate has a slot by now.
-            Expr::Aggregate(_)
+            Expr::Literal(_)
+            | Expr::Path(_)
+            | Expr::Slot(_)
+            | Expr::Aggregate(_)
             | Expr::Not(_)
             | Expr::And(_)
             | Expr::Or(_)
@@ -134,8 +110,14 @@ impl Expr {
     }
 
     /// Whether it holds; `None` is unknown, which is what everything is that is neither true nor
-    /// false.
+    /// false, and everything once the work is used up: no condition holds of a document because it
+    /// was too much work to find out.
     pub(super) fn truth(&self, scope: &Scope<'_>) -> Option<bool> {
+        scope.budget.within(|| self.judged(scope)).flatten()
+    }
+
+    fn judged(&self, scope: &Scope<'_>) -> Option<bool> {
+        let budget = scope.budget;
         match self {
             Expr::Not(inner) => inner.truth(scope).map(|holds| !holds),
             Expr::And(parts) => all(parts.iter().map(|part| part.truth(scope))),
@@ -144,27 +126,30 @@ impl Expr {
                 all(negated).map(|none_holds| !none_holds)
             }
             Expr::Compare(comparison, pair) => {
-                let order = order(&pair[0].value(scope), &pair[1].value(scope))?;
+                let order = order(&pair[0].value(scope), &pair[1].value(scope), budget)?;
                 Some(comparison.accepts(order))
             }
             Expr::IsNull(inner) => inner.value(scope).map(|value| *value == Value::Null),
             Expr::IsMissing(inner) => Some(inner.value(scope).is_none()),
-            Expr::InList(operand, values) => is_in_sorted(operand.value(scope).as_deref(), values),
+            Expr::InList(operand, values) => {
+                is_in_sorted(operand.value(scope).as_deref(), values, budget)
+            }
             Expr::InArray(pair) => match pair[1].value(scope)?.as_ref() {
-                Value::Array(items) => is_in_any(&pair[0].value(scope), items),
-                only => compare(pair[0].value(scope).as_deref()?, only).map(Ordering::is_eq),
+                Value::Array(items) => is_in_any(&pair[0].value(scope), items, budget),
+                only => budget.compare(pair[0].value(scope).as_deref()?, only).map(Ordering::is_eq),
             },
             Expr::Between(three) => {
                 let value = three[0].value(scope);
                 let accepts = |comparison: Comparison, bound: &Expr| {
-                    order(&value, &bound.value(scope)).map(|order| comparison.accepts(order))
+                    let order = order(&value, &bound.value(scope), budget)?;
+                    Some(comparison.accepts(order))
                 };
                 let above = accepts(Comparison::GreaterOrEqual, &three[1]);
                 let below = accepts(Comparison::LessOrEqual, &three[2]);
                 all([above, below].into_iter())
             }
             Expr::Like(operand, pattern) => match operand.value(scope)?.as_ref() {
-                Value::String(text) => Some(pattern.matches(text)),
+                Value::String(text) => Some(pattern.matches(text, budget)),
                 _ => None,
             },
             Expr::Literal(_)
@@ -189,7 +174,9 @@ impl Case {
     fn value<'a>(&'a self, scope: &Scope<'a>) -> Found<'a> {
         let operand = self.operand.as_ref().map(|operand| operand.value(scope));
         let is_met = |when: &Expr| match &operand {
-            Some(operand) => order(operand, &when.value(scope)).is_some_and(Ordering::is_eq),
+            Some(operand) => {
+                order(operand, &when.value(scope), scope.budget).is_some_and(Ordering::is_eq)
+            }
             None => when.truth(scope) == Some(true),
         };
         match (self.arms.iter().find(|(when, _)| is_met(when)), &self.otherwise) {
@@ -201,8 +188,10 @@ impl Case {
 }
 
 /// The value, or NULL if it nests deeper than documents may.
-fn shallow(value: Value) -> Value {
-    if value.depth() > MAX_DEPTH { Value::Null } else { value }
+fn shallow(value: Value, budget: &Budget) -> Value {
+    // Only its values are counted: its texts are not looked at.
+    let fits = budget.walk(&value, 1, usize::MAX) && value.depth() <= MAX_DEPTH;
+    if fits { value } else { Value::Null }
 }
 
 fn access<'a>(base: Cow<'a, Value>, steps: &[Step]) -> Found<'a> {
@@ -224,8 +213,8 @@ fn step_into<'a>(value: &'a Value, steps: &[Step]) -> Option<&'a Value> {
     })
 }
 
-fn order(left: &Found<'_>, right: &Found<'_>) -> Option<Ordering> {
-    compare(left.as_deref()?, right.as_deref()?)
+fn order(left: &Found<'_>, right: &Found<'_>, budget: &Budget) -> Option<Ordering> {
+    budget.compare(left.as_deref()?, right.as_deref()?)
 }
 
 /// False as soon as one is false, else unknown if one is unknown, else true.
@@ -241,12 +230,12 @@ fn all(mut parts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
 
 /// The OR of `value = v` over sorted values: they are all comparable with the value exactly when
 /// the first and the last are.
-fn is_in_sorted(value: Option<&Value>, values: &[Value]) -> Option<bool> {
+fn is_in_sorted(value: Option<&Value>, values: &[Value], budget: &Budget) -> Option<bool> {
     let (Some(first), Some(last)) = (values.first(), values.last()) else {
         return Some(false);
     };
     let value = value.filter(|value| **value != Value::Null)?;
-    if values.binary_search_by(|candidate| total_cmp(candidate, value)).is_ok() {
+    if values.binary_search_by(|candidate| budget.total_cmp(candidate, value)).is_ok() {
         return Some(true);
     }
     let rank = type_rank(value);
@@ -254,12 +243,13 @@ fn is_in_sorted(value: Option<&Value>, values: &[Value]) -> Option<bool> {
 }
 
 /// The OR of `value = item`.
-fn is_in_any(value: &Found<'_>, items: &[Value]) -> Option<bool> {
+fn is_in_any(value: &Found<'_>, items: &[Value], budget: &Budget) -> Option<bool> {
     let differs = |item: &Value| {
-        let order = compare(value.as_deref()?, item)?;
+        let order = budget.compare(value.as_deref()?, item)?;
         Some(order.is_ne())
     };
-    all(items.iter().map(differs)).map(|all_differ| !all_differ)
+    let compared = items.iter().take_while(|_| !budget.is_used_up());
+    all(compared.map(differs)).map(|all_differ| !all_differ)
 }
 
 /// MISSING if one of them is; NULL if they do not fit the operator.
@@ -275,10 +265,8 @@ fn operate<'a>(
         (Value::Int(left), Value::Float(right)) => of_floats(operator, as_float(*left), *right),
         (Value::Float(left), Value::Int(right)) => of_floats(operator, *left, as_float(*right)),
         (Value::Float(left), Value::Float(right)) => of_floats(operator, *left, *right),
-        (Value::String(left), Value::String(right))
-            if operator == Operator::Concatenate && budget.take(left.len() + right.len()) =>
-        {
-            Value::String([left.as_str(), right].concat())
+        (Value::String(left), Value::String(right)) if operator == Operator::Concatenate => {
+            budget.join(left, right)
         }
         _ => Value::Null,
     };

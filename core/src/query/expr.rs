@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 
 use super::MAX_DEPTH;
 use super::aggregate::Aggregate;
-use super::eval::{Budget, Scope};
+use super::budget::Budget;
+use super::eval::Scope;
 use super::function::Function;
 use super::order::total_cmp;
 use super::path::FieldPath;
@@ -271,18 +272,39 @@ impl Expr {
         if !self.children().all(|child| matches!(child, Expr::Literal(_))) {
             return self;
         }
-        match self.value(&Scope::of_nothing(&Budget::new())) {
-            Some(value) if value.depth() <= MAX_DEPTH => Expr::Literal(value.into_owned()),
-            _ => self,
+        // What is written out is moved: a large argument would be copied at each level around it.
+        let made = match self {
+            Expr::Array(items) => {
+                Value::Array(items.into_iter().filter_map(Expr::into_literal).collect())
+            }
+            Expr::Object(fields) => {
+                let literal = |(name, field): (String, Expr)| Some((name, field.into_literal()?));
+                fields.into_iter().filter_map(literal).collect()
+            }
+            other => {
+                let value = other.value(&Scope::of_nothing(&Budget::new())).map(Cow::into_owned);
+                return match value {
+                    Some(value) if value.depth() <= MAX_DEPTH => Expr::Literal(value),
+                    _ => other,
+                };
+            }
+        };
+        Expr::Literal(if made.depth() > MAX_DEPTH { Value::Null } else { made })
+    }
+
+    fn into_literal(self) -> Option<Value> {
+        match self {
+            Expr::Literal(value) => Some(value),
+            _ => None,
         }
     }
 
     /// What it always is, if that does not depend on anything.
-    pub(super) fn constant(&self) -> Option<Option<Value>> {
+    pub(super) fn constant(&self, budget: &Budget) -> Option<Option<Value>> {
         let depends = self.any_part(&mut |part| {
             matches!(part, Expr::Path(_) | Expr::Slot(_) | Expr::Aggregate(_))
         });
-        let value = || self.value(&Scope::of_nothing(&Budget::new())).map(Cow::into_owned);
+        let value = || self.value(&Scope::of_nothing(budget)).map(Cow::into_owned);
         (!depends).then(value)
     }
 

@@ -31,9 +31,10 @@
 //!
 //! **Bounds.** Length and nesting of the text are limited; chains of AND, OR and operators are lists
 //! and not trees: no text can exhaust the stack. What constants and columns multiply to is counted when
-//! a statement is parsed, what a row makes when it is evaluated.
+//! a statement is parsed, what a row makes and how much work it is when it is evaluated.
 
 mod aggregate;
+mod budget;
 mod error;
 mod eval;
 mod expr;

@@ -11,6 +11,23 @@ use crate::Value;
 /// (element by element, then the shorter first), objects (as lists of key and value, sorted by
 /// key). Values that compare equal differ at most in how numbers are held: `1` and `1.0`.
 pub fn total_cmp(left: &Value, right: &Value) -> Ordering {
+    total_cmp_while(left, right, &mut |_| true)
+}
+
+/// The same, asking before each step, which compares so many bytes of text, whether to go on. If
+/// not, the order that it gives means nothing.
+pub(super) fn total_cmp_while(
+    left: &Value,
+    right: &Value,
+    may_go_on: &mut impl FnMut(usize) -> bool,
+) -> Ordering {
+    let bytes = match (left, right) {
+        (Value::String(left), Value::String(right)) => left.len().min(right.len()),
+        _ => 0,
+    };
+    if !may_go_on(bytes) {
+        return Ordering::Less;
+    }
     match (left, right) {
         (Value::Bool(left), Value::Bool(right)) => left.cmp(right),
         (Value::Int(left), Value::Int(right)) => left.cmp(right),
@@ -21,23 +38,32 @@ pub fn total_cmp(left: &Value, right: &Value) -> Ordering {
         (Value::Float(left), Value::Int(right)) => cmp_int_float(*right, *left).reverse(),
         (Value::String(left), Value::String(right)) => left.cmp(right),
         (Value::Array(left), Value::Array(right)) => {
-            cmp_each(left.iter().zip(right).map(|(left, right)| total_cmp(left, right)))
+            let pairs = left.iter().zip(right);
+            cmp_each(pairs.map(|(left, right)| total_cmp_while(left, right, may_go_on)))
                 .then(left.len().cmp(&right.len()))
         }
-        (Value::Object(left), Value::Object(right)) => cmp_each(
-            left.iter()
-                .zip(right)
-                .map(|(left, right)| left.0.cmp(right.0).then_with(|| total_cmp(left.1, right.1))),
-        )
-        .then(left.len().cmp(&right.len())),
+        (Value::Object(left), Value::Object(right)) => {
+            let fields = left.iter().zip(right);
+            cmp_each(fields.map(|((left_name, left), (right_name, right))| {
+                if !may_go_on(left_name.len().min(right_name.len())) {
+                    return Ordering::Less;
+                }
+                left_name.cmp(right_name).then_with(|| total_cmp_while(left, right, may_go_on))
+            }))
+            .then(left.len().cmp(&right.len()))
+        }
         _ => type_rank(left).cmp(&type_rank(right)),
     }
 }
 
 /// The order of two values of one type; `None`, that is unknown, across types and with null.
 pub(super) fn compare(left: &Value, right: &Value) -> Option<Ordering> {
-    let comparable = type_rank(left) == type_rank(right) && *left != Value::Null;
-    comparable.then(|| total_cmp(left, right))
+    is_comparable(left, right).then(|| total_cmp(left, right))
+}
+
+/// Whether two values are of one type, and not null.
+pub(super) fn is_comparable(left: &Value, right: &Value) -> bool {
+    type_rank(left) == type_rank(right) && *left != Value::Null
 }
 
 /// The place of a value's type in the total order.

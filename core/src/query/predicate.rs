@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::budget::Budget;
 use super::error::{QueryError, QueryErrorCode};
-use super::eval::{Budget, Scope};
+use super::eval::Scope;
 use super::expr::{Comparison, Expr};
 use super::order::exact_int;
 use super::{MAX_FILTER_BYTES, text};
@@ -43,7 +44,7 @@ impl Predicate {
 
     /// Whether it holds, if that is the same of every document.
     pub(super) fn constant(&self) -> Option<bool> {
-        self.root.constant().map(|value| value == Some(Value::Bool(true)))
+        self.root.constant(&Budget::new()).map(|value| value == Some(Value::Bool(true)))
     }
 
     /// The condition that both hold.
@@ -55,7 +56,7 @@ impl Predicate {
         &self.root
     }
 
-    /// Whether the condition holds. Unknown is no.
+    /// Whether the condition holds. Unknown is no, and so is what would be too much work.
     pub fn matches(&self, document: &Value) -> bool {
         self.root.truth(&Scope::of(document, &Budget::new())) == Some(true)
     }

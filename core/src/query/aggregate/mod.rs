@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 pub(super) use self::sum::Sum;
-use super::eval::{Budget, Scope};
+use super::eval::Scope;
 use super::expr::Expr;
 use super::key;
 use super::order::total_cmp;
@@ -97,14 +97,18 @@ impl Accumulator {
     }
 
     /// Counts a document in. How many bytes more that keeps, about.
-    pub(super) fn add(&mut self, aggregate: &Aggregate, document: &Value) -> usize {
+    pub(super) fn add(&mut self, aggregate: &Aggregate, scope: &Scope<'_>) -> usize {
         let Some(operand) = &aggregate.operand else {
             if let Seen::Count(count) = &mut self.seen {
                 *count += 1;
             }
             return 0;
         };
-        match operand.value(&Scope::of(document, &Budget::new())).as_deref() {
+        // Whether a value is kept depends on what was seen before, but what it costs must not.
+        let may_keep = matches!(self.seen, Seen::Extreme(_) | Seen::Distinct(_));
+        let value = operand.value(scope);
+        let value = if may_keep { value.and_then(|it| scope.budget.admit(it)) } else { value };
+        match value.as_deref() {
             None | Some(Value::Null) => 0,
             Some(value) => self.see(value),
         }

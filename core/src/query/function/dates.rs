@@ -9,6 +9,9 @@ use jiff::{Span, Timestamp, Unit};
 use super::{integer, text};
 use crate::Value;
 
+/// No date has so many bytes. What is longer is not even tried: it would be copied into an error.
+const TOO_LONG: usize = 64;
+
 /// A point in time, and how it was written.
 #[derive(Clone, Copy)]
 struct Date {
@@ -20,7 +23,7 @@ impl Date {
     fn of(value: &Value) -> Option<Date> {
         match value {
             // A time zone would need tables that machines have different ones of.
-            Value::String(text) if text.contains('[') => None,
+            Value::String(text) if text.len() >= TOO_LONG || text.contains('[') => None,
             Value::String(text) => {
                 let at = match text.parse::<Timestamp>() {
                     Ok(timestamp) => Offset::UTC.to_datetime(timestamp),

@@ -38,7 +38,7 @@ pub(super) fn ends_with(values: &[&Value]) -> Option<Value> {
 /// Where the first one begins; 0 if there is none.
 pub(super) fn position(values: &[&Value]) -> Option<Value> {
     let (whole, part) = (text(values[0])?, text(values[1])?);
-    let found = whole.find(part);
+    let found = memchr::memmem::find(whole.as_bytes(), part.as_bytes());
     Some(found.map_or(Value::Int(0), |at| count(whole[..at].chars().count() + 1)))
 }
 
@@ -93,7 +93,17 @@ pub(super) fn substr(values: &[&Value]) -> Option<Value> {
     let (first, end) = (first.clamp(1, length + 1), end.clamp(1, length + 1));
     let skipped = usize::try_from(first - 1).ok()?;
     let taken = usize::try_from(end.saturating_sub(first).max(0)).ok()?;
-    Some(Value::String(whole.chars().skip(skipped).take(taken).collect()))
+    let (_, rest) = split_behind(whole, skipped);
+    Some(Value::String(split_behind(rest, taken).0.to_owned()))
+}
+
+/// A text up to behind so many characters, and the rest.
+fn split_behind(text: &str, characters: usize) -> (&str, &str) {
+    let mut rest = text.chars();
+    if let Some(others) = characters.checked_sub(1) {
+        rest.nth(others);
+    }
+    text.split_at(text.len() - rest.as_str().len())
 }
 
 pub(super) fn split(values: &[&Value]) -> Option<Value> {

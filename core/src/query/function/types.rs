@@ -77,10 +77,17 @@ pub(super) fn to_number(values: &[&Value]) -> Option<Value> {
     match values[0] {
         Value::Int(_) | Value::Float(_) => Some(values[0].clone()),
         Value::Bool(value) => Some(Value::Int(i64::from(*value))),
-        Value::String(text) => match Value::from_json(text.trim().as_bytes()) {
-            Ok(number @ (Value::Int(_) | Value::Float(_))) => Some(number),
-            _ => None,
-        },
+        Value::String(text) => {
+            let text = text.trim();
+            // Whatever else it is need not be made to see that it is no number.
+            if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+                return None;
+            }
+            match Value::from_json(text.as_bytes()) {
+                Ok(number @ (Value::Int(_) | Value::Float(_))) => Some(number),
+                _ => None,
+            }
+        }
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }

@@ -118,7 +118,8 @@ impl Cursor<'_> {
 fn unknown_function(name: &str) -> QueryError {
     let message = format!("there is no function '{}'", shorten(name));
     let error = QueryError::new(QueryErrorCode::Unsupported, message);
-    let wanted = name.to_ascii_lowercase();
+    // Likeness takes long to tell of long names.
+    let wanted = shorten(name).to_ascii_lowercase();
     let nearest = Function::names().max_by(|left, right| {
         strsim::jaro_winkler(left, &wanted).total_cmp(&strsim::jaro_winkler(right, &wanted))
     });

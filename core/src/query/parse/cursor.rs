@@ -4,6 +4,7 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Location as TokenLocation, Token, Tokenizer, Word};
 
 use super::super::MAX_DEPTH;
+use super::super::budget::Budget;
 use super::super::error::{Location, QueryError, QueryErrorCode};
 use super::super::path::is_reserved;
 use super::arguments::{Arguments, Mentions};
@@ -17,6 +18,8 @@ pub(super) struct Cursor<'a> {
     text: &'a str,
     args: Arguments<'a>,
     mentions: Mentions,
+    /// What may be computed of constants: one for the text, as evaluating has one for a document.
+    pub(super) budget: Budget,
     end: Location,
     /// How deep it is nested: within the outermost literal around it, or if there is none at all.
     pub(super) depth: usize,
@@ -72,6 +75,7 @@ impl<'a> Cursor<'a> {
             text,
             args,
             mentions,
+            budget: Budget::new(),
             end: location_of(end),
             depth: 0,
             is_inside_literal: false,

@@ -18,7 +18,14 @@ impl Cursor<'_> {
         let term = self.operation();
         self.has_fields = had_fields;
         let Term { expr, location, argument } = term?;
-        match expr.constant().flatten() {
+        let constant = expr.constant(&self.budget).flatten();
+        if self.budget.is_spent() {
+            let message = "what the statement computes of constants is too much";
+            return Err(QueryError::new(QueryErrorCode::TooLong, message)
+                .at(location)
+                .with_hint("compute it before, and give it as an argument"));
+        }
+        match constant {
             Some(value) => Ok(Given { value, location, argument }),
             None => {
                 let found = shorten(&expr.to_string());

@@ -6,7 +6,7 @@
 //!
 //! Every expression comes with where it stood: what is wrong with it is told with its place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::super::aggregate::Aggregate;
 use super::super::error::{Location, QueryError, QueryErrorCode};
@@ -16,6 +16,10 @@ use super::super::predicate::Predicate;
 use super::super::{MAX_FILTER_BYTES, text};
 use super::{Columns, Grouping, Select};
 use crate::ids::Collection;
+
+/// How many expressions rows are grouped by at most: all that is computed of a group is compared
+/// with each of them.
+const MAX_KEYS: usize = 1_000;
 
 /// The clauses of a SELECT.
 #[derive(Default)]
@@ -39,6 +43,7 @@ pub(in super::super) enum Item {
 }
 
 /// An expression, and where it stood.
+#[derive(Clone)]
 pub(in super::super) struct Part {
     pub(in super::super) expr: Expr,
     pub(in super::super) location: Location,
@@ -101,13 +106,13 @@ impl Select {
                 .at(location)
                 .with_hint("name what to select: what stands in GROUP BY, and aggregates"));
         }
-        let keys: Vec<Expr> = if is_grouped {
-            group_by.into_iter().map(|key| key.expr).collect()
+        let (by, keys) = if is_grouped {
+            (By::GroupBy, group_by)
         } else {
-            columns.iter().map(|(_, column)| column.expr.clone()).collect()
+            (By::Distinct, columns.iter().map(|(_, column)| column.clone()).collect())
         };
-        let by = if is_grouped { By::GroupBy } else { By::Distinct };
-        let mut slots = Slots { keys: &keys, aggregates: Vec::new(), by };
+        let keys = by.keys(keys)?;
+        let mut slots = Slots { keys: &keys, aggregates: Vec::new(), places: HashMap::new(), by };
         let mut take = |part: Part| part.try_map(|expr| slots.take(expr)).map(|part| part.expr);
         let mut computed = Vec::with_capacity(columns.len());
         for (name, column) in columns {
@@ -154,7 +159,7 @@ fn check_group_key(key: &Part) -> Result<(), QueryError> {
 
 /// The names that columns were given, and the columns.
 struct Aliases {
-    columns: Vec<(String, Expr)>,
+    columns: HashMap<String, Expr>,
     /// How many bytes of text columns may still take the places of their names.
     left: usize,
 }
@@ -174,8 +179,9 @@ impl Aliases {
             // What stands in an aggregate is of documents, which know nothing of columns.
             Expr::Aggregate(_) => Ok(expr),
             Expr::Path(path) => {
-                let column = self.columns.iter().find(|(alias, _)| *alias == path.steps()[0]);
-                let Some((_, column)) = column else { return Ok(Expr::Path(path)) };
+                let Some(column) = self.columns.get(&path.steps()[0]) else {
+                    return Ok(Expr::Path(path));
+                };
                 let Some(left) = self.left.checked_sub(text::length(column)) else {
                     let message =
                         "the columns whose names are used elsewhere are too long together";
@@ -202,10 +208,33 @@ enum By {
     Distinct,
 }
 
+impl By {
+    /// What rows are grouped by, unless that is too much.
+    fn keys(self, keys: Vec<Part>) -> Result<Vec<Expr>, QueryError> {
+        let Some(key) = keys.get(MAX_KEYS) else {
+            return Ok(keys.into_iter().map(|key| key.expr).collect());
+        };
+        let (message, hint) = match self {
+            By::GroupBy => (
+                format!("GROUP BY has more than {MAX_KEYS} expressions"),
+                "group by an object that has the fields in it",
+            ),
+            By::Distinct => (
+                format!("DISTINCT is of more than {MAX_KEYS} columns"),
+                "select an object that has the fields in it, or leave DISTINCT out",
+            ),
+        };
+        let error = QueryError::new(QueryErrorCode::TooLong, message);
+        Err(error.at(key.location).with_hint(hint))
+    }
+}
+
 /// The slots of a group: its keys, then its aggregates.
 struct Slots<'a> {
     keys: &'a [Expr],
     aggregates: Vec<Aggregate>,
+    /// Where among them the one of a text is: there may be thousands.
+    places: HashMap<String, usize>,
     by: By,
 }
 
@@ -216,12 +245,14 @@ impl Slots<'_> {
             return Ok(Expr::Slot(slot));
         }
         match expr {
-            Expr::Aggregate(aggregate) => {
-                let known = self.aggregates.iter().position(|known| *known == *aggregate);
-                let place = known.unwrap_or_else(|| {
+            Expr::Aggregate(_) => {
+                let next = self.aggregates.len();
+                let place = *self.places.entry(expr.to_string()).or_insert(next);
+                if place == next
+                    && let Expr::Aggregate(aggregate) = expr
+                {
                     self.aggregates.push(*aggregate);
-                    self.aggregates.len() - 1
-                });
+                }
                 Ok(Expr::Slot(self.keys.len() + place))
             }
             Expr::Path(path) => {

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::aggregate::{Accumulator, Aggregate};
-use super::super::eval::{Budget, Scope};
+use super::super::budget::Budget;
+use super::super::eval::Scope;
 use super::super::expr::Expr;
 use super::super::key;
-use super::{Grouping, Select, SortedRow, SortedRows, sort_key};
+use super::{Grouping, Select, SortedRow, SortedRows, encode, sort_key};
 use crate::Value;
 
 /// What was accumulated over the documents of each group.
@@ -54,11 +55,11 @@ impl Groups {
         let scope = Scope::of(document, &budget);
         let mut bytes = Vec::new();
         for expr in keys {
-            key::encode(expr.value(&scope).as_deref(), &mut bytes);
+            encode(expr, &scope, &mut bytes);
         }
         let accumulators = group(&mut self.groups, &mut self.bytes, aggregates, bytes);
         for (accumulator, aggregate) in accumulators.iter_mut().zip(aggregates) {
-            self.bytes += accumulator.add(aggregate, document);
+            self.bytes += accumulator.add(aggregate, &scope);
         }
     }
 
@@ -119,7 +120,10 @@ impl Groups {
                     continue;
                 }
             }
-            let row = SortedRow { key: sort_key(order, &scope), id: key, row: row.to_json() };
+            // As of a document, what it is sorted by does not depend on what the row is made of.
+            let budget = Budget::new();
+            let sorted_by = sort_key(order, &Scope { budget: &budget, ..scope });
+            let row = SortedRow { key: sorted_by, id: key, row: row.to_json() };
             bytes += row.key.len() + row.row.len();
             if let Some(row) = rows.add(row) {
                 bytes -= row.key.len() + row.row.len();

@@ -12,8 +12,9 @@ pub(super) use self::clauses::{Clauses, Direction, Item, Part};
 pub use self::groups::{Group, Groups, TooLarge};
 pub use self::sorted::{SortedRow, SortedRows, place};
 use super::aggregate::Aggregate;
+use super::budget::Budget;
 use super::error::QueryError;
-use super::eval::{Budget, Scope};
+use super::eval::Scope;
 use super::expr::Expr;
 use super::key;
 use super::predicate::Predicate;
@@ -158,10 +159,17 @@ fn sort_key(order: &[(Expr, Direction)], scope: &Scope<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (expr, direction) in order {
         let start = bytes.len();
-        key::encode(expr.value(scope).as_deref(), &mut bytes);
+        encode(expr, scope, &mut bytes);
         if *direction == Direction::Descending {
             bytes[start..].iter_mut().for_each(|byte| *byte = !*byte);
         }
     }
     bytes
+}
+
+/// Appends what rows are sorted or grouped by. It is a copy: beyond what may be made for a row it
+/// is NULL.
+fn encode(expr: &Expr, scope: &Scope<'_>, bytes: &mut Vec<u8>) {
+    let value = expr.value(scope).map(|value| scope.budget.admit(value).unwrap_or_default());
+    key::encode(value.as_deref(), bytes);
 }

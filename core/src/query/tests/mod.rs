@@ -1,5 +1,6 @@
 //! Tests of the query language.
 
+mod budget;
 mod conditions;
 mod errors;
 mod functions;
