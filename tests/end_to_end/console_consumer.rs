@@ -1,10 +1,13 @@
 //! What a plain Kafka console consumer sees of a cluster's topics.
 
+use std::collections::BTreeSet;
 use std::process::Output;
 use std::thread;
 
+use anabranch_core::ids::RoundId;
 use anabranch_journal::kafka::{KafkaConfig, KafkaJournal};
 use anabranch_journal::{Journal, NewRecord, TopicPartition, TransactionalId, Writer};
+use anabranch_schemas::records::{Commit, TxnsRecord};
 use anabranch_tests::support::Broker;
 use anyhow::{Result, anyhow, bail, ensure};
 use bytes::Bytes;
@@ -45,28 +48,45 @@ fn a_console_consumer_sees_only_committed_rounds() -> Result<()> {
         (txns, "read_uncommitted"),
         (rounds, "read_uncommitted"),
     ];
-    let seen = thread::scope(|scope| {
+    let consumed = thread::scope(|scope| {
         let see = |(topic, isolation)| scope.spawn(move || consume(topic, isolation));
         consumers.map(see).map(|seen| seen.join().map_err(|_| anyhow!("a consumer panicked")))
     });
-    let [commits, parts, all_commits, all_parts] = seen.map(|seen| seen.and_then(|seen| seen));
+    let [commits, parts, all_commits, all_parts] = consumed.map(|seen| seen.and_then(|seen| seen));
     let (commits, parts, all_commits, all_parts) = (commits?, parts?, all_commits?, all_parts?);
     drop(open);
 
-    ensure!(commits.len() == ROUNDS, "{} commit records: {commits:?}", commits.len());
-    ensure!(parts.len() == ROUNDS, "{} parts of rounds: {parts:?}", parts.len());
+    let seen = rounds_of(&commits)?;
+    ensure!(seen.len() == ROUNDS, "commit records of {} rounds: {seen:?}", seen.len());
+    ensure!(parts.len() == ROUNDS, "{} parts of rounds", parts.len());
     for number in 0..ROUNDS {
-        let found = parts.iter().filter(|part| part.contains(&text(number))).count();
+        let found = parts.iter().filter(|part| contains(part, &text(number))).count();
         ensure!(found == 1, "'{}' is there {found} times", text(number));
     }
-    for (all, committed) in [(all_commits, commits), (all_parts, parts)] {
+    for (topic, all, committed) in [(txns, all_commits, commits), (rounds, all_parts, parts)] {
         for never in [ABORTED, OPEN] {
-            let is_in = |records: &[String]| records.iter().any(|record| record.contains(never));
-            ensure!(is_in(&all), "'{never}' is not in the log: {all:?}");
-            ensure!(!is_in(&committed), "'{never}' is seen: {committed:?}");
+            let is_in = |records: &[Vec<u8>]| records.iter().any(|it| contains(it, never));
+            ensure!(is_in(&all), "'{never}' is not in {topic}");
+            ensure!(!is_in(&committed), "'{never}' is seen in {topic}");
         }
     }
     Ok(())
+}
+
+/// The rounds of these commit records. Beside them the log says each minute that what was deleted long ago may
+/// go.
+fn rounds_of(records: &[Vec<u8>]) -> Result<BTreeSet<RoundId>> {
+    let mut rounds = BTreeSet::new();
+    for record in records {
+        if let TxnsRecord::Commit(Commit { round, .. }) = TxnsRecord::decode(record)? {
+            ensure!(rounds.insert(round), "{round:?} is there twice");
+        }
+    }
+    Ok(rounds)
+}
+
+fn contains(record: &[u8], text: &str) -> bool {
+    record.windows(text.len()).any(|found| found == text.as_bytes())
 }
 
 /// None is part of another.
@@ -91,18 +111,30 @@ fn write(topics: &[String], text: &'static str) -> Result<Box<dyn Writer>> {
 
 /// The records of a topic that is not empty. Whoever has seen none of them has not come as far as to read: four
 /// consumers start at once, on a machine that may be busy, and what they wait for includes that.
-fn consume(topic: &str, isolation: &str) -> Result<Vec<String>> {
+fn consume(topic: &str, isolation: &str) -> Result<Vec<Vec<u8>>> {
     let mut said = String::new();
     for _ in 0..STARTS {
         let output = consume_once(topic, isolation)?;
-        let text = String::from_utf8_lossy(&output.stdout);
+        let mut records = split(&output.stdout, b"<END>");
         // What follows the last record is the consumer's own summary.
-        if let Some((records, _)) = text.rsplit_once("<END>") {
-            return Ok(records.split("<END>").map(str::to_owned).collect());
+        records.pop();
+        if !records.is_empty() {
+            return Ok(records);
         }
         said = String::from_utf8_lossy(&output.stderr).into_owned();
     }
     bail!("{STARTS} consumers saw no record of {topic} ({isolation}); the last one said: {said}")
+}
+
+/// What stands between such marks; at least one thing.
+fn split(mut bytes: &[u8], mark: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    while let Some(end) = bytes.windows(mark.len()).position(|found| found == mark) {
+        parts.push(bytes[..end].to_vec());
+        bytes = &bytes[end + mark.len()..];
+    }
+    parts.push(bytes.to_vec());
+    parts
 }
 
 /// What the console consumer prints of a topic until nothing more comes.
