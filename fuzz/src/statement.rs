@@ -18,7 +18,7 @@ const MAX_ROWS_BYTES: usize = 64 << 20;
 pub fn check_statement(input: &Input) {
     let Input { text, args, documents } = input;
     let parsed = parse(text, args);
-    let taken = parse_taking(text, &mut args.clone());
+    let taken = parse_taking(text, &mut args.clone()).map(|taken| taken.statement);
     assert_eq!(taken, parsed, "whether arguments are copied or taken");
     match parsed {
         Ok(statement) => {

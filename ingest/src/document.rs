@@ -30,12 +30,16 @@ impl Warning {
         Warning { code, message: message.into() }
     }
 
-    /// That no store node has told which documents of a transaction have become too large.
-    pub(crate) fn effect_unknown(txn: TxnId) -> Self {
+    /// That no store node has told which documents of these transactions have become too large.
+    pub(crate) fn effect_unknown(first: TxnId, last: TxnId) -> Self {
+        let those = match first == last {
+            true => format!("transaction {first} is"),
+            false => format!("transactions {first} to {last} are"),
+        };
         let message = format!(
-            "transaction {txn} is written, but no store node has told yet whether documents were left as \
-             they were, which happens where one would become larger than {MAX_BYTES} bytes: read them \
-             with this transaction"
+            "{those} written, but no store node has told yet whether documents were left as they were, \
+             which happens where one would become larger than {MAX_BYTES} bytes: read them with \
+             transaction {last}"
         );
         Warning::new("effect_unknown", message)
     }

@@ -2,9 +2,8 @@
 //!
 //! Requests, loads and subscriptions that run are limited in number, the bodies of statements in bytes
 //! together, with what their values take once they are parsed: of short values that is many
-//! times as much.
-//! Whoever comes above a limit is told at once to come again, and nothing of it was done. Bodies
-//! that are too large, pause too long or only trickle are given up.
+//! times as much. Whoever comes above a limit is told at once to come again, and nothing of it was
+//! done. Bodies that are too large, pause too long or only trickle are given up.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,11 +4,13 @@
 //! whose outcome is unknown is simply written again, until its deadline; only what is still
 //! unknown then is told to the client as such.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::ErrorKind;
-use anabranch_core::ids::TxnId;
+use anabranch_core::ids::{RoundId, TxnId};
+use anabranch_core::keyspace::Slice;
 use anabranch_journal as journal;
 use anabranch_journal::rounds::{Round, RoundWriter};
 use anabranch_runtime::planted;
@@ -93,6 +95,25 @@ impl Rounds {
         }
     }
 
+    /// What became of a round, which has something in these slices, and is committed as `txn`.
+    pub(crate) async fn settled(
+        &self,
+        round: RoundId,
+        txn: TxnId,
+        slices: &BTreeSet<Slice>,
+        deadline: Instant,
+    ) -> Result<Outcome, Refusal> {
+        let unknown = |reason: &str| {
+            let message = format!("transaction {txn} was written, but not its effect: {reason}");
+            Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
+        };
+        match self.store.outcome(round, Some(txn), slices, deadline).await {
+            Ok(Some(outcome)) => Ok(outcome),
+            Ok(None) => Err(unknown("the store node does not know the round")),
+            Err(refusal) => Err(unknown(refusal.message())),
+        }
+    }
+
     /// What became of a round that was written as `txn`, where only documents that have become too large
     /// can have been left out; `None` if no store node says so soon. What was written stays written then,
     /// and the client is told that this is not known.
@@ -104,7 +125,7 @@ impl Rounds {
     ) -> Option<Outcome> {
         let deadline = deadline.min(Instant::now() + EFFECT_PATIENCE);
         let slices = self.store.slices_of(round);
-        self.store.outcome(round.id, Some(txn), &slices, deadline).await.ok().flatten()
+        self.settled(round.id, txn, &slices, deadline).await.ok()
     }
 
     /// Writes a round and says as which transaction: not the first one that it is in, if it was

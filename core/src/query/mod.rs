@@ -56,7 +56,7 @@ mod text;
 pub use error::{Location, QueryError, QueryErrorCode};
 pub use index::{IndexName, IndexOver, IndexPaths, Lookup, Restrictions, Span};
 pub use order::total_cmp;
-pub use parse::{parse, parse_filter, parse_taking};
+pub use parse::{Taken, parse, parse_filter, parse_taking};
 pub use path::FieldPath;
 pub use predicate::Predicate;
 pub use rule::{Allowed, Rule};

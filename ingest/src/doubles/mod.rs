@@ -7,7 +7,7 @@ mod log;
 pub(crate) mod signer;
 mod store;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,7 +96,8 @@ impl World {
         let commit = Commit { hlc: Hlc::from_millis(txn + 1), actor: EAST, sequence: txn };
         let before = self.documents.clone();
         let seen = |id: &Vec<u8>| before.get(id).filter(|(document, _)| document.is_visible());
-        let (mut conflicts, mut kept, mut too_large) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut conflicts, mut too_large) = (BTreeMap::new(), BTreeSet::new());
+        let mut kept = Vec::new();
         for mutation in &round.mutations {
             let id = mutation.id(round.app).to_bytes();
             let since = mutation.unchanged_since.map(|since| since.0);
@@ -112,11 +113,9 @@ impl World {
                 continue;
             }
             let (document, written) = self.documents.entry(id.clone()).or_default();
-            let old = document.clone();
             let effect = document.apply(&mutation.mutation, commit).0;
             if document.value().is_some_and(|value| value.json_len() > MAX_BYTES) {
-                *document = old;
-                too_large.push(id.into());
+                too_large.insert(id);
                 continue;
             }
             match effect {
@@ -130,7 +129,8 @@ impl World {
             }
         }
         let is_refused = round.atomic && !(conflicts.is_empty() && too_large.is_empty());
-        for id in conflicts.keys().filter(|_| !is_refused) {
+        // What a round does to a document is one thing: it is done or not.
+        for id in conflicts.keys().chain(&too_large).filter(|_| !is_refused) {
             let document = before.get(id).cloned();
             self.documents.insert(id.clone(), document.unwrap_or_default());
         }
@@ -139,6 +139,7 @@ impl World {
             proto::Conflict { document_id: id.into(), txn, reason: reason.into() }
         };
         let conflicts = conflicts.into_iter().map(conflict).collect();
+        let too_large = too_large.into_iter().map(Into::into).collect();
         let (digest, atomic) = (round.digest.clone().into(), round.atomic);
         let outcome = proto::Outcome { txn, digest, too_large, conflicts, kept, atomic };
         if is_refused {

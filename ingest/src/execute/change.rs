@@ -151,8 +151,9 @@ impl Planning<'_> {
         let Change { collection, mutation, bytes, .. } = change;
         let key = key(item)?;
         check(&key, item, mutation, *bytes, &mut self.plan.warnings)?;
-        // By the time that it is written there may be more.
-        self.plan.may_outgrow |= *bytes > 0 && item.item.len() + bytes > WARN_BYTES;
+        // Other statements may bring more to it, and by the time that it is written there may be more.
+        let brought = self.plan.bytes + bytes;
+        self.plan.may_outgrow |= *bytes > 0 && item.item.len() + brought > WARN_BYTES;
         let mutation = DocumentMutation::new(collection.clone(), key, mutation.clone());
         self.add(mutation, *bytes, asked)
     }

@@ -12,7 +12,6 @@ use anabranch_core::document::{Mutation, WARN_BYTES};
 use anabranch_core::ids::DocumentKey;
 use anabranch_core::query::{Insert, OnConflict, Statement};
 use anabranch_schemas::records::DocumentMutation;
-use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::plan::{Plan, Planning};
@@ -21,7 +20,7 @@ use crate::access::Readable;
 use crate::document::{DocumentName, NewDocument};
 use crate::error::{Code, Refusal};
 use crate::idempotency::RequestName;
-use crate::store::At;
+use crate::store::{At, Found};
 
 /// Of so many documents at most it is looked at how large they are.
 const FEW: usize = 16;
@@ -68,8 +67,8 @@ impl Planning<'_> {
 impl Executor {
     /// Whether documents may become too large with what is there already, so that the store nodes are to be
     /// asked once they are written. Of a few, into which little is merged, it is looked at how large they
-    /// are instead, which takes less time: only another write at the same moment can make a small one so
-    /// large.
+    /// are instead, which takes less time: only another write that the store node has not applied yet can
+    /// make a small one so large.
     pub(super) async fn may_outgrow(&self, request: &Request, plan: &Plan) -> bool {
         let Plan { mutations, bytes, may_outgrow, merges, .. } = plan;
         if *may_outgrow || !*merges {
@@ -78,17 +77,18 @@ impl Executor {
         if mutations.len() > FEW || *bytes > WARN_BYTES {
             return true;
         }
+        let at = At::Newest(request.at_least);
         let deadline = request.deadline.min(Instant::now() + LOOK_PATIENCE);
-        let looks = mutations.iter().map(async |mutation| {
+        for mutation in mutations {
             let id = mutation.id(request.app);
-            self.store.get(&id, &Readable::ALL, At::Newest(None), deadline).await
-        });
-        let found = join_all(looks).await;
-        let is_large = |text: &str| text.len() + bytes > WARN_BYTES;
-        found.iter().any(|found| match found {
-            Ok(found) => found.document.as_ref().is_some_and(|(text, _)| is_large(text)),
-            Err(_) => true,
-        })
+            match self.store.get(&id, &Readable::ALL, at, deadline).await {
+                Ok(Found { document: None, .. }) => {}
+                Ok(Found { document: Some((text, _)), .. }) if text.len() + bytes <= WARN_BYTES => {
+                }
+                Ok(_) | Err(_) => return true,
+            }
+        }
+        false
     }
 }
 

@@ -32,7 +32,7 @@ mod tests;
 use std::sync::Arc;
 
 use anabranch_core::ids::{AppId, TxnId};
-use anabranch_core::query::{self, Args, Select, Statement};
+use anabranch_core::query::{self, Args, Select, Statement, Taken};
 use anabranch_journal::metadata::OpenedLater;
 use tokio::time::Instant;
 
@@ -286,22 +286,23 @@ impl Parsed {
                 tokio::task::yield_now().await;
             }
             let Asked { statement, args, .. } = &mut asked.statements[index];
-            warn_of_unused(statement, args, &mut warnings);
-            let parsed = query::parse_taking(statement, args).map_err(Refusal::from);
-            statements.push(parsed.map_err(|refusal| asked.of_statement(index + 1, refusal))?);
+            let taken = match query::parse_taking(statement, args) {
+                Ok(taken) => taken,
+                Err(error) => return Err(asked.of_statement(index + 1, error.into())),
+            };
+            warn_of_unused(&taken, args, &mut warnings);
+            statements.push(taken.statement);
         }
         Ok(Parsed { asked, statements, name, digest, warnings })
     }
 }
 
-/// Warns of arguments that stand nowhere in a statement: one may have been meant that does.
-fn warn_of_unused(statement: &str, args: &Args, warnings: &mut Warnings) {
-    for name in args.keys().map(|name| format!(":{name}")) {
-        if !statement.contains(&name) {
-            let name = &name[..name.floor_char_boundary(MAX_NAME_BYTES)];
-            let message = format!("the statement does not name the argument '{name}'");
-            warnings.push(Warning::new("unused_argument", message));
-        }
+/// Warns of arguments that a statement does not name: one may have been meant that it does.
+fn warn_of_unused(taken: &Taken, args: &Args, warnings: &mut Warnings) {
+    for name in args.keys().filter(|name| !taken.names(name)) {
+        let name = &name[..name.floor_char_boundary(MAX_NAME_BYTES)];
+        let message = format!("the statement does not name the argument ':{name}'");
+        warnings.push(Warning::new("unused_argument", message));
     }
 }
 

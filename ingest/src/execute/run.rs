@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 
 use anabranch_core::ErrorKind;
 use anabranch_core::ids::{DocumentId, RoundId, TxnId};
-use anabranch_core::keyspace::Slice;
 use anabranch_core::query::{OnConflict, Statement};
 use anabranch_journal::rounds::Round;
 use anabranch_runtime::planted;
 use anabranch_schemas::records::{DocumentMutation, Restriction};
-use tokio::time::Instant;
 
 use super::plan::Plan;
 use super::{Executor, Request, Written, insert};
@@ -147,18 +145,8 @@ impl Executor {
         let may_outgrow = !has_outcome && self.may_outgrow(request, &plan).await;
         let entry = run.entry(round.digest.clone(), plan.is_atomic, plan.mutations);
         let mut written = run.written(None, documents, plan.warnings);
-        if !has_outcome && !may_outgrow {
-            written.txn = Some(self.rounds.write(entry, request.deadline, Patience::None).await?);
-            return Ok(written);
-        }
         if !has_outcome {
-            let committed = self.rounds.commit(&entry, request.deadline, Patience::None);
-            let txn = committed.await?.txn;
-            written.txn = Some(txn);
-            match self.rounds.effect(&entry, txn, request.deadline).await {
-                Some(outcome) => written.settle(run, outcome),
-                None => written.warnings.push(Warning::effect_unknown(txn)),
-            }
+            self.write_unsettled(run, entry, may_outgrow, &mut written).await?;
             return Ok(written);
         }
         let (txn, outcome) = self.write_settled(run, &entry).await?;
@@ -168,12 +156,36 @@ impl Executor {
             // touched other partitions; what INSERTs touch is always the same.
             let outcome = match run.inserted {
                 Some(_) => outcome,
-                None => self.settled(round.id, txn, &BTreeSet::new(), request.deadline).await?,
+                None => {
+                    self.rounds.settled(round.id, txn, &BTreeSet::new(), request.deadline).await?
+                }
             };
             return self.repeated(run, outcome).await;
         }
         written.settle(run, outcome);
         Ok(written)
+    }
+
+    /// Writes a round of which no outcome is to be told but that documents may have become too large.
+    async fn write_unsettled(
+        &self,
+        run: &Run<'_>,
+        entry: Round,
+        may_outgrow: bool,
+        written: &mut Written,
+    ) -> Result<(), Refusal> {
+        let deadline = run.request.deadline;
+        if !may_outgrow {
+            written.txn = Some(self.rounds.write(entry, deadline, Patience::None).await?);
+            return Ok(());
+        }
+        let Committed { txn, .. } = self.rounds.commit(&entry, deadline, Patience::None).await?;
+        written.txn = Some(txn);
+        match self.rounds.effect(&entry, txn, deadline).await {
+            Some(outcome) => written.settle(run, outcome),
+            None => written.warnings.push(Warning::effect_unknown(txn, txn)),
+        }
+        Ok(())
     }
 
     /// Refuses a request under a key for good, by a round of nothing that says so: a first try that
@@ -197,26 +209,7 @@ impl Executor {
         let deadline = run.request.deadline;
         let slices = self.store.slices_of(entry);
         let Committed { txn, .. } = self.rounds.commit(entry, deadline, Patience::None).await?;
-        Ok((txn, self.settled(entry.id, txn, &slices, deadline).await?))
-    }
-
-    /// What became of a round that is committed as `txn`.
-    async fn settled(
-        &self,
-        round: RoundId,
-        txn: TxnId,
-        slices: &BTreeSet<Slice>,
-        deadline: Instant,
-    ) -> Result<Outcome, Refusal> {
-        let unknown = |reason: &str| {
-            let message = format!("transaction {txn} was written, but not its effect: {reason}");
-            Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
-        };
-        match self.store.outcome(round, Some(txn), slices, deadline).await {
-            Ok(Some(outcome)) => Ok(outcome),
-            Ok(None) => Err(unknown("the store node does not know the round")),
-            Err(refusal) => Err(unknown(refusal.message())),
-        }
+        Ok((txn, self.rounds.settled(entry.id, txn, &slices, deadline).await?))
     }
 }
 

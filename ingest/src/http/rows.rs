@@ -154,14 +154,14 @@ fn texts(items: &[QueryItem]) -> impl Iterator<Item = &str> {
 
 impl Text {
     fn new(txn: Option<TxnId>, kind: &str, warnings: &[Warning], form: Form) -> Self {
-        let head = match form {
+        let (head, warnings) = match form {
             Form::Object => {
                 let txn = txn.map_or_else(|| "null".to_owned(), |txn| txn.to_string());
-                format!(r#"{{"transactionId":{txn},"queryType":"{kind}","items":["#)
+                let head = format!(r#"{{"transactionId":{txn},"queryType":"{kind}","items":["#);
+                (head, serde_json::to_string(warnings).expect("warnings are made of strings"))
             }
-            Form::Lines => String::new(),
+            Form::Lines => (String::new(), String::new()),
         };
-        let warnings = serde_json::to_string(warnings).expect("warnings are made of strings");
         Text { bytes: head.into_bytes(), form, is_first: true, warnings }
     }
 

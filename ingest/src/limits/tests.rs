@@ -10,17 +10,18 @@ fn body(chunks: Vec<Bytes>) -> Body {
     Body::from_stream(stream::iter(chunks.into_iter().map(Ok::<_, io::Error>)))
 }
 
+/// Limits of one body, and of all together.
+fn limits(max_body_bytes: usize, max_buffered_bytes: usize) -> Limits {
+    Limits::new(&IngestConfig { max_body_bytes, max_buffered_bytes, ..IngestConfig::default() })
+}
+
 fn length(bytes: usize) -> HeaderMap {
     HeaderMap::from_iter([(header::CONTENT_LENGTH, bytes.into())])
 }
 
 #[tokio::test]
 async fn a_promise_takes_no_memory() {
-    let limits = Limits::new(&IngestConfig {
-        max_body_bytes: 1 << 20,
-        max_buffered_bytes: 1 << 20,
-        ..IngestConfig::default()
-    });
+    let limits = limits(1 << 20, 1 << 20);
     let promised = Body::from_stream(stream::pending::<io::Result<Bytes>>());
     let headers = length(1 << 20);
     let idle = limits.read(&headers, promised, soon());
@@ -37,11 +38,7 @@ async fn a_promise_takes_no_memory() {
 
 #[tokio::test]
 async fn small_chunks_take_the_memory_that_they_fill() {
-    let limits = Limits::new(&IngestConfig {
-        max_body_bytes: 128 << 10,
-        max_buffered_bytes: 128 << 10,
-        ..IngestConfig::default()
-    });
+    let limits = limits(128 << 10, 128 << 10);
     let chunks = vec![Bytes::from_static(&[b'x'; 8]); 16 << 10];
     let whole = limits.read(&HeaderMap::new(), body(chunks), soon()).await.unwrap();
     assert_eq!(whole.bytes.len(), 128 << 10);
@@ -92,9 +89,7 @@ async fn a_load_that_trickles_is_given_up() {
 
 /// The usual limits in little, with so much memory for all bodies.
 fn small(max_buffered_bytes: usize) -> Limits {
-    let max_body_bytes = 64 << 10;
-    let config = IngestConfig { max_body_bytes, max_buffered_bytes, ..IngestConfig::default() };
-    Limits::new(&config)
+    limits(64 << 10, max_buffered_bytes)
 }
 
 async fn read(limits: &Limits, text: &str) -> Result<Whole, Refusal> {

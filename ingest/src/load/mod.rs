@@ -91,6 +91,9 @@ pub(crate) struct Loaded {
     /// How many errors are not listed.
     pub(crate) more_errors: u64,
     warnings: Warnings,
+    /// The first and the last transaction of which no store node has told what fitted. Whoever is not told
+    /// once does not wait for each of the rounds that follow.
+    unknown: Option<(TxnId, TxnId)>,
     /// Why it broke off.
     pub(crate) refusal: Option<Refusal>,
 }
@@ -169,7 +172,6 @@ impl Loader {
             restriction: request.restriction,
             part: 0,
             in_flight: VecDeque::new(),
-            has_stores: true,
             loaded: Loaded::default(),
         };
         if let Err(refusal) = run.feed(request.format, body).await {
@@ -200,22 +202,16 @@ impl Loader {
         let committed = self.rounds.commit(&round, deadline, Patience::UntilDeadline);
         let txn = committed.await?.txn;
         if !ask.has_key && round.restrictions.is_empty() {
-            if !ask.may_outgrow {
+            if !ask.merges {
                 return Ok(Applied { txn, ..Applied::default() });
             }
-            let effect = self.rounds.effect(&round, txn, deadline).await;
+            let effect = match ask.has_stores {
+                true => self.rounds.effect(&round, txn, deadline).await,
+                false => None,
+            };
             return effect.map_or_else(|| Ok(Applied::unknown(txn)), check);
         }
-        let outcome = self.store.outcome(round.id, Some(txn), &slices, deadline).await;
-        let unknown = |reason: &str| {
-            let message = format!("transaction {txn} was written, but not its effect: {reason}");
-            Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
-        };
-        match outcome {
-            Ok(Some(outcome)) => check(outcome),
-            Ok(None) => Err(unknown("the store node does not know the round")),
-            Err(refusal) => Err(unknown(refusal.message())),
-        }
+        check(self.rounds.settled(round.id, txn, &slices, deadline).await?)
     }
 }
 
@@ -224,8 +220,10 @@ impl Loader {
 struct Ask {
     /// It may have been applied before.
     has_key: bool,
-    /// Its documents may become too large with what is there, and store nodes have told such things so far.
-    may_outgrow: bool,
+    /// Its documents may become too large with what is there.
+    merges: bool,
+    /// Store nodes have told such things so far.
+    has_stores: bool,
 }
 
 /// A load that runs.
@@ -238,8 +236,6 @@ struct Run<'a> {
     /// The number of the next round.
     part: u64,
     in_flight: VecDeque<InFlight>,
-    /// Store nodes tell what becomes of rounds.
-    has_stores: bool,
     loaded: Loaded,
 }
 
@@ -344,8 +340,8 @@ impl Run<'_> {
         let restrictions = self.restriction.iter().cloned().collect();
         let (app, origin, atomic) = (self.app, None, false);
         let round = Round { id, app, origin, digest, atomic, mutations, restrictions };
-        let has_key = self.shape.name.has_key();
-        let ask = Ask { has_key, may_outgrow: merges && self.has_stores };
+        let (has_key, has_stores) = (self.shape.name.has_key(), self.loaded.unknown.is_none());
+        let ask = Ask { has_key, merges, has_stores };
         let loader = self.loader.clone();
         let task: JoinHandle<_> = tokio::spawn(async move { loader.write(round, ask).await });
         let task = AbortOnDropHandle::new(task);
@@ -370,9 +366,8 @@ impl Run<'_> {
                     for key in &too_large {
                         self.loaded.list_too_large(round.first_line, round.last_line, key);
                     }
-                    // Whoever is not told once does not wait for each of the rounds that follow.
-                    if is_unknown && std::mem::replace(&mut self.has_stores, false) {
-                        self.loaded.warnings.push(Warning::effect_unknown(txn));
+                    if is_unknown {
+                        self.loaded.note_unknown(txn);
                     }
                 }
                 Err(refusal) => {
@@ -394,7 +389,14 @@ struct Batch {
 impl Loaded {
     /// The warnings, as they are sent.
     pub(crate) fn take_warnings(&mut self) -> Vec<Warning> {
-        std::mem::take(&mut self.warnings).into_list()
+        let mut warnings = std::mem::take(&mut self.warnings).into_list();
+        warnings.extend(self.unknown.map(|(first, last)| Warning::effect_unknown(first, last)));
+        warnings
+    }
+
+    fn note_unknown(&mut self, txn: TxnId) {
+        let (first, last) = self.unknown.unwrap_or((txn, txn));
+        self.unknown = Some((first.min(txn), last.max(txn)));
     }
 
     fn list(&mut self, error: LineError) {

@@ -263,4 +263,9 @@ async fn a_load_goes_on_while_no_store_node_tells_what_fitted() {
     assert_eq!((&reply["written"], &reply["errors"]), (&json!(500), &json!([])));
     let warnings = reply["warnings"].as_array().unwrap();
     assert_eq!(warnings.iter().map(|it| &it["code"]).collect::<Vec<_>>(), ["effect_unknown"]);
+    let world = cluster.shared.world.lock();
+    let txns: Vec<_> = world.committed.iter().map(|(txn, _)| *txn).collect();
+    let (first, last) = (txns.iter().min().unwrap(), txns.iter().max().unwrap());
+    let message = warnings[0]["message"].as_str().unwrap();
+    assert!(message.starts_with(&format!("transactions {first} to {last} are")), "{message}");
 }

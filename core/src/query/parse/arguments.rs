@@ -30,6 +30,7 @@ pub(super) enum Arguments<'a> {
 }
 
 /// How often each argument is named, and what may still be copied.
+#[derive(Debug)]
 pub(super) struct Mentions {
     counts: HashMap<String, usize>,
     /// Bytes.
@@ -94,6 +95,11 @@ impl Mentions {
             }
         }
         Mentions { counts, left: MAX_COPIED_BYTES }
+    }
+
+    /// Whether an argument is named.
+    pub(super) fn have(&self, name: &str) -> bool {
+        self.counts.contains_key(name)
     }
 
     /// Counts a copy of an argument, or what is computed of constants.

@@ -15,7 +15,6 @@ use crate::Value;
 /// What is read next, the arguments, and how deep in parentheses or brackets it is.
 pub(super) struct Cursor<'a> {
     parser: Parser<'static>,
-    text: &'a str,
     args: Arguments<'a>,
     mentions: Mentions,
     /// What may be computed of constants: one for the text, as evaluating has one for a document.
@@ -72,7 +71,6 @@ impl<'a> Cursor<'a> {
         let mentions = Mentions::new(&tokens);
         Ok(Cursor {
             parser: Parser::new(&AnabranchDialect).with_tokens_with_locations(tokens),
-            text,
             args,
             mentions,
             budget: Budget::new(),
@@ -268,6 +266,11 @@ impl<'a> Cursor<'a> {
         value.map(|value| (name, value)).map_err(|error| error.at(location))
     }
 
+    /// Which arguments the text names.
+    pub(super) fn into_mentions(self) -> Mentions {
+        self.mentions
+    }
+
     /// Whether it has read the name of a claim that is not there.
     pub(super) fn lacks_claims(&self) -> bool {
         matches!(self.args, Arguments::Claims { lacks: true, .. })
@@ -290,7 +293,7 @@ impl<'a> Cursor<'a> {
         }
         let unused: Vec<_> = args
             .keys()
-            .filter(|given| !self.text.contains(&format!(":{given}")))
+            .filter(|given| !self.mentions.have(given))
             .take(3)
             .map(|given| format!("'{}'", shorten(given)))
             .collect();

@@ -16,7 +16,7 @@ mod select;
 mod statements;
 mod term;
 
-use self::arguments::Arguments;
+use self::arguments::{Arguments, Mentions};
 use self::cursor::Cursor;
 pub(super) use self::cursor::shorten;
 use super::error::QueryError;
@@ -33,9 +33,24 @@ pub fn parse(statement: &str, args: &Args) -> Result<Statement, QueryError> {
 
 /// Like [`parse`], but takes documents that an INSERT names once out of the arguments, which
 /// leaves NULL there: they may be large, and copying them is most of the work.
-pub fn parse_taking(statement: &str, args: &mut Args) -> Result<Statement, QueryError> {
+pub fn parse_taking(statement: &str, args: &mut Args) -> Result<Taken, QueryError> {
     let mut cursor = Cursor::new(statement, Arguments::Own(args), MAX_STATEMENT_BYTES)?;
-    cursor.statement()
+    Ok(Taken { statement: cursor.statement()?, mentions: cursor.into_mentions() })
+}
+
+/// What [`parse_taking`] has read.
+#[derive(Debug)]
+pub struct Taken {
+    /// The statement, with the arguments in place.
+    pub statement: Statement,
+    mentions: Mentions,
+}
+
+impl Taken {
+    /// Whether the statement names an argument: what only looks like one counts, too.
+    pub fn names(&self, argument: &str) -> bool {
+        self.mentions.have(argument)
+    }
 }
 
 /// A rule with the claims of somebody in place.

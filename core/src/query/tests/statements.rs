@@ -206,6 +206,15 @@ fn documents_may_nest_as_deep_as_documents_can() {
 }
 
 #[test]
+fn which_arguments_a_statement_names_is_known() {
+    let statement = "SELECT * FROM c WHERE note = :note AND kind = ':kind' AND x IN [:a, 'b']";
+    let given = r#"{"note": 1, "n": 2, "kind": 3, "a": 4, "b": 5}"#;
+    let taken = parse_taking(statement, &mut args(given)).unwrap();
+    let named = ["note", "n", "kind", "a", "b"].map(|name| taken.names(name));
+    assert_eq!(named, [true, false, false, true, false]);
+}
+
+#[test]
 fn documents_that_are_named_once_are_taken() {
     let given = r#"{"a":{"n":1},"b":[{"n":2}],"c":{"n":3}}"#;
     for (statement, left) in [
@@ -216,7 +225,7 @@ fn documents_that_are_named_once_are_taken() {
     ] {
         let mut taken = args(given);
         let statement_of_copies = run(statement, given);
-        assert_eq!(parse_taking(statement, &mut taken).unwrap(), statement_of_copies);
+        assert_eq!(parse_taking(statement, &mut taken).unwrap().statement, statement_of_copies);
         assert_eq!(taken, args(left), "{statement}");
     }
 }

@@ -82,6 +82,22 @@ async fn a_condition_of_a_transaction_is_of_its_statement() {
 }
 
 #[tokio::test]
+async fn statements_that_make_a_document_too_large_together_are_told_so() {
+    let cluster = Cluster::start().await;
+    cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 'a'})", json!({})).await;
+    let statements: Vec<_> = (0..60)
+        .map(|field| {
+            let statement = format!("UPDATE cars SET f{field} = :v WHERE _id = 'a'");
+            json!({"statement": statement, "args": {"v": "x".repeat(100_000)}})
+        })
+        .collect();
+    let reply = cluster.transact(&json!({"statements": statements}), &[]).await;
+    let expected = (StatusCode::PAYLOAD_TOO_LARGE, "document_too_large".to_owned());
+    assert_eq!((reply.status, reply.code()), expected);
+    assert_eq!(cluster.cars().await, [json!({"_id": "a"})]);
+}
+
+#[tokio::test]
 async fn an_id_is_inserted_once_in_a_transaction() {
     let cluster = Cluster::start().await;
     let insert = "INSERT INTO cars DOCUMENTS ({'_id': 1})";
