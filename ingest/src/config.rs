@@ -49,7 +49,8 @@ pub struct IngestConfig {
     pub max_live_bytes: usize,
     /// The largest body of a statement, in bytes.
     pub max_body_bytes: usize,
-    /// How many bytes the bodies of running statements may have together; more are refused.
+    /// How much memory the bodies of running statements may take together, in bytes, with their values once
+    /// they are parsed, which of short ones is many times as much; more are refused.
     pub max_buffered_bytes: usize,
     /// The largest body of a bulk load, in bytes.
     pub max_load_bytes: u64,

@@ -18,6 +18,10 @@ use crate::store::Conflict;
 
 pub(crate) use code::Code;
 
+/// What to do about documents that are too many for a statement.
+pub(crate) const BULK: &str = "send many documents to the bulk endpoint, \
+                               POST /apps/{app}/api/v1/collections/{collection}/documents";
+
 /// Why the service cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::IngestConfig;
-use crate::error::{Code, Refusal};
+use crate::error::{BULK, Code, Refusal};
 
 /// Bytes are counted in units of this many.
 const UNIT: usize = 1024;
@@ -82,7 +82,7 @@ impl Limits {
             #[cfg(test)]
             max_requests: config.max_requests,
             max_body_bytes: config.max_body_bytes,
-            max_buffered_bytes: config.max_buffered_bytes,
+            max_buffered_bytes: units.saturating_mul(UNIT),
             max_load_bytes: config.max_load_bytes,
             pause: config.body_idle_timeout(),
         }
@@ -335,8 +335,11 @@ fn too_large(most: u64) -> Refusal {
 }
 
 fn too_many_values(most: usize) -> Refusal {
-    let message = "the values of the body would take more memory than all bodies may, which is";
-    Refusal::new(Code::BodyTooLarge, format!("{message} {most} bytes"))
+    let message = format!(
+        "the body has too many values: parsed it would take more memory than the {most} bytes that all \
+         bodies may have together"
+    );
+    Refusal::new(Code::BodyTooLarge, message).with_hint(BULK)
 }
 
 fn too_slow(pause: Duration) -> Refusal {

@@ -4,6 +4,8 @@
 //! whose outcome is unknown is simply written again, until its deadline; only what is still
 //! unknown then is told to the client as such.
 
+mod silence;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use anabranch_runtime::retry::Backoff;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
+use self::silence::Silence;
 use crate::error::{Code, Refusal};
 use crate::metrics;
 use crate::store::{Outcome, Store};
@@ -67,11 +70,12 @@ pub(crate) struct Committed {
 pub(crate) struct Rounds {
     sink: Arc<dyn RoundSink>,
     store: Store,
+    silence: Arc<Silence>,
 }
 
 impl Rounds {
     pub(crate) fn new(sink: Arc<dyn RoundSink>, store: Store) -> Self {
-        Rounds { sink, store }
+        Rounds { sink, store, silence: Arc::default() }
     }
 
     /// Writes a round and says as which transaction. If it was written more than once, that is the
@@ -108,24 +112,40 @@ impl Rounds {
             Refusal::new(Code::OutcomeUnknown, message).with_txn(txn)
         };
         match self.store.outcome(round, Some(txn), slices, deadline).await {
-            Ok(Some(outcome)) => Ok(outcome),
+            Ok(Some(outcome)) => {
+                self.silence.is_over();
+                Ok(outcome)
+            }
             Ok(None) => Err(unknown("the store node does not know the round")),
             Err(refusal) => Err(unknown(refusal.message())),
         }
     }
 
     /// What became of a round that was written as `txn`, where only documents that have become too large
-    /// can have been left out; `None` if no store node says so soon. What was written stays written then,
-    /// and the client is told that this is not known.
+    /// can have been left out; `None` if no store node says so soon, or none did lately. What was written
+    /// stays written then, and the client is told that this is not known.
     pub(crate) async fn effect(
         &self,
         round: &Round,
         txn: TxnId,
         deadline: Instant,
     ) -> Option<Outcome> {
-        let deadline = deadline.min(Instant::now() + EFFECT_PATIENCE);
+        if !self.silence.may_ask(EFFECT_PATIENCE) {
+            return None;
+        }
+        let patience = Instant::now() + EFFECT_PATIENCE;
         let slices = self.store.slices_of(round);
-        self.settled(round.id, txn, &slices, deadline).await.ok()
+        let outcome = self.settled(round.id, txn, &slices, deadline.min(patience)).await.ok();
+        // Not if it was only the client that would not wait for so long.
+        if outcome.is_none() && patience <= deadline {
+            self.silence.goes_on();
+        }
+        outcome
+    }
+
+    /// Whether no store node has told lately what became of a round.
+    pub(crate) fn are_not_told(&self) -> bool {
+        self.silence.lasts()
     }
 
     /// Writes a round and says as which transaction: not the first one that it is in, if it was

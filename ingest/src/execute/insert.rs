@@ -18,7 +18,7 @@ use super::plan::{Plan, Planning};
 use super::{Asked, Executor, Request};
 use crate::access::Readable;
 use crate::document::{DocumentName, NewDocument};
-use crate::error::{Code, Refusal};
+use crate::error::{BULK, Code, Refusal};
 use crate::idempotency::RequestName;
 use crate::store::{At, Found};
 
@@ -26,9 +26,6 @@ use crate::store::{At, Found};
 const FEW: usize = 16;
 /// How long that may take.
 const LOOK_PATIENCE: Duration = Duration::from_millis(200);
-/// What to do about an INSERT that is too large.
-const BULK: &str = "send many documents to the bulk endpoint, \
-                    POST /apps/{app}/api/v1/collections/{collection}/documents";
 
 impl Planning<'_> {
     pub(super) fn insert(&mut self, asked: &Asked, insert: Insert) -> Result<(), Refusal> {
@@ -74,7 +71,7 @@ impl Executor {
         if *may_outgrow || !*merges {
             return *may_outgrow;
         }
-        if mutations.len() > FEW || *bytes > WARN_BYTES {
+        if mutations.len() > FEW || *bytes > WARN_BYTES || self.rounds.are_not_told() {
             return true;
         }
         let at = At::Newest(request.at_least);

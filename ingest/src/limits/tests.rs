@@ -125,8 +125,8 @@ async fn a_body_that_takes_more_than_there_is_is_told_so() {
     let limits = small(512 << 10);
     let refusal = read(&limits, &zeros(30 << 10)).await.err().unwrap();
     assert_eq!(refusal.code(), Code::BodyTooLarge);
-    let expected = "the values of the body would take more memory than all bodies may, which is \
-        524288 bytes";
+    let expected = "the body has too many values: parsed it would take more memory than the 524288 bytes \
+        that all bodies may have together";
     assert_eq!(refusal.message(), expected);
     assert!(limits.reserve(512 << 10).is_ok(), "nothing is kept of it");
 }

@@ -205,10 +205,7 @@ impl Loader {
             if !ask.merges {
                 return Ok(Applied { txn, ..Applied::default() });
             }
-            let effect = match ask.has_stores {
-                true => self.rounds.effect(&round, txn, deadline).await,
-                false => None,
-            };
+            let effect = self.rounds.effect(&round, txn, deadline).await;
             return effect.map_or_else(|| Ok(Applied::unknown(txn)), check);
         }
         check(self.rounds.settled(round.id, txn, &slices, deadline).await?)
@@ -222,8 +219,6 @@ struct Ask {
     has_key: bool,
     /// Its documents may become too large with what is there.
     merges: bool,
-    /// Store nodes have told such things so far.
-    has_stores: bool,
 }
 
 /// A load that runs.
@@ -340,8 +335,7 @@ impl Run<'_> {
         let restrictions = self.restriction.iter().cloned().collect();
         let (app, origin, atomic) = (self.app, None, false);
         let round = Round { id, app, origin, digest, atomic, mutations, restrictions };
-        let (has_key, has_stores) = (self.shape.name.has_key(), self.loaded.unknown.is_none());
-        let ask = Ask { has_key, merges, has_stores };
+        let ask = Ask { has_key: self.shape.name.has_key(), merges };
         let loader = self.loader.clone();
         let task: JoinHandle<_> = tokio::spawn(async move { loader.write(round, ask).await });
         let task = AbortOnDropHandle::new(task);

@@ -166,6 +166,14 @@ async fn who_is_not_told_what_fitted_is_told_that() {
     assert_eq!(reply.json()["warnings"][0]["code"], "effect_unknown");
     assert_eq!(ids(&reply.json()), ["a"]);
     assert!(reply.txn().is_some());
+    // Nobody waits in vain again, until a store node is known to answer.
+    cluster.store.restart().await;
+    let reply = cluster.execute(merge, json!({})).await.json();
+    assert_eq!(reply["warnings"][0]["code"], "effect_unknown");
+    let reply = cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 'b'})", json!({})).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let reply = cluster.execute(merge, json!({})).await.json();
+    assert_eq!((ids(&reply), &reply["warnings"]), (vec!["a".into()], &json!([])));
 }
 
 #[tokio::test]
