@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_core::Value;
 use anabranch_core::query::{
-    Groups, MAX_STATEMENT_BYTES, Predicate, Select, SortedRow, SortedRows, Statement, parse,
+    Groups, MAX_STATEMENT_BYTES, Meter, Predicate, Select, SortedRow, SortedRows, Statement, parse,
     parse_taking,
 };
 
@@ -63,11 +63,11 @@ fn check_select(select: &Select, documents: &[Value]) {
     let fields = select.fields();
     let mut rows = SortedRows::new(select.needed());
     for (number, document) in found.into_iter().enumerate() {
-        let (row, key) = (select.row(document), select.sort_key(document));
+        let (row, key) = (select.row(document, &Meter::new()), select.sort_key(document, &Meter::new()));
         assert!(row.as_object().is_some(), "a row is an object");
         if let Some(fields) = &fields {
             let needed = only(fields, document);
-            assert_eq!((select.row(&needed), select.sort_key(&needed)), (row.clone(), key.clone()));
+            assert_eq!((select.row(&needed, &Meter::new()), select.sort_key(&needed, &Meter::new())), (row.clone(), key.clone()));
         }
         let read = Value::from_json(row.to_json().as_bytes());
         assert_eq!(read.ok().as_ref(), Some(&row), "a row can be sent");
@@ -82,7 +82,7 @@ fn check_groups(select: &Select, documents: &[&Value]) {
     let select = Arc::new(select.clone());
     let of = |documents: &[&Value]| {
         let mut groups = Groups::new(select.clone());
-        documents.iter().for_each(|document| groups.add(document));
+        documents.iter().for_each(|document| groups.add(document, &Meter::new()));
         groups
     };
     let mut merged = Groups::new(select.clone());

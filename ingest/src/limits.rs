@@ -1,9 +1,10 @@
 //! What keeps a server up when more comes than it can do: everything that waits is counted.
 //!
-//! Requests, loads and subscriptions that run are limited in number, the bodies of statements in bytes
-//! together, with what their values take once they are parsed: of short values that is many
-//! times as much. Whoever comes above a limit is told at once to come again, and nothing of it was
-//! done. Bodies that are too large, pause too long or only trickle are given up.
+//! Requests, loads and subscriptions that run are limited in number, the bodies of statements in
+//! bytes together, with what their values take once they are parsed: of short values that is many
+//! times as much. (What a store node in the same process parses again is not counted.) Whoever comes
+//! above a limit is told at once to come again, and nothing of it was done. Bodies that are too
+//! large, pause too long or only trickle are given up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, Stream, StreamExt};
-use memchr::memchr3;
+use memchr::{memchr2, memchr3};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -218,6 +219,10 @@ impl Limits {
 struct Values {
     bytes: usize,
     within: Within,
+    /// Of the text that is read, or was the last.
+    name: Name,
+    /// Whether the next text, or the one that is read, is a statement.
+    is_statement: bool,
 }
 
 /// Where in JSON a chunk ends.
@@ -230,37 +235,81 @@ enum Within {
     Escape,
 }
 
+/// Whether a text is the name of the field that is a statement.
+#[derive(Clone, Copy, Default)]
+enum Name {
+    #[default]
+    Other,
+    /// It is so far, and this is what it lacks.
+    Lacks(&'static [u8]),
+    /// It may be: what its escapes stand for is not looked at.
+    Escaped,
+}
+
+/// The field of a body that is a statement: a text, and has values in it, too.
+const STATEMENT: &[u8] = b"statement";
+/// What a text takes on the heap, about, if it is short.
+const TEXT_BYTES: usize = 32;
+
 impl Values {
     fn arrived(&mut self, chunk: &[u8]) {
         let mut rest = chunk;
         while let Some((&mark, behind)) = rest.split_first() {
-            rest = behind;
-            self.within = match (self.within, mark) {
-                (Within::Values, b'"') | (Within::Escape, _) => Within::Text,
-                (Within::Values, _) => {
-                    self.bytes += taken_behind(mark);
-                    Within::Values
+            rest = match self.within {
+                Within::Values => {
+                    self.outside(mark);
+                    behind
                 }
-                (Within::Text, b'"') => Within::Values,
-                (Within::Text, b'\\') => Within::Escape,
-                (Within::Text, _) => {
-                    // A statement is a text, and has values in it, too.
-                    self.bytes += if mark == b',' { size_of::<Value>() } else { 0 };
-                    let next = memchr3(b'"', b'\\', b',', rest).unwrap_or(rest.len());
-                    rest = rest.get(next..).unwrap_or_default();
-                    Within::Text
+                Within::Text => self.text(rest),
+                Within::Escape => {
+                    self.within = Within::Text;
+                    behind
                 }
             };
         }
     }
+
+    /// Takes a byte that is in no text.
+    fn outside(&mut self, mark: u8) {
+        self.bytes += taken_at(mark);
+        match mark {
+            b'"' => (self.within, self.name) = (Within::Text, Name::Lacks(STATEMENT)),
+            b':' => self.is_statement = matches!(self.name, Name::Lacks([]) | Name::Escaped),
+            b' ' | b'\t' | b'\r' | b'\n' => {}
+            _ => self.is_statement = false,
+        }
+    }
+
+    /// Takes a text up to its next mark, and gives what is behind that.
+    fn text<'a>(&mut self, rest: &'a [u8]) -> &'a [u8] {
+        let next = if self.is_statement {
+            memchr3(b'"', b'\\', b',', rest)
+        } else {
+            memchr2(b'"', b'\\', rest)
+        };
+        let (plain, rest) = rest.split_at(next.unwrap_or(rest.len()));
+        if let Name::Lacks(name) = self.name {
+            self.name = name.strip_prefix(plain).map_or(Name::Other, Name::Lacks);
+        }
+        let Some((&mark, behind)) = rest.split_first() else { return rest };
+        match (mark, self.name) {
+            (b'"', _) => self.within = Within::Values,
+            (b'\\', Name::Lacks(_)) => (self.within, self.name) = (Within::Escape, Name::Escaped),
+            (b'\\', _) => self.within = Within::Escape,
+            _ => self.bytes += size_of::<Value>(),
+        }
+        behind
+    }
 }
 
-/// What memory, in bytes, a value takes that is behind such a mark.
-fn taken_behind(mark: u8) -> usize {
+/// What memory, in bytes, is taken by what begins at such a mark, or is behind it.
+fn taken_at(mark: u8) -> usize {
     const VALUE: usize = size_of::<Value>();
     const NAME: usize = size_of::<String>();
     match mark {
+        b'"' => TEXT_BYTES,
         b',' => VALUE,
+        // Where the name's text is; that itself counts as any other.
         b':' => NAME,
         // With its first item an array has room for four.
         b'[' => 4 * VALUE,

@@ -113,7 +113,7 @@ impl Rounds {
         };
         match self.store.outcome(round, Some(txn), slices, deadline).await {
             Ok(Some(outcome)) => {
-                self.silence.is_over();
+                self.silence.is_over(slices);
                 Ok(outcome)
             }
             Ok(None) => Err(unknown("the store node does not know the round")),
@@ -130,22 +130,22 @@ impl Rounds {
         txn: TxnId,
         deadline: Instant,
     ) -> Option<Outcome> {
-        if !self.silence.may_ask(EFFECT_PATIENCE) {
+        let (slices, asked) = (self.store.slices_of(round), Instant::now());
+        if !self.silence.may_ask(&slices, EFFECT_PATIENCE) {
             return None;
         }
-        let patience = Instant::now() + EFFECT_PATIENCE;
-        let slices = self.store.slices_of(round);
-        let outcome = self.settled(round.id, txn, &slices, deadline.min(patience)).await.ok();
-        // Not if it was only the client that would not wait for so long.
-        if outcome.is_none() && patience <= deadline {
-            self.silence.goes_on();
+        let until = deadline.min(asked + EFFECT_PATIENCE);
+        let outcome = self.settled(round.id, txn, &slices, until).await.ok();
+        // Who was refused at once, or would not wait, has not waited in vain.
+        if outcome.is_none() && asked.elapsed() >= EFFECT_PATIENCE / 2 {
+            self.silence.goes_on(&slices, asked);
         }
         outcome
     }
 
-    /// Whether no store node has told lately what became of a round.
-    pub(crate) fn are_not_told(&self) -> bool {
-        self.silence.lasts()
+    /// Whether no store node has told lately what became of rounds in these slices.
+    pub(crate) fn are_not_told(&self, slices: &BTreeSet<Slice>) -> bool {
+        self.silence.lasts(slices)
     }
 
     /// Writes a round and says as which transaction: not the first one that it is in, if it was

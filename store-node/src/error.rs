@@ -115,8 +115,13 @@ pub enum Error {
     #[error("nothing that the read found was taken for {0} ms")]
     Untaken(u64),
     /// Too many reads run at once.
-    #[error("{0} reads are running, as many as may at once")]
-    Overloaded(usize),
+    #[error("{running} reads{whose} are running, as many as may at once")]
+    Overloaded {
+        /// How many.
+        running: usize,
+        /// Of whom, if not of all.
+        whose: &'static str,
+    },
     /// What a query has to keep before its first row takes too much memory.
     #[error("{what} take more than {limit} bytes")]
     QueryTooLarge {
@@ -170,7 +175,7 @@ impl Error {
             | Error::Expired(_)
             | Error::Untaken(_)
             | Error::TooLargeForHaste(_)
-            | Error::Overloaded(_) => ErrorKind::Retry,
+            | Error::Overloaded { .. } => ErrorKind::Retry,
             Error::CorruptStore(_) | Error::CorruptRecord { .. } | Error::Halted(_) => {
                 ErrorKind::Corrupt
             }
@@ -217,7 +222,7 @@ impl Error {
             Error::Expired(_) => "read_expired",
             Error::Untaken(_) => "read_untaken",
             Error::TooLargeForHaste(_) => "too_large_for_haste",
-            Error::Overloaded(_) => "overloaded",
+            Error::Overloaded { .. } => "overloaded",
             Error::QueryTooLarge { .. } => "query_too_large",
             Error::Statement(error) => error.code(),
             Error::NotHere => "not_here",

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anabranch_core::Value;
 use anabranch_core::ids::TxnId;
-use anabranch_core::query::{Args, Groups, Select, SortedRow, SortedRows, Statement, parse};
+use anabranch_core::query::{Args, Groups, Meter, Select, SortedRow, SortedRows, Statement, parse};
 use anabranch_schemas::store as proto;
 use bytes::Bytes;
 
@@ -54,13 +54,17 @@ fn expected(statement: &str, documents: &BTreeMap<String, Value>) -> Vec<Value> 
     };
     if select.is_grouped() {
         let mut groups = Groups::new(Arc::clone(&select));
-        matching().for_each(|(_, document)| groups.add(document));
+        matching().for_each(|(_, document)| groups.add(document, &Meter::new()));
         let rows = groups.into_rows(usize::MAX).unwrap();
         return rows.iter().map(|row| Value::from_json(row.as_bytes()).unwrap()).collect();
     }
     let mut rows = SortedRows::new(None);
     for (id, document) in matching() {
-        rows.add(SortedRow { key: select.sort_key(document), id, row: select.row(document) });
+        rows.add(SortedRow {
+            key: select.sort_key(document, &Meter::new()),
+            id,
+            row: select.row(document, &Meter::new()),
+        });
     }
     let count = |count: u64| usize::try_from(count).unwrap();
     let rows = rows.into_sorted().map(|row| row.row).skip(count(select.offset));

@@ -310,17 +310,21 @@ impl World {
             ensure!(status == 200, "{statement}: {body}");
             Ok(())
         };
-        let put = |id: i64, store: i64, open: bool, n: i64| {
-            let document = format!("{{'_id': {id}, 'store': {store}, 'open': {open}, 'n': {n}}}");
+        let put = |id: i64, store: &str, open: bool, n: i64| {
+            let document = format!("{{'_id': {id}, {store}'open': {open}, 'n': {n}}}");
             format!("INSERT INTO things DOCUMENTS ({document}) ON ID CONFLICT DO UPDATE")
         };
         match step {
             Step::Write(id, n, open) => {
                 // In the one it may be a hidden one that becomes theirs, with all that it has.
                 write(0, &format!("DELETE FROM things WHERE _id = {id} AND store != 1"))?;
-                (0..2).try_for_each(|app| write(app, &put(*id, 1, *open, *n)))
+                (0..2).try_for_each(|app| write(app, &put(*id, "'store': 1, ", *open, *n)))
             }
-            Step::Hide(id, n) => write(0, &put(*id, 2, true, *n)),
+            Step::Hide(id, n) => {
+                // The rule does not hold of it, or is unknown.
+                let stores = ["'store': 2, ", "'store': NULL, ", "'store': '1', ", ""];
+                write(0, &put(*id, stores[usize::try_from(*n)? % stores.len()], true, *n))
+            }
             Step::Leave(id) => {
                 write(0, &format!("UPDATE things SET store = 2 WHERE _id = {id}"))?;
                 write(1, &format!("DELETE FROM things WHERE _id = {id}"))

@@ -36,6 +36,51 @@ pub(super) struct Budget {
     work: Cell<usize>,
 }
 
+/// How many steps evaluating took for several documents, and how many it may take: about a nanosecond
+/// or a few each.
+#[derive(Debug)]
+pub struct Meter {
+    taken: Cell<usize>,
+    most: usize,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Meter::new()
+    }
+}
+
+impl Meter {
+    /// One that only counts.
+    pub fn new() -> Self {
+        Meter::of(usize::MAX)
+    }
+
+    /// One that is over after so many steps: what is evaluated with it then means nothing.
+    pub fn of(most: usize) -> Self {
+        Meter { taken: Cell::new(0), most }
+    }
+
+    /// How many steps were taken.
+    pub fn taken(&self) -> usize {
+        self.taken.get()
+    }
+
+    /// Whether there are no more.
+    pub fn is_over(&self) -> bool {
+        self.taken() >= self.most
+    }
+
+    /// What is evaluated for one document, or one group.
+    pub(super) fn measure<T>(&self, evaluate: impl FnOnce(&Budget) -> T) -> T {
+        let most = MAX_WORK.min(self.most.saturating_sub(self.taken()));
+        let budget = Budget { work: Cell::new(most), ..Budget::new() };
+        let evaluated = evaluate(&budget);
+        self.taken.set(self.taken() + most - budget.work.get());
+        evaluated
+    }
+}
+
 impl Budget {
     pub(super) fn new() -> Self {
         Budget { bytes: Cell::new(MAX_MADE_BYTES), work: Cell::new(MAX_WORK) }

@@ -53,6 +53,7 @@ mod statement;
 mod tests;
 mod text;
 
+pub use budget::Meter;
 pub use error::{Location, QueryError, QueryErrorCode};
 pub use index::{IndexName, IndexOver, IndexPaths, Lookup, Restrictions, Span};
 pub use order::total_cmp;

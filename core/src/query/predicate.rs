@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::budget::Budget;
+use super::budget::{Budget, Meter};
 use super::error::{QueryError, QueryErrorCode};
 use super::eval::Scope;
 use super::expr::{Comparison, Expr};
@@ -47,9 +47,9 @@ impl Predicate {
         self.root.constant(&Budget::new()).map(|value| value == Some(Value::Bool(true)))
     }
 
-    /// The condition that both hold.
-    pub(super) fn and(self, other: Predicate) -> Result<Self, QueryError> {
-        Predicate::new(Expr::all(vec![self.root, other.root]))
+    /// The condition that both hold. Its text may be too long to be read back.
+    pub(super) fn and(&self, other: &Predicate) -> Self {
+        Predicate { root: Expr::all(vec![self.root.clone(), other.root.clone()]) }
     }
 
     pub(super) fn root(&self) -> &Expr {
@@ -58,7 +58,11 @@ impl Predicate {
 
     /// Whether the condition holds. Unknown is no, and so is what would be too much work.
     pub fn matches(&self, document: &Value) -> bool {
-        self.root.truth(&Scope::of(document, &Budget::new())) == Some(true)
+        self.matches_by(document, &Meter::new())
+    }
+
+    pub(super) fn matches_by(&self, document: &Value, meter: &Meter) -> bool {
+        meter.measure(|budget| self.root.truth(&Scope::of(document, budget)) == Some(true))
     }
 
     /// The top-level fields on which it depends.

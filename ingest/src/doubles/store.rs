@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_core::Value;
 use anabranch_core::ids::{DocumentId, RoundId};
-use anabranch_core::query::{self, Args, Groups, Predicate, Statement, parse_filter};
+use anabranch_core::query::{self, Args, Groups, Meter, Predicate, Statement, parse_filter};
 use anabranch_runtime::grpc::AnyOf;
 use anabranch_schemas::store as proto;
 use anabranch_schemas::store::store_node_server::{StoreNode, StoreNodeServer};
@@ -258,7 +258,7 @@ impl Node {
             _ => return Err(failed("statement")),
         };
         if let Some(readable) = readable(&request.readable) {
-            select.restrict(readable).map_err(|_| failed("readable"))?;
+            select.restrict(readable);
         }
         let app = anabranch_core::ids::AppId(Uuid::from_slice(&request.app).expect("16 bytes"));
         let prefix = DocumentId::collection_prefix(app, &select.collection);
@@ -271,12 +271,11 @@ impl Node {
             .map(|(id, found)| (DocumentId::from_bytes(id).expect("it was made from an id"), found))
             .filter_map(|(id, (document, _))| {
                 let value = id.key.add_to(document.value()?);
-                let matches = select.filter.as_ref().is_none_or(|filter| filter.matches(&value));
-                matches.then_some((id, value))
+                select.matches(&value, &Meter::new()).then_some((id, value))
             });
         let mut rows: Vec<_> = if select.is_grouped() {
             let mut groups = Groups::new(Arc::new(select.clone()));
-            found.for_each(|(_, document)| groups.add(&document));
+            found.for_each(|(_, document)| groups.add(&document, &Meter::new()));
             let rows = groups.into_rows(usize::MAX).expect("they fit");
             let item = |(number, item): (u64, String)| proto::QueryItem {
                 key: String::new(),
@@ -287,9 +286,9 @@ impl Node {
         } else {
             let row = |(id, document): (DocumentId, Value)| proto::QueryItem {
                 key: id.key.as_str().to_owned(),
-                item: select.row(&document).to_json(),
+                item: select.row(&document, &Meter::new()).to_json(),
                 place: match select.is_sorted() {
-                    true => select.place(&document, id.key.as_str()).into(),
+                    true => select.place(&document, id.key.as_str(), &Meter::new()).into(),
                     false => Default::default(),
                 },
             };

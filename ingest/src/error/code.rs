@@ -79,7 +79,7 @@ codes! {
     Forbidden "forbidden" 403 Invalid
         "ask whoever manages the keys of the app for one that may do this";
     DocumentNotFound "document_not_found" 404 Invalid
-        "an id in the path is a string; ask for others with ?key=JSON";
+        "an id in the path is a string; ask for others with ?key= and percent-encoded JSON";
     IndexNotFound "index_not_found" 404 Invalid "say IF EXISTS if there need not be one";
     UnknownRoute "unknown_route" 404 Invalid "see /openapi.json for the routes";
     MethodNotAllowed "method_not_allowed" 405 Invalid
@@ -98,7 +98,7 @@ codes! {
         "send less at once; the bulk endpoint takes large loads";
     DocumentTooLarge "document_too_large" 413 Invalid "split the document";
     UnsupportedMediaType "unsupported_media_type" 415 Invalid
-        "send application/json, or application/x-ndjson for one document a line";
+        "send the body uncompressed, with the Content-Type that the route takes";
     DuplicateId "duplicate_id" 422 Invalid "give each document its own id";
     NotANumber "not_a_number" 422 Invalid
         "leave these documents out with WHERE, or SET the field to a number first";

@@ -152,7 +152,8 @@ impl Planning<'_> {
         let key = key(item)?;
         check(&key, item, mutation, *bytes, &mut self.plan.warnings)?;
         // Other statements may bring more to it, and by the time that it is written there may be more.
-        let brought = self.plan.bytes + bytes;
+        let is_alone = self.run.request.statements.len() == 1;
+        let brought = if is_alone { *bytes } else { self.plan.bytes + bytes };
         self.plan.may_outgrow |= *bytes > 0 && item.item.len() + brought > WARN_BYTES;
         let mutation = DocumentMutation::new(collection.clone(), key, mutation.clone());
         self.add(mutation, *bytes, asked)

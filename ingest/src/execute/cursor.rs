@@ -1,5 +1,6 @@
 //! Where a SELECT that is read page by page goes on: after which row, and as of which transaction, so
-//! that all pages together are one result. A client keeps it and gives it back as it is.
+//! that all pages together are one result. A client keeps it and gives it back as it is: one that was
+//! altered is refused.
 
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::{Buf, BufMut, Bytes};
 use tokio::time::Instant;
 
+use super::seal::{DIGEST_BYTES, Seal};
+use crate::access::Caller;
 use crate::error::{Code, Refusal};
-use crate::idempotency::Digest;
 use crate::store::Rows;
 
-const VERSION: u8 = 1;
-const DIGEST_BYTES: usize = 16;
+/// In version 1 txn, count and place could be altered.
+const VERSION: u8 = 2;
 
 /// How many rows a page may have.
 pub(crate) const MAX_ROWS: usize = 10_000;
@@ -52,7 +54,7 @@ pub(crate) struct Paged {
 }
 
 impl Paged {
-    /// The next rows of a statement of this digest, of which so many came on pages before.
+    /// The next rows of a statement whose cursors have this seal, of which so many came on pages before.
     ///
     /// A page that is full is not held back for long to see whether another row follows, and one for
     /// which the time is over has what came: so whoever asks on always gets on. Then the next one may
@@ -61,7 +63,7 @@ impl Paged {
         mut rows: Rows,
         most: usize,
         came: u64,
-        digest: Vec<u8>,
+        seal: &Seal,
         deadline: Instant,
     ) -> Result<Self, Refusal> {
         let txn = rows.txn;
@@ -96,7 +98,7 @@ impl Paged {
             ));
         }
         let came = came + items.len() as u64;
-        let cursor = txn.filter(|_| has_more).map(|txn| Cursor { txn, came, digest, place });
+        let cursor = txn.filter(|_| has_more).map(|txn| Cursor::new(seal, txn, came, place));
         Ok(Paged { txn, items, cursor })
     }
 }
@@ -108,16 +110,32 @@ pub(crate) struct Cursor {
     pub(crate) txn: TxnId,
     /// How many rows came before.
     pub(crate) came: u64,
-    /// Of which statement, with its arguments.
-    pub(crate) digest: Vec<u8>,
     /// Where the last row stands.
     pub(crate) place: Bytes,
+    /// Of all of it, and of what it is a cursor of.
+    digest: [u8; DIGEST_BYTES],
 }
 
 impl Cursor {
+    fn new(seal: &Seal, txn: TxnId, came: u64, place: Bytes) -> Self {
+        let mut cursor = Cursor { txn, came, place, digest: [0; DIGEST_BYTES] };
+        cursor.digest = seal.digest(&cursor.covered());
+        cursor
+    }
+
+    /// What its digest covers.
+    fn covered(&self) -> Vec<u8> {
+        let Cursor { txn, came, place, digest: _ } = self;
+        let mut bytes = vec![VERSION];
+        bytes.put_u64(txn.0);
+        bytes.put_u64(*came);
+        bytes.put_slice(place);
+        bytes
+    }
+
     /// As a client gets it.
     pub(crate) fn encode(&self) -> String {
-        let Cursor { txn, came, digest, place } = self;
+        let Cursor { txn, came, place, digest } = self;
         let mut bytes = vec![VERSION];
         bytes.put_u64(txn.0);
         bytes.put_u64(*came);
@@ -128,8 +146,7 @@ impl Cursor {
 
     /// Reads what a client gives back.
     pub(crate) fn read(text: &str) -> Result<Self, Refusal> {
-        let unreadable = || Refusal::new(Code::InvalidCursor, "that is no cursor of a reply");
-        Cursor::decode(text).ok_or_else(unreadable)
+        Cursor::decode(text).ok_or_else(refused)
     }
 
     fn decode(text: &str) -> Option<Self> {
@@ -143,59 +160,92 @@ impl Cursor {
         }
         // Behind it stands a place, which is never empty.
         let digest = (bytes.len() > DIGEST_BYTES).then(|| bytes.split_to(DIGEST_BYTES))?;
-        Some(Cursor { txn, came, digest: digest.to_vec(), place: bytes })
+        let digest = *digest.first_chunk()?;
+        Some(Cursor { txn, came, place: bytes, digest })
     }
 
-    /// Refuses to go on with another statement, which has other places.
-    pub(super) fn check(&self, digest: &[u8]) -> Result<(), Refusal> {
-        if self.digest == digest {
-            return Ok(());
-        }
-        let message =
-            "the cursor is of another statement, of other arguments or of another cluster";
-        Err(Refusal::new(Code::InvalidCursor, message))
+    /// Refuses one that was not given out under this seal, or not as it is now.
+    pub(super) fn check(&self, seal: &Seal) -> Result<(), Refusal> {
+        if seal.is_of(&self.covered(), &self.digest) { Ok(()) } else { Err(refused()) }
     }
 }
 
-/// What says which statement of which cluster and app a cursor is of.
-pub(super) fn digest(cluster: ActorId, app: AppId, statement: &str, args: &Args) -> Vec<u8> {
+fn refused() -> Refusal {
+    let message = "the cursor is damaged, or of another statement, other arguments, or another caller, \
+                   app or cluster";
+    Refusal::new(Code::InvalidCursor, message)
+}
+
+/// The seal of the cursors of a statement. A client, who is not told the cluster's actor, can make none
+/// himself: neither of an older transaction nor of another place.
+pub(super) fn seal(
+    cluster: ActorId,
+    app: AppId,
+    caller: &Caller,
+    statement: &str,
+    args: &Args,
+) -> Seal {
     let args = serde_json::to_vec(args).expect("arguments have string keys");
-    let digest = Digest::default().with(cluster.0.as_bytes()).with(app.0.as_bytes());
-    digest.with(statement.as_bytes()).with(&args).finish()
+    let (app, caller) = (app.0.as_bytes(), caller.name().as_bytes());
+    Seal::new(cluster, &[b"cursor", app, caller, statement.as_bytes(), &args])
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use uuid::Uuid;
 
     use super::*;
+    use crate::access::{Permissions, Validity};
+    use crate::doubles::EAST;
+
+    fn some_seal() -> Seal {
+        Seal::new(EAST, &[b"some"])
+    }
+
+    fn some_cursor(seal: &Seal) -> Cursor {
+        Cursor::new(seal, TxnId(7), 1 << 40, Bytes::from_static(b"\x00place"))
+    }
 
     #[test]
-    fn it_is_of_one_statement_of_one_cluster() {
-        let (east, west) = (ActorId(Uuid::from_u128(1)), ActorId(Uuid::from_u128(2)));
-        let (one, two) = (AppId(Uuid::from_u128(1)), AppId(Uuid::from_u128(2)));
+    fn it_is_of_one_statement_of_one_caller_of_one_cluster() {
+        let west = ActorId(Uuid::from_u128(2));
+        let [one, two] = [1, 2].map(|number| AppId(Uuid::from_u128(number)));
+        let [ann, bob] = ["ann", "bob"]
+            .map(|name| Caller::new(name.to_owned(), Permissions::default(), Validity::default()));
+        let none = Args::new();
         let args = Args::from([("a".to_owned(), anabranch_core::Value::Null)]);
-        let digests = [
-            digest(east, one, "SELECT * FROM c", &Args::new()),
-            digest(west, one, "SELECT * FROM c", &Args::new()),
-            digest(east, two, "SELECT * FROM c", &Args::new()),
-            digest(east, one, "SELECT * FROM d", &Args::new()),
-            digest(east, one, "SELECT * FROM c", &args),
-        ];
-        let different: HashSet<_> = digests.iter().collect();
-        assert_eq!(different.len(), digests.len());
+        let cursor = some_cursor(&seal(EAST, one, &ann, "SELECT * FROM c", &none));
+        let check = |seal: &Seal| cursor.check(seal).map_err(|refusal| refusal.code());
+        assert_eq!(check(&seal(EAST, one, &ann, "SELECT * FROM c", &none)), Ok(()));
+        for other in [
+            seal(west, one, &ann, "SELECT * FROM c", &none),
+            seal(EAST, two, &ann, "SELECT * FROM c", &none),
+            seal(EAST, one, &bob, "SELECT * FROM c", &none),
+            seal(EAST, one, &ann, "SELECT * FROM d", &none),
+            seal(EAST, one, &ann, "SELECT * FROM c", &args),
+        ] {
+            assert_eq!(check(&other), Err(Code::InvalidCursor));
+        }
+    }
+
+    #[test]
+    fn one_that_was_altered_is_refused() {
+        let seal = some_seal();
+        let cursor = some_cursor(&seal);
+        assert!(cursor.check(&seal).is_ok());
+        for altered in [
+            Cursor { txn: TxnId(6), ..cursor.clone() },
+            Cursor { came: 0, ..cursor.clone() },
+            Cursor { place: Bytes::from_static(b"\x00plac"), ..cursor.clone() },
+            Cursor { digest: [0; DIGEST_BYTES], ..cursor },
+        ] {
+            assert!(altered.check(&seal).is_err(), "{altered:?}");
+        }
     }
 
     #[test]
     fn it_reads_back_and_nothing_else_is_one() {
-        let cursor = Cursor {
-            txn: TxnId(7),
-            came: 1 << 40,
-            digest: vec![9; DIGEST_BYTES],
-            place: Bytes::from_static(b"\x00place"),
-        };
+        let cursor = some_cursor(&some_seal());
         let text = cursor.encode();
         assert_eq!(Cursor::decode(&text), Some(cursor.clone()));
         let many = Cursor { came: u64::MAX, ..cursor.clone() }.encode();

@@ -12,6 +12,8 @@ use anabranch_core::document::{Mutation, WARN_BYTES};
 use anabranch_core::ids::DocumentKey;
 use anabranch_core::query::{Insert, OnConflict, Statement};
 use anabranch_schemas::records::DocumentMutation;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::plan::{Plan, Planning};
@@ -20,10 +22,12 @@ use crate::access::Readable;
 use crate::document::{DocumentName, NewDocument};
 use crate::error::{BULK, Code, Refusal};
 use crate::idempotency::RequestName;
-use crate::store::{At, Found};
+use crate::store::At;
 
 /// Of so many documents at most it is looked at how large they are.
 const FEW: usize = 16;
+/// At so many at once: each may be large.
+const AT_ONCE: usize = 4;
 /// How long that may take.
 const LOOK_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -71,18 +75,26 @@ impl Executor {
         if *may_outgrow || !*merges {
             return *may_outgrow;
         }
-        if mutations.len() > FEW || *bytes > WARN_BYTES || self.rounds.are_not_told() {
+        if mutations.len() > FEW || *bytes > WARN_BYTES {
             return true;
         }
-        let at = At::Newest(request.at_least);
+        let ids: Vec<_> = mutations.iter().map(|mutation| mutation.id(request.app)).collect();
+        if self.rounds.are_not_told(&self.store.slices(ids.iter().cloned())) {
+            return true;
+        }
+        let (readable, at) = (Readable::ALL, At::Newest(request.at_least));
         let deadline = request.deadline.min(Instant::now() + LOOK_PATIENCE);
-        for mutation in mutations {
-            let id = mutation.id(request.app);
-            match self.store.get(&id, &Readable::ALL, at, deadline).await {
-                Ok(Found { document: None, .. }) => {}
-                Ok(Found { document: Some((text, _)), .. }) if text.len() + bytes <= WARN_BYTES => {
+        for ids in ids.chunks(AT_ONCE) {
+            let mut looks = FuturesUnordered::new();
+            for id in ids {
+                looks.push(self.store.get(id, &readable, at, deadline));
+            }
+            while let Some(found) = looks.next().await {
+                match found.map(|found| found.document) {
+                    Ok(None) => {}
+                    Ok(Some((text, _))) if text.len() + bytes <= WARN_BYTES => {}
+                    Ok(Some(_)) | Err(_) => return true,
                 }
-                Ok(_) | Err(_) => return true,
             }
         }
         false

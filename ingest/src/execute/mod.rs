@@ -24,6 +24,7 @@ mod insert;
 mod plan;
 mod repeat;
 mod run;
+mod seal;
 mod seen;
 mod select;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use run::Run;
 
 pub(crate) use cursor::{Cursor, MAX_ROWS, Page, Paged, USUAL_ROWS};
 pub(crate) use repeat::RoundLog;
+pub(crate) use seal::Seal;
 pub(crate) use seen::LogEnd;
 
 /// How much of an argument's name is told.
@@ -233,7 +235,7 @@ impl Executor {
         // One more tells whether the page is the last.
         let most = Some(page.rows as u64 + 1);
         let question = Question { app, statement, args, readable, most };
-        let digest = cursor::digest(self.store.cluster(), app, statement, args);
+        let seal = cursor::seal(self.store.cluster(), app, caller, statement, args);
         let Page { rows: most, cursor } = page;
         let (rows, came) = match cursor {
             None => {
@@ -241,7 +243,7 @@ impl Executor {
                 (self.log_end.seen(at, self.store.query(question, at, deadline)).await?, 0)
             }
             Some(cursor) => {
-                cursor.check(&digest)?;
+                cursor.check(&seal)?;
                 if at_least.is_some_and(|least| least > cursor.txn) {
                     let message = "the cursor is of an older transaction than what is to be read";
                     let refusal = Refusal::new(Code::InvalidRequest, message);
@@ -252,7 +254,7 @@ impl Executor {
                 (rows.await?, cursor.came)
             }
         };
-        Paged::read(rows, most, came, digest, deadline).await
+        Paged::read(rows, most, came, &seal, deadline).await
     }
 
     async fn run(&self, request: Parsed) -> Result<Written, Refusal> {

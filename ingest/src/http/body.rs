@@ -44,7 +44,9 @@ impl Shape {
     fn parse(self, body: &[u8]) -> Result<Statements, Refusal> {
         let value = Value::from_json(body).map_err(|error| match error.fault() {
             JsonFault::Syntax => self.unusable(Code::InvalidJson, &error.to_string()),
-            JsonFault::TooDeep | JsonFault::Unusable => Refusal::of_json(&error),
+            // Nothing else in a body may nest deeply.
+            JsonFault::TooDeep => Refusal::new(Code::TooDeep, "the arguments nest too deeply"),
+            JsonFault::Unusable => Refusal::of_json(&error),
         })?;
         let mut fields = self.object("it", value)?;
         let atomic = match fields.remove("atomic") {

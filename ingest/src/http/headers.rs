@@ -83,8 +83,9 @@ pub(super) fn last_event(headers: &HeaderMap) -> Result<Option<Seen>, Refusal> {
     let id = value(headers, LAST_EVENT_HEADER)?.filter(|id| !id.is_empty());
     id.map(str::parse).transpose().map_err(|_| {
         let message = format!("the header {LAST_EVENT_HEADER} is not the id of an event");
-        Refusal::new(Code::InvalidHeader, message)
-            .with_hint("send the last 'id' that came, such as 1042-9f86d081, or leave it out")
+        Refusal::new(Code::InvalidHeader, message).with_hint(
+            "send the last 'id' that came, such as 1042-9f86d081884c7d65, or leave it out",
+        )
     })
 }
 

@@ -27,13 +27,13 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What somebody is sent who follows a query.
 const EXAMPLE: &str = r#"event: result
-id: 1042-9f86d081
+id: 1042-9f86d081884c7d65
 data: {"transactionId":1042,"items":[
 data: {"Name":"mazda mx-5","_id":"mx5"}
 data: ]}
 
 event: change
-id: 1050-9f86d081
+id: 1050-2c70e12b7a0646f9
 data: {"transactionId":1050,"changes":[
 data: {"type":"remove","_id":"mx5"}
 data: ]}

@@ -148,15 +148,61 @@ async fn usual_bodies_are_not_refused() {
     }
 }
 
+/// What the values of a body count, in chunks of so many bytes.
+fn counted(text: &str, length: usize) -> usize {
+    let mut values = Values::default();
+    text.as_bytes().chunks(length).for_each(|chunk| values.arrived(chunk));
+    values.bytes
+}
+
 #[test]
 fn values_are_counted_however_a_body_is_cut() {
-    let text = br#"{"a[{:,\"":[1,-2.5,"\\"],"b":{"c":null}}"#;
+    let text = r#"{"a[{:,\"":[1,-2.5,"\\"],"b":{"c":null}}"#;
     let (list, map) = (4 * size_of::<Value>(), 11 * (size_of::<String>() + size_of::<Value>()));
-    // The commas are one in a text, one between fields and two between items.
-    let expected = 4 * size_of::<Value>() + 3 * size_of::<String>() + list + 2 * map;
+    // The commas are one between fields and two between items; the one in a text is none of them.
+    let marks = 3 * size_of::<Value>() + 3 * size_of::<String>() + 4 * TEXT_BYTES;
+    let expected = marks + list + 2 * map;
     for length in 1..=text.len() {
-        let mut values = Values::default();
-        text.chunks(length).for_each(|chunk| values.arrived(chunk));
-        assert_eq!(values.bytes, expected, "in chunks of {length}");
+        assert_eq!(counted(text, length), expected, "in chunks of {length}");
+    }
+}
+
+#[test]
+fn each_short_string_counts_with_what_it_takes_on_the_heap() {
+    let count = 1_000;
+    let strings = format!("[{}]", vec![r#""a""#; count].join(","));
+    let least = count * (size_of::<Value>() + 32);
+    for length in [1, 1_000, strings.len()] {
+        let counted = counted(&strings, length);
+        assert!(counted >= least, "{counted} is less than {least}");
+    }
+}
+
+#[test]
+fn commas_in_a_text_count_if_it_is_a_statement() {
+    let statements = [
+        r#"{"statement":"TEXT"}"#,
+        r#"{"a": 1, "statement" : "TEXT", "args": {"b": "c"}}"#,
+        r#"{"statements":[{"statement":"a"},{"args":{"b":"c"},"statement":"\"TEXT"}]}"#,
+        r#"{"st\u0061tement":"TEXT"}"#,
+    ];
+    let others = [
+        r#"{"statement":"a","args":{"b":"TEXT"}}"#,
+        r#"{"statement":1,"TEXT":"a"}"#,
+        r#"{"statements":"TEXT"}"#,
+        r#"{"state":"TEXT"}"#,
+        r#"{"a statement":"TEXT"}"#,
+        r#"{"":"TEXT"}"#,
+        r#"{"a\"":"TEXT"}"#,
+        r#"{"args":{"b":["statement","TEXT"]}}"#,
+    ];
+    for (bodies, comma) in [(&statements[..], size_of::<Value>()), (&others[..], 0)] {
+        for body in bodies {
+            let (commas, plain) = (body.replace("TEXT", ",,,"), body.replace("TEXT", "xxx"));
+            for length in [1, 2, 7, body.len()] {
+                let expected = counted(&plain, length) + 3 * comma;
+                assert_eq!(counted(&commas, length), expected, "{body} in chunks of {length}");
+            }
+        }
     }
 }

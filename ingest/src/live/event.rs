@@ -7,8 +7,8 @@
 //! id alone          nothing changed up to here
 //! ```
 //!
-//! The id of an event is its transaction and a tag of what is asked for: the rows that somebody has
-//! may be those of another question, also if only what he may read has changed.
+//! The id of an event is its transaction and a tag of that and of what is asked for: the rows that
+//! somebody has may be those of another question, also if only what he may read has changed.
 
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -20,14 +20,19 @@ use uuid::Uuid;
 
 use super::row_set::{Item, RowChange, RowSet};
 use crate::error::Refusal;
+use crate::execute::Seal;
 use crate::http::{ErrorBody, PIECE_BYTES, whole};
 
 /// About how long a client waits before it comes again, in milliseconds: not all at once.
 const COME_AGAIN_MS: std::ops::Range<u128> = 500..2_500;
 
-/// Tells what is asked for: the same for the same on every server.
+/// Tells what is asked for, and which transaction of it: the same for the same on every server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tag(u32);
+pub(crate) struct Tag(u64);
+
+/// The tags of what is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Tags(Seal);
 
 /// How far somebody is who comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,22 +45,34 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// Everything below `next`; `None` before the first transaction of a cluster.
-    fn below(next: TxnId, tag: Tag) -> Option<Self> {
-        Some(Seen { txn: TxnId(next.0.checked_sub(1)?), tag: Some(tag) })
+    fn below(next: TxnId, tags: &Tags) -> Option<Self> {
+        let txn = TxnId(next.0.checked_sub(1)?);
+        Some(Seen { txn, tag: Some(tags.at(txn)) })
     }
 }
 
-impl Tag {
-    /// Of what has this digest.
-    pub(super) fn of(digest: &[u8]) -> Self {
+impl Tags {
+    /// Those of what has this seal.
+    pub(super) fn new(seal: Seal) -> Self {
+        Tags(seal)
+    }
+
+    /// That of a transaction.
+    pub(super) fn at(&self, txn: TxnId) -> Tag {
+        let digest = self.0.digest(&txn.0.to_be_bytes());
         let first = digest.first_chunk().expect("a digest has more bytes");
-        Tag(u32::from_be_bytes(*first))
+        Tag(u64::from_be_bytes(*first))
+    }
+
+    /// Whether it is what is asked for here that somebody has, as far as he says of what that is.
+    pub(super) fn are_of(&self, seen: &Seen) -> bool {
+        seen.tag.is_none_or(|tag| tag == self.at(seen.txn))
     }
 }
 
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
+        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -90,10 +107,10 @@ impl FromStr for Tag {
 
     fn from_str(text: &str) -> Result<Self, NoEvent> {
         let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() != 8 || !text.bytes().all(is_digit) {
+        if text.len() != 16 || !text.bytes().all(is_digit) {
             return Err(NoEvent);
         }
-        u32::from_str_radix(text, 16).map(Tag).map_err(|_| NoEvent)
+        u64::from_str_radix(text, 16).map(Tag).map_err(|_| NoEvent)
     }
 }
 
@@ -128,8 +145,8 @@ impl Snapshot {
 
 impl Sending {
     /// Of rows as of everything below `next`.
-    pub(super) fn new(snapshot: Arc<Snapshot>, next: TxnId, tag: Tag) -> Self {
-        let head = head("result", next, tag, "items");
+    pub(super) fn new(snapshot: Arc<Snapshot>, next: TxnId, tags: &Tags) -> Self {
+        let head = head("result", next, tags, "items");
         Sending { snapshot, head, sent: 0, state: Part::Head }
     }
 
@@ -157,8 +174,8 @@ impl Sending {
 }
 
 /// All rows as one text.
-pub(super) fn result(next: TxnId, tag: Tag, rows: &RowSet) -> Bytes {
-    let mut sending = Sending::new(Arc::new(Snapshot::new(rows)), next, tag);
+pub(super) fn result(next: TxnId, tags: &Tags, rows: &RowSet) -> Bytes {
+    let mut sending = Sending::new(Arc::new(Snapshot::new(rows)), next, tags);
     let mut text = BytesMut::new();
     while let Some(piece) = sending.piece() {
         text.put_slice(&piece);
@@ -167,8 +184,8 @@ pub(super) fn result(next: TxnId, tag: Tag, rows: &RowSet) -> Bytes {
 }
 
 /// What changed in the rows. Where each stands is told if that is not by its id.
-pub(super) fn change(next: TxnId, tag: Tag, changes: &[RowChange], is_sorted: bool) -> Bytes {
-    let mut text = head("change", next, tag, "changes");
+pub(super) fn change(next: TxnId, tags: &Tags, changes: &[RowChange], is_sorted: bool) -> Bytes {
+    let mut text = head("change", next, tags, "changes");
     for (number, change) in changes.iter().enumerate() {
         text.push_str("data: ");
         match change {
@@ -190,8 +207,8 @@ pub(super) fn change(next: TxnId, tag: Tag, changes: &[RowChange], is_sorted: bo
 }
 
 /// That nothing changed in the rows up to a transaction: whoever comes back says this one.
-pub(super) fn progress(next: TxnId, tag: Tag) -> Bytes {
-    match Seen::below(next, tag) {
+pub(super) fn progress(next: TxnId, tags: &Tags) -> Bytes {
+    match Seen::below(next, tags) {
         Some(seen) => format!("id: {seen}\n\n").into(),
         None => alive(),
     }
@@ -217,9 +234,9 @@ pub(crate) fn ended(refusal: &Refusal) -> Bytes {
 /// Closes the list that a head opened.
 const TAIL: &str = "data: ]}\n\n";
 
-fn head(event: &str, next: TxnId, tag: Tag, list: &str) -> String {
+fn head(event: &str, next: TxnId, tags: &Tags, list: &str) -> String {
     let mut text = format!("event: {event}\n");
-    let txn = match Seen::below(next, tag) {
+    let txn = match Seen::below(next, tags) {
         Some(seen) => {
             writeln!(text, "id: {seen}").expect("a string grows");
             seen.txn.to_string()
@@ -233,13 +250,27 @@ fn head(event: &str, next: TxnId, tag: Tag, list: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doubles::EAST;
+
+    #[test]
+    fn a_tag_is_of_one_transaction_of_one_thing() {
+        let [here, elsewhere] =
+            [b"here", b"else"].map(|piece| Tags::new(Seal::new(EAST, &[piece])));
+        let seen = Seen::below(TxnId(8), &here).unwrap();
+        assert!(here.are_of(&seen) && !elsewhere.are_of(&seen));
+        for txn in [0, 6, 8].map(TxnId) {
+            assert!(!here.are_of(&Seen { txn, ..seen }), "{txn}");
+        }
+        assert!(elsewhere.are_of(&Seen { tag: None, ..seen }));
+    }
 
     #[test]
     fn an_id_is_read_as_it_is_written_and_not_otherwise() {
-        let (txn, tag) = (TxnId(1042), Tag(0x0f86_d081));
-        for (text, seen) in
-            [("1042-0f86d081", Seen { txn, tag: Some(tag) }), ("1042", Seen { txn, tag: None })]
-        {
+        let (txn, tag) = (TxnId(1042), Tag(0x0f86_d081_884c_7d65));
+        for (text, seen) in [
+            ("1042-0f86d081884c7d65", Seen { txn, tag: Some(tag) }),
+            ("1042", Seen { txn, tag: None }),
+        ] {
             assert_eq!((text.parse(), seen.to_string().as_str()), (Ok(seen), text));
         }
         for text in [
@@ -252,11 +283,12 @@ mod tests {
             "5-F",
             "5-f",
             "5-+1",
-            "5-+0f86d08",
-            "5-0F86D081",
-            "5-00f86d081",
-            "5-0f86d081-",
-            "-0f86d081",
+            "5-0f86d081",
+            "5-+0f86d081884c7d6",
+            "5-0F86D081884C7D65",
+            "5-00f86d081884c7d65",
+            "5-0f86d081884c7d65-",
+            "-0f86d081884c7d65",
             "18446744073709551616",
         ] {
             assert_eq!(text.parse::<Seen>(), Err(NoEvent), "{text}");

@@ -8,9 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anabranch_core::ErrorKind;
-use anabranch_core::Value;
 use anabranch_core::ids::TxnId;
-use anabranch_core::query::Select;
+use anabranch_core::query::{Meter, Select};
 use anabranch_runtime::planted;
 use anabranch_runtime::retry::Backoff;
 use anabranch_runtime::tasks::blocking;
@@ -29,6 +28,8 @@ use crate::store::At;
 
 /// What is larger is looked at beside other tasks and not among them.
 const SMALL_BYTES: usize = 64 << 10;
+/// And what takes more steps than this to evaluate: about a tenth of a millisecond.
+const AT_ONCE_STEPS: usize = 1 << 15;
 /// A query that takes longer to look at what one transaction changed is not kept.
 const SLOW: Duration = Duration::from_secs(5);
 /// How often a view notes how far it is, and whether anybody follows it.
@@ -210,10 +211,10 @@ impl Keeper {
                 return Ok(());
             }
         }
-        let (tag, is_sorted) = (self.view.tag, self.view.is_sorted());
+        let (tags, is_sorted) = (&self.view.tags, self.view.is_sorted());
         self.view.state.change(|state| {
             let changes = state.rows.apply(made);
-            state.log.push(txn, next, event::change(next, tag, &changes, is_sorted));
+            state.log.push(txn, next, event::change(next, tags, &changes, is_sorted));
             state.has_changed(next);
         });
         self.check()
@@ -222,13 +223,15 @@ impl Keeper {
     /// Looks at what a transaction changed.
     async fn meaning(&self, changed: Arc<Changed>) -> Result<Meaning, Refusal> {
         let (select, by_document) = (Arc::clone(&self.view.select), self.view.is_by_document());
-        if changed.bytes.saturating_mul(select.cost()) <= SMALL_BYTES {
-            return Ok(Meaning::of(&select, by_document, &changed));
+        if changed.bytes <= SMALL_BYTES
+            && let Some(meaning) = Meaning::at_once(&select, by_document, &changed)
+        {
+            return Ok(meaning);
         }
         let _place = self.live.0.looking.acquire().await.expect("it is never closed");
         let looking = blocking(move || {
             let began = Instant::now();
-            (Meaning::of(&select, by_document, &changed), began.elapsed())
+            (Meaning::of(&select, by_document, &changed, &Meter::new()), began.elapsed())
         });
         let (meaning, took) = looking.await.map_err(|_| Refusal::stopping())?;
         if took > SLOW {
@@ -281,7 +284,7 @@ impl Keeper {
 
     /// Puts rows that were read in place of those before, and tells how they differ.
     fn publish(&self, next: TxnId, mut rows: RowSet) {
-        let View { tag, .. } = *self.view;
+        let tags = &self.view.tags;
         let (is_grouped, is_sorted) = (self.view.is_grouped(), self.view.is_sorted());
         let (base, is_live, text) = {
             let state = self.view.state.get();
@@ -290,10 +293,10 @@ impl Keeper {
                 None
             } else if is_grouped {
                 let is_same = rows.is_same_as(&state.rows);
-                (!is_same).then(|| event::result(next, tag, &rows))
+                (!is_same).then(|| event::result(next, tags, &rows))
             } else {
                 let changes = rows.since(&state.rows);
-                (!changes.is_empty()).then(|| event::change(next, tag, &changes, is_sorted))
+                (!changes.is_empty()).then(|| event::change(next, tags, &changes, is_sorted))
             };
             (state.next(), is_live, text)
         };
@@ -361,31 +364,35 @@ enum Meaning {
 }
 
 impl Meaning {
-    fn of(select: &Select, is_by_document: bool, changed: &Changed) -> Self {
+    /// Unless it takes a while to find out.
+    fn at_once(select: &Select, is_by_document: bool, changed: &Changed) -> Option<Self> {
+        let meter = Meter::of(AT_ONCE_STEPS);
+        let meaning = Meaning::of(select, is_by_document, changed, &meter);
+        (!meter.is_over()).then_some(meaning)
+    }
+
+    fn of(select: &Select, is_by_document: bool, changed: &Changed, meter: &Meter) -> Self {
         let mut documents = changed.documents.iter();
         match is_by_document {
-            true => Meaning::Made(documents.map(|changed| made(select, changed)).collect()),
-            false => Meaning::Matters(documents.any(|changed| may_matter(select, changed))),
+            true => Meaning::Made(documents.map(|changed| made(select, changed, meter)).collect()),
+            false => Meaning::Matters(documents.any(|changed| may_matter(select, changed, meter))),
         }
     }
 }
 
-fn matches(select: &Select, document: &Value) -> bool {
-    select.filter.as_ref().is_none_or(|filter| filter.matches(document))
-}
-
 /// The row of a document, if it has one now.
-fn made(select: &Select, changed: &ChangedDocument) -> Made {
+fn made(select: &Select, changed: &ChangedDocument, meter: &Meter) -> Made {
     let id = changed.change.key.as_str();
-    let after = changed.after.as_ref().filter(|after| matches(select, after));
-    let row = after.map(|after| (select.place(after, id), select.row(after).to_json().into()));
+    let after = changed.after.as_ref().filter(|after| select.matches(after, meter));
+    let row = after
+        .map(|after| (select.place(after, id, meter), select.row(after, meter).to_json().into()));
     Made { id: id.into(), row }
 }
 
 /// Whether a change may have changed the result.
-fn may_matter(select: &Select, changed: &ChangedDocument) -> bool {
+fn may_matter(select: &Select, changed: &ChangedDocument, meter: &Meter) -> bool {
     let ChangedDocument { change, after } = changed;
     let was = || change.before_image(after.as_ref()).map(|before| change.key.add_to(before));
-    after.as_ref().is_some_and(|after| matches(select, after))
-        || was().is_some_and(|was| matches(select, &was))
+    after.as_ref().is_some_and(|after| select.matches(after, meter))
+        || was().is_some_and(|was| select.matches(&was, meter))
 }

@@ -49,10 +49,10 @@ use tokio::time::Instant;
 use crate::access::{Caller, Readable};
 use crate::config::IngestConfig;
 use crate::error::{Code, Refusal};
-use crate::idempotency::Digest;
+use crate::execute::Seal;
 use crate::store::{At, Question, Store};
 
-use event::Tag;
+use event::Tags;
 use memory::Memory;
 use row_set::RowSet;
 use view::View;
@@ -187,7 +187,7 @@ impl Live {
     /// The view of what is asked for, with one subscriber more.
     fn view(&self, asked: Asked, mut select: Select) -> Result<Arc<View>, Refusal> {
         if !asked.readable.as_str().is_empty() {
-            select.restrict(parse_filter(asked.readable.as_str())?)?;
+            select.restrict(parse_filter(asked.readable.as_str())?);
         }
         check_cost(&select)?;
         let shared = &self.0;
@@ -318,11 +318,11 @@ impl Asked {
     }
 
     /// What tells it from others in the ids of events.
-    fn tag(&self) -> Tag {
+    fn tags(&self) -> Tags {
         let Asked { cluster, app, statement, args, readable } = self;
-        let digest = Digest::default().with(cluster.0.as_bytes()).with(app.0.as_bytes());
-        let digest = digest.with(statement.as_bytes());
-        Tag::of(&digest.with(args.as_bytes()).with(readable.as_str().as_bytes()).finish())
+        let (app, statement, args) = (app.0.as_bytes(), statement.as_bytes(), args.as_bytes());
+        let readable = readable.as_str().as_bytes();
+        Tags::new(Seal::new(*cluster, &[b"event", app, statement, args, readable]))
     }
 
     /// About how much memory a view of it takes without rows.

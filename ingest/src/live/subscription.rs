@@ -59,7 +59,7 @@ impl Subscription {
     pub(super) fn new(live: Live, view: Arc<View>, caller: Caller, start: Start) -> Self {
         let below = |txn: TxnId| TxnId(txn.0.saturating_add(1));
         // The rows that somebody has of something else are none of these.
-        let has = start.has.filter(|seen| seen.tag.is_none_or(|tag| tag == view.tag));
+        let has = start.has.filter(|seen| view.tags.are_of(seen));
         let place = has.map_or(Place::Start, |seen| Place::Back(below(seen.txn)));
         let at_least = start.seen().map(below).unwrap_or_default();
         let (watcher, counted) = (view.state.watch(), metrics::subscription());
@@ -181,7 +181,7 @@ impl Subscription {
             Place::Start => {
                 let next = state.next();
                 self.place = Place::At(next);
-                self.sending = Some(Sending::new(state.snapshot(), next, self.view.tag));
+                self.sending = Some(Sending::new(state.snapshot(), next, &self.view.tags));
                 return Ok(None);
             }
         };
@@ -226,10 +226,10 @@ impl Subscription {
         let (changes, next) = (state.rows.since(&before), state.next());
         drop(state);
         self.place = Place::At(next);
-        let (tag, is_sorted) = (self.view.tag, self.view.is_sorted());
+        let (tags, is_sorted) = (&self.view.tags, self.view.is_sorted());
         Some(match changes.is_empty() {
-            true => event::progress(next, tag),
-            false => event::change(next, tag, &changes, is_sorted),
+            true => event::progress(next, tags),
+            false => event::change(next, tags, &changes, is_sorted),
         })
     }
 
@@ -240,7 +240,7 @@ impl Subscription {
             // Nothing is in the log behind it, or it would have been sent.
             Place::At(at) if state.log.after(at).is_some_and(|mut rest| rest.next().is_none()) => {
                 self.place = Place::At(state.next());
-                event::progress(state.next(), self.view.tag)
+                event::progress(state.next(), &self.view.tags)
             }
             _ => event::alive(),
         }

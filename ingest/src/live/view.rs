@@ -14,7 +14,7 @@ use anabranch_schemas::records::Change;
 use tokio::sync::mpsc;
 
 use super::Asked;
-use super::event::{Snapshot, Tag};
+use super::event::{Snapshot, Tags};
 use super::log::Log;
 use super::row_set::RowSet;
 use crate::error::Refusal;
@@ -28,8 +28,8 @@ const WAITING_BYTES: usize = 16 << 20;
 /// A live query that is kept.
 pub(super) struct View {
     pub(super) asked: Asked,
-    /// Of what is asked.
-    pub(super) tag: Tag,
+    /// In the ids of its events.
+    pub(super) tags: Tags,
     pub(super) select: Arc<Select>,
     queue: mpsc::Sender<Told>,
     /// How many bytes of changes wait in it.
@@ -102,7 +102,7 @@ impl View {
             snapshot: OnceLock::new(),
         };
         let view = View {
-            tag: asked.tag(),
+            tags: asked.tags(),
             asked,
             select: Arc::new(select),
             queue,
@@ -212,7 +212,7 @@ mod tests {
         let (view, _told) = view();
         let asked = Asked { cluster: ActorId(Uuid::from_u128(2)), ..view.asked.clone() };
         assert_ne!(asked.cluster, view.asked.cluster);
-        assert_ne!(asked.tag(), view.tag);
+        assert_ne!(asked.tags().at(TxnId(7)), view.tags.at(TxnId(7)));
     }
 
     fn view() -> (View, mpsc::Receiver<Told>) {

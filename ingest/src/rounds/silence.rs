@@ -1,50 +1,71 @@
 //! Whether store nodes answer, for those who can do without.
 //!
 //! Who wrote documents that are merged into others waits a moment to be told which have become too
-//! large. While no store node answers, each would wait in vain and hold its place among the requests
-//! meanwhile: so now and then one asks, and the others are not told.
+//! large. While no store node answers for their slices, each would wait in vain and hold its place
+//! among the requests meanwhile: so now and then one asks, and the others are not told.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use anabranch_core::keyspace::Slice;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How long nobody asks after somebody was not answered.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// A silence of the store nodes.
+/// Of which slices no store node tells anything.
 #[derive(Debug, Default)]
 pub(super) struct Silence {
-    /// Until then nobody asks; `None` if they answer.
-    until: Mutex<Option<Instant>>,
+    slices: Mutex<BTreeMap<Slice, Heard>>,
+}
+
+/// What is known of a slice.
+#[derive(Clone, Copy, Debug)]
+enum Heard {
+    /// It was answered for then.
+    At(Instant),
+    /// Until then nobody asks.
+    NothingUntil(Instant),
 }
 
 impl Silence {
-    /// Whether nobody asks at the moment.
-    pub(super) fn lasts(&self) -> bool {
-        self.until.lock().is_some_and(|until| Instant::now() < until)
+    /// Whether nobody asks at the moment about something in these slices.
+    pub(super) fn lasts(&self, slices: &BTreeSet<Slice>) -> bool {
+        let (heard, now) = (self.slices.lock(), Instant::now());
+        slices.iter().any(
+            |slice| matches!(heard.get(slice), Some(Heard::NothingUntil(until)) if now < *until),
+        )
     }
 
-    /// Whether to ask and wait for so long. While the silence is not known to be over, one does at a time.
-    pub(super) fn may_ask(&self, patience: Duration) -> bool {
-        let mut until = self.until.lock();
-        let Some(end) = *until else { return true };
-        let now = Instant::now();
-        if now < end {
+    /// Whether to ask, and wait for so long. Of slices that were silent one does at a time.
+    pub(super) fn may_ask(&self, slices: &BTreeSet<Slice>, patience: Duration) -> bool {
+        if self.lasts(slices) {
             return false;
         }
-        *until = Some(now + patience);
+        let (mut heard, now) = (self.slices.lock(), Instant::now());
+        for slice in slices {
+            if let Some(Heard::NothingUntil(until)) = heard.get_mut(slice) {
+                *until = now + patience;
+            }
+        }
         true
     }
 
-    /// Somebody has waited in vain.
-    pub(super) fn goes_on(&self) {
-        *self.until.lock() = Some(Instant::now() + PAUSE);
+    /// Who has asked at `asked` has waited in vain.
+    pub(super) fn goes_on(&self, slices: &BTreeSet<Slice>, asked: Instant) {
+        let (mut heard, until) = (self.slices.lock(), Instant::now() + PAUSE);
+        for slice in slices {
+            if !matches!(heard.get(slice), Some(Heard::At(answered)) if *answered > asked) {
+                heard.insert(*slice, Heard::NothingUntil(until));
+            }
+        }
     }
 
-    /// A store node has answered.
-    pub(super) fn is_over(&self) {
-        *self.until.lock() = None;
+    /// Somebody was answered.
+    pub(super) fn is_over(&self, slices: &BTreeSet<Slice>) {
+        let (mut heard, now) = (self.slices.lock(), Instant::now());
+        heard.extend(slices.iter().map(|slice| (*slice, Heard::At(now))));
     }
 }
 
@@ -56,20 +77,49 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(2);
 
+    fn slices<const N: usize>(numbers: [u16; N]) -> BTreeSet<Slice> {
+        numbers.into_iter().map(Slice).collect()
+    }
+
+    /// How many of three may ask.
+    fn asking(silence: &Silence, slices: &BTreeSet<Slice>) -> usize {
+        (0..3).filter(|_| silence.may_ask(slices, PATIENCE)).count()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_at_a_time_asks_whether_it_is_over() {
-        let silence = Silence::default();
-        let asking = || (0..3).filter(|_| silence.may_ask(PATIENCE)).count();
-        assert_eq!((asking(), silence.lasts()), (3, false), "all ask, as long as all are answered");
-        silence.goes_on();
-        assert_eq!((asking(), silence.lasts()), (0, true));
+        let (silence, slices) = (Silence::default(), slices([1, 2]));
+        assert!(!silence.lasts(&slices));
+        assert_eq!(asking(&silence, &slices), 3, "all ask, as long as all are answered");
+        silence.goes_on(&slices, Instant::now());
+        assert!(silence.lasts(&slices));
+        assert_eq!(asking(&silence, &slices), 0);
         advance(PAUSE).await;
-        assert!(!silence.lasts());
-        assert_eq!((asking(), silence.lasts()), (1, true));
+        assert!(!silence.lasts(&slices));
+        assert_eq!(asking(&silence, &slices), 1);
         // Whoever asked may have gone away meanwhile.
         advance(PATIENCE).await;
-        assert_eq!(asking(), 1);
-        silence.is_over();
-        assert_eq!((asking(), silence.lasts()), (3, false));
+        assert_eq!(asking(&silence, &slices), 1);
+        silence.is_over(&slices);
+        assert_eq!(asking(&silence, &slices), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_slices_are_asked_about() {
+        let silence = Silence::default();
+        silence.goes_on(&slices([1]), Instant::now());
+        silence.is_over(&slices([2]));
+        assert_eq!(asking(&silence, &slices([2, 3])), 3);
+        assert_eq!(asking(&silence, &slices([1, 2])), 0, "of one of them nothing is told");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asked_before_an_answer_came_knows_less() {
+        let (silence, slices) = (Silence::default(), slices([1]));
+        let asked = Instant::now();
+        advance(PATIENCE).await;
+        silence.is_over(&slices);
+        silence.goes_on(&slices, asked);
+        assert_eq!(asking(&silence, &slices), 3);
     }
 }

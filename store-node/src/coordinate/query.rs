@@ -72,7 +72,7 @@ impl Coordinator {
         let app = refused(app(&request.app))?;
         let membership = self.view.membership();
         let configuration = membership.configuration();
-        let Some(keys) = select.filter.as_ref().and_then(|filter| filter.key()) else {
+        let Some(keys) = select.condition().and_then(|condition| condition.key()) else {
             return Ok(configuration.partitions().collect());
         };
         let collection = &select.collection;

@@ -55,14 +55,14 @@ pub(super) fn choose(
     at: TxnId,
     indexes: &Catalog,
 ) -> (Access, Chosen) {
-    let Some(filter) = &select.filter else {
+    let Some(condition) = select.condition() else {
         return (Access::Scan, Chosen::new("scan", "there is no condition"));
     };
-    if let Some(keys) = filter.key() {
+    if let Some(keys) = condition.key() {
         let why = format!("the condition gives {}", Count(keys.len(), "id"));
         return (Access::Ids(keys), Chosen::new("ids", why));
     }
-    let restrictions = Restrictions::of_condition(filter);
+    let restrictions = Restrictions::of_condition(&condition);
     let indexes = indexes.of(app, &select.collection);
     let mut best: Option<(&Index, Lookup)> = None;
     let mut unfit = Vec::new();

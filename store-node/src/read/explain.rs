@@ -39,7 +39,7 @@ impl Reads {
         let run = analyze.then(|| (Instant::now(), 0));
         let cursor = Some(ExplainCursor { query, run });
         let reply = |txn, items| proto::QueryReply { txn, items, stable: None };
-        self.open(Kind::Query, self.max_read, snapshot, cursor, ExplainCursor::next, reply)
+        self.open(Kind::Query(app), self.max_read, snapshot, cursor, ExplainCursor::next, reply)
     }
 }
 

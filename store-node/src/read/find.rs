@@ -109,8 +109,8 @@ struct Look<'a> {
     app: AppId,
     at: TxnId,
     select: &'a Select,
-    /// The fields that decide whether it matches; none if any does.
-    decide: BTreeSet<&'a str>,
+    /// The fields that decide whether it matches; `None` if any does.
+    decide: Option<BTreeSet<&'a str>>,
     /// Those that are needed then; `None` for all.
     needed: Option<BTreeSet<&'a str>>,
     cost: usize,
@@ -189,7 +189,7 @@ impl Find {
             app: self.app,
             at: self.at,
             select: &select,
-            decide: select.filter.as_ref().map(|filter| filter.fields()).unwrap_or_default(),
+            decide: select.decided_by(),
             needed: select.fields(),
             cost: select.cost(),
             counts: &mut self.counts,
@@ -315,9 +315,9 @@ impl Look<'_> {
         used.evaluated += self.cost;
         used.looked_bytes += state.len();
         self.counts.examined += 1;
-        if let Some(filter) = &self.select.filter {
-            match key.read(state, |name| self.decide.contains(name))? {
-                Some(part) if filter.matches(&part) => {}
+        if let Some(decide) = &self.decide {
+            match key.read(state, |name| decide.contains(name))? {
+                Some(part) if self.select.matches(&part, &used.meter) => {}
                 _ => return Ok(used.flow()),
             }
         }

@@ -11,6 +11,7 @@ mod checksum;
 mod explain;
 mod find;
 mod page;
+mod places;
 mod query;
 mod stream;
 
@@ -23,7 +24,6 @@ use anabranch_core::query::{Explain, Predicate, Select, Statement, parse, parse_
 use anabranch_runtime::planted;
 use anabranch_runtime::tasks::{self, Shutdown};
 use anabranch_schemas::store as proto;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -33,6 +33,7 @@ use crate::wishes::Wishes;
 
 pub(crate) use self::checksum::{ChecksumStream, Cut, Sum};
 pub(crate) use self::page::Page;
+use self::places::Places;
 #[cfg(test)]
 pub(crate) use self::query::all_rows;
 pub(crate) use self::query::{MAX_KEPT_BYTES, check as check_kept, group_of};
@@ -44,10 +45,9 @@ pub(crate) struct Reads {
     storage: Arc<Storage>,
     status: Arc<Status>,
     wishes: Arc<Wishes>,
-    streams: Arc<Semaphore>,
+    streams: Arc<Places>,
     /// Those of replicas that copy or compare: clients that take nothing are not in their way.
-    replica_streams: Arc<Semaphore>,
-    max_streams: usize,
+    replica_streams: Arc<Places>,
     max_read: Duration,
     shutdown: Shutdown,
 }
@@ -80,8 +80,8 @@ impl Reads {
         max_read: Duration,
         shutdown: Shutdown,
     ) -> Self {
-        let [streams, replica_streams] = [(); 2].map(|()| Arc::new(Semaphore::new(max_streams)));
-        Reads { storage, status, wishes, streams, replica_streams, max_streams, max_read, shutdown }
+        let [streams, replica_streams] = [(); 2].map(|()| Places::new(max_streams));
+        Reads { storage, status, wishes, streams, replica_streams, max_read, shutdown }
     }
 
     /// The snapshot that a request asks for, waited for as long as it says.
@@ -170,7 +170,7 @@ pub(crate) fn parse_question(request: &proto::QueryRequest) -> Result<Question, 
     }
     if !readable.is_empty() {
         let (Question::Select(select) | Question::Explain(select, _)) = &mut question;
-        Arc::make_mut(select).restrict(parse_filter(readable)?)?;
+        Arc::make_mut(select).restrict(parse_filter(readable)?);
     }
     Ok(question)
 }

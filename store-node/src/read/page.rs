@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use anabranch_core::ids::TxnId;
+use anabranch_core::query::Meter;
 use anabranch_schemas::store as proto;
 use bytes::Bytes;
 
@@ -19,6 +20,8 @@ const PAGE_DOCUMENTS: usize = 5_000;
 const PAGE_LOOKED_BYTES: usize = 8 << 20;
 /// And how many expressions are evaluated: a fifth of a second's worth.
 const PAGE_EVALUATED: usize = 2_000_000;
+/// And how many steps that takes: about as much, unless those for one document alone are more.
+const PAGE_STEPS: usize = 1 << 25;
 /// And how many entries of an index are passed; in tests so few that some pages have nothing else.
 const PAGE_PASSED: usize = if cfg!(test) { 3 } else { 50_000 };
 
@@ -38,11 +41,21 @@ impl<T> Page<T> {
 
 /// How much is looked at for an answer that comes at once: it keeps a thread from other things. Of what is
 /// large, too, not more than one document.
-const AT_ONCE: Most = Most { documents: 16, looked_bytes: 64 << 10, evaluated: 2_000, passed: 64 };
+const AT_ONCE: Most = Most {
+    documents: 16,
+    looked_bytes: 64 << 10,
+    evaluated: 2_000,
+    steps: AT_ONCE_STEPS,
+    passed: 64,
+};
+/// How many steps evaluating may take for an answer that comes at once: less than a millisecond.
+const AT_ONCE_STEPS: usize = 1 << 17;
+
 const PAGE: Most = Most {
     documents: PAGE_DOCUMENTS,
     looked_bytes: PAGE_LOOKED_BYTES,
     evaluated: PAGE_EVALUATED,
+    steps: PAGE_STEPS,
     passed: PAGE_PASSED,
 };
 
@@ -52,6 +65,7 @@ struct Most {
     documents: usize,
     looked_bytes: usize,
     evaluated: usize,
+    steps: usize,
     passed: usize,
 }
 
@@ -64,22 +78,32 @@ pub(super) struct Used {
     pub(super) documents: usize,
     pub(super) looked_bytes: usize,
     pub(super) evaluated: usize,
+    pub(super) meter: Meter,
     pub(super) passed: usize,
 }
 
 impl Used {
     /// Nothing of a page.
     pub(super) fn of_page() -> Self {
-        Used::of(PAGE)
+        Used::of(PAGE, Meter::new())
     }
 
     /// Nothing of what an answer may take that comes at once.
     pub(super) fn at_once() -> Self {
-        Used::of(AT_ONCE)
+        Used::of(AT_ONCE, Meter::of(AT_ONCE_STEPS))
     }
 
-    fn of(most: Most) -> Self {
-        Used { most, items: 0, bytes: 0, documents: 0, looked_bytes: 0, evaluated: 0, passed: 0 }
+    fn of(most: Most, meter: Meter) -> Self {
+        Used {
+            most,
+            items: 0,
+            bytes: 0,
+            documents: 0,
+            looked_bytes: 0,
+            evaluated: 0,
+            meter,
+            passed: 0,
+        }
     }
 
     /// Whether to go on.
@@ -93,6 +117,7 @@ impl Used {
             || self.documents >= self.most.documents
             || self.looked_bytes >= self.most.looked_bytes
             || self.evaluated >= self.most.evaluated
+            || self.meter.taken() >= self.most.steps
             || self.passed >= self.most.passed
     }
 }

@@ -84,6 +84,9 @@ impl QueryCursor {
         let (mut used, mut items) = (Used::at_once(), Vec::new());
         while !used.is_full() {
             let page = self.page(storage, &mut used)?;
+            if used.meter.is_over() {
+                break;
+            }
             items.extend(page.items);
             if page.is_last {
                 return Ok(Some(items));
@@ -117,8 +120,8 @@ impl QueryCursor {
             Make::Grouped { groups, after } => {
                 page.is_last = false;
                 let select = Arc::clone(&self.find.select);
-                let is_over = self.find.next(storage, used, |_, _, document| {
-                    groups.add(&document);
+                let is_over = self.find.next(storage, used, |used, _, document| {
+                    groups.add(&document, &used.meter);
                     check("the groups", groups.bytes()).map(ControlFlow::Continue)
                 })?;
                 if is_over {
@@ -162,7 +165,7 @@ fn rows(
     }
     let select = Arc::clone(&find.select);
     let is_over = find.next(storage, used, |used, key, document| {
-        let item = select.row(&document).to_json();
+        let item = select.row(&document, &used.meter).to_json();
         used.items += 1;
         used.bytes += item.len();
         *left -= 1;
@@ -183,8 +186,8 @@ fn sort(
     used: &mut Used,
 ) -> Result<bool, Error> {
     let select = Arc::clone(&find.select);
-    find.next(storage, used, |_, id, document| {
-        let (key, id) = (select.sort_key(&document), id.as_str());
+    find.next(storage, used, |used, id, document| {
+        let (key, id) = (select.sort_key(&document, &used.meter), id.as_str());
         if !after.is_empty() && place(&key, id).as_slice() <= after {
             return Ok(ControlFlow::Continue(()));
         }
@@ -192,7 +195,7 @@ fn sort(
         if !rows.needs(&key, &id) {
             return Ok(ControlFlow::Continue(()));
         }
-        let row = SortedRow { key, id, row: select.row(&document).to_json() };
+        let row = SortedRow { key, id, row: select.row(&document, &used.meter).to_json() };
         *bytes += size(&row);
         if let Some(row) = rows.add(row) {
             *bytes -= size(&row);

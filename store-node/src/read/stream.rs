@@ -14,11 +14,12 @@ use anabranch_runtime::tasks::Shutdown;
 use anabranch_schemas::store as proto;
 use futures::future::ready;
 use futures::{Stream, StreamExt, stream};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::page::{Page, ScanCursor};
+use super::places::Place;
 use super::query::QueryCursor;
 use super::{Reads, Snapshot, blocking, soon};
 use crate::error::Error;
@@ -41,8 +42,8 @@ const IDLE: Duration = Duration::from_secs(30);
 /// What a stream is, and so whose places it takes one of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Query,
-    Scan,
+    Query(AppId),
+    Scan(AppId),
     Checksum,
     Entries,
 }
@@ -50,17 +51,18 @@ pub(crate) enum Kind {
 impl Kind {
     fn name(self) -> &'static str {
         match self {
-            Kind::Query => "query",
-            Kind::Scan => "scan",
+            Kind::Query(_) => "query",
+            Kind::Scan(_) => "scan",
             Kind::Checksum => "checksum",
             Kind::Entries => "entries",
         }
     }
 
-    fn is_of_replicas(self) -> bool {
+    /// The app whose documents it reads; `None` if replicas ask each other.
+    fn app(self) -> Option<AppId> {
         match self {
-            Kind::Query | Kind::Scan => false,
-            Kind::Checksum | Kind::Entries => true,
+            Kind::Query(app) | Kind::Scan(app) => Some(app),
+            Kind::Checksum | Kind::Entries => None,
         }
     }
 }
@@ -76,7 +78,7 @@ struct Pages<C, T> {
     max_read_ms: u64,
     shutdown: Shutdown,
     _snapshot: Snapshot,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
     _open: OpenStream,
 }
 
@@ -91,8 +93,8 @@ impl Reads {
         read: Read<C, T>,
         reply: fn(Option<u64>, Vec<T>) -> R,
     ) -> Result<Replies<R>, Error> {
-        let places = if kind.is_of_replicas() { &self.replica_streams } else { &self.streams };
-        let permit = Arc::clone(places).try_acquire_owned();
+        let app = kind.app();
+        let places = if app.is_some() { &self.streams } else { &self.replica_streams };
         let txn = snapshot.txn.map(|txn| txn.0);
         // One page waits while the next is read.
         let (taken, pages) = mpsc::channel(1);
@@ -105,7 +107,7 @@ impl Reads {
             max_read_ms: u64::try_from(max_read.as_millis()).unwrap_or(u64::MAX),
             shutdown: self.shutdown.clone(),
             _snapshot: snapshot,
-            _permit: permit.map_err(|_| Error::Overloaded(self.max_streams))?,
+            _place: places.take(app)?,
             _open: OpenStream::new(kind.name()),
         };
         let open = Open { pages, reading: Some(tokio::spawn(reading.run())) };
@@ -138,7 +140,7 @@ impl Reads {
         }
         let cursor = |at| self.cursor(app, select, after.to_vec(), at);
         let cursor = snapshot.txn.map(cursor).transpose()?;
-        self.open(Kind::Query, self.max_read, snapshot, cursor, QueryCursor::next, reply)
+        self.open(Kind::Query(app), self.max_read, snapshot, cursor, QueryCursor::next, reply)
     }
 
     pub(super) fn cursor(
@@ -166,7 +168,7 @@ impl Reads {
         }
         let cursor = snapshot.txn.map(|at| ScanCursor::new(prefix, after, at));
         let reply = |txn, items| proto::ScanReply { txn, items };
-        self.open(Kind::Scan, self.max_read, snapshot, cursor, ScanCursor::next, reply)
+        self.open(Kind::Scan(app), self.max_read, snapshot, cursor, ScanCursor::next, reply)
     }
 }
 
@@ -178,6 +180,10 @@ impl<C: Send + 'static, T: Send + 'static> Pages<C, T> {
         while let Some(mut cursor) = self.cursor.take() {
             let (storage, read) = (Arc::clone(&self.storage), self.read);
             self.check()?;
+            // Who has gone away while this waited for a thread wants none of it.
+            if self.taken.is_closed() {
+                return Ok(());
+            }
             let (page, cursor) =
                 blocking(move || read(&mut cursor, &storage).map(|page| (page, cursor))).await?;
             let Page { items, is_last } = page;

@@ -117,7 +117,7 @@ pub(crate) fn refuse(error: &Error) -> Status {
     let code = match (error, error.kind()) {
         (Error::NotReached { .. }, _) => Code::DeadlineExceeded,
         (Error::TooOld { .. } | Error::FeedTrimmed { .. }, _) => Code::OutOfRange,
-        (Error::Overloaded(_), _) => Code::ResourceExhausted,
+        (Error::Overloaded { .. }, _) => Code::ResourceExhausted,
         (Error::Halted(_), _) => Code::FailedPrecondition,
         (_, ErrorKind::Retry | ErrorKind::Shutdown) => Code::Unavailable,
         (_, ErrorKind::Invalid) => Code::InvalidArgument,

@@ -97,8 +97,17 @@ impl Select {
             let computed = columns.into_iter().map(|(name, column)| (name, column.expr)).collect();
             let columns = Columns { has_document: document.is_some(), computed };
             let order = order.into_iter().map(|(key, direction)| (key.expr, direction)).collect();
-            let grouping = None;
-            return Ok(Select { collection, filter, limit, offset, columns, grouping, order });
+            let (grouping, readable) = (None, None);
+            return Ok(Select {
+                collection,
+                filter,
+                readable,
+                limit,
+                offset,
+                columns,
+                grouping,
+                order,
+            });
         }
         if let Some(location) = document {
             let message = "'*' is of documents, but the rows are groups of them";
@@ -127,7 +136,8 @@ impl Select {
         let is_distinct = is_distinct && is_grouped;
         let grouping = Some(Grouping { keys, aggregates, having, is_distinct });
         let columns = Columns { has_document: false, computed };
-        Ok(Select { collection, filter, limit, offset, columns, grouping, order: ordered })
+        let (readable, order) = (None, ordered);
+        Ok(Select { collection, filter, readable, limit, offset, columns, grouping, order })
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::aggregate::{Accumulator, Aggregate};
-use super::super::budget::Budget;
+use super::super::budget::Meter;
 use super::super::eval::Scope;
 use super::super::expr::Expr;
 use super::super::key;
@@ -23,9 +23,12 @@ pub struct Groups {
 /// About what a group takes beside its key, in bytes.
 const GROUP_BYTES: usize = 64;
 
-/// The rows that groups become take too much memory.
+/// How many steps the rows may take that all groups become: seconds.
+const MAX_STEPS: usize = 1 << 30;
+
+/// The rows that groups become take too much memory, or too much work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the rows take too much memory")]
+#[error("the rows take too much memory, or too much work")]
 pub struct TooLarge;
 
 /// A group on its way to whoever merges it.
@@ -49,18 +52,19 @@ impl Groups {
     }
 
     /// Counts a document in.
-    pub fn add(&mut self, document: &Value) {
+    pub fn add(&mut self, document: &Value, meter: &Meter) {
         let Some(Grouping { keys, aggregates, .. }) = &self.select.grouping else { return };
-        let budget = Budget::new();
-        let scope = Scope::of(document, &budget);
-        let mut bytes = Vec::new();
-        for expr in keys {
-            encode(expr, &scope, &mut bytes);
-        }
-        let accumulators = group(&mut self.groups, &mut self.bytes, aggregates, bytes);
-        for (accumulator, aggregate) in accumulators.iter_mut().zip(aggregates) {
-            self.bytes += accumulator.add(aggregate, &scope);
-        }
+        meter.measure(|budget| {
+            let scope = Scope::of(document, budget);
+            let mut bytes = Vec::new();
+            for expr in keys {
+                encode(expr, &scope, &mut bytes);
+            }
+            let accumulators = group(&mut self.groups, &mut self.bytes, aggregates, bytes);
+            for (accumulator, aggregate) in accumulators.iter_mut().zip(aggregates) {
+                self.bytes += accumulator.add(aggregate, &scope);
+            }
+        });
     }
 
     /// Counts in a group that others have made. `None` if that is none of this statement's.
@@ -98,20 +102,23 @@ impl Groups {
         }
         let mut rows = SortedRows::new(self.select.needed());
         let mut seen = BTreeSet::new();
+        let meter = Meter::of(MAX_STEPS);
         for (key, accumulators) in self.groups {
+            if meter.is_over() {
+                break;
+            }
             let mut slots = Vec::with_capacity(grouping.keys.len() + accumulators.len());
             let mut rest = key.as_slice();
             while let Some(value) = key::decode(&mut rest) {
                 slots.push(value);
             }
             slots.extend(accumulators.iter().map(|accumulator| Some(accumulator.result())));
-            let budget = Budget::new();
-            let scope = Scope { slots: &slots, ..Scope::of_nothing(&budget) };
-            let is_wanted = |having: &Expr| having.truth(&scope) == Some(true);
-            if !grouping.having.as_ref().is_none_or(is_wanted) {
-                continue;
-            }
-            let row = columns.row(&scope);
+            let row = meter.measure(|budget| {
+                let scope = Scope { slots: &slots, ..Scope::of_nothing(budget) };
+                let is_wanted = |having: &Expr| having.truth(&scope) == Some(true);
+                grouping.having.as_ref().is_none_or(is_wanted).then(|| columns.row(&scope))
+            });
+            let Some(row) = row else { continue };
             if grouping.is_distinct {
                 let mut encoded = Vec::new();
                 key::encode(Some(&row), &mut encoded);
@@ -121,8 +128,9 @@ impl Groups {
                 }
             }
             // As of a document, what it is sorted by does not depend on what the row is made of.
-            let budget = Budget::new();
-            let sorted_by = sort_key(order, &Scope { budget: &budget, ..scope });
+            let sorted_by = meter.measure(|budget| {
+                sort_key(order, &Scope { slots: &slots, ..Scope::of_nothing(budget) })
+            });
             let row = SortedRow { key: sorted_by, id: key, row: row.to_json() };
             bytes += row.key.len() + row.row.len();
             if let Some(row) = rows.add(row) {
@@ -131,6 +139,9 @@ impl Groups {
             if bytes > most {
                 return Err(TooLarge);
             }
+        }
+        if meter.is_over() {
+            return Err(TooLarge);
         }
         let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         let rows = rows.into_sorted().skip(count(*offset)).map(|row| row.row);

@@ -12,12 +12,12 @@ pub(super) use self::clauses::{Clauses, Direction, Item, Part};
 pub use self::groups::{Group, Groups, TooLarge};
 pub use self::sorted::{SortedRow, SortedRows, place};
 use super::aggregate::Aggregate;
-use super::budget::Budget;
-use super::error::QueryError;
+use super::budget::Meter;
 use super::eval::Scope;
 use super::expr::Expr;
 use super::key;
 use super::predicate::Predicate;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::Value;
@@ -30,6 +30,8 @@ pub struct Select {
     pub collection: Collection,
     /// Which documents; all, if there is none.
     pub filter: Option<Predicate>,
+    /// Which documents there are for whoever asks; all, if there is none.
+    readable: Option<Predicate>,
     /// At most how many rows.
     pub limit: Option<u64>,
     /// How many rows to leave out before.
@@ -73,15 +75,37 @@ impl Select {
     }
 
     /// Reads as if there were no other documents than those of which this holds.
-    ///
-    /// # Errors
-    /// If both conditions together are too long: at no place, since neither is alone.
-    pub fn restrict(&mut self, readable: Predicate) -> Result<(), QueryError> {
-        self.filter = Some(match self.filter.take() {
-            Some(filter) => readable.and(filter)?,
+    pub fn restrict(&mut self, readable: Predicate) {
+        self.readable = Some(match self.readable.take() {
+            Some(before) => before.and(&readable),
             None => readable,
         });
-        Ok(())
+    }
+
+    /// What holds of every document that matches; `None` if all do.
+    pub fn condition(&self) -> Option<Cow<'_, Predicate>> {
+        match (&self.readable, &self.filter) {
+            (Some(readable), Some(filter)) => Some(Cow::Owned(readable.and(filter))),
+            (one, other) => one.as_ref().or(other.as_ref()).map(Cow::Borrowed),
+        }
+    }
+
+    /// Whether a document matches. Of one that whoever asks may not read nothing else is looked at: how
+    /// long that takes would tell of it.
+    pub fn matches(&self, document: &Value, meter: &Meter) -> bool {
+        self.conditions().all(|condition| condition.matches_by(document, meter))
+    }
+
+    /// The top-level fields of documents on which it depends whether they match; `None` if all do.
+    pub fn decided_by(&self) -> Option<BTreeSet<&str>> {
+        self.conditions().map(Predicate::fields).reduce(|mut all, more| {
+            all.extend(more);
+            all
+        })
+    }
+
+    fn conditions(&self) -> impl Iterator<Item = &Predicate> {
+        self.readable.iter().chain(&self.filter)
     }
 
     /// How many rows whoever merges may need of each part at most.
@@ -91,8 +115,7 @@ impl Select {
 
     /// How many expressions are evaluated for a document at most: about what it costs.
     pub fn cost(&self) -> usize {
-        let filter = self.filter.iter().map(|filter| filter.root());
-        filter.chain(self.of_documents()).map(Expr::size).sum()
+        self.conditions().map(Predicate::root).chain(self.of_documents()).map(Expr::size).sum()
     }
 
     /// The top-level fields of documents that are needed once they match; `None` if all are.
@@ -118,18 +141,18 @@ impl Select {
     }
 
     /// The row that a document becomes. Columns that are missing are left out.
-    pub fn row(&self, document: &Value) -> Value {
-        self.columns.row(&Scope::of(document, &Budget::new()))
+    pub fn row(&self, document: &Value, meter: &Meter) -> Value {
+        meter.measure(|budget| self.columns.row(&Scope::of(document, budget)))
     }
 
     /// Where the row of a document stands among those of others, unless rows are groups.
-    pub fn place(&self, document: &Value, id: &str) -> Vec<u8> {
-        place(&self.sort_key(document), id)
+    pub fn place(&self, document: &Value, id: &str, meter: &Meter) -> Vec<u8> {
+        place(&self.sort_key(document, meter), id)
     }
 
     /// What a document is sorted by.
-    pub fn sort_key(&self, document: &Value) -> Vec<u8> {
-        sort_key(&self.order, &Scope::of(document, &Budget::new()))
+    pub fn sort_key(&self, document: &Value, meter: &Meter) -> Vec<u8> {
+        meter.measure(|budget| sort_key(&self.order, &Scope::of(document, budget)))
     }
 }
 

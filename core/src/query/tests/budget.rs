@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::{Args, Groups, Location, Select, Statement, key, parse};
+use super::super::{Args, Groups, Location, Meter, Select, Statement, key, parse};
 use super::{args, fail, filter, run};
 use crate::Value;
 
@@ -104,7 +104,7 @@ fn all_that_a_row_has_shares_its_work() {
     let columns: Vec<_> =
         patterns.iter().enumerate().map(|(place, like)| format!("{like} AS c{place}")).collect();
     let of_row = select(&format!("SELECT {}, n FROM c", columns.join(", ")), &Args::new());
-    let row = of_row.row(&long());
+    let row = of_row.row(&long(), &Meter::new());
     assert_eq!(row.get(&["c4"]), Some(&Value::Bool(false)));
     assert_eq!(row.get(&["c5"]), Some(&Value::Null));
     assert_eq!(row.get(&["n"]), Some(&Value::Int(0)), "it is not computed");
@@ -113,7 +113,7 @@ fn all_that_a_row_has_shares_its_work() {
     let mut expected = Vec::new();
     (0..5).for_each(|_| key::encode(Some(&Value::Bool(false)), &mut expected));
     key::encode(Some(&Value::Null), &mut expected);
-    assert_eq!(select(&sorted, &Args::new()).sort_key(&long()), expected);
+    assert_eq!(select(&sorted, &Args::new()).sort_key(&long(), &Meter::new()), expected);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn aggregates_share_the_work_for_a_document_and_not_over_documents() {
         .collect();
     let select = select(&format!("SELECT {} FROM c", counts.join(", ")), &Args::new());
     let mut groups = Groups::new(Arc::new(select));
-    (0..3).for_each(|_| groups.add(&long()));
+    (0..3).for_each(|_| groups.add(&long(), &Meter::new()));
     let rows = groups.into_rows(MIB).unwrap();
     assert_eq!(rows, [r#"{"c0":3,"c1":3,"c2":3,"c3":3,"c4":3,"c5":0}"#]);
 }
@@ -135,7 +135,7 @@ fn what_is_made_counts_as_it_is_written_in_json() {
     let args = args(r#"{"c": "\u0001"}"#);
     let replaced = |count: usize| {
         let select = select("SELECT replace(s, 'a', :c) AS x FROM c", &args);
-        select.row(&document([("s", text("a", count))])).get(&["x"]).cloned()
+        select.row(&document([("s", text("a", count))]), &Meter::new()).get(&["x"]).cloned()
     };
     assert_eq!(replaced(2 * MIB), Some(text("\u{1}", 2 * MIB)));
     assert_eq!(replaced(3 * MIB), Some(Value::Null), "a control character has six bytes");
@@ -148,7 +148,8 @@ fn what_is_made_counts_as_it_is_written_in_json() {
         ("s || '' AS x", "string"),
         ("[s] AS x", "array"),
     ] {
-        let row = select(&format!("SELECT {columns} FROM c"), &Args::new()).row(&document);
+        let row =
+            select(&format!("SELECT {columns} FROM c"), &Args::new()).row(&document, &Meter::new());
         assert_eq!(row.get(&["x"]).map(Value::type_name), Some(expected), "{columns}");
         assert!(row.json_len() < 16 * MIB + 100, "{columns}");
     }
@@ -158,7 +159,7 @@ fn what_is_made_counts_as_it_is_written_in_json() {
 fn what_is_sorted_and_grouped_by_is_not_multiplied() {
     let by = vec!["t"; 1_000].join(", ");
     let sorted = select(&format!("SELECT n FROM c ORDER BY {by}"), &Args::new());
-    let bytes = sorted.sort_key(&long()).len();
+    let bytes = sorted.sort_key(&long(), &Meter::new()).len();
     assert!((12 * MIB..17 * MIB).contains(&bytes), "{bytes}");
 
     let least: Vec<_> = (1..100)
@@ -169,7 +170,7 @@ fn what_is_sorted_and_grouped_by_is_not_multiplied() {
         format!("SELECT {} FROM c", least.join(", ")),
     ] {
         let mut groups = Groups::new(Arc::new(select(&text, &Args::new())));
-        groups.add(&long());
+        groups.add(&long(), &Meter::new());
         let bytes = groups.bytes();
         assert!((12 * MIB..17 * MIB).contains(&bytes), "{bytes}");
     }
@@ -218,7 +219,7 @@ fn rows_are_grouped_by_so_many_expressions() {
     let sums = list("SUM(a) AS s", 3_000);
     let Statement::Select(select) = run(&format!("SELECT{sums} FROM c"), "{}") else { panic!() };
     let mut groups = Groups::new(Arc::new(select));
-    groups.add(&document([("a", Value::Int(2))]));
+    groups.add(&document([("a", Value::Int(2))]), &Meter::new());
     assert!(groups.bytes() < 1_000, "they are one sum");
     assert!(groups.into_rows(MIB).unwrap()[0].contains(r#""s2999":2"#));
 }

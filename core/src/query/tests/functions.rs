@@ -1,4 +1,4 @@
-use super::super::{Args, Select, Statement, parse};
+use super::super::{Args, Meter, Select, Statement, parse};
 use super::json;
 use crate::Value;
 
@@ -13,7 +13,7 @@ fn select(text: &str) -> Select {
 fn check(document: &str, cases: &[(&str, &str)]) {
     let document = json(document);
     for (expr, expected) in cases {
-        let row = select(&format!("SELECT {expr} AS x FROM c")).row(&document);
+        let row = select(&format!("SELECT {expr} AS x FROM c")).row(&document, &Meter::new());
         let found = row.get(&["x"]).map(Value::to_json).unwrap_or_default();
         assert_eq!(&found, expected, "{expr}");
     }
@@ -106,11 +106,11 @@ fn strings() {
         "array_join([s, s], '')",
         "[s, s, s, s, s, s]",
     ] {
-        let row = select(&format!("SELECT {expr} AS x FROM c")).row(&large);
+        let row = select(&format!("SELECT {expr} AS x FROM c")).row(&large, &Meter::new());
         assert_eq!(row.get(&["x"]), Some(&Value::Null), "{expr}");
     }
     let columns: Vec<_> = (0..6).map(|number| format!("s AS c{number}")).collect();
-    let row = select(&format!("SELECT {} FROM c", columns.join(", "))).row(&large);
+    let row = select(&format!("SELECT {} FROM c", columns.join(", "))).row(&large, &Meter::new());
     assert_eq!(row.get(&["c4"]).map(Value::type_name), Some("string"));
     assert_eq!(row.get(&["c5"]), Some(&Value::Null));
 }

@@ -3,7 +3,9 @@ use std::sync::Arc;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::{Args, Groups, Select, SortedRow, SortedRows, Statement, TooLarge, parse};
+use super::super::{
+    Args, Groups, Meter, Select, SortedRow, SortedRows, Statement, TooLarge, parse,
+};
 use super::json;
 use super::properties::value;
 use crate::Value;
@@ -22,7 +24,7 @@ fn rows(select: &Select, nodes: &[Vec<Value>]) -> Vec<Value> {
     for documents in nodes {
         let mut groups = Groups::new(Arc::clone(&select));
         for document in documents {
-            groups.add(document);
+            groups.add(document, &Meter::new());
         }
         for group in groups.into_groups() {
             all.merge(&group).unwrap();
@@ -125,7 +127,11 @@ fn sorting() {
     ];
     let mut rows = SortedRows::new(select.needed());
     for (id, document) in documents.into_iter().map(json).enumerate() {
-        rows.add(SortedRow { key: select.sort_key(&document), id, row: select.row(&document) });
+        rows.add(SortedRow {
+            key: select.sort_key(&document, &Meter::new()),
+            id,
+            row: select.row(&document, &Meter::new()),
+        });
     }
     let ids: Vec<usize> = rows.into_sorted().map(|row| row.id + 1).collect();
     assert_eq!(ids, [6, 3, 5, 2]);
@@ -136,7 +142,10 @@ fn rows_take_so_much_memory_and_no_more() {
     let select = Arc::new(select("SELECT a || a AS x FROM c GROUP BY a LIMIT 1"));
     let mut groups = Groups::new(Arc::clone(&select));
     for letter in ["b", "a", "c"] {
-        groups.add(&Value::Object([("a".to_owned(), Value::String(letter.repeat(100)))].into()));
+        groups.add(
+            &Value::Object([("a".to_owned(), Value::String(letter.repeat(100)))].into()),
+            &Meter::new(),
+        );
     }
     let rows = groups.into_rows(500).unwrap();
     assert_eq!(
@@ -145,7 +154,10 @@ fn rows_take_so_much_memory_and_no_more() {
         "what is not needed does not count"
     );
     let mut groups = Groups::new(select);
-    groups.add(&Value::Object([("a".to_owned(), Value::String("x".repeat(300)))].into()));
+    groups.add(
+        &Value::Object([("a".to_owned(), Value::String("x".repeat(300)))].into()),
+        &Meter::new(),
+    );
     assert_eq!(groups.into_rows(500), Err(TooLarge));
 }
 
@@ -154,10 +166,10 @@ fn what_is_kept_is_counted_and_what_is_not_is_not() {
     let select = Arc::new(select("SELECT MAX(t) AS m, AVG(t) AS v FROM c"));
     let mut groups = Groups::new(select);
     let document = |t: i64| Value::Object([("t".to_owned(), Value::Float(t as f64))].into());
-    groups.add(&document(1_000_000));
+    groups.add(&document(1_000_000), &Meter::new());
     let kept = groups.bytes();
     assert!(kept > 500, "an exact sum of doubles takes some: {kept}");
-    (1_000_001..1_010_000).for_each(|t| groups.add(&document(t)));
+    (1_000_001..1_010_000).for_each(|t| groups.add(&document(t), &Meter::new()));
     assert!(groups.bytes() < kept + 100, "only the greatest is kept: {}", groups.bytes());
 }
 

@@ -11,7 +11,7 @@ use super::super::function::Function;
 use super::super::path::FieldPath;
 use super::super::pattern::Pattern;
 use super::super::predicate::Predicate;
-use super::super::{Args, Groups, Statement, key, parse, parse_filter, total_cmp};
+use super::super::{Args, Groups, Meter, Statement, key, parse, parse_filter, total_cmp};
 use crate::Value;
 
 pub(super) const COMPARISONS: [Comparison; 6] = [
@@ -250,10 +250,10 @@ fn evaluate(statement: &Statement, documents: &[Value]) {
             let mut groups = Groups::new(Arc::clone(&select));
             for document in documents {
                 if select.is_grouped() {
-                    groups.add(document);
+                    groups.add(document, &Meter::new());
                 } else {
-                    select.row(document);
-                    select.sort_key(document);
+                    select.row(document, &Meter::new());
+                    select.sort_key(document, &Meter::new());
                 }
             }
             drop(groups.into_rows(1 << 20));
@@ -362,7 +362,7 @@ proptest! {
             other => return Err(TestCaseError::fail(format!("{text}: {other:?}"))),
         };
         for document in &documents {
-            let row = select.row(document);
+            let row = select.row(document, &Meter::new());
             let expected = model::value(&expr, document);
             prop_assert_eq!(row.get(&["x"]), expected.as_ref(), "{} of {}", text, document);
         }

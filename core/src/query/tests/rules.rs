@@ -1,6 +1,6 @@
 use super::super::{Allowed, MAX_DEPTH, MAX_RULE_BYTES, Rule};
 use super::{args, json, run};
-use crate::query::{QueryErrorCode, Statement, parse_filter};
+use crate::query::{Meter, QueryErrorCode, Statement, parse_filter};
 
 fn allowed(rule: &str, claims: &str) -> Allowed {
     let rule = Rule::new(rule).unwrap_or_else(|error| panic!("{rule}: {error}"));
@@ -111,18 +111,66 @@ fn a_restricted_select_finds_what_both_conditions_hold_of() {
         ("SELECT * FROM c WHERE (a = 1 OR b = 2) AND (c = 3 OR d = 4)", "TRUE"),
     ] {
         let Statement::Select(mut select) = run(select, "{}") else { panic!("a SELECT") };
-        select.restrict(parse_filter(rule).unwrap()).unwrap();
-        let filter = select.filter.unwrap();
+        select.restrict(parse_filter(rule).unwrap());
+        let condition = select.condition().unwrap();
         for (document, expected) in [
             (r#"{"a": 1, "c": 3}"#, true),
             (r#"{"a": 1}"#, false),
             (r#"{"d": 4}"#, false),
             (r#"{"b": 2, "d": 4}"#, true),
         ] {
-            assert_eq!(filter.matches(&json(document)), expected, "{filter} {document}");
+            let document = json(document);
+            assert_eq!(
+                select.matches(&document, &Meter::new()),
+                expected,
+                "{condition} {document:?}"
+            );
+            assert_eq!(condition.matches(&document), expected, "{condition} {document:?}");
         }
     }
     let Statement::Select(mut select) = run("SELECT COUNT(*) AS n FROM c", "{}") else { panic!() };
-    select.restrict(parse_filter("a = 1").unwrap()).unwrap();
-    assert_eq!(select.filter.unwrap().to_string(), "a = 1");
+    select.restrict(parse_filter("a = 1").unwrap());
+    assert_eq!(select.condition().unwrap().to_string(), "a = 1");
+    assert!(select.matches(&json(r#"{"a": 1}"#), &Meter::new()));
+    assert!(!select.matches(&json(r#"{"a": 2}"#), &Meter::new()));
+}
+
+#[test]
+fn nothing_is_computed_of_what_may_not_be_read() {
+    let statement = "SELECT * FROM c WHERE secret LIKE 'h%' AND replace(long, 'a', 'bb') = '1'";
+    let Statement::Select(mut select) = run(statement, "{}") else { panic!("a SELECT") };
+    select.restrict(parse_filter("owner = 'me'").unwrap());
+    let work = |owner: &str, secret: &str| {
+        let long = "a".repeat(10_000);
+        let document = format!(r#"{{{owner}"secret": "{secret}", "long": "{long}"}}"#);
+        let meter = Meter::new();
+        assert!(!select.matches(&json(&document), &meter));
+        meter.taken()
+    };
+    assert!(work(r#""owner": "me", "#, "hunter2") > 10_000);
+    // Whether the rule does not hold, or is unknown.
+    for owner in ["", r#""owner": null, "#, r#""owner": 7, "#, r#""owner": "you", "#] {
+        assert_eq!(work(owner, "hunter2"), work(owner, "nobody"), "{owner}");
+        assert!(work(owner, "hunter2") < 100, "{owner}");
+    }
+}
+
+#[test]
+fn what_is_evaluated_with_too_few_steps_is_over() {
+    let Statement::Select(select) =
+        run("SELECT upper(long) AS x FROM c WHERE long LIKE '%b%'", "{}")
+    else {
+        panic!("a SELECT")
+    };
+    let document = json(&format!(r#"{{"long": "{}b"}}"#, "a".repeat(10_000)));
+    let enough = Meter::new();
+    assert!(select.matches(&document, &enough));
+    let row = select.row(&document, &enough);
+    assert!(!enough.is_over());
+    for steps in 0..=enough.taken() {
+        let meter = Meter::of(steps);
+        let found = (select.matches(&document, &meter), select.row(&document, &meter));
+        assert!(meter.is_over() || found == (true, row.clone()), "{steps}");
+    }
+    assert!(!Meter::of(enough.taken() + 1).is_over());
 }

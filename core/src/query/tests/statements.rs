@@ -1,5 +1,5 @@
 use super::super::statement::{Delete, Insert, OnConflict, Statement, Update};
-use super::super::{FieldPath, Select, parse, parse_taking};
+use super::super::{FieldPath, Meter, Select, parse, parse_taking};
 use super::{args, fail, filter, json, run};
 use crate::Value;
 
@@ -48,7 +48,7 @@ fn select_all() {
     assert_eq!(select.collection.as_str(), "fleet.cars");
     assert_eq!((select.filter.clone(), select.limit), (None, None));
     let document = json(r#"{"_id": 1, "a": {"b": null}}"#);
-    assert_eq!(select.row(&document), document);
+    assert_eq!(select.row(&document, &Meter::new()), document);
 }
 
 #[test]
@@ -60,7 +60,10 @@ fn select_columns() {
     assert_eq!(select.limit, Some(10));
     let document =
         json(r#"{"_id": "x", "a": {"b": null, "c": 2}, "order": {"from": [1]}, "z": 1}"#);
-    assert_eq!(select.row(&document), json(r#"{"_id": "x", "b": null, "d": 2, "from": [1]}"#));
+    assert_eq!(
+        select.row(&document, &Meter::new()),
+        json(r#"{"_id": "x", "b": null, "d": 2, "from": [1]}"#)
+    );
 }
 
 #[test]

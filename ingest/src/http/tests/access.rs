@@ -163,9 +163,8 @@ async fn who_may_read_a_part_is_answered_as_if_it_were_all() {
     }
 }
 
-/// It says where to go on, and nothing of who may.
 #[tokio::test]
-async fn a_cursor_reads_what_its_holder_may_read() {
+async fn a_cursor_reads_what_its_holder_may_read_and_is_of_no_use_to_others() {
     let (cluster, [admin, till, other]) = guarded([
         ("admin", everything()),
         ("till", own()),
@@ -189,12 +188,17 @@ async fn a_cursor_reads_what_its_holder_may_read() {
     let (all, of_all) = page(&admin, &Value::Null).await;
     let (own, of_own) = page(&till, &Value::Null).await;
     assert_eq!((all, own), (vec![json!(10), json!(11)], vec![json!(10), json!(12)]));
-    // Each goes on with the other's.
-    assert_eq!(page(&till, &of_all).await.0, [json!(12), json!(14)]);
-    assert_eq!(page(&admin, &of_own).await.0, [json!(13), json!(14)]);
-    // Who may read nothing of it is not helped by one, and without a key nobody is.
-    for (headers, status) in [(&[("authorization", other.as_str())][..], 403), (&[], 401)] {
-        let body = json!({"statement": "SELECT _id FROM orders", "cursor": of_all}).to_string();
+    // Each goes on with his own.
+    assert_eq!(page(&till, &of_own).await.0, [json!(14)]);
+    assert_eq!(page(&admin, &of_all).await.0, [json!(12), json!(13)]);
+    // Nobody does with another's, be it that he may read nothing of it or shows no key.
+    for (headers, cursor, status) in [
+        (&[("authorization", till.as_str())][..], &of_all, 400),
+        (&[("authorization", admin.as_str())], &of_own, 400),
+        (&[("authorization", other.as_str())], &of_all, 403),
+        (&[], &of_all, 401),
+    ] {
+        let body = json!({"statement": "SELECT _id FROM orders", "cursor": cursor}).to_string();
         let request = post(&execute_path(), "application/json", headers, body);
         assert_eq!(cluster.send(request).await.status.as_u16(), status);
     }

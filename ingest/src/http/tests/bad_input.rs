@@ -192,6 +192,9 @@ async fn bodies() {
         let reply = cluster.send(post(&execute_path(), "application/json", &[], body)).await;
         refused(&cluster, &reply, 400, code);
     }
+    let deep = json!({"statement": "", "args": {"a": nested(300)}}).to_string();
+    let reply = cluster.send(post(&execute_path(), "application/json", &[], deep)).await;
+    assert_eq!(reply.json()["error"]["message"], "the arguments nest too deeply");
     for media_type in ["application/x-www-form-urlencoded", "text/plain", "application/x-ndjson"] {
         let reply = cluster.send(post(&execute_path(), media_type, &[], "{}")).await;
         refused(&cluster, &reply, 415, "unsupported_media_type");
@@ -199,6 +202,7 @@ async fn bodies() {
     let headers = [("content-encoding", "gzip")];
     let reply = cluster.send(post(&execute_path(), "application/json", &headers, "{}")).await;
     refused(&cluster, &reply, 415, "unsupported_media_type");
+    assert!(reply.text.contains("send the body uncompressed"), "{}", reply.text);
     let path = format!("/apps/{APP}/api/v1/collections/cars/documents");
     let reply = cluster.send(post(&path, "text/csv", &[], "a,b")).await;
     refused(&cluster, &reply, 415, "unsupported_media_type");

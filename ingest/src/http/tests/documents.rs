@@ -33,6 +33,7 @@ async fn a_document_is_found_by_its_id() {
     }
     let reply = cluster.get(&path("/5"), &[]).await;
     assert_eq!((reply.status, reply.code()), (StatusCode::NOT_FOUND, "document_not_found".into()));
+    assert!(reply.text.contains("percent-encoded JSON"), "{}", reply.text);
     assert_eq!(reply.txn(), written.txn());
 }
 

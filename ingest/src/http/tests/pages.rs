@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Value, json};
 
 use crate::doubles::{Cluster, Reply, execute_path, post};
@@ -117,6 +119,29 @@ async fn large_rows_end_a_page_early() {
     }
     let pages = pages(&cluster, "SELECT * FROM cars", 100).await;
     assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 4]);
+}
+
+/// Neither the transaction nor the place in it can be chosen.
+#[tokio::test]
+async fn a_cursor_of_which_a_byte_was_altered_is_refused() {
+    let cluster = some_cars(3).await;
+    let statement = "SELECT * FROM cars";
+    let first = ask(&cluster, &json!({"statement": statement, "pageSize": 1}), &[]).await.json();
+    let given = BASE64.decode(first["cursor"].as_str().unwrap()).unwrap();
+    let next = async |cursor: &[u8]| {
+        let body = json!({"statement": statement, "pageSize": 1, "cursor": BASE64.encode(cursor)});
+        let reply = ask(&cluster, &body, &[]).await;
+        (reply.status.as_u16(), reply.code())
+    };
+    let refused = (400, "invalid_cursor".to_owned());
+    for index in 0..given.len() {
+        let mut altered = given.clone();
+        altered[index] ^= 1;
+        assert_eq!(next(&altered).await, refused, "byte {index}");
+    }
+    assert_eq!(next(&given[..given.len() - 1]).await, refused);
+    assert_eq!(next(&[&given[..], b"0"].concat()).await, refused);
+    assert_eq!(next(&given).await, (200, String::new()));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Rows that are kept are those that a query would find, and whoever follows the changes has them.
 
 use anabranch_core::Value;
-use anabranch_core::query::{self, Args, Select, Statement};
+use anabranch_core::query::{self, Args, Meter, Select, Statement};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -28,10 +28,13 @@ fn made(select: &Select, (number, fields): &Given) -> Made {
         let text = format!(r#"{{"_id":{id},"a":{a},"b":{b}}}"#);
         Value::from_json(text.as_bytes()).unwrap()
     });
-    let document =
-        document.filter(|document| select.filter.as_ref().is_none_or(|it| it.matches(document)));
-    let row = document
-        .map(|document| (select.place(&document, &id), select.row(&document).to_json().into()));
+    let document = document.filter(|document| select.matches(document, &Meter::new()));
+    let row = document.map(|document| {
+        (
+            select.place(&document, &id, &Meter::new()),
+            select.row(&document, &Meter::new()).to_json().into(),
+        )
+    });
     Made { id: id.into(), row }
 }
 

@@ -211,6 +211,25 @@ async fn who_comes_back_for_something_else_begins_anew() {
 }
 
 #[tokio::test]
+async fn who_comes_back_with_the_tag_of_another_transaction_begins_anew() {
+    let cluster = Cluster::start().await;
+    let first = put(&cluster, json!({"_id": "a"})).await;
+    let query = "SELECT * FROM cars";
+    let mut followed = follow(&cluster, query, &[]).await;
+    followed.result().await;
+    let of_first = followed.id.clone();
+    put(&cluster, json!({"_id": "b"})).await;
+    followed.changes().await;
+    let (_, tag) = followed.id.split_once('-').unwrap();
+    let altered = format!("{first}-{tag}");
+    assert_ne!(altered, of_first);
+    let mut back = follow(&cluster, query, &[("last-event-id", &altered)]).await;
+    assert_eq!(back.result().await.as_array().unwrap().len(), 2);
+    let mut same = follow(&cluster, query, &[("last-event-id", &of_first)]).await;
+    assert_eq!(same.changes().await[0]["_id"], "b");
+}
+
+#[tokio::test]
 async fn what_is_sent_first_includes_the_transaction_asked_for() {
     let cluster = Cluster::start().await;
     put(&cluster, json!({"_id": "a"})).await;

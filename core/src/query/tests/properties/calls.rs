@@ -8,7 +8,7 @@ use proptest::strategy::Union;
 
 use super::super::super::expr::Expr;
 use super::super::super::function::Function;
-use super::super::super::{Args, Statement, parse};
+use super::super::super::{Args, Meter, Statement, parse};
 use super::{document, name, scalar, value};
 use crate::Value;
 
@@ -169,7 +169,7 @@ proptest! {
                 Ok(Statement::Select(select)) => select,
                 other => return Err(TestCaseError::fail(format!("{text}: {other:?}"))),
             };
-            let row = select.row(&document);
+            let row = select.row(&document, &Meter::new());
             let read = Value::from_json(row.to_json().as_bytes());
             prop_assert_eq!(read.ok(), Some(row), "{} of {}", text, document);
         }
