@@ -7,6 +7,7 @@ mod commands;
 mod conditional;
 mod console_consumer;
 mod embedded;
+mod indexes;
 mod kafka;
 mod live;
 mod pages;

@@ -86,7 +86,8 @@ mod tests {
         held.pop();
         held.push(places.take(one).unwrap());
         drop(held);
-        assert_eq!((places.taken.lock().all, places.taken.lock().by_app.len()), (0, 0));
+        let Taken { all, by_app } = &*places.taken.lock();
+        assert_eq!((*all, by_app.len()), (0, 0));
         assert!(Places::new(1).take(one).is_ok());
     }
 }

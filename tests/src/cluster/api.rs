@@ -181,6 +181,12 @@ impl Api {
         self.try_execute(statement, args)?.success()
     }
 
+    /// Runs several statements as one.
+    pub fn transact(&self, statements: &Value) -> Result<Reply> {
+        let url = format!("{}/apps/{APP}/api/v1/store/transaction", self.base);
+        send(self.client.post(url).json(&json!({ "statements": statements })))
+    }
+
     /// Runs a statement, reading at least at `seen`, until it is acknowledged, whatever dies
     /// meanwhile: always under the same key, so that it is applied once.
     pub fn execute_surely(

@@ -170,8 +170,8 @@ async fn who_is_not_told_what_fitted_is_told_that() {
     cluster.store.restart().await;
     let reply = cluster.execute(merge, json!({})).await.json();
     assert_eq!(reply["warnings"][0]["code"], "effect_unknown");
-    let reply = cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 'b'})", json!({})).await;
-    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let reply = cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 'a'})", json!({})).await;
+    assert_eq!(reply.code(), "document_exists", "{}", reply.text);
     let reply = cluster.execute(merge, json!({})).await.json();
     assert_eq!((ids(&reply), &reply["warnings"]), (vec!["a".into()], &json!([])));
 }

@@ -1,0 +1,96 @@
+//! A query by an index finds all that is there and looks at nothing else, before and after the index is
+//! built as well as meanwhile, and while others write.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anabranch_tests::cluster::{Api, Dev, PATIENCE};
+use anabranch_tests::support::wait_until;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::BINARY;
+
+const DOCUMENTS: u64 = 100_000;
+/// So many values they have, each of them as often.
+const VALUES: u64 = 10_000;
+const EACH: u64 = DOCUMENTS / VALUES;
+/// The value that is asked for, and the one that documents have in turn with it.
+const ASKED: u64 = 5;
+const OTHER: u64 = 6;
+const WRITERS: u64 = 2;
+/// How often it is asked once the index is built.
+const ASKS: usize = 50;
+
+#[test]
+fn a_query_by_an_index_looks_at_what_it_returns_while_others_write() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let Dev { process: _process, api } = Dev::start(Path::new(BINARY), dir.path(), "indexed", &[])?;
+    let car = |id: u64| json!({"_id": id, "n": id % VALUES}).to_string() + "\n";
+    let loaded = api.load("cars", (0..DOCUMENTS).map(car).collect())?.success()?;
+    ensure!(loaded["written"] == DOCUMENTS, "{loaded}");
+    let is_over = AtomicBool::new(false);
+    let (asked, swaps) = thread::scope(|scope| {
+        let swap = |writer| swap(&api, writer, &is_over);
+        let writers: Vec<_> =
+            (0..WRITERS).map(|writer| scope.spawn(move || swap(writer))).collect();
+        let asked = ask_until_built(&api);
+        is_over.store(true, Ordering::Relaxed);
+        let swaps: Result<Vec<_>> =
+            writers.into_iter().map(|it| it.join().expect("it does not panic")).collect();
+        (asked, swaps)
+    });
+    asked?;
+    let swaps = swaps?;
+    ensure!(swaps.iter().all(|swaps| *swaps > 0), "{swaps:?} times something was written");
+    Ok(())
+}
+
+/// Swaps the values of two documents, time and again: so many have each at any time.
+fn swap(api: &Api, writer: u64, is_over: &AtomicBool) -> Result<u64> {
+    let set = |id: u64, n: u64| {
+        json!({
+            "statement": "UPDATE cars SET n = :n WHERE _id = :id",
+            "args": {"n": n, "id": id + writer * VALUES},
+        })
+    };
+    let mut swaps = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        for (one, two) in [(OTHER, ASKED), (ASKED, OTHER)] {
+            api.transact(&json!([set(ASKED, one), set(OTHER, two)]))?.success()?;
+            swaps += 1;
+        }
+    }
+    Ok(swaps)
+}
+
+/// Asks before there is an index, while it is built, and once it is.
+fn ask_until_built(api: &Api) -> Result<()> {
+    ensure!(!is_by_index(api)?, "there is an index before one was made");
+    api.execute("CREATE INDEX by_n ON cars (n)", &json!({}))?;
+    wait_until("the index is built", PATIENCE, || is_by_index(api))?;
+    for _ in 0..ASKS {
+        ensure!(is_by_index(api)?, "the index is used no more");
+    }
+    Ok(())
+}
+
+/// Whether the query is answered by an index; whichever way, it has to be right.
+fn is_by_index(api: &Api) -> Result<bool> {
+    let (query, args) = ("SELECT * FROM cars WHERE n = :n", json!({"n": ASKED}));
+    let cars = api.execute(query, &args)?["items"].take();
+    let cars = cars.as_array().context("rows")?;
+    let ids: BTreeSet<_> = cars.iter().filter_map(|car| car["_id"].as_u64()).collect();
+    let are_right = cars.iter().all(|car| car["n"] == ASKED);
+    ensure!(are_right && (ids.len(), cars.len()) == (EACH as usize, EACH as usize), "{cars:?}");
+    let explained = api.execute(&format!("EXPLAIN ANALYZE {query}"), &args)?["items"][0].take();
+    let part = &explained["partitions"][0];
+    let by_index = part["access"] == "index";
+    let looked_at = if by_index { EACH } else { DOCUMENTS };
+    let counts = [&explained["examined"], &part["examined"], &part["matched"], &part["rows"]];
+    let expected = [looked_at, looked_at, EACH, EACH].map(Value::from);
+    ensure!(counts == expected.each_ref(), "{explained}");
+    Ok(by_index)
+}
