@@ -84,7 +84,8 @@ fn is_by_index(api: &Api) -> Result<bool> {
     let cars = cars.as_array().context("rows")?;
     let ids: BTreeSet<_> = cars.iter().filter_map(|car| car["_id"].as_u64()).collect();
     let are_right = cars.iter().all(|car| car["n"] == ASKED);
-    ensure!(are_right && (ids.len(), cars.len()) == (EACH as usize, EACH as usize), "{cars:?}");
+    let counts = [ids.len() as u64, cars.len() as u64];
+    ensure!(are_right && counts == [EACH, EACH], "{cars:?}");
     let explained = api.execute(&format!("EXPLAIN ANALYZE {query}"), &args)?["items"][0].take();
     let part = &explained["partitions"][0];
     let by_index = part["access"] == "index";
