@@ -1,5 +1,5 @@
-//! A query by an index finds all that is there and looks at nothing else, before and after the index is
-//! built as well as meanwhile, and while others write.
+//! A query finds all that is there before there is an index for it, while one is built and once it is,
+//! while others write; then it looks at nothing else.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::thread;
 use anabranch_tests::cluster::{Api, Dev, PATIENCE};
 use anabranch_tests::support::wait_until;
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::BINARY;
 
@@ -45,6 +45,7 @@ fn a_query_by_an_index_looks_at_what_it_returns_while_others_write() -> Result<(
     asked?;
     let swaps = swaps?;
     ensure!(swaps.iter().all(|swaps| *swaps > 0), "{swaps:?} times something was written");
+    ensure!(looked_at(&api)? == (true, EACH), "nobody writes any more");
     Ok(())
 }
 
@@ -68,17 +69,20 @@ fn swap(api: &Api, writer: u64, is_over: &AtomicBool) -> Result<u64> {
 
 /// Asks before there is an index, while it is built, and once it is.
 fn ask_until_built(api: &Api) -> Result<()> {
-    ensure!(!is_by_index(api)?, "there is an index before one was made");
+    ensure!(looked_at(api)? == (false, DOCUMENTS), "there is an index before one was made");
     api.execute("CREATE INDEX by_n ON cars (n)", &json!({}))?;
-    wait_until("the index is built", PATIENCE, || is_by_index(api))?;
+    wait_until("the index is built", PATIENCE, || Ok(looked_at(api)?.0))?;
     for _ in 0..ASKS {
-        ensure!(is_by_index(api)?, "the index is used no more");
+        let (by_index, examined) = looked_at(api)?;
+        // One document of each writer may have come to the value since the snapshot.
+        ensure!(by_index && examined <= EACH + WRITERS, "{examined} documents are looked at");
     }
     Ok(())
 }
 
-/// Whether the query is answered by an index; whichever way, it has to be right.
-fn is_by_index(api: &Api) -> Result<bool> {
+/// Whether the query is answered by an index, and how many documents are looked at for it; whichever way, it has
+/// to be right.
+fn looked_at(api: &Api) -> Result<(bool, u64)> {
     let (query, args) = ("SELECT * FROM cars WHERE n = :n", json!({"n": ASKED}));
     let cars = api.execute(query, &args)?["items"].take();
     let cars = cars.as_array().context("rows")?;
@@ -88,10 +92,7 @@ fn is_by_index(api: &Api) -> Result<bool> {
     ensure!(are_right && counts == [EACH, EACH], "{cars:?}");
     let explained = api.execute(&format!("EXPLAIN ANALYZE {query}"), &args)?["items"][0].take();
     let part = &explained["partitions"][0];
-    let by_index = part["access"] == "index";
-    let looked_at = if by_index { EACH } else { DOCUMENTS };
-    let counts = [&explained["examined"], &part["examined"], &part["matched"], &part["rows"]];
-    let expected = [looked_at, looked_at, EACH, EACH].map(Value::from);
-    ensure!(counts == expected.each_ref(), "{explained}");
-    Ok(by_index)
+    ensure!(part["matched"] == EACH && part["rows"] == EACH, "{explained}");
+    let examined = explained["examined"].as_u64().context("a number")?;
+    Ok((part["access"] == "index", examined))
 }

@@ -171,7 +171,7 @@ async fn who_is_not_told_what_fitted_is_told_that() {
     let reply = cluster.execute(merge, json!({})).await.json();
     assert_eq!(reply["warnings"][0]["code"], "effect_unknown");
     let reply = cluster.execute("INSERT INTO cars DOCUMENTS ({'_id': 'a'})", json!({})).await;
-    assert_eq!(reply.code(), "document_exists", "{}", reply.text);
+    assert_eq!(reply.code(), "id_conflict", "{}", reply.text);
     let reply = cluster.execute(merge, json!({})).await.json();
     assert_eq!((ids(&reply), &reply["warnings"]), (vec!["a".into()], &json!([])));
 }
