@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_core::Value;
 use anabranch_core::query::{
-    Groups, MAX_STATEMENT_BYTES, Meter, Predicate, Select, SortedRow, SortedRows, Statement, parse,
+    Groups, MAX_STATEMENT_BYTES, Meter, Select, SortedRow, SortedRows, Statement, parse,
     parse_taking,
 };
 
@@ -52,22 +52,21 @@ fn check_select(select: &Select, documents: &[Value]) {
     if let Some(filter) = &select.filter {
         check_condition(filter, documents);
     }
-    let holds = |filter: &Predicate, document: &Value| filter.matches(document);
-    let found: Vec<_> = documents
-        .iter()
-        .filter(|document| select.filter.as_ref().is_none_or(|filter| holds(filter, document)))
-        .collect();
+    let meter = Meter::new();
+    let found: Vec<_> =
+        documents.iter().filter(|document| select.matches(document, &meter)).collect();
     if select.is_grouped() {
         return check_groups(select, &found);
     }
     let fields = select.fields();
     let mut rows = SortedRows::new(select.needed());
     for (number, document) in found.into_iter().enumerate() {
-        let (row, key) = (select.row(document, &Meter::new()), select.sort_key(document, &Meter::new()));
+        let (row, key) = (select.row(document, &meter), select.sort_key(document, &meter));
         assert!(row.as_object().is_some(), "a row is an object");
         if let Some(fields) = &fields {
             let needed = only(fields, document);
-            assert_eq!((select.row(&needed, &Meter::new()), select.sort_key(&needed, &Meter::new())), (row.clone(), key.clone()));
+            let same = (select.row(&needed, &meter), select.sort_key(&needed, &meter));
+            assert_eq!(same, (row.clone(), key.clone()));
         }
         let read = Value::from_json(row.to_json().as_bytes());
         assert_eq!(read.ok().as_ref(), Some(&row), "a row can be sent");

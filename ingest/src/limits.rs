@@ -388,7 +388,8 @@ fn too_many_values(most: usize) -> Refusal {
         "the body has too many values: parsed it would take more memory than the {most} bytes that all \
          bodies may have together"
     );
-    Refusal::new(Code::BodyTooLarge, message).with_hint(BULK)
+    Refusal::new(Code::BodyTooLarge, message)
+        .with_hint(format!("send fewer values at once; {BULK}"))
 }
 
 fn too_slow(pause: Duration) -> Refusal {

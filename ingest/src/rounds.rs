@@ -134,18 +134,14 @@ impl Rounds {
         if !self.silence.may_ask(&slices, EFFECT_PATIENCE) {
             return None;
         }
-        let until = deadline.min(asked + EFFECT_PATIENCE);
-        let outcome = self.settled(round.id, txn, &slices, until).await.ok();
-        // Who was refused at once, or would not wait, has not waited in vain.
-        if outcome.is_none() && asked.elapsed() >= EFFECT_PATIENCE / 2 {
+        let patience = asked + EFFECT_PATIENCE;
+        let outcome = self.settled(round.id, txn, &slices, deadline.min(patience)).await.ok();
+        // Who was refused at once, or had no time to wait, has not waited in vain.
+        let has_waited = asked.elapsed() >= EFFECT_PATIENCE / 2 && patience <= deadline;
+        if outcome.is_none() && has_waited {
             self.silence.goes_on(&slices, asked);
         }
         outcome
-    }
-
-    /// Whether no store node has told lately what became of rounds in these slices.
-    pub(crate) fn are_not_told(&self, slices: &BTreeSet<Slice>) -> bool {
-        self.silence.lasts(slices)
     }
 
     /// Writes a round and says as which transaction: not the first one that it is in, if it was

@@ -31,7 +31,7 @@ pub struct StoreNodeConfig {
     pub lost_after_ms: u64,
     /// How long a read may take from first to last document, in milliseconds.
     pub max_read_ms: u64,
-    /// How many queries and scans may run at once; those of one app take half of that at most.
+    /// How many queries and scans may run at once; those of one app take half of that at most, rounded up.
     pub max_streams: usize,
     /// How many bytes of rounds wait in memory at most for their turn, roughly.
     pub max_buffered_bytes: usize,

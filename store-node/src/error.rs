@@ -130,6 +130,9 @@ pub enum Error {
         /// How many bytes it may take.
         limit: usize,
     },
+    /// The rows that groups become take too much memory, or too much work to make.
+    #[error("the rows of all groups take more than {0} bytes, or too much work")]
+    RowsTooLarge(usize),
     /// The statement cannot be run.
     #[error(transparent)]
     Statement(#[from] QueryError),
@@ -188,6 +191,7 @@ impl Error {
             | Error::OtherSnapshot { .. }
             | Error::FeedTrimmed { .. }
             | Error::QueryTooLarge { .. }
+            | Error::RowsTooLarge(_)
             | Error::Statement(_)
             | Error::InvalidRequest(_) => ErrorKind::Invalid,
             Error::Shutdown => ErrorKind::Shutdown,
@@ -223,7 +227,7 @@ impl Error {
             Error::Untaken(_) => "read_untaken",
             Error::TooLargeForHaste(_) => "too_large_for_haste",
             Error::Overloaded { .. } => "overloaded",
-            Error::QueryTooLarge { .. } => "query_too_large",
+            Error::QueryTooLarge { .. } | Error::RowsTooLarge(_) => "query_too_large",
             Error::Statement(error) => error.code(),
             Error::NotHere => "not_here",
             Error::PartitionAway(_) => "partition_away",

@@ -47,11 +47,8 @@ const INDEXES: [(&str, &[&str]); 2] = [("by_n", &["n"]), ("by_name", &["name", "
 fn expected(statement: &str, documents: &BTreeMap<String, Value>) -> Vec<Value> {
     let Ok(Statement::Select(select)) = parse(statement, &Args::new()) else { panic!() };
     let select: Arc<Select> = Arc::new(select);
-    let matching = || {
-        documents.iter().filter(|(_, document)| {
-            select.filter.as_ref().is_none_or(|filter| filter.matches(document))
-        })
-    };
+    let matching =
+        || documents.iter().filter(|(_, document)| select.matches(document, &Meter::new()));
     if select.is_grouped() {
         let mut groups = Groups::new(Arc::clone(&select));
         matching().for_each(|(_, document)| groups.add(document, &Meter::new()));

@@ -1,5 +1,5 @@
-//! A query finds all that is there before there is an index for it, while one is built and once it is,
-//! while others write; then it looks at nothing else.
+//! A query finds all that is there before there is an index for it, from when one is asked for on and once
+//! that is built, while others write; then it looks at nothing else.
 
 use std::collections::BTreeSet;
 use std::path::Path;

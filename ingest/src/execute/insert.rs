@@ -79,9 +79,6 @@ impl Executor {
             return true;
         }
         let ids: Vec<_> = mutations.iter().map(|mutation| mutation.id(request.app)).collect();
-        if self.rounds.are_not_told(&self.store.slices(ids.iter().cloned())) {
-            return true;
-        }
         let (readable, at) = (Readable::ALL, At::Newest(request.at_least));
         let deadline = request.deadline.min(Instant::now() + LOOK_PATIENCE);
         for ids in ids.chunks(AT_ONCE) {

@@ -16,7 +16,7 @@ const COLLECTION: &str = "^[A-Za-z_][A-Za-z0-9_.-]{0,127}$";
 /// A number of 64 bits, with or without the quotes of an ETag.
 const TXN_OR_ETAG: &str = r#"^([0-9]{1,19}|"[0-9]{1,19}")$"#;
 /// A transaction, and a tag of it and of what is followed.
-const LAST_EVENT: &str = "^([0-9]{1,19}(-[0-9a-f]{16})?)?$";
+const LAST_EVENT: &str = "^([0-9]{1,19}(-[0-9a-f]{8}([0-9a-f]{8})?)?)?$";
 /// Printable, without spaces at its ends, which do not arrive.
 const IDEMPOTENCY_KEY: &str = "^[!-~]([ -~]{0,253}[!-~])?$";
 

@@ -223,7 +223,7 @@ impl Keeper {
     /// Looks at what a transaction changed.
     async fn meaning(&self, changed: Arc<Changed>) -> Result<Meaning, Refusal> {
         let (select, by_document) = (Arc::clone(&self.view.select), self.view.is_by_document());
-        if changed.bytes <= SMALL_BYTES
+        if changed.bytes.saturating_mul(select.cost()) <= SMALL_BYTES
             && let Some(meaning) = Meaning::at_once(&select, by_document, &changed)
         {
             return Ok(meaning);

@@ -30,20 +30,14 @@ enum Heard {
 }
 
 impl Silence {
-    /// Whether nobody asks at the moment about something in these slices.
-    pub(super) fn lasts(&self, slices: &BTreeSet<Slice>) -> bool {
-        let (heard, now) = (self.slices.lock(), Instant::now());
-        slices.iter().any(
-            |slice| matches!(heard.get(slice), Some(Heard::NothingUntil(until)) if now < *until),
-        )
-    }
-
     /// Whether to ask, and wait for so long. Of slices that were silent one does at a time.
     pub(super) fn may_ask(&self, slices: &BTreeSet<Slice>, patience: Duration) -> bool {
-        if self.lasts(slices) {
+        let (mut heard, now) = (self.slices.lock(), Instant::now());
+        let lasts =
+            |slice| matches!(heard.get(slice), Some(Heard::NothingUntil(until)) if now < *until);
+        if slices.iter().any(lasts) {
             return false;
         }
-        let (mut heard, now) = (self.slices.lock(), Instant::now());
         for slice in slices {
             if let Some(Heard::NothingUntil(until)) = heard.get_mut(slice) {
                 *until = now + patience;
@@ -89,13 +83,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_at_a_time_asks_whether_it_is_over() {
         let (silence, slices) = (Silence::default(), slices([1, 2]));
-        assert!(!silence.lasts(&slices));
         assert_eq!(asking(&silence, &slices), 3, "all ask, as long as all are answered");
         silence.goes_on(&slices, Instant::now());
-        assert!(silence.lasts(&slices));
         assert_eq!(asking(&silence, &slices), 0);
         advance(PAUSE).await;
-        assert!(!silence.lasts(&slices));
         assert_eq!(asking(&silence, &slices), 1);
         // Whoever asked may have gone away meanwhile.
         advance(PATIENCE).await;

@@ -72,7 +72,7 @@ async fn grouped(
     }
     // To sort them takes a moment, in which others are to go on.
     let rows = blocking(move || {
-        let too_large = |_| Error::QueryTooLarge { what: "the rows", limit: MAX_KEPT_BYTES };
+        let too_large = |_| Error::RowsTooLarge(MAX_KEPT_BYTES);
         groups.into_rows(MAX_KEPT_BYTES).map_err(too_large)
     });
     let rows = (1_u64..).zip(refused(rows.await)?).map(|(number, item)| proto::QueryItem {

@@ -180,12 +180,15 @@ impl<C: Send + 'static, T: Send + 'static> Pages<C, T> {
         while let Some(mut cursor) = self.cursor.take() {
             let (storage, read) = (Arc::clone(&self.storage), self.read);
             self.check()?;
-            // Who has gone away while this waited for a thread wants none of it.
-            if self.taken.is_closed() {
-                return Ok(());
-            }
-            let (page, cursor) =
-                blocking(move || read(&mut cursor, &storage).map(|page| (page, cursor))).await?;
+            let taken = self.taken.clone();
+            let reading = blocking(move || {
+                // Who has gone away while this waited for a thread wants none of it.
+                if taken.is_closed() {
+                    return Ok(None);
+                }
+                read(&mut cursor, &storage).map(|page| Some((page, cursor)))
+            });
+            let Some((page, cursor)) = reading.await? else { return Ok(()) };
             let Page { items, is_last } = page;
             self.cursor = (!is_last).then_some(cursor);
             replied = true;
