@@ -32,6 +32,7 @@ mod live;
 mod load;
 mod metrics;
 mod rounds;
+mod seal;
 mod service;
 #[cfg(feature = "simulation")]
 pub mod simulation;

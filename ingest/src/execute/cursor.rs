@@ -11,9 +11,9 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::{Buf, BufMut, Bytes};
 use tokio::time::Instant;
 
-use super::seal::{DIGEST_BYTES, Seal};
 use crate::access::Caller;
 use crate::error::{Code, Refusal};
+use crate::seal::{DIGEST_BYTES, Seal};
 use crate::store::Rows;
 
 /// In version 1 txn, count and place could be altered.

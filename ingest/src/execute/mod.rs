@@ -24,7 +24,6 @@ mod insert;
 mod plan;
 mod repeat;
 mod run;
-mod seal;
 mod seen;
 mod select;
 #[cfg(test)]
@@ -50,7 +49,6 @@ use run::Run;
 
 pub(crate) use cursor::{Cursor, MAX_ROWS, Page, Paged, USUAL_ROWS};
 pub(crate) use repeat::RoundLog;
-pub(crate) use seal::Seal;
 pub(crate) use seen::LogEnd;
 
 /// How much of an argument's name is told.

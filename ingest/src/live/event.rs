@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use super::row_set::{Item, RowChange, RowSet};
 use crate::error::Refusal;
-use crate::execute::Seal;
 use crate::http::{ErrorBody, PIECE_BYTES, whole};
+use crate::seal::Seal;
 
 /// About how long a client waits before it comes again, in milliseconds: not all at once.
 const COME_AGAIN_MS: std::ops::Range<u128> = 500..2_500;

@@ -49,7 +49,7 @@ use tokio::time::Instant;
 use crate::access::{Caller, Readable};
 use crate::config::IngestConfig;
 use crate::error::{Code, Refusal};
-use crate::execute::Seal;
+use crate::seal::Seal;
 use crate::store::{At, Question, Store};
 
 use event::Tags;
